@@ -1,0 +1,94 @@
+"""Array dispatch: which namespace, which dtype, and the only crossings between device and host.
+
+Everything in :mod:`tensorcell.solvers` is written against the array API standard and runs on NumPy and
+CuPy arrays (and on any strict implementation of the standard, which is how the tests prove it).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import numpy.typing as npt
+
+Array = Any
+"""A NumPy, CuPy or other array of the array API standard."""
+
+
+def namespace_of(*arrays: Array | None) -> ModuleType:
+    """Namespace shared by all arrays (``None`` is skipped), found without importing CuPy.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array, or two arrays belong to different libraries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> namespace_of(np.ones(3), None).__name__
+    'array_api_compat.numpy'
+    """
+    given = [array for array in arrays if array is not None]
+    for array in given:
+        if not array_api_compat.is_array_api_obj(array):
+            raise TypeError(f"expected NumPy or CuPy arrays, got {type(array).__name__}")
+    try:
+        return array_api_compat.array_namespace(*given)
+    except TypeError:
+        kinds = sorted({type(array).__module__.split(".")[0] for array in given})
+        raise TypeError(f"expected arrays of one library, got {' and '.join(kinds)}") from None
+
+
+def is_numpy(xp: ModuleType) -> bool:
+    """Whether the namespace is NumPy's, so that Numba kernels may be used."""
+    return array_api_compat.is_numpy_namespace(xp)
+
+
+def is_cupy(xp: ModuleType) -> bool:
+    """Whether the namespace is CuPy's, so that CUDA kernels may be used."""
+    return array_api_compat.is_cupy_namespace(xp)
+
+
+def to_host(array: Array) -> npt.NDArray[Any]:
+    """NumPy array with the same content; copies from a device, not from host memory."""
+    if isinstance(array, np.ndarray):
+        return array
+    if array_api_compat.is_cupy_array(array):
+        return np.asarray(array.get())
+    return np.asarray(array_api_compat.to_device(array, "cpu"))
+
+
+def from_host(array: npt.ArrayLike, like: Array) -> Array:
+    """The host array in the namespace and on the device of ``like``."""
+    xp = namespace_of(like)
+    return xp.asarray(np.asarray(array), device=array_api_compat.device(like))
+
+
+def scalar(value: Array) -> float:
+    """A zero-dimensional array as a Python float (a synchronisation on a device)."""
+    return float(value)
+
+
+def as_float(array: Array) -> Array:
+    """The array as float32 or float64: these two are kept (no copy), all other real types become float64.
+
+    Raises
+    ------
+    TypeError
+        For complex, object or text arrays.
+    """
+    xp = namespace_of(array)
+    if array.dtype in (xp.float32, xp.float64):
+        return array
+    if not (xp.isdtype(array.dtype, "real floating") or xp.isdtype(array.dtype, ("bool", "integral"))):
+        raise TypeError(f"expected real numbers, got dtype {array.dtype}")
+    return xp.astype(array, xp.float64)
+
+
+def as_double(array: Array) -> Array:
+    """The array as float64 (no copy when it is float64 already)."""
+    xp = namespace_of(array)
+    return xp.astype(array, xp.float64, copy=False)

@@ -1,0 +1,69 @@
+"""Argument checks shared by all completion methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .arrays import Array, as_float, namespace_of, scalar
+
+
+def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) -> tuple[Array, Array, tuple[int, ...]]:
+    """Data as float, mask as bool (all True for None) and rank as a tuple, after checking that they fit together.
+
+    Neither array is copied where it need not be; values at observed entries must be finite.
+
+    Raises
+    ------
+    TypeError
+        Not arrays of one library, complex data, a mask that is not bool, a rank that is not whole.
+    ValueError
+        Fewer than two axes, another shape of the mask, nothing observed, values that are not finite at observed
+        entries, a rank that does not fit the shape.
+    """
+    xp = namespace_of(data, mask)
+    data = as_float(data)
+    shape = tuple(data.shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"expected data with at least two axes and no empty one, got shape {shape}")
+    if mask is None:
+        mask = xp.ones(shape, dtype=xp.bool)
+    if mask.dtype != xp.bool:
+        raise TypeError(f"expected a bool mask (True = observed), got dtype {mask.dtype}")
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, data has shape {shape}")
+    rank = checked_rank(rank, shape)
+    data, mask = xp.asarray(data, order="C") if hasattr(data, "flags") else data, mask
+    observed = 0
+    flat_step = max(1, (1 << 21) * shape[0] // math.prod(shape))
+    for first in range(0, shape[0], flat_step):
+        part = slice(first, min(shape[0], first + flat_step))
+        seen = mask[part, ...]
+        observed += int(scalar(xp.sum(xp.astype(seen, xp.int64))))
+        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~seen)):
+            raise ValueError("expected finite values at observed entries, got NaN or infinity (mark them False in the mask)")
+    if observed == 0:
+        raise ValueError("expected at least one observed entry, got a mask without any True")
+    return data, mask, rank
+
+
+def checked_rank(rank: int | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """The rank as one whole number a mode, each within its mode and within the product of the others."""
+    numbers = (rank,) * len(shape) if isinstance(rank, int) else tuple(rank)
+    if len(numbers) != len(shape):
+        raise ValueError(f"rank has {len(numbers)} entries, data has {len(shape)} axes")
+    for mode, (number, size) in enumerate(zip(numbers, shape, strict=True)):
+        if int(number) != number:
+            raise TypeError(f"expected whole numbers as rank, got {number!r} in mode {mode}")
+        if not 1 <= number <= size:
+            raise ValueError(f"rank {int(number)} does not fit mode {mode} of size {size} (expected 1 to {size})")
+        others = math.prod(numbers[:mode]) * math.prod(numbers[mode + 1 :])
+        if number > others:
+            raise ValueError(f"rank {int(number)} of mode {mode} exceeds the product {others} of the other ranks")
+    return tuple(int(number) for number in numbers)
+
+
+def effective_tolerance(tolerance: float, data: Array) -> float:
+    """The tolerance, but not below what the precision of the data allows."""
+    xp = namespace_of(data)
+    return max(tolerance, 8 * float(xp.finfo(data.dtype).eps))

@@ -1,0 +1,184 @@
+"""Fused CPU sweep: model, pointwise rule and contractions of one plane after another, while it is in the cache.
+
+The NumPy twin is ``sweep_arrays`` of :mod:`tensorcell.solvers.sweeps`, where the symbols are explained. Planes are
+cut into blocks of rows that fit into the second-level cache; a block costs three matrix products and one pass over
+data, dual and mask. The kernel releases the interpreter lock, so that planes are shared among Python threads and no
+threading layer is needed; BLAS runs single-threaded inside each.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg.cython_blas  # Numba's dot: loaded before the BLAS libraries are counted
+from threadpoolctl import ThreadpoolController
+
+BLOCK_ELEMENTS = 1 << 17
+
+RESIDUAL, HUBER, EQUALITY, CURVATURE = 0, 1, 2, 3
+"""Pointwise rules, see ``sweeps.Rule``."""
+
+_ARITHMETIC = {"reassoc", "contract", "nsz"}  # sums may be reordered; NaN and infinities keep their meaning
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")  # type: ignore[untyped-decorator]
+def apply_rule(
+    rule: int, nonnegative: bool, y: Any, w: Any, dual: Any, x: Any, tau: Any, gamma: Any, sums: Any
+) -> None:
+    """One block of rows: replace the model ``x`` by the direction ``d``, update ``dual``, add the statistics."""
+    zero = tau - tau
+    one = zero + 1
+    keep = one if nonnegative else zero
+    fit_sum, sparse_sum, absolute_sum, outlier_sum = 0.0, 0.0, 0.0, 0.0
+    for i in range(x.shape[0]):
+        fit, sparse, absolute, outliers = zero, zero, zero, zero
+        if nonnegative:
+            for j in range(x.shape[1]):
+                old = dual[i, j]
+                c = min(x[i, j] + old, zero)
+                new = (one - gamma) * old + gamma * c
+                x[i, j] = x[i, j] if w[i, j] else old - c - new
+                dual[i, j] = old if w[i, j] else new
+        if rule == RESIDUAL:
+            for j in range(x.shape[1]):
+                r = y[i, j] - x[i, j] if w[i, j] else zero
+                fit += r * r
+                absolute += abs(r)
+                x[i, j] = r if w[i, j] else keep * x[i, j]
+        elif rule == HUBER:
+            for j in range(x.shape[1]):
+                r = y[i, j] - x[i, j] if w[i, j] else zero
+                c = min(max(r, -tau), tau)
+                fit += c * c
+                sparse += abs(r - c)
+                absolute += abs(r)
+                outliers += one if r != c else zero
+                x[i, j] = c if w[i, j] else keep * x[i, j]
+        elif rule == EQUALITY:
+            for j in range(x.shape[1]):
+                old = dual[i, j]
+                a = y[i, j] - x[i, j]
+                r = a - old
+                c = min(max(r, -tau), tau)
+                new = (one - gamma) * old - gamma * c
+                fit += (old + c) * (old + c) if w[i, j] else zero
+                sparse += abs(r - c) if w[i, j] else zero
+                absolute += abs(a) if w[i, j] else zero
+                outliers += one if w[i, j] and r != c else zero
+                x[i, j] = old + c - new if w[i, j] else keep * x[i, j]
+                dual[i, j] = new if w[i, j] else old
+        else:
+            for j in range(x.shape[1]):
+                x[i, j] = x[i, j] if w[i, j] else zero
+        fit_sum += fit
+        sparse_sum += sparse
+        absolute_sum += absolute
+        outlier_sum += outliers
+    sums[0] += fit_sum
+    sums[1] += sparse_sum
+    sums[2] += absolute_sum
+    sums[3] += outlier_sum
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def sweep_planes(
+    rule: int,
+    nonnegative: bool,
+    y: Any,
+    w: Any,
+    dual: Any,
+    z: Any,
+    fa: Any,
+    fbt: Any,
+    a: Any,
+    ua: Any,
+    uat: Any,
+    ub: Any,
+    tau: Any,
+    gamma: Any,
+    c: Any,
+    ma: Any,
+    mb: Any,
+    sums: Any,
+    first: int,
+    last: int,
+) -> None:
+    """Planes ``first .. last - 1``: see ``sweeps.sweep_arrays``; ``c`` is filled, ``ma``, ``mb``, ``sums`` grow."""
+    rows, columns = fa.shape[0], fbt.shape[1]
+    height = max(1, min(rows, BLOCK_ELEMENTS // columns))
+    p = np.empty((rows, z.shape[2]), dtype=z.dtype)
+    back = np.empty((rows, ub.shape[1]), dtype=z.dtype)
+    q = np.empty((rows, ub.shape[1]), dtype=z.dtype)
+    d = np.empty((height, columns), dtype=z.dtype)
+    grow_a = np.empty((rows, ua.shape[1]), dtype=z.dtype)
+    grow_b = np.empty((columns, ub.shape[1]), dtype=z.dtype)
+    for plane in range(first, last):
+        np.dot(fa, z[plane], p)
+        np.dot(ua, a[plane], back)
+        for top in range(0, rows, height):
+            bottom = min(rows, top + height)
+            block = d[: bottom - top]
+            np.dot(p[top:bottom], fbt, block)
+            apply_rule(
+                rule, nonnegative, y[plane, top:bottom], w[plane, top:bottom], dual[plane, top:bottom], block,
+                tau, gamma, sums,
+            )  # fmt: skip
+            np.dot(block, ub, q[top:bottom])
+            np.dot(block.T, back[top:bottom], grow_b)
+            mb += grow_b
+        np.dot(uat, q, c[plane])
+        np.dot(q, a[plane].T, grow_a)
+        ma += grow_a
+
+
+@lru_cache(maxsize=1)
+def _threads() -> tuple[ThreadPoolExecutor, ThreadpoolController, int]:
+    count = min(numba.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 64)
+    return ThreadPoolExecutor(count, thread_name_prefix="tensorcell"), ThreadpoolController(), count
+
+
+def sweep_numba(
+    rule: int,
+    nonnegative: bool,
+    y: npt.NDArray[Any],
+    w: npt.NDArray[Any],
+    dual: npt.NDArray[Any],
+    z: npt.NDArray[Any],
+    fa: npt.NDArray[Any],
+    fb: npt.NDArray[Any],
+    a: npt.NDArray[Any],
+    ua: npt.NDArray[Any],
+    ub: npt.NDArray[Any],
+    tau: float,
+    gamma: float,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Threaded sweep over all planes: ``C``, ``M_a``, ``M_b`` and the four sums, see ``sweeps.sweep_arrays``.
+
+    Planes are dealt to the threads in equal consecutive shares and the shares are added in order, so the result
+    does not change from run to run for a given number of threads (``numba.set_num_threads``).
+    """
+    pool, blas, count = _threads()
+    planes, dtype = y.shape[0], y.dtype
+    count = max(1, min(count, planes))
+    c = np.empty((planes, ua.shape[1], ub.shape[1]), dtype=dtype)
+    shared = (y, w, dual, z, fa, np.ascontiguousarray(fb.T), a, ua, np.ascontiguousarray(ua.T), ub)
+    bounds = [planes * share // count for share in range(count + 1)]
+
+    def work(share: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        ma, mb, sums = np.zeros(ua.shape), np.zeros(ub.shape), np.zeros(4)
+        sweep_planes(
+            rule, nonnegative, *shared, dtype.type(tau), dtype.type(gamma), c, ma, mb, sums,
+            bounds[share], bounds[share + 1],
+        )  # fmt: skip
+        return ma, mb, sums
+
+    with blas.limit(limits=1):
+        parts = list(pool.map(work, range(count)))
+    ma, mb, sums = (sum(arrays) for arrays in zip(*parts, strict=True))
+    return c, np.asarray(ma), np.asarray(mb), np.asarray(sums)

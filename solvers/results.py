@@ -1,0 +1,128 @@
+"""What every completion method returns: one frozen result with the same fields, always."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from tensorly.tucker_tensor import TuckerTensor
+
+from .arrays import Array, namespace_of
+from .tensors import multi_mode_product
+
+
+class Status(Enum):
+    """How a run ended; ``str`` gives the sentence to show."""
+
+    CONVERGED = "converged: the model changed by less than the tolerance"
+    MAX_ITERATIONS = "stopped at the largest number of iterations allowed; the model was still changing"
+    STALLED = "stopped where rounding or the chosen outliers no longer let the model improve"
+    STOPPED = "stopped by the callback"
+    DIVERGED = "stopped because the model was no longer finite; the last finite model is returned"
+    UNCHANGED = "nothing to do: the measured values are constant"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationRecord:
+    """One iteration, measured on observed entries only.
+
+    Attributes
+    ----------
+    iteration : int
+        Counted from 1 through all stages of a run.
+    stage : str
+        Method that made the step: ``"admm"``, ``"polish"``, ``"em"``.
+    change : float
+        ``||X_new - X|| / ||X_new||``, taken from cores and factors.
+    residual : float
+        ``||P_Omega(Y - X - E)|| / ||P_Omega(Y)||`` of the model *before* the step.
+    outliers : int
+        Number of entries in the sparse part ``E``.
+    threshold : float
+        Outlier threshold in the data's unit (0 where the method has none).
+    seconds : float
+        Wall time since the start without the time spent in callbacks.
+    """
+
+    iteration: int
+    stage: str
+    change: float
+    residual: float
+    outliers: int
+    threshold: float
+    seconds: float
+
+
+class SparsePart(NamedTuple):
+    """Outliers in coordinate form: positions in the flattened (C order) tensor and values, both 1-D."""
+
+    positions: Array
+    values: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionResult:
+    """Completed tensor with its factors, its sparse part and its history.
+
+    Attributes
+    ----------
+    tucker : tensorly.tucker_tensor.TuckerTensor
+        Core ``(r_1, ..., r_k)`` and factors ``(I_n, r_n)`` with orthonormal columns, in the data's dtype and namespace.
+    sparse : SparsePart
+        Outliers in coordinate form.
+    status : Status
+        How the run ended.
+    history : tuple of IterationRecord
+        One record an iteration.
+    state : NamedTuple
+        All that is needed to go on: pass it as ``initial_state``.
+    nonnegative : bool
+        Whether ``value`` is projected on ``X >= 0``.
+    """
+
+    tucker: TuckerTensor
+    sparse: SparsePart
+    status: Status
+    history: tuple[IterationRecord, ...]
+    state: Any
+    nonnegative: bool = False
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """Multilinear rank of the model."""
+        return tuple(self.tucker.core.shape)
+
+    @property
+    def iterations(self) -> int:
+        """Number of iterations made in this call."""
+        return len(self.history)
+
+    @cached_property
+    def value(self) -> Array:
+        """The full tensor ``X`` (computed when first asked for, then kept)."""
+        core, factors = self.tucker
+        value = multi_mode_product(core, factors)
+        return namespace_of(value).clip(value, 0.0, None) if self.nonnegative else value
+
+    @property
+    def outliers(self) -> Array:
+        """The sparse part ``E`` as a full tensor, zero where nothing was flagged (made anew at each access)."""
+        core, factors = self.tucker
+        xp = namespace_of(core)
+        shape = tuple(factor.shape[0] for factor in factors)
+        dense = xp.zeros(shape, dtype=core.dtype)
+        flat = xp.reshape(dense, (-1,))
+        flat[self.sparse.positions] = self.sparse.values
+        return xp.reshape(flat, shape)
+
+
+def tucker_tensor(core: Array, factors: Any, dtype: Any) -> TuckerTensor:
+    """TensorLy's Tucker tensor in the wanted dtype."""
+    xp = namespace_of(core)
+    return TuckerTensor((xp.astype(core, dtype), [xp.astype(factor, dtype) for factor in factors]))
+

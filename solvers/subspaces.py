@@ -1,0 +1,265 @@
+"""Leading subspaces: HOSVD (Gram or randomised), and a spectral start from masked, outlier-ridden data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tensorly.tucker_tensor import TuckerTensor
+
+from .arrays import Array, as_double, from_host, namespace_of, scalar
+from .results import tucker_tensor
+from .tensors import mode_product, multi_mode_product, unfold
+
+CHUNK_ELEMENTS = 1 << 21
+
+
+def leading_vectors(matrix: Array, rank: int, *, method: str = "gram", seed: int = 0) -> Array:
+    """Orthonormal basis of the leading left singular subspace, shape ``(m, rank)``.
+
+    ``"gram"`` diagonalises ``M M'`` (exact to the square root of the machine precision, ``O(m^2 n)``);
+    ``"randomised"`` takes a Gaussian sketch with two power iterations (Halko, Martinsson & Tropp 2011,
+    doi:10.1137/090771806, Algorithm 4.4; ``O(m n rank)``), which is what wide unfoldings of large modes want.
+
+    Raises
+    ------
+    ValueError
+        If the rank is not between 1 and the number of rows, or the method is unknown.
+
+    >>> import numpy as np
+    >>> abs(leading_vectors(np.diag([1.0, 5.0, 3.0]), 2)).round(6)
+    array([[0., 0.],
+           [1., 0.],
+           [0., 1.]])
+    """
+    xp = namespace_of(matrix)
+    rows, columns = matrix.shape
+    if not 1 <= rank <= rows:
+        raise ValueError(f"expected a rank from 1 to {rows}, got {rank}")
+    if method == "gram":
+        _, vectors = xp.linalg.eigh(matrix @ matrix.T)
+        return xp.flip(vectors[:, rows - rank :], axis=1)
+    if method != "randomised":
+        raise ValueError(f"expected method 'gram' or 'randomised', got {method!r}")
+    width = min(rows, columns, rank + 10)
+    sketch = from_host(np.random.default_rng(seed).standard_normal((columns, width)), matrix)
+    basis, _ = xp.linalg.qr(matrix @ xp.astype(sketch, matrix.dtype), mode="reduced")
+    for _ in range(2):
+        basis, _ = xp.linalg.qr(matrix.T @ basis, mode="reduced")
+        basis, _ = xp.linalg.qr(matrix @ basis, mode="reduced")
+    small = basis.T @ matrix
+    _, vectors = xp.linalg.eigh(small @ small.T)
+    vectors = xp.flip(vectors[:, width - min(rank, width) :], axis=1)
+    basis = basis @ vectors
+    return complete_basis(basis, rank, seed=seed)
+
+
+def complete_basis(basis: Array, rank: int, *, seed: int = 0) -> Array:
+    """Orthonormal columns extended to ``rank`` of them by random directions (unchanged where nothing is missing)."""
+    xp = namespace_of(basis)
+    missing = rank - basis.shape[1]
+    if missing <= 0:
+        return basis
+    extra = from_host(np.random.default_rng(seed).standard_normal((basis.shape[0], missing)), basis)
+    extra = xp.astype(extra, basis.dtype)
+    for _ in range(2):
+        extra = extra - basis @ (basis.T @ extra)
+        extra, _ = xp.linalg.qr(extra, mode="reduced")
+    return xp.concat([basis, extra], axis=1)
+
+
+def hosvd(tensor: Array, rank: Sequence[int], *, method: str = "gram", seed: int = 0) -> TuckerTensor:
+    """Sequentially truncated higher-order SVD of a fully observed tensor.
+
+    Within ``sqrt(k)`` of the best approximation of that multilinear rank (Vannieuwenhoven, Vandebril & Meerbergen
+    2012, doi:10.1137/110836067). Modes are taken from the one that shrinks most.
+
+    Parameters
+    ----------
+    tensor : array ``(I_1, ..., I_k)``
+    rank : sequence of k ints
+    method : {"gram", "randomised"}
+        See :func:`leading_vectors`.
+
+    Returns
+    -------
+    TuckerTensor
+        Core ``(r_1, ..., r_k)`` and orthonormal factors ``(I_n, r_n)``.
+
+    Raises
+    ------
+    ValueError
+        If the rank does not fit the tensor.
+
+    >>> import numpy as np
+    >>> core, factors = hosvd(np.ones((3, 4, 5)), (1, 1, 1))
+    >>> round(abs(float(core[0, 0, 0])) ** 2)
+    60
+    """
+    if len(rank) != tensor.ndim:
+        raise ValueError(f"rank has {len(rank)} entries, data has {tensor.ndim} axes")
+    order = sorted(range(tensor.ndim), key=lambda mode: rank[mode] / tensor.shape[mode])
+    core, factors = tensor, [None] * tensor.ndim
+    for mode in order:
+        factors[mode] = leading_vectors(unfold(core, mode), rank[mode], method=method, seed=seed)
+        core = mode_product(core, factors[mode].T, mode)
+    return tucker_tensor(core, factors, tensor.dtype)
+
+
+def recompress(core: Array, factors: Sequence[Array], rank: Sequence[int]) -> tuple[Array, list[Array]]:
+    """Truncate a Tucker model with any (not orthonormal) factors to a smaller rank, by QR and HOSVD of the core.
+
+    This is the retraction of Riemannian methods: quasi-best, cost of core size only.
+    """
+    xp = namespace_of(core, *factors)
+    bases, triangles = zip(*(xp.linalg.qr(factor, mode="reduced") for factor in factors), strict=True)
+    small = multi_mode_product(core, triangles)
+    rotations = []
+    for mode in range(small.ndim):
+        # SVD of the small unfolding, not its Gram matrix: small singular values decide the last digits.
+        unfolded = unfold(small, mode)
+        _, triangle = xp.linalg.qr(unfolded.T, mode="reduced")
+        left, _, _ = xp.linalg.svd(triangle.T, full_matrices=False)
+        rotations.append(left[:, : rank[mode]])
+    core = multi_mode_product(small, rotations, transpose=True)
+    return core, [basis @ rotation for basis, rotation in zip(bases, rotations, strict=True)]
+
+
+class Spectra(NamedTuple):
+    """Debiased second moments of masked data: for each mode the Gram matrix of its unfolding, and its eigenvalues."""
+
+    vectors: list[Array]
+    """Eigenvectors as columns, leading first, ``(I_n, I_n)``."""
+    values: list[Array]
+    """Eigenvalues in descending order (negative ones are noise), ``(I_n,)``."""
+    centre: float
+    """Median of the observed values, in the data's unit."""
+    spread: float
+    """``1.4826 * median|y - centre|`` of the observed values, in the data's unit."""
+    ratio: float
+    """Sampling ratio ``p``."""
+
+
+def masked_spectra(data: Array, mask: Array, *, clip: float | None = 4.0) -> Spectra:
+    """Spectra of all unfoldings from the observed entries alone.
+
+    With ``Z = W (Y - centre)`` and sampling ratio ``p``, entries of ``Z_(n) Z_(n)'`` off the diagonal have the mean
+    ``p^2`` times the wanted ones and those on it ``p`` times; both are divided out (deflation of the diagonal, cf.
+    Cai, Li, Poor & Chen 2021, doi:10.1214/20-AOS1986), then the constant ``centre`` is added back. ``clip`` limits
+    ``|Z|`` to that many spreads (a robust standard deviation) so that outliers do not take over the leading vectors.
+
+    Cost: ``sum_n I_n`` multiplications a voxel, in the data's dtype; memory of a few planes and the Gram matrices.
+    """
+    xp = namespace_of(data, mask)
+    centre, spread = location_and_spread(data, mask)
+    limit = clip * spread if clip is not None and spread > 0 else None
+    observed = 0
+    grams = [xp.zeros((size, size), dtype=xp.float64) for size in data.shape]
+    sums = [xp.zeros((size,), dtype=xp.float64) for size in data.shape]
+
+    # A chunk is a range of the first mode, so modes 2..k are summed over chunks. Mode 1 needs all chunks against all:
+    # its Gram matrix is small where there are few planes, so it takes ranges of the second mode instead.
+    def centred(part: tuple[slice, ...]) -> tuple[Array, int]:
+        seen = mask[part]
+        values = xp.where(seen, data[part] - centre, xp.zeros((), dtype=data.dtype))
+        values = values if limit is None else xp.clip(values, -limit, limit)
+        return values, int(scalar(xp.sum(xp.astype(seen, xp.int64))))
+
+    total = 1
+    for size in data.shape:
+        total *= size
+    for axis in (0, 1):
+        step = max(1, CHUNK_ELEMENTS * data.shape[axis] // total)
+        for first in range(0, data.shape[axis], step):
+            part = tuple(
+                slice(first, min(size, first + step)) if mode == axis else slice(None)
+                for mode, size in enumerate(data.shape)
+            )
+            values, count = centred(part)
+            observed += count if axis == 0 else 0
+            for mode in range(data.ndim):
+                if (mode == 0) == (axis == 1):
+                    unfolded = unfold(values, mode)
+                    grams[mode] += as_double(unfolded @ unfolded.T)
+                    sums[mode] += as_double(xp.sum(unfolded, axis=1))
+    ratio = observed / total
+    vectors, eigenvalues = [], []
+    for gram, row_sums in zip(grams, sums, strict=True):
+        size = gram.shape[0]
+        eye = xp.eye(size, dtype=xp.float64)
+        gram = gram * (1 - (1 - ratio) * eye) / ratio**2
+        mean = row_sums / ratio
+        gram = gram + centre * (mean[:, None] + mean[None, :]) + centre**2 * (total / size)
+        value, vector = xp.linalg.eigh(gram)
+        vectors.append(xp.flip(vector, axis=1))
+        eigenvalues.append(xp.flip(value))
+    return Spectra(vectors, eigenvalues, centre, spread, ratio)
+
+
+def subgrid(shape: Sequence[int], budget: int, seed: int) -> list[np.ndarray]:
+    """Sorted random index sets, one a mode, whose product has about ``budget`` entries (all, where that is enough)."""
+    generator = np.random.default_rng(seed)
+    kept = list(shape)
+    while np.prod([float(size) for size in kept]) > budget:
+        largest = int(np.argmax(kept))
+        kept[largest] = max(1, int(kept[largest] * 0.9))
+    return [
+        np.sort(generator.choice(size, count, replace=False)) for size, count in zip(shape, kept, strict=True)
+    ]
+
+
+def take_grid(array: Array, grid: Sequence[np.ndarray]) -> Array:
+    """The entries at the product of the index sets, as a smaller tensor."""
+    xp = namespace_of(array)
+    for mode in sorted(range(array.ndim), key=lambda n: len(grid[n]) / array.shape[n]):  # large cuts first
+        if len(grid[mode]) < array.shape[mode]:
+            array = xp.take(array, from_host(grid[mode], array), axis=mode)
+    return array
+
+
+def location_and_spread(data: Array, mask: Array, *, budget: int = 1 << 16, seed: int = 0) -> tuple[float, float]:
+    """Median and ``1.4826 * median absolute deviation`` of the observed entries (of a random subgrid when large)."""
+    grid = subgrid(data.shape, budget, seed)
+    values, seen = take_grid(data, grid), take_grid(mask, grid)
+    values = values[seen]
+    if values.shape[0] == 0:
+        values = data[mask]
+    centre = median(values)
+    xp = namespace_of(data)
+    return centre, 1.4826 * median(xp.abs(values - centre))
+
+
+def median(values: Array) -> float:
+    """Median of a 1-D array as a Python float."""
+    xp = namespace_of(values)
+    ordered = xp.sort(as_double(values))
+    count = ordered.shape[0]
+    return scalar((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
+
+
+class ResidualGrid:
+    """A fixed random subgrid of the data, on which the scale of the residual is cheap to estimate."""
+
+    def __init__(self, data: Array, mask: Array, budget: int = 1 << 15) -> None:
+        size = math.prod(data.shape)
+        xp = namespace_of(data, mask)
+        observed = scalar(xp.sum(xp.astype(mask, xp.int64)))
+        self.indices = subgrid(data.shape, int(min(size, budget * size / max(observed, 1.0))), seed=1)
+        self.values, self.seen = take_grid(data, self.indices), take_grid(mask, self.indices)
+        if not bool(xp.any(self.seen)):
+            self.indices = subgrid(data.shape, size, seed=1)
+            self.values, self.seen = data, mask
+        self.values = self.values[self.seen]
+
+    def scale(self, core: Array, factors: Sequence[Array], robust: bool) -> float:
+        """``1.4826 * median|r|`` (robust) or root mean square of the residual ``r`` over observed entries."""
+        xp = namespace_of(core)
+        rows = [
+            take_grid(f, [index, range(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)
+        ]
+        residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.seen])
+        if robust:
+            return 1.4826 * median(residual)
+        return math.sqrt(scalar(xp.mean(residual**2)))

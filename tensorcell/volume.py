@@ -1,0 +1,270 @@
+"""A measured volume: intensities, the names of the axes, the voxel size, the mask and what else is known.
+
+Everything in the user's layer takes and returns a `Volume`. The recovery works on 3-D stacks (Z, Y, X):
+`stacks` takes a volume apart into one stack per channel and time frame, `zyx_view` finds the same stack in an
+output array.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorcell.errors import InputError
+
+Index = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Volume:
+    """A microscopy volume with its axes, voxel size, mask and metadata.
+
+    Parameters
+    ----------
+    data : numpy.ndarray
+        Intensities in the caller's unit, any order of axes, not copied. Integers of any size, float16/32/64,
+        or bool (whatever computes with it converts it to float). NaN means not measured.
+    axes : str
+        One upper-case letter per axis of ``data``, each once; Z, Y and X are always among them. C is the
+        channel, T is time, other letters are further axes that are taken one index at a time.
+    spacing : (float, float, float) or None
+        Voxel size (dz, dy, dx) in micrometres, in this order whatever the order of ``axes``; None if unknown.
+    mask : numpy.ndarray of bool or None
+        Shape of ``data``, True = measured; None where everything is measured.
+    metadata : mapping of str
+        What else is known: ``channel_names``, ``time_interval`` (seconds), ``source``, ``format`` and so on.
+
+    Raises
+    ------
+    InputError
+        If the parts do not fit together; the message says what, expected and got.
+
+    Examples
+    --------
+    >>> volume = Volume(np.zeros((5, 64, 64), np.uint16), spacing=(0.5, 0.1, 0.1))
+    >>> volume
+    Volume(5 x 64 x 64 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
+    """
+
+    data: np.ndarray
+    axes: str = "ZYX"
+    spacing: tuple[float, float, float] | None = None
+    mask: np.ndarray | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_data(self.data)
+        check_axes(self.axes, self.data.shape)
+        object.__setattr__(self, "spacing", check_spacing(self.spacing))
+        if self.mask is not None:
+            check_mask(self.mask, self.data.shape)
+        if not isinstance(self.metadata, Mapping):
+            raise InputError(f"metadata must be a mapping, got {type(self.metadata).__name__}")
+
+    @staticmethod
+    def from_array(
+        data: Any,
+        axes: str | None = None,
+        spacing: Sequence[float] | None = None,
+        mask: Any = None,
+    ) -> Volume:
+        """Make a volume of an array, or complete a volume.
+
+        Parameters
+        ----------
+        data : array_like or Volume
+            With ``axes=None`` an array of three axes is a stack ``ZYX``; more axes need ``axes``. The mask of
+            a `numpy.ma.MaskedArray` (True = left out there) is taken over.
+        axes, spacing
+            As in `Volume`; None keeps what a given volume says.
+        mask : array_like of bool or integers, or None
+            Shape of ``data``, nonzero = measured; joined by AND with the mask that ``data`` brings.
+
+        Returns
+        -------
+        Volume
+            Sharing memory with ``data`` where that is an array.
+
+        Raises
+        ------
+        InputError
+            If ``data`` is no stack of planes (fewer than three axes, an RGB photo, complex numbers, text,
+            objects, empty), if four or more axes come without names, or if a part does not fit.
+
+        Examples
+        --------
+        >>> Volume.from_array(np.zeros((2, 5, 8, 8), np.float32), axes="TZYX")
+        Volume(2 x 5 x 8 x 8 TZYX, float32, spacing unknown)
+        """
+        if isinstance(data, Volume):
+            volume = data
+            if axes is not None:
+                volume = dataclasses.replace(volume, axes=axes)
+        else:
+            own_mask = ~np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
+            array = as_array(data, "data")
+            check_data(array)
+            volume = Volume(array, guess_axes(array) if axes is None else axes, mask=own_mask)
+        if spacing is not None:
+            volume = dataclasses.replace(volume, spacing=check_spacing(spacing))
+        if mask is not None:
+            array = as_array(mask, "mask")
+            if array.dtype.kind not in "bui":
+                raise InputError(f"mask must be bool or integer (nonzero = measured), got {array.dtype}")
+            array = array.astype(bool, copy=False)
+            check_mask(array, volume.shape)
+            joined = array if volume.mask is None else array & volume.mask
+            volume = dataclasses.replace(volume, mask=joined)
+        return volume
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``data``, in the order of ``axes``."""
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of ``data``."""
+        return self.data.dtype
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        spacing = "spacing unknown"
+        if self.spacing is not None:
+            spacing = " x ".join(f"{step:.6g}" for step in self.spacing) + " um"
+        masked = "" if self.mask is None else ", with mask"
+        return f"Volume({shape} {self.axes}, {self.dtype}, {spacing}{masked})"
+
+
+class Stack(NamedTuple):
+    """One 3-D stack of a volume: a channel of a time frame."""
+
+    where: Index
+    """Where it lies, in the order of the volume's axes: integers, and whole slices at Z, Y and X."""
+    label: str
+    """For messages, such as ``"T=0, C=1"``; empty where the volume has no outer axes."""
+    data: np.ndarray
+    """Intensities, view of shape (Z, Y, X)."""
+    mask: np.ndarray | None
+    """True = measured, view of shape (Z, Y, X), or None."""
+
+
+def stacks(volume: Volume) -> Iterator[Stack]:
+    """Take a volume apart into its 3-D stacks, one per channel, time frame and further outer index.
+
+    The stacks are views: nothing is copied. A result is put back with `zyx_view` into an array that has the
+    volume's axes; its Z, Y and X may have other lengths than the volume's.
+
+    Examples
+    --------
+    >>> volume = Volume(np.arange(24.0).reshape(2, 3, 2, 2), axes="ZCYX")
+    >>> out = np.empty(volume.shape)
+    >>> for stack in stacks(volume):
+    ...     print(stack.label, stack.data.shape)
+    ...     zyx_view(out, volume.axes, stack.where)[...] = 2 * stack.data
+    C=0 (2, 2, 2)
+    C=1 (2, 2, 2)
+    C=2 (2, 2, 2)
+    >>> bool((out == 2 * volume.data).all())
+    True
+    """
+    axes = volume.axes
+    outer = [letter for letter in axes if letter not in "ZYX"]
+    for position in np.ndindex(*(volume.shape[axes.index(letter)] for letter in outer)):
+        indices = dict(zip(outer, position, strict=True))
+        where: Index = tuple(indices.get(letter, slice(None)) for letter in axes)
+        label = ", ".join(f"{letter}={i}" for letter, i in indices.items())
+        mask = None if volume.mask is None else zyx_view(volume.mask, axes, where)
+        yield Stack(where, label, zyx_view(volume.data, axes, where), mask)
+
+
+def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
+    """View of shape (Z, Y, X) of the stack at ``where`` of an array with the given axes (see `stacks`)."""
+    inner = [letter for letter in axes if letter in "ZYX"]
+    return array[where].transpose([inner.index(letter) for letter in "ZYX"])
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """The value as a NumPy array, without a copy where it is one."""
+    if isinstance(value, str | os.PathLike):
+        raise InputError(f"{name} is the path {str(value)!r}, expected an array; use tensorcell.read")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} of type {type(value).__name__} is not an array: {reason}") from error
+
+
+def guess_axes(data: np.ndarray) -> str:
+    """``ZYX`` for an array of three axes; an error for more axes and for what looks like an RGB photo."""
+    if data.ndim == 3 and looks_like_rgb(data):
+        raise InputError(
+            f"data of shape {data.shape} and dtype uint8 looks like an RGB photo, expected a stack of planes "
+            "(pass axes='ZYX' if it is one)"
+        )
+    if data.ndim > 3:
+        hint = ", the last looks like RGB samples" if looks_like_rgb(data) else ""
+        raise InputError(
+            f"data has {data.ndim} axes {data.shape} without names{hint}; pass axes=, for example axes='TZYX'"
+        )
+    return "ZYX"
+
+
+def looks_like_rgb(data: np.ndarray) -> bool:
+    """Whether the last axis looks like the three or four samples of a colour photo."""
+    return data.dtype == np.uint8 and data.shape[-1] in (3, 4)
+
+
+def check_data(data: np.ndarray) -> None:
+    """Raise `InputError` unless ``data`` is a non-empty array of at least three axes and a real dtype."""
+    if not isinstance(data, np.ndarray):
+        raise InputError(f"data must be a NumPy array, got {type(data).__name__}")
+    if data.dtype.kind not in "buif" or data.dtype.itemsize > 8:
+        raise InputError(f"data has dtype {data.dtype}, expected integers or floats of at most 64 bits")
+    if data.ndim < 3:
+        axes = "1 axis" if data.ndim == 1 else f"{data.ndim} axes"
+        raise InputError(f"data has {axes} {data.shape}, expected a stack of planes (Z, Y, X)")
+    if data.size == 0:
+        raise InputError(f"data is empty: shape {data.shape}")
+
+
+def check_axes(axes: str, shape: tuple[int, ...]) -> None:
+    """Raise `InputError` unless ``axes`` names each axis once, Z, Y and X among them, no colour samples."""
+    if not isinstance(axes, str):
+        raise InputError(f"axes must be a string such as 'ZYX', got {type(axes).__name__}")
+    if not all("A" <= letter <= "Z" for letter in axes) or len(set(axes)) != len(axes):
+        raise InputError(f"axes must be different upper-case letters such as 'TZYX', got {axes!r}")
+    if len(axes) != len(shape):
+        raise InputError(f"axes {axes!r} name {len(axes)} axes, data has {len(shape)}: {shape}")
+    if "S" in axes:
+        raise InputError(f"axes {axes!r} hold colour samples (S), expected intensities; split the colours")
+    if not set("ZYX") <= set(axes):
+        raise InputError(f"axes {axes!r} hold no stack of planes, expected Z, Y and X among them")
+
+
+def check_spacing(spacing: Sequence[float] | None) -> tuple[float, float, float] | None:
+    """``spacing`` as three floats, or `InputError` unless it is None or three positive finite numbers."""
+    if spacing is None:
+        return None
+    try:
+        dz, dy, dx = (float(step) for step in spacing)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"spacing must be three numbers (dz, dy, dx), got {spacing!r}") from error
+    if not all(math.isfinite(step) and step > 0 for step in (dz, dy, dx)):
+        raise InputError(f"spacing must be positive and finite, got (dz, dy, dx) = {(dz, dy, dx)}")
+    return dz, dy, dx
+
+
+def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise `InputError` unless ``mask`` is a bool array of the given shape."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+        got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise InputError(f"mask must be a bool array (True = measured), got {got}")
+    if mask.shape != shape:
+        raise InputError(f"mask has shape {mask.shape}, data has shape {shape}")
