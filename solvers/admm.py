@@ -98,7 +98,6 @@ class AdmmOptions:
         if self.max_iterations < 1:
             raise ValueError(f"expected at least one iteration, got {self.max_iterations}")
 
-
     @property
     def accelerated(self) -> bool:
         """Whether the model is extrapolated."""
@@ -226,9 +225,7 @@ def robust_tucker_admm(
     )
 
 
-def spectral_start(
-    data: Array, mask: Array, rank: Sequence[int], *, robust: bool
-) -> tuple[Array, tuple[Array, ...]]:
+def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: bool) -> tuple[Array, tuple[Array, ...]]:
     """Core and factors to start from: debiased spectra for the subspaces, a few clipped gradient steps for the core."""
     xp = namespace_of(data, mask)
     spectra = masked_spectra(data, mask, clip=4.0 if robust else None)
@@ -314,9 +311,7 @@ def step(
     return new, measures
 
 
-def update_model(
-    core: Array, factors: Sequence[Array], result: Sweep, ridge: float
-) -> tuple[Array, tuple[Array, ...]]:
+def update_model(core: Array, factors: Sequence[Array], result: Sweep, ridge: float) -> tuple[Array, tuple[Array, ...]]:
     """Procrustes update of every factor and ridge update of the core, turned into the new subspaces."""
     new_factors = []
     for mode, (factor, contracted) in enumerate(zip(factors, result.factors, strict=True)):
@@ -345,9 +340,7 @@ def extrapolate(state: AdmmState, options: AdmmOptions) -> tuple[Array, tuple[Ar
     return core, tuple(factors), momentum
 
 
-def adapt(
-    state: AdmmState, measures: Measures, grid: ResidualGrid, options: AdmmOptions
-) -> AdmmState:
+def adapt(state: AdmmState, measures: Measures, grid: ResidualGrid, options: AdmmOptions) -> AdmmState:
     """New ``tau`` every ten sweeps; with ``rho`` the scaled dual changes too, inversely."""
     if state.iteration % 10 or state.iteration > 100:
         return state

@@ -58,7 +58,7 @@ def to_host(array: Array) -> npt.NDArray[Any]:
         return array
     if array_api_compat.is_cupy_array(array):
         return np.asarray(array.get())
-    return np.asarray(array_api_compat.to_device(array, "cpu"))
+    return np.asarray(array)
 
 
 def from_host(array: npt.ArrayLike, like: Array) -> Array:
@@ -86,6 +86,14 @@ def as_float(array: Array) -> Array:
     if not (xp.isdtype(array.dtype, "real floating") or xp.isdtype(array.dtype, ("bool", "integral"))):
         raise TypeError(f"expected real numbers, got dtype {array.dtype}")
     return xp.astype(array, xp.float64)
+
+
+def contiguous(array: Array) -> Array:
+    """The array in C order, so that planes are views (a copy only where it is not in C order)."""
+    flags = getattr(array, "flags", None)
+    if flags is None or flags["C_CONTIGUOUS"]:
+        return array
+    return namespace_of(array).asarray(array, order="C", copy=True)
 
 
 def as_double(array: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .arrays import Array, as_float, namespace_of, scalar
+from .arrays import Array, as_float, contiguous, namespace_of, scalar
 
 
 def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) -> tuple[Array, Array, tuple[int, ...]]:
@@ -33,7 +33,7 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
     if tuple(mask.shape) != shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}, data has shape {shape}")
     rank = checked_rank(rank, shape)
-    data, mask = xp.asarray(data, order="C") if hasattr(data, "flags") else data, mask
+    data, mask = contiguous(data), contiguous(mask)
     observed = 0
     flat_step = max(1, (1 << 21) * shape[0] // math.prod(shape))
     for first in range(0, shape[0], flat_step):
@@ -41,7 +41,7 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
         seen = mask[part, ...]
         observed += int(scalar(xp.sum(xp.astype(seen, xp.int64))))
         if not bool(xp.all(xp.isfinite(data[part, ...]) | ~seen)):
-            raise ValueError("expected finite values at observed entries, got NaN or infinity (mark them False in the mask)")
+            raise ValueError("expected finite values at observed entries, got NaN or infinity")
     if observed == 0:
         raise ValueError("expected at least one observed entry, got a mask without any True")
     return data, mask, rank

@@ -111,9 +111,7 @@ def complete_tucker(
         data,
         mask,
         start,
-        options=GaussNewtonOptions(
-            trim=TRIM if robust else None, tolerance=tolerance, max_iterations=max_iterations
-        ),
+        options=GaussNewtonOptions(trim=TRIM if robust else None, tolerance=tolerance, max_iterations=max_iterations),
         callback=callback,
         history=history,
         nonnegative=nonnegative,

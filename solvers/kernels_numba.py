@@ -27,7 +27,7 @@ RESIDUAL, HUBER, EQUALITY, CURVATURE = 0, 1, 2, 3
 _ARITHMETIC = {"reassoc", "contract", "nsz"}  # sums may be reordered; NaN and infinities keep their meaning
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def apply_rule(
     rule: int, nonnegative: bool, y: Any, w: Any, dual: Any, x: Any, tau: Any, gamma: Any, sums: Any
 ) -> None:
@@ -86,7 +86,7 @@ def apply_rule(
     sums[3] += outlier_sum
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def sweep_planes(
     rule: int,
     nonnegative: bool,

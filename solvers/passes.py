@@ -46,9 +46,7 @@ def residuals(data: Array, core: Array, factors: Sequence[Array]) -> Iterator[tu
         yield part, y[part, :, :] - xp.matmul(xp.matmul(left, leading[part, :, :]), right.T)
 
 
-def keep_inliers(
-    data: Array, mask: Array, core: Array, factors: Sequence[Array], threshold: float, kept: Array
-) -> int:
+def keep_inliers(data: Array, mask: Array, core: Array, factors: Sequence[Array], threshold: float, kept: Array) -> int:
     """Set ``kept`` to the observed entries with ``|Y - X| <= threshold``; return how many are left out."""
     xp = namespace_of(data, mask)
     w, k = planes_of(mask), planes_of(kept)

@@ -125,4 +125,3 @@ def tucker_tensor(core: Array, factors: Any, dtype: Any) -> TuckerTensor:
     """TensorLy's Tucker tensor in the wanted dtype."""
     xp = namespace_of(core)
     return TuckerTensor((xp.astype(core, dtype), [xp.astype(factor, dtype) for factor in factors]))
-

@@ -153,7 +153,8 @@ def riemannian_gauss_newton(
     True
     """
     options = GaussNewtonOptions() if options is None else options
-    core, factors = initial[0], tuple(initial[1])
+    core: Array = initial[0]
+    factors: tuple[Array, ...] = tuple(initial[1])
     data, mask, _ = checked_problem(data, mask, core.shape)
     xp = namespace_of(data, mask, core)
     if tuple(factor.shape[0] for factor in factors) != tuple(data.shape):

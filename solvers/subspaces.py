@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from tensorly.tucker_tensor import TuckerTensor
 
 from .arrays import Array, as_double, from_host, namespace_of, scalar
@@ -14,6 +15,8 @@ from .results import tucker_tensor
 from .tensors import mode_product, multi_mode_product, unfold
 
 CHUNK_ELEMENTS = 1 << 21
+
+IndexSet = npt.NDArray[np.int64]
 
 
 def leading_vectors(matrix: Array, rank: int, *, method: str = "gram", seed: int = 0) -> Array:
@@ -101,7 +104,8 @@ def hosvd(tensor: Array, rank: Sequence[int], *, method: str = "gram", seed: int
     if len(rank) != tensor.ndim:
         raise ValueError(f"rank has {len(rank)} entries, data has {tensor.ndim} axes")
     order = sorted(range(tensor.ndim), key=lambda mode: rank[mode] / tensor.shape[mode])
-    core, factors = tensor, [None] * tensor.ndim
+    core = tensor
+    factors: list[Array] = [None] * tensor.ndim
     for mode in order:
         factors[mode] = leading_vectors(unfold(core, mode), rank[mode], method=method, seed=seed)
         core = mode_product(core, factors[mode].T, mode)
@@ -198,19 +202,17 @@ def masked_spectra(data: Array, mask: Array, *, clip: float | None = 4.0) -> Spe
     return Spectra(vectors, eigenvalues, centre, spread, ratio)
 
 
-def subgrid(shape: Sequence[int], budget: int, seed: int) -> list[np.ndarray]:
+def subgrid(shape: Sequence[int], budget: int, seed: int) -> list[IndexSet]:
     """Sorted random index sets, one a mode, whose product has about ``budget`` entries (all, where that is enough)."""
     generator = np.random.default_rng(seed)
     kept = list(shape)
     while np.prod([float(size) for size in kept]) > budget:
         largest = int(np.argmax(kept))
         kept[largest] = max(1, int(kept[largest] * 0.9))
-    return [
-        np.sort(generator.choice(size, count, replace=False)) for size, count in zip(shape, kept, strict=True)
-    ]
+    return [np.sort(generator.choice(size, count, replace=False)) for size, count in zip(shape, kept, strict=True)]
 
 
-def take_grid(array: Array, grid: Sequence[np.ndarray]) -> Array:
+def take_grid(array: Array, grid: Sequence[IndexSet]) -> Array:
     """The entries at the product of the index sets, as a smaller tensor."""
     xp = namespace_of(array)
     for mode in sorted(range(array.ndim), key=lambda n: len(grid[n]) / array.shape[n]):  # large cuts first
@@ -256,9 +258,7 @@ class ResidualGrid:
     def scale(self, core: Array, factors: Sequence[Array], robust: bool) -> float:
         """``1.4826 * median|r|`` (robust) or root mean square of the residual ``r`` over observed entries."""
         xp = namespace_of(core)
-        rows = [
-            take_grid(f, [index, range(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)
-        ]
+        rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]
         residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.seen])
         if robust:
             return 1.4826 * median(residual)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from . import kernels_numba
 from .arrays import Array, as_double, is_cupy, is_numpy, namespace_of, to_host
-from .tensors import mode_product, multi_mode_product, unfold
+from .tensors import mode_product, unfold
 
 CHUNK_ELEMENTS = 1 << 18
 
@@ -148,9 +148,7 @@ def sweep(
         gradients.append(unfold(rest, mode) @ unfold(core, mode).T)
     for mode, factor in enumerate(factors[:-2]):
         small_core = mode_product(small_core, factor.T, mode)
-    return Sweep(
-        small_core, (*gradients, as_double(ma), as_double(mb)), fit, sparse, absolute, round(outliers)
-    )
+    return Sweep(small_core, (*gradients, as_double(ma), as_double(mb)), fit, sparse, absolute, round(outliers))
 
 
 def sweep_arrays(
