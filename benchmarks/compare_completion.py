@@ -2,17 +2,18 @@
 
     python benchmarks/compare_completion.py [--problems "a,b,b',c"] [--methods ...] [--repeats 1] [--csv FILE]
 
-Prints the machine, then one table in Markdown. The error is ``||X - T|| / ||T||`` against the planted truth, over
-the whole tensor. How the time to an error is found without the search touching the clock:
+Prints the machine, then one table in Markdown. The error is ``||X - T|| / ||T||`` against the planted truth,
+over the whole tensor. How the time to an error is found without the search touching the clock:
 
 - methods that count iterations (TensorLy, the NumPy baseline): the error after every iteration comes from an
   untimed run; then a run from the start that makes exactly the iterations needed is timed;
-- TensorLy's ``robust_pca``, whose iterations cannot be followed: runs of 100, 150, 200, 300, 400, ... iterations;
-- methods with a tolerance (ours, pyTensorlab): runs with ever smaller tolerances, the first that meets the error.
+- TensorLy's ``robust_pca``, whose iterations cannot be followed: runs of 100, 150, 200, 300, ... iterations;
+- methods with a tolerance (ours, pyTensorlab): ever smaller tolerances, the first that meets the error counts.
 
-Times are those of whole calls, starts included; bringing the data into a peer's own format is not counted. Each
-method is warmed up on a small problem first (imports, compilation), which is reported apart. A method that does not
-get there, because it stalls or a run takes more than ``--cap`` seconds, is "not reached", with its last error.
+Times are those of whole calls, starts included; bringing the data into a peer's own format is not counted.
+Each method is warmed up on a small problem first (imports, compilation), which is reported apart. A method that
+does not get there, because it stalls or a run takes more than ``--cap`` seconds, is "not reached", with its last
+error.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import argparse
 import contextlib
 import csv
 import gc
+import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,11 +42,13 @@ from benchmarks.measure import Timing, available_cores, fix_threads, machine, ti
 from benchmarks.problems import NAMES, Problem, make_problem, warm_up_problem
 
 TARGETS = (1e-4, 1e-6)
-TOLERANCES = tuple(10.0**-k for k in range(3, 12))
+TOLERANCES = tuple(10.0**-k for k in range(1, 12))
 STALL_WINDOW = 60
 """Iterations within which an error must fall by 1 %, else the method has stalled."""
 PATIENCE = 4
 """Settings in a row that do not lower the error by 10 % before a method is given up."""
+ROW_CAPS = 3
+"""Caps of a run that all runs of a row may take together."""
 
 Setting = float | None
 """Iterations or tolerance to run with, whichever the method has; None: as shipped."""
@@ -67,7 +72,7 @@ class Method:
     package : str or None
         Distribution that must be installed.
     prepare : callable
-        ``prepare(problem)`` brings the problem into the method's format (not timed) and returns ``solve(setting)``.
+        ``prepare(problem)`` brings it into the method's format (not timed) and returns ``solve(setting)``.
     settings : callable
         ``settings(problem, target)`` yields the settings to try until the error is met, cheapest first.
     robust : bool
@@ -150,7 +155,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TooLong
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
     try:
         yield
     finally:
@@ -171,6 +176,7 @@ def best_of(solve: Callable[[Setting], Answer], setting: Setting, problem: Probl
 
 def measure(method: Method, problem: Problem, *, repeats: int, cap: float) -> Row:
     """Fill one row."""
+    deadline = time.monotonic() + ROW_CAPS * cap * repeats
     small = warm_up_problem(problem)
     _, warm_up = timed(lambda: method.prepare(small)(None))
     solve = method.prepare(problem)
@@ -187,7 +193,7 @@ def measure(method: Method, problem: Problem, *, repeats: int, cap: float) -> Ro
             for setting in method.settings(problem, target):
                 if setting in tried or stale == PATIENCE:
                     continue
-                with time_limit(cap * repeats):
+                with time_limit(min(cap * repeats, deadline - time.monotonic())):
                     run = best_of(solve, setting, problem, repeats)
                 stale = stale + 1 if last_error and run.error > 0.9 * last_error else 0
                 last_error = run.error
@@ -213,9 +219,7 @@ def tensorly_tucker(**options: Any) -> Method:
     def call(problem: Problem, **more: Any) -> Any:
         from tensorly.decomposition import tucker
 
-        return tucker(
-            problem.data, problem.rank, mask=problem.mask.astype(problem.data.dtype), random_state=0, **more
-        )
+        return tucker(problem.data, problem.rank, mask=problem.mask.astype(problem.data.dtype), random_state=0, **more)
 
     def dense(model: Any) -> np.ndarray:
         from tensorly import tucker_to_tensor
@@ -225,14 +229,12 @@ def tensorly_tucker(**options: Any) -> Method:
     def prepare(problem: Problem) -> Callable[[Setting], Answer]:
         def solve(setting: Setting) -> Answer:
             limits = {} if setting is None else {"tol": 0, "n_iter_max": int(setting)}
-            return Answer(
-                dense(call(problem, **options, **limits)), None if setting is None else int(setting)
-            )
+            return Answer(dense(call(problem, **options, **limits)), None if setting is None else int(setting))
 
         return solve
 
     def errors(problem: Problem) -> Iterator[float]:
-        # A model given as `init` continues exactly where it stood: the only state of the loop is core and factors.
+        # A model given as `init` goes on exactly where it stood: core and factors are all the loop's state.
         model = call(problem, tol=0, n_iter_max=1, **options)
         while True:
             yield problem.relative_error(dense(model))
@@ -242,8 +244,8 @@ def tensorly_tucker(**options: Any) -> Method:
     return Method(f"tensorly tucker ({name})", "tensorly", prepare, iterations_needed(errors))
 
 
-def tensorly_robust_pca(label: str, **options: Any) -> Method:
-    """TensorLy's robust tensor PCA."""
+def tensorly_robust_pca(label: str, counts: tuple[float, ...], **options: Any) -> Method:
+    """TensorLy's robust tensor PCA, as shipped or with so many iterations."""
 
     def prepare(problem: Problem) -> Callable[[Setting], Answer]:
         from tensorly.decomposition import robust_pca
@@ -251,18 +253,24 @@ def tensorly_robust_pca(label: str, **options: Any) -> Method:
         mask = problem.mask.astype(problem.data.dtype)
 
         def solve(setting: Setting) -> Answer:
-            limits = {} if setting is None else {"n_iter_max": int(setting), "tol": 0.0}
-            low_rank, _ = robust_pca(problem.data, mask=mask, verbose=0, **options, **limits)
-            return Answer(low_rank, None if setting is None else int(setting))
+            count = 100 if setting is None else int(setting)
+            low_rank, _ = robust_pca(problem.data, mask=mask, verbose=0, n_iter_max=count, **options)
+            return Answer(low_rank, count)
 
         return solve
 
-    grid = (100, 150, 200, 300, 400, 600, 800, 1200)
-    return Method(f"tensorly robust_pca ({label})", "tensorly", prepare, lambda *_: grid, robust=True)
+    return Method(
+        f"tensorly robust_pca ({label})",
+        "tensorly",
+        prepare,
+        lambda *_: counts,
+        robust=True,
+        has_defaults=not counts,
+    )
 
 
 def pytensorlab_nls() -> Method:
-    """pyTensorlab's nonlinear least squares on the observed entries, from the HOSVD of the zero-filled data."""
+    """pyTensorlab's least squares on the observed entries, from the HOSVD of the zero-filled data."""
 
     def prepare(problem: Problem) -> Callable[[Setting], Answer]:
         import pytensorlab
@@ -372,9 +380,7 @@ def ours_admm() -> Method:
         from tensorcell.solvers import AdmmOptions, robust_tucker_admm
 
         def solve(setting: Setting) -> Answer:
-            options = (
-                AdmmOptions() if setting is None else AdmmOptions(tolerance=setting, max_iterations=1000)
-            )
+            options = AdmmOptions() if setting is None else AdmmOptions(tolerance=setting, max_iterations=1000)
             result = robust_tucker_admm(problem.data, problem.mask, problem.rank, options=options)
             return Answer(result.value, result.iterations)
 
@@ -387,8 +393,8 @@ METHODS: dict[str, Method] = {
     "tensorly-svd": tensorly_tucker(init="svd"),
     "tensorly-randomized": tensorly_tucker(init="svd", svd="randomized_svd"),
     "tensorly-random": tensorly_tucker(init="random"),
-    "robust-pca": tensorly_robust_pca("defaults"),
-    "robust-pca-tuned": tensorly_robust_pca("reg_E=.1 by hand", reg_E=0.1),
+    "robust-pca": tensorly_robust_pca("defaults", ()),
+    "robust-pca-tuned": tensorly_robust_pca("reg_E=.1 by hand", (100, 150, 200, 300, 400, 600, 800), reg_E=0.1),
     "pytensorlab": pytensorlab_nls(),
     "em": plain_em(),
     "complete": ours_complete(robust=True),
@@ -403,43 +409,47 @@ TENSORLY = tuple(METHODS[key].name for key in ("tensorly-svd", "tensorly-randomi
 
 
 def cells(row: Row, peers: list[Row]) -> dict[str, str]:
-    """One row as text; ``peers`` are TensorLy's rows on the same problem."""
+    """One row for readers; ``peers`` are TensorLy's rows on the same problem."""
     texts = {"problem": row.problem, "method": row.method}
     for target in TARGETS:
         run = row.targets[target]
-        texts[f"{target:.0e}: wall s"] = "not reached" if run is None else f"{run.timing.wall:.3f}"
-        texts[f"{target:.0e}: CPU s"] = "" if run is None else f"{run.timing.cpu:.3f}"
-        texts[f"{target:.0e}: iterations"] = "" if run is None else str(run.iterations)
-        for what in ("wall", "cpu"):
-            best = min(
-                (getattr(peer.targets[target].timing, what) for peer in peers if peer.targets[target]),
-                default=0,
-            )
-            mine = getattr(run.timing, what) if run else 0
-            texts[f"{target:.0e}: {what} / TensorLy's best"] = f"{mine / best:.3f}" if mine and best else ""
-    texts["last error"] = "" if row.last_error is None else f"{row.last_error:.1e}"
-    texts["as shipped: wall s"] = "" if row.shipped is None else f"{row.shipped.timing.wall:.3f}"
-    texts["as shipped: error"] = "" if row.shipped is None else f"{row.shipped.error:.1e}"
+        count = f" ({run.iterations})" if run and run.iterations else ""
+        shown = f"{run.timing.wall:.3f} / {run.timing.cpu:.3f}{count}" if run else "not reached"
+        texts[f"to {target:.0e}: wall / CPU s (iterations)"] = shown
+    goal = min(TARGETS)
+    mine, theirs = row.targets[goal], [run for peer in peers if (run := peer.targets[goal])]
+    ratios = ""
+    if mine and theirs:
+        wall = mine.timing.wall / min(run.timing.wall for run in theirs)
+        cpu = mine.timing.cpu / min(run.timing.cpu for run in theirs)
+        ratios = f"{wall:.3f} / {cpu:.3f}"
+    texts[f"to {goal:.0e}, of TensorLy's best: wall / CPU"] = ratios
+    texts["final error"] = "" if row.last_error is None else f"{row.last_error:.1e}"
+    shipped = row.shipped
+    texts["as shipped: wall s, error"] = f"{shipped.timing.wall:.3f}, {shipped.error:.1e}" if shipped else ""
     texts["warm-up s"] = f"{row.warm_up:.2f}"
     return texts
 
 
-def as_table(rows: list[Row]) -> list[dict[str, str]]:
-    """All rows as text."""
-    return [
-        cells(row, [r for r in rows if r.problem == row.problem and r.method in TENSORLY]) for row in rows
-    ]
-
-
-def markdown(table: list[dict[str, str]]) -> str:
+def markdown(rows: list[Row]) -> str:
     """The table with aligned columns."""
-    lines = [list(table[0]), *(list(texts.values()) for texts in table)]
+    texts = [cells(row, [r for r in rows if r.problem == row.problem and r.method in TENSORLY]) for row in rows]
+    lines = [list(texts[0]), *(list(text.values()) for text in texts)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    return "\n".join([padded[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *padded[1:]])
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def record(row: Row) -> dict[str, str | float | None]:
+    """One row for programs."""
+    values: dict[str, str | float | None] = {"problem": row.problem, "method": row.method}
+    for label, run in [(f"{t:.0e}", row.targets[t]) for t in TARGETS] + [("shipped", row.shipped)]:
+        values[f"{label} wall s"] = run.timing.wall if run else None
+        values[f"{label} CPU s"] = run.timing.cpu if run else None
+        values[f"{label} iterations"] = run.iterations if run else None
+        values[f"{label} error"] = run.error if run else None
+    return values | {"final error": row.last_error, "warm-up s": row.warm_up}
 
 
 def bars(rows: list[Row]) -> Iterator[str]:
@@ -456,11 +466,11 @@ def bars(rows: list[Row]) -> Iterator[str]:
         for peer in TENSORLY:
             theirs, ours = runs.get((problem, peer)), runs.get((problem, mine))
             if theirs and ours:
-                yield f"({problem}) {peer} over {mine}, to {target:.0e}: {ratios(theirs, ours)} (aim: at least 20)"
+                yield f"({problem}) {peer} over {mine}, {target:.0e}: {ratios(theirs, ours)} (aim: 20 or more)"
     for problem in ("b", "b'"):
         ours, clean = runs.get((problem, mine)), runs.get(("a", mine))
         if ours and clean:
-            yield f"({problem}) over (a), {mine}, to {target:.0e}: {ratios(ours, clean)} (aim: at most 3)"
+            yield f"({problem}) over (a), {mine}, {target:.0e}: {ratios(ours, clean)} (aim: 3 or less)"
 
 
 def main() -> None:
@@ -481,6 +491,12 @@ def main() -> None:
 
     fix_threads(arguments.threads)
     print(machine())
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.3:
+        print(
+            f"CAUTION: load average {load:.1f} before the start. Threaded BLAS loses far more than its share on a "
+            "busy machine; compare CPU seconds with --threads 1, or wait."
+        )
     missing = {method.package for method in methods if method.package and not importable(method.package)}
     print("Not installed, left out: " + (", ".join(sorted(missing)) or "none"), end="\n\n", flush=True)
     warnings.simplefilter("ignore")  # of the peers
@@ -492,16 +508,16 @@ def main() -> None:
                 method.robust and "robust_pca" in method.name and not problem.has_outliers
             ):
                 continue
-            print(f"({name}) {method.name} ...", file=sys.stderr, flush=True)
             rows.append(measure(method, problem, repeats=arguments.repeats, cap=arguments.cap))
-    table = as_table(rows)
-    print(markdown(table), end="\n\n")
+            print("; ".join(cells(rows[-1], []).values()), file=sys.stderr, flush=True)  # progress
+    print(markdown(rows), end="\n\n")
     print("\n".join(bars(rows)))
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(table[0]))
+            records = [record(row) for row in rows]
+            writer = csv.DictWriter(file, fieldnames=list(records[0]))
             writer.writeheader()
-            writer.writerows(table)
+            writer.writerows(records)
 
 
 def importable(package: str) -> bool:

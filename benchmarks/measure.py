@@ -108,8 +108,8 @@ def sweep_operations(shape: Sequence[int], rank: Sequence[int]) -> int:
 
     The model ``G x1 U1 x2 U2 x3 U3`` is expanded along mode 1, 2, 3. The direction ``D`` is contracted along
     mode 3; from that come ``D_(1)`` (contracted along 2) and ``D_(2)`` (along 1, or with the model expanded
-    along 1); for ``D_(3)`` it is contracted once more, along 2 then 1, or with the model expanded along 1 and 2.
-    A multiplication with an addition counts as 2: ``6 r`` a voxel to leading order, for three equal ranks ``r``.
+    along 1); for ``D_(3)`` it is contracted once more, along 2 then 1, or with the model expanded along 1 and
+    2. A multiplication with an addition counts as 2: for three equal ranks ``6 r`` a voxel to leading order.
 
     >>> sweep_operations((1000, 1000, 1000), (5, 5, 5)) / 1000**3
     30.15...

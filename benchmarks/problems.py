@@ -126,9 +126,7 @@ def make_problem(name: str, *, seed: int = 0) -> Problem:
     if name == "c":
         return planted_problem(name, (200, 200, 50), (10, 10, 5), seen=0.2, seed=seed)
     if name == "d":
-        return planted_problem(
-            name, (94, 512, 712), (30, 60, 60), seen=0.25, noise=0.1, dtype=np.float32, seed=seed
-        )
+        return planted_problem(name, (94, 512, 712), (30, 60, 60), seen=0.25, noise=0.1, dtype=np.float32, seed=seed)
     raise ValueError(f"unknown problem {name!r}, expected one of {', '.join(NAMES)}")
 
 

@@ -67,8 +67,8 @@ class AdmmOptions:
         3.4.1), or, with ``"huber"`` and no threshold given, lower it with the robust scale of the residual.
     acceleration : bool or None
         Extrapolate the model along its last move (Nesterov weights, restarted whenever the move grows: O'Donoghue &
-        Candes 2015, doi:10.1007/s10208-013-9150-3). None: with ``"huber"`` only, where it saves a quarter to a third
-        of the sweeps; with ``"equality"`` it saves none.
+        Candes 2015, doi:10.1007/s10208-013-9150-3). None: with ``"huber"`` and a small core only, where it saves a
+        quarter to a third of the sweeps; with ``"equality"`` it saves none.
     tolerance : float
         Stop when the model changes by less than this fraction of its norm in a sweep.
     max_iterations : int
@@ -98,10 +98,11 @@ class AdmmOptions:
         if self.max_iterations < 1:
             raise ValueError(f"expected at least one iteration, got {self.max_iterations}")
 
-    @property
-    def accelerated(self) -> bool:
-        """Whether the model is extrapolated."""
-        return self.fidelity == "huber" if self.acceleration is None else self.acceleration
+    def accelerates(self, core_size: int, voxels: int) -> bool:
+        """Whether the model is extrapolated: the core of twice the rank must be small beside a pass over the data."""
+        if self.acceleration is None:
+            return self.fidelity == "huber" and core_size < voxels / 50
+        return self.acceleration
 
 
 class AdmmState(NamedTuple):
@@ -279,7 +280,8 @@ def step(
     nonnegative: bool,
 ) -> tuple[AdmmState, Measures]:
     """One sweep; the equations stand in the notes of :func:`robust_tucker_admm`."""
-    core, factors, momentum = extrapolate(state, options)
+    accelerated = options.accelerates(2**data.ndim * math.prod(state.core.shape), math.prod(data.shape))
+    core, factors, momentum = extrapolate(state) if accelerated else (state.core, state.factors, 1.0)
     result = sweep(
         data,
         mask,
@@ -294,7 +296,7 @@ def step(
     new_core, new_factors = update_model(core, factors, result, options.ridge)
     change = scalar(tucker_distance(state.core, state.factors, new_core, new_factors))
     size = math.sqrt(scalar(namespace_of(new_core).sum(new_core**2)))
-    if options.accelerated and change > state.change:
+    if change > state.change:
         momentum = 1.0
     new = AdmmState(
         new_core, new_factors, state.dual, state.threshold, state.start, state.iteration + 1,
@@ -321,10 +323,8 @@ def update_model(core: Array, factors: Sequence[Array], result: Sweep, ridge: fl
     return multi_mode_product(core + result.core, turns) / (1 + ridge), tuple(new_factors)
 
 
-def extrapolate(state: AdmmState, options: AdmmOptions) -> tuple[Array, tuple[Array, ...], float]:
+def extrapolate(state: AdmmState) -> tuple[Array, tuple[Array, ...], float]:
     """``X + beta (X - X_previous)``, truncated to the rank; and the next momentum."""
-    if not options.accelerated or state.iteration == 0:
-        return state.core, state.factors, 1.0
     momentum = (1 + math.sqrt(1 + 4 * state.momentum**2)) / 2
     beta = (state.momentum - 1) / momentum
     if beta == 0:

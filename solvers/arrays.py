@@ -88,6 +88,18 @@ def as_float(array: Array) -> Array:
     return xp.astype(array, xp.float64)
 
 
+def scatter(size: int, positions: Array, values: Array) -> Array:
+    """One-dimensional array of zeros with ``values`` at ``positions``."""
+    xp = namespace_of(values)
+    if is_numpy(xp) or is_cupy(xp):
+        dense = xp.zeros((size,), dtype=values.dtype)
+        dense[positions] = values
+        return dense
+    host = np.zeros(size, dtype=to_host(values).dtype)  # the standard has no scatter
+    host[to_host(positions)] = to_host(values)
+    return from_host(host, values)
+
+
 def contiguous(array: Array) -> Array:
     """The array in C order, so that planes are views (a copy only where it is not in C order)."""
     flags = getattr(array, "flags", None)

@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg.cython_blas  # Numba's dot: loaded before the BLAS libraries are counted
+import scipy.linalg.cython_blas  # noqa: F401  (Numba's dot calls it; loaded before the BLAS libraries are counted)
 from threadpoolctl import ThreadpoolController
 
 BLOCK_ELEMENTS = 1 << 17
@@ -32,7 +32,7 @@ def apply_rule(
     rule: int, nonnegative: bool, y: Any, w: Any, dual: Any, x: Any, tau: Any, gamma: Any, sums: Any
 ) -> None:
     """One block of rows: replace the model ``x`` by the direction ``d``, update ``dual``, add the statistics."""
-    zero = tau - tau
+    zero = gamma - gamma  # in the dtype of the data; tau may be infinite
     one = zero + 1
     keep = one if nonnegative else zero
     fit_sum, sparse_sum, absolute_sum, outlier_sum = 0.0, 0.0, 0.0, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, namespace_of
+from .arrays import Array, namespace_of, scatter
 from .tensors import multi_mode_product
 
 
@@ -112,13 +113,9 @@ class CompletionResult:
     @property
     def outliers(self) -> Array:
         """The sparse part ``E`` as a full tensor, zero where nothing was flagged (made anew at each access)."""
-        core, factors = self.tucker
-        xp = namespace_of(core)
-        shape = tuple(factor.shape[0] for factor in factors)
-        dense = xp.zeros(shape, dtype=core.dtype)
-        flat = xp.reshape(dense, (-1,))
-        flat[self.sparse.positions] = self.sparse.values
-        return xp.reshape(flat, shape)
+        shape = tuple(factor.shape[0] for factor in self.tucker.factors)
+        dense = scatter(math.prod(shape), *self.sparse)
+        return namespace_of(dense).reshape(dense, shape)
 
 
 def tucker_tensor(core: Array, factors: Any, dtype: Any) -> TuckerTensor:

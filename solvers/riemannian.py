@@ -189,7 +189,7 @@ def riemannian_gauss_newton(
         chart = chart_at(state)
         gradient, fit = tangent_gradient(data, kept, chart)
         tangent = solve_normal_equations(
-            data, kept, chart, gradient, min(0.1, max(1e-3, state.change)), options.inner_iterations
+            data, kept, chart, gradient, min(0.1, max(0.01, state.change)), options.inner_iterations
         )
         length, size = tangent_norm(tangent), scalar(xp.sqrt(xp.sum(state.core**2)))
         new, shrink = state, 1.0
@@ -293,7 +293,7 @@ def solve_normal_equations(
 ) -> Tangent:
     """Conjugate gradients on ``P_T P_Omega' P_T xi = P_T P_Omega' (Y - X)`` to a relative residual of ``accuracy``.
 
-    The caller lets the accuracy follow the last outer change, between 0.1 and 1e-3 (inexact Newton, Dembo, Eisenstat &
+    The caller lets the accuracy follow the last outer change, between 0.1 and 0.01 (inexact Newton, Dembo, Eisenstat &
     Steihaug 1982, doi:10.1137/0719025): fewer inner passes while the linearisation is still rough.
     """
     xp = namespace_of(data)

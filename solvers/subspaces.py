@@ -120,13 +120,7 @@ def recompress(core: Array, factors: Sequence[Array], rank: Sequence[int]) -> tu
     xp = namespace_of(core, *factors)
     bases, triangles = zip(*(xp.linalg.qr(factor, mode="reduced") for factor in factors), strict=True)
     small = multi_mode_product(core, triangles)
-    rotations = []
-    for mode in range(small.ndim):
-        # SVD of the small unfolding, not its Gram matrix: small singular values decide the last digits.
-        unfolded = unfold(small, mode)
-        _, triangle = xp.linalg.qr(unfolded.T, mode="reduced")
-        left, _, _ = xp.linalg.svd(triangle.T, full_matrices=False)
-        rotations.append(left[:, : rank[mode]])
+    rotations = [leading_vectors(unfold(small, mode), rank[mode]) for mode in range(small.ndim)]
     core = multi_mode_product(small, rotations, transpose=True)
     return core, [basis @ rotation for basis, rotation in zip(bases, rotations, strict=True)]
 
@@ -256,10 +250,17 @@ class ResidualGrid:
         self.values = self.values[self.seen]
 
     def scale(self, core: Array, factors: Sequence[Array], robust: bool) -> float:
-        """``1.4826 * median|r|`` (robust) or root mean square of the residual ``r`` over observed entries."""
+        """Standard deviation of the residual over observed entries: root mean square, or a robust one.
+
+        Robust: the larger of ``|r|``'s median over 0.6745 and its upper quartile over 1.1503 (both are the standard
+        deviation of a Gaussian). The second keeps the scale honest where half of a volume is empty; up to a quarter
+        of the entries may be outliers.
+        """
         xp = namespace_of(core)
         rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]
         residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.seen])
         if robust:
-            return 1.4826 * median(residual)
+            ordered = xp.sort(residual)
+            middle, upper = ordered[ordered.shape[0] // 2], ordered[(3 * ordered.shape[0]) // 4]
+            return max(scalar(middle) / 0.6745, scalar(upper) / 1.1503)
         return math.sqrt(scalar(xp.mean(residual**2)))

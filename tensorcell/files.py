@@ -99,7 +99,7 @@ def same_file(first: FilePath, second: FilePath) -> bool:
 
 
 def check_writable(path: FilePath, suffixes: Sequence[str] | None = None) -> None:
-    """Raise `InputError` if ``path`` can not become an output file; to be asked before long work.
+    """Raise `InputError` if ``path`` cannot become an output file; to be asked before long work.
 
     Parameters
     ----------
@@ -124,21 +124,23 @@ def check_writable(path: FilePath, suffixes: Sequence[str] | None = None) -> Non
 
 
 def _check_target(file: Path) -> None:
-    if file.is_dir():
-        raise InputError("is a folder, expected a file name")
-    folder = Path(os.path.realpath(file)).parent
-    if not folder.is_dir():
-        raise InputError(f"the folder {folder} does not exist")
-    if file.exists() and not os.access(file, os.W_OK):
-        raise InputError("is write-protected")
-    trial = _temporary_name(file)
+    trial = None
     try:
+        if file.is_dir():
+            raise InputError("is a folder, expected a file name")
+        folder = Path(os.path.realpath(file)).parent
+        if not folder.is_dir():
+            raise InputError(f"the folder {folder} does not exist")
+        if file.exists() and not os.access(file, os.W_OK):
+            raise InputError("is write-protected")
+        trial = _temporary_name(file)
         with trial.open("xb"):
             pass
-    except (OSError, ValueError) as error:
+    except OSError as error:  # also a name that is too long
         raise InputError(f"cannot be written: {_reason(error)}") from error
     finally:
-        _remove(trial)
+        if trial is not None:
+            _remove(trial)
 
 
 def _check_source(file: Path) -> None:
@@ -275,9 +277,7 @@ def read_mask(
             raise InputError(f"mask has axes {volume.axes}, data has axes {like.axes}")
         sizes = dict(zip(like.axes, like.shape, strict=True))
         if mask.shape != tuple(sizes[letter] for letter in volume.axes):
-            raise InputError(
-                f"mask has shape {mask.shape} ({volume.axes}), data has shape {like.shape} ({like.axes})"
-            )
+            raise InputError(f"mask has shape {mask.shape} ({volume.axes}), data has shape {like.shape} ({like.axes})")
         mask = _arrange(mask, volume.axes, like.axes)
         return np.broadcast_to(mask, like.shape).copy()
 
@@ -288,9 +288,7 @@ def _one_dataset(kind: str, inside: str | None, dataset: str | None) -> str | No
     if wanted is not None and kind not in ("hdf5", "npz"):
         raise InputError("dataset= is for HDF5 and .npz files, expected none here")
     if inside is not None and wanted is not None and inside != wanted:
-        raise InputError(
-            f"two datasets are named, {inside!r} in the path and dataset={dataset!r}; expected one"
-        )
+        raise InputError(f"two datasets are named, {inside!r} in the path and dataset={dataset!r}; expected one")
     return inside or wanted
 
 
@@ -464,9 +462,7 @@ def _check_values(entries: Iterator[tuple[Any, ...]], offset_type: str, size: in
     for tag, kind, count, value in entries:
         length = count * TYPE_BYTES.get(kind, 0)
         if length > len(value) and struct.unpack(offset_type, value)[0] + length > size:
-            raise InputError(
-                f"is truncated or damaged: the value of tag {tag} is not within its {size} bytes"
-            )
+            raise InputError(f"is truncated or damaged: the value of tag {tag} is not within its {size} bytes")
 
 
 def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
@@ -475,7 +471,7 @@ def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> 
     claimed = [name for name, claim in claims.items() if claim]
     if claimed and series.kind in ("generic", "uniform") and "BinaryOnly" not in (tif.ome_metadata or ""):
         raise InputError(f"is truncated or damaged: its planes do not fit its {claimed[0]} metadata")
-    if series.dataoffset is not None:
+    if series.dataoffset:
         end, size = series.dataoffset + series.nbytes, tif.filehandle.size
         if end > size:
             raise InputError(f"is truncated: its planes end at byte {end}, the file has {size}")
@@ -492,7 +488,7 @@ def _end_of_data(page: Any, number: int) -> int:
     """Last byte of the strips or tiles of a page, or `InputError` if some are missing."""
     frame = page.keyframe
     offsets, counts = page.dataoffsets, page.databytecounts
-    if len(offsets) > 0 and frame.is_contiguous:
+    if len(offsets) > 0 and offsets[0] > 0 and frame.is_contiguous:
         return int(offsets[0] + frame.nbytes)
     wanted = math.prod(frame.chunked)
     if len(offsets) < wanted or len(counts) < wanted or 0 in offsets[:wanted] or 0 in counts[:wanted]:
@@ -626,9 +622,7 @@ def _choose_dataset(file: h5py.File, name: str | None) -> h5py.Dataset:
     (file if start is None else start).visititems(visit)
     masks = {_text(item.attrs.get("mask")) for item in found.values()}
     listed = [key for key in found if key not in masks]
-    names = ", ".join(f"{key} {found[key].shape}" for key in listed[:8]) + (
-        ", ..." if len(listed) > 8 else ""
-    )
+    names = ", ".join(f"{key} {found[key].shape}" for key in listed[:8]) + (", ..." if len(listed) > 8 else "")
     if start is None:
         raise InputError(f"has no dataset {name!r}, it has {names or 'none that can be a volume'}")
     if not listed:
@@ -647,9 +641,7 @@ def _check_written(stored: h5py.Dataset) -> None:
         wanted = math.prod(-(-length // chunk) for length, chunk in pairs)
         missing = wanted - stored.id.get_num_chunks()
         if missing > 0:
-            raise InputError(
-                f"is incomplete: {missing} of {wanted} chunks of {stored.name} were never written"
-            )
+            raise InputError(f"is incomplete: {missing} of {wanted} chunks of {stored.name} were never written")
     elif stored.id.get_storage_size() == 0:
         raise InputError(f"is incomplete: {stored.name} was never written")
 
@@ -658,15 +650,13 @@ def _hdf5_axes(stored: h5py.Dataset) -> str | None:
     """Axes from our ``axes`` attribute, ilastik's ``axistags`` or HDF5's dimension labels."""
     own = _text(stored.attrs.get("axes"))
     tags = _json_object(stored.attrs.get("axistags")).get("axes")
-    keys = (
-        [str(tag.get("key", "")) for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
-    )
+    keys = [str(tag.get("key", "")) for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
     words = {"depth": "Z", "height": "Y", "width": "X"}
     labels = [words.get(dim.label.lower(), dim.label[:1]) for dim in stored.dims]
     for candidate in (own, "".join(keys), "".join(labels)):
         named = (candidate or "").upper()
-        if len(named) == stored.ndim and set("ZYX") <= set(named) and len(set(named)) == len(named):
-            return named
+        if len(named) == stored.ndim and set("YX") <= set(named) and len(set(named)) == len(named):
+            return named  # without Z it is a series of single planes, which `Volume` refuses
     return None
 
 
@@ -789,9 +779,7 @@ def cast(data: np.ndarray, dtype: Any) -> Cast:
     except TypeError as error:
         raise InputError(f"dtype {dtype!r} is unknown, expected one such as uint16 or float32") from error
     if wanted.kind not in "iuf" or wanted.itemsize > 8:
-        raise InputError(
-            f"dtype {wanted} does not hold intensities, expected integers or floats up to 64 bits"
-        )
+        raise InputError(f"dtype {wanted} does not hold intensities, expected integers or floats up to 64 bits")
     if data.dtype == wanted:
         return Cast(data, 0, 0)
     result = np.empty(data.shape, wanted)
@@ -807,9 +795,7 @@ def cast(data: np.ndarray, dtype: Any) -> Cast:
     return Cast(result, rounded, clipped)
 
 
-def _blocks(
-    data: np.ndarray, result: np.ndarray, size: int = 2**20
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(data: np.ndarray, result: np.ndarray, size: int = 2**20) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Matching pieces of two arrays, so that temporary arrays stay small."""
     if data.ndim == 0 or data.size <= size:
         yield data, result
@@ -965,9 +951,7 @@ def _remove(path: Path) -> None:
 
 IMAGEJ_DTYPES = ("uint8", "uint16", "int16", "float32")
 OME_DTYPES = ("bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
-CLASSIC_LIMIT = (
-    2**32 - 2**25
-)  # bytes of image data; beyond, the 32-bit offsets of a classic TIFF do not reach
+CLASSIC_LIMIT = 2**32 - 2**25  # bytes of image data; beyond, the 32-bit offsets of a classic TIFF do not reach
 
 
 def _tiff_form(volume: Volume, kind: str) -> str:
@@ -1079,9 +1063,7 @@ def _printable(text: str) -> str:
 # ------------------------------------------------------------------------------------ write HDF5 and NumPy
 
 
-def _write_hdf5(
-    part: Path, volume: Volume, inside: str | None, compress: bool, existing: Path
-) -> tuple[str, ...]:
+def _write_hdf5(part: Path, volume: Volume, inside: str | None, compress: bool, existing: Path) -> tuple[str, ...]:
     name = inside or "data"
     if inside is not None and existing.exists():  # keep what else is in the file
         if not h5py.is_hdf5(existing):
@@ -1101,11 +1083,7 @@ def _write_hdf5(
     if compress:
         options |= {"compression": "gzip", "shuffle": True}
     with h5py.File(part, "r+") as file:
-        for old in (name, f"{name}_mask"):
-            if isinstance(file.get(old), h5py.Group):
-                raise InputError(f"{old!r} is a group in the file, expected the name of a dataset")
-            if old in file:
-                del file[old]
+        _make_room(file, name)
         stored = file.create_dataset(name, data=volume.data, **options)
         stored.attrs["axes"] = volume.axes
         for dimension, letter in zip(stored.dims, volume.axes, strict=True):
@@ -1120,6 +1098,19 @@ def _write_hdf5(
             file.create_dataset(f"{name}_mask", data=volume.mask, **options).attrs["axes"] = volume.axes
             stored.attrs["mask"] = f"/{name}_mask"
     return lost
+
+
+def _make_room(file: h5py.File, name: str) -> None:
+    """Remove an earlier volume and its mask; an error if the name is taken by something else."""
+    parts = name.split("/")
+    for parent in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
+        if isinstance(file.get(parent), h5py.Dataset):
+            raise InputError(f"{parent!r} is a dataset in the file, expected a group")
+    for old in (name, f"{name}_mask"):
+        if isinstance(file.get(old), h5py.Group):
+            raise InputError(f"{old!r} is a group in the file, expected the name of a dataset")
+        if old in file:
+            del file[old]
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -152,7 +152,7 @@ def test_from_array_believes_axes_about_a_narrow_stack() -> None:
 
 
 def test_from_array_refuses_a_float_mask() -> None:
-    with pytest.raises(InputError, match="mask must be bool or integer .* got float64"):
+    with pytest.raises(InputError, match=r"mask must be bool or integer .* got float64"):
         Volume.from_array(STACK, mask=np.ones(STACK.shape))
     with pytest.raises(InputError, match="mask has shape"):
         Volume.from_array(STACK, mask=np.ones((3, 4), bool))
