@@ -145,7 +145,7 @@ class TooLong(Exception):
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+def alarm_after(seconds: float) -> Iterator[None]:
     """Raise :class:`TooLong` in the main thread after so many seconds (where the system has alarms)."""
     if not hasattr(signal, "SIGALRM"):
         yield
@@ -184,7 +184,7 @@ def measure(method: Method, problem: Problem, *, repeats: int, cap: float) -> Ro
     shipped, last_error = None, None
     wanted = TARGETS if method.robust or not problem.has_outliers else ()
     try:
-        with time_limit(cap):
+        with alarm_after(cap):
             shipped = best_of(solve, None, problem, 1) if method.has_defaults else None
         last_error = None if shipped is None else shipped.error
         tried: set[float] = set()
@@ -193,7 +193,7 @@ def measure(method: Method, problem: Problem, *, repeats: int, cap: float) -> Ro
             for setting in method.settings(problem, target):
                 if setting in tried or stale == PATIENCE:
                     continue
-                with time_limit(min(cap * repeats, deadline - time.monotonic())):
+                with alarm_after(min(cap * repeats, deadline - time.monotonic())):
                     run = best_of(solve, setting, problem, repeats)
                 stale = stale + 1 if last_error and run.error > 0.9 * last_error else 0
                 last_error = run.error

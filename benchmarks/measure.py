@@ -98,9 +98,9 @@ def sgemm_rate(*, side: int = 1536, repeats: int = 5) -> float:
     return 2 * side**3 / best_seconds(lambda: np.matmul(left, right, out=out), repeats)
 
 
-def sweep_bytes(shape: Sequence[int]) -> int:
-    """Memory traffic of one ADMM sweep in float32: data 4, dual 4 read and 4 written, mask 1 byte a voxel."""
-    return 13 * math.prod(shape)
+def sweep_bytes(shape: Sequence[int], *, dual: bool = True) -> int:
+    """Memory traffic of one ADMM sweep in float32: data 4, mask 1, a dual 4 read and 4 written a voxel."""
+    return (13 if dual else 5) * math.prod(shape)
 
 
 def sweep_operations(shape: Sequence[int], rank: Sequence[int]) -> int:
@@ -153,11 +153,11 @@ class Floors:
         )
 
 
-def sweep_floors(shape: Sequence[int], rank: Sequence[int]) -> Floors:
+def sweep_floors(shape: Sequence[int], rank: Sequence[int], *, dual: bool = True) -> Floors:
     """Measure bandwidth and sgemm rate, and turn them into the floors of one sweep."""
     bandwidth, rate = copy_bandwidth(), sgemm_rate()
     return Floors(
-        memory=sweep_bytes(shape) / bandwidth,
+        memory=sweep_bytes(shape, dual=dual) / bandwidth,
         arithmetic=sweep_operations(shape, rank) / rate,
         bandwidth=bandwidth,
         rate=rate,

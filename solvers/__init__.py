@@ -18,6 +18,7 @@ from .proximal import (
     singular_value_threshold,
     soft_threshold,
 )
+from .ranks import RankEstimate, degrees_of_freedom, estimate_rank
 from .results import CompletionResult, IterationRecord, SparsePart, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
 from .subspaces import hosvd, leading_vectors
@@ -31,10 +32,13 @@ __all__ = [
     "GaussNewtonOptions",
     "GaussNewtonState",
     "IterationRecord",
+    "RankEstimate",
     "SparsePart",
     "Status",
     "complete_tucker",
+    "degrees_of_freedom",
     "em_tucker",
+    "estimate_rank",
     "fold",
     "hard_threshold",
     "hosvd",

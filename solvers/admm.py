@@ -191,14 +191,12 @@ def robust_tucker_admm(
     """
     options = AdmmOptions() if options is None else options
     data, mask, rank = checked_problem(data, mask, rank)
-    xp = namespace_of(data, mask)
     norm = observed_norm(data, mask)
     grid = ResidualGrid(data, mask)
     if initial_state is None:
         state = init(data, mask, rank, grid, options, nonnegative)
     else:
-        dual = initial_state.dual
-        state = initial_state._replace(dual=None if dual is None else xp.asarray(dual, copy=True))
+        state = initial_state._replace(dual=checked_dual(initial_state.dual, data))
 
     state, status, history = iterate(
         lambda state: step(data, mask, state, grid, norm, options, nonnegative),
@@ -229,13 +227,13 @@ def robust_tucker_admm(
 def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: bool) -> tuple[Array, tuple[Array, ...]]:
     """Core and factors to start from: debiased spectra for the subspaces, a few clipped gradient steps for the core."""
     xp = namespace_of(data, mask)
-    spectra = masked_spectra(data, mask, clip=4.0 if robust else None)
+    spectra = masked_spectra(data, mask, spreads=4.0 if robust else None)
     factors = tuple(vectors[:, :r] for vectors, r in zip(spectra.vectors, rank, strict=True))
     ones = [xp.sum(factor, axis=0) for factor in factors]
     core = spectra.centre * outer(ones)
-    clip = 4.0 * spectra.spread if robust and spectra.spread > 0 else math.inf
+    limit = 4.0 * spectra.spread if robust and spectra.spread > 0 else math.inf
     for _ in range(3):
-        move = sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=clip)
+        move = sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
         core = core + move.core / spectra.ratio
     return core, factors
 
@@ -247,6 +245,17 @@ def outer(vectors: Sequence[Array]) -> Array:
     for vector in vectors[1:]:
         product = product[..., None] * xp.reshape(vector, (1,) * product.ndim + (-1,))
     return product
+
+
+def checked_dual(dual: Array | None, data: Array) -> Array | None:
+    """A copy of the dual of an earlier state, after checking that it belongs to data of this shape."""
+    if dual is None:
+        return None
+    if tuple(dual.shape) != tuple(data.shape):
+        raise ValueError(f"state has a dual of shape {tuple(dual.shape)}, data has shape {tuple(data.shape)}")
+    copy = namespace_of(data).zeros_like(data)
+    copy[...] = dual
+    return copy
 
 
 def init(
@@ -355,5 +364,6 @@ def adapt(state: AdmmState, measures: Measures, grid: ResidualGrid, options: Adm
     factor = 0.5 if primal > 10 * dual else 2.0 if dual > 10 * primal else 1.0
     threshold = min(8 * state.start, max(state.start / 8, factor * state.threshold))
     if state.dual is not None and threshold != state.threshold:
-        state.dual[...] *= threshold / state.threshold
+        dual = state.dual[...]  # the same memory: the dual is scaled in place
+        dual *= threshold / state.threshold
     return state._replace(threshold=threshold)

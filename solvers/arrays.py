@@ -88,6 +88,16 @@ def as_float(array: Array) -> Array:
     return xp.astype(array, xp.float64)
 
 
+def clip(array: Array, lower: float | None, upper: float | None) -> Array:
+    """``min(max(array, lower), upper)``; on CuPy its own function, which needs no masks and no synchronisation."""
+    xp = namespace_of(array)
+    if is_cupy(xp):
+        from cupy import clip as cupy_clip
+
+        return cupy_clip(array, lower, upper)
+    return xp.clip(array, lower, upper)
+
+
 def scatter(size: int, positions: Array, values: Array) -> Array:
     """One-dimensional array of zeros with ``values`` at ``positions``."""
     xp = namespace_of(values)

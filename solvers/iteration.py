@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from .results import IterationRecord, Status
 
 State = TypeVar("State")
@@ -41,14 +43,18 @@ def iterate(
     """Apply ``step`` until the relative change of the model is at most ``tolerance``.
 
     ``history`` of an earlier stage is continued: iterations and seconds count on. Time spent in the callback is not
-    counted. A step whose measures are not finite is discarded and ends the run with the state before it.
+    counted. A step whose measures are not finite, or whose matrices cannot be decomposed, is discarded and ends the
+    run with the state before it.
     """
     records = list(history)
     begun = records[-1].seconds if records else 0.0
     count = records[-1].iteration if records else 0
     for _ in range(max_iterations):
         start = time.perf_counter()
-        new_state, measures = step(state)
+        try:
+            new_state, measures = step(state)
+        except np.linalg.LinAlgError:  # NumPy's decompositions refuse NaN
+            return state, Status.DIVERGED, tuple(records)
         begun += time.perf_counter() - start
         if not (math.isfinite(measures.change) and math.isfinite(measures.residual)):
             return state, Status.DIVERGED, tuple(records)

@@ -2,7 +2,7 @@
 
 The NumPy twin is ``sweep_arrays`` of :mod:`tensorcell.solvers.sweeps`, where the symbols are explained. Planes are
 taken in chunks; for each chunk ``X_l = F_a Z_l F_b'`` is formed in a workspace, one launch of the kernel below turns
-it into ``D`` in place, updates the dual and adds the statistics up, and three more products contract ``D``.
+it into ``D`` in place, updates the dual and adds the statistics up, and further products contract ``D``.
 
 Memory traffic of the kernel, in bytes a voxel for float32 (float64: twice, but the mask). Each array that a rule needs
 is read once and, where it changes, written once: that is the floor for a kernel that finds the model in memory. The
@@ -20,7 +20,8 @@ CURVATURE   4 + 4  --    1     --        9                    1
 With ``nonnegative`` the first two also read and write ``L`` (21 and 13). The products write ``X`` once more and read
 ``D`` twice, 12 bytes: a whole pass under the equality rule moves 33 bytes a voxel besides the small matrices.
 
-CuPy is imported at the first launch only.
+CuPy is imported at the first launch only. The kernel needs CUDA (not ROCm), and the data's device must be
+CuPy's current one.
 """
 
 from __future__ import annotations
@@ -191,7 +192,8 @@ def sweep_cuda(
     """Sweep over all planes: ``C``, ``M_a``, ``M_b`` and the four sums, see ``sweeps.sweep_arrays``.
 
     Sums over planes are taken in float64. Nothing is added in an order left to chance, so the result does not change
-    from run to run on one kind of device.
+    from run to run on one kind of device. Products in float32 keep float32 precision, unless CuPy was told to use TF32
+    (``CUPY_TF32=1``).
 
     Parameters
     ----------

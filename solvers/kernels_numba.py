@@ -38,7 +38,7 @@ def apply_rule(
     fit_sum, sparse_sum, absolute_sum, outlier_sum = 0.0, 0.0, 0.0, 0.0
     for i in range(x.shape[0]):
         fit, sparse, absolute, outliers = zero, zero, zero, zero
-        if nonnegative:
+        if nonnegative and rule != CURVATURE:
             for j in range(x.shape[1]):
                 old = dual[i, j]
                 c = min(x[i, j] + old, zero)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .arrays import Array, namespace_of
+from .arrays import Array, clip, namespace_of
 
 
 def soft_threshold(values: Array, threshold: float) -> Array:
@@ -16,7 +16,7 @@ def soft_threshold(values: Array, threshold: float) -> Array:
     array([-2.,  0.,  1.])
     """
     xp = namespace_of(values)
-    return xp.sign(values) * xp.clip(xp.abs(values) - threshold, 0.0, None)
+    return xp.sign(values) * clip(xp.abs(values) - threshold, 0.0, None)
 
 
 def hard_threshold(values: Array, threshold: float) -> Array:
@@ -37,7 +37,7 @@ def project_nonnegative(values: Array) -> Array:
     >>> project_nonnegative(np.array([-3.0, 0.5]))
     array([0. , 0.5])
     """
-    return namespace_of(values).clip(values, 0.0, None)
+    return clip(values, 0.0, None)
 
 
 def singular_value_threshold(matrix: Array, threshold: float) -> Array:

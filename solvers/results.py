@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, namespace_of, scatter
+from .arrays import Array, clip, namespace_of, scatter
 from .tensors import multi_mode_product
 
 
@@ -108,7 +108,7 @@ class CompletionResult:
         """The full tensor ``X`` (computed when first asked for, then kept)."""
         core, factors = self.tucker
         value = multi_mode_product(core, factors)
-        return namespace_of(value).clip(value, 0.0, None) if self.nonnegative else value
+        return clip(value, 0.0, None) if self.nonnegative else value
 
     @property
     def outliers(self) -> Array:

@@ -167,8 +167,8 @@ def riemannian_gauss_newton(
     if isinstance(initial, GaussNewtonState):
         state = initial
     else:
-        core, factors = recompress(as_double(core), [as_double(f) for f in factors], core.shape)
-        state = GaussNewtonState(core, tuple(factors), 1.0, grid.scale(core, factors, options.trim is not None))
+        core, bases = recompress(as_double(core), [as_double(f) for f in factors], core.shape)
+        state = GaussNewtonState(core, tuple(bases), 1.0, grid.scale(core, bases, options.trim is not None))
 
     def floor(scale: float) -> float:
         return max((options.trim or 0.0) * scale, rounding(data, norm))

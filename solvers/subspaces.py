@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, as_double, from_host, namespace_of, scalar
+from .arrays import Array, as_double, clip, from_host, namespace_of, scalar
 from .results import tucker_tensor
 from .tensors import mode_product, multi_mode_product, unfold
 
@@ -140,19 +140,19 @@ class Spectra(NamedTuple):
     """Sampling ratio ``p``."""
 
 
-def masked_spectra(data: Array, mask: Array, *, clip: float | None = 4.0) -> Spectra:
+def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> Spectra:
     """Spectra of all unfoldings from the observed entries alone.
 
     With ``Z = W (Y - centre)`` and sampling ratio ``p``, entries of ``Z_(n) Z_(n)'`` off the diagonal have the mean
     ``p^2`` times the wanted ones and those on it ``p`` times; both are divided out (deflation of the diagonal, cf.
-    Cai, Li, Poor & Chen 2021, doi:10.1214/20-AOS1986), then the constant ``centre`` is added back. ``clip`` limits
+    Cai, Li, Poor & Chen 2021, doi:10.1214/20-AOS1986), then the constant ``centre`` is added back. ``spreads`` limits
     ``|Z|`` to that many spreads (a robust standard deviation) so that outliers do not take over the leading vectors.
 
     Cost: ``sum_n I_n`` multiplications a voxel, in the data's dtype; memory of a few planes and the Gram matrices.
     """
     xp = namespace_of(data, mask)
     centre, spread = location_and_spread(data, mask)
-    limit = clip * spread if clip is not None and spread > 0 else None
+    limit = spreads * spread if spreads is not None and spread > 0 else None
     observed = 0
     grams = [xp.zeros((size, size), dtype=xp.float64) for size in data.shape]
     sums = [xp.zeros((size,), dtype=xp.float64) for size in data.shape]
@@ -162,7 +162,7 @@ def masked_spectra(data: Array, mask: Array, *, clip: float | None = 4.0) -> Spe
     def centred(part: tuple[slice, ...]) -> tuple[Array, int]:
         seen = mask[part]
         values = xp.where(seen, data[part] - centre, xp.zeros((), dtype=data.dtype))
-        values = values if limit is None else xp.clip(values, -limit, limit)
+        values = values if limit is None else clip(values, -limit, limit)
         return values, int(scalar(xp.sum(xp.astype(seen, xp.int64))))
 
     total = 1

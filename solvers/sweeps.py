@@ -132,9 +132,9 @@ def sweep(
     if is_numpy(xp) and not twin:
         c, ma, mb, sums = kernels_numba.sweep_numba(*arguments)
     elif is_cupy(xp) and not twin:
-        from . import kernels_cuda
+        from .kernels_cuda import sweep_cuda
 
-        c, ma, mb, sums = kernels_cuda.sweep_cuda(*arguments)
+        c, ma, mb, sums = sweep_cuda(*arguments)
     else:
         c, ma, mb, sums = sweep_arrays(*arguments)
     fit, sparse, absolute, outliers = to_host(sums).tolist()

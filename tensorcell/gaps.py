@@ -1,8 +1,8 @@
 """Between a global model and its measured voxels: which residuals are outliers, and what the others say of the gaps.
 
 A Tucker model of moderate rank leaves structure in the residual ``r = y - x`` of the measured voxels. Structure is
-shared with neighbours, an outlier is not. :func:`isolated` uses this to keep structure from being called an outlier, and
-:func:`smooth_residual` carries the part of the residual that neighbours share into the gaps: the trend-plus-residual
+shared with neighbours, an outlier is not. :func:`isolated` uses this to keep structure from being called an outlier,
+and :func:`shared_residual` carries the part of the residual that neighbours share into the gaps: the trend-plus-residual
 scheme of regression kriging (Hengl, Heuvelink & Rossiter 2007, doi:10.1016/j.cageo.2007.05.001), with a Gaussian kernel
 whose widths and weight are chosen by leaving measured voxels out.
 """
@@ -59,9 +59,9 @@ def isolated(residual: Floats, mask: Bools, positions: npt.NDArray[np.integer], 
     Returns
     -------
     bool array ``(n,)``
-        True where the residual differs from the median of the neighbours' by more than the threshold and by more than
-        four robust standard deviations of the neighbours. A candidate without three measured neighbours counts as
-        isolated: nothing supports it.
+        True where the residual differs from the neighbours' median by more than the threshold and by more than three
+        times what four in five of the neighbours do: the top of a smooth structure does not, a wrong value does.
+        A candidate without three measured neighbours counts as isolated: nothing supports it.
     """
     keep = np.ones(len(positions), dtype=bool)
     for first in range(0, len(positions), 1 << 16):
@@ -69,9 +69,10 @@ def isolated(residual: Floats, mask: Bools, positions: npt.NDArray[np.integer], 
         values = np.sort(neighbours(residual, mask, positions[part]), axis=1)  # NaN last
         count = np.sum(~np.isnan(values), axis=1)
         middle = _median(values, count)
-        spread = 1.4826 * _median(np.sort(np.abs(values - middle[:, None]), axis=1), count)
+        apart = np.sort(np.abs(values - middle[:, None]), axis=1)
+        spread = np.nan_to_num(apart[np.arange(len(apart)), np.maximum((4 * count) // 5 - 1, 0)])
         own = np.abs(residual.ravel()[positions[part]] - middle)
-        keep[part] = (count < 3) | (own > np.maximum(threshold, 4 * spread))
+        keep[part] = (count < 3) | (own > np.maximum(threshold, 3 * spread))
     return keep
 
 
@@ -79,7 +80,7 @@ def _median(ordered: Floats, count: npt.NDArray[np.integer]) -> Floats:
     """Median of the first ``count`` entries of each ordered row (lower and upper middle averaged; 0 where none)."""
     rows = np.arange(len(ordered))
     low, high = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, ordered.shape[1] - 1)
-    return np.nan_to_num((ordered[rows, low] + ordered[rows, high]) / 2)
+    return np.asarray(np.nan_to_num((ordered[rows, low] + ordered[rows, high]) / 2))
 
 
 def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:
@@ -118,7 +119,7 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
     The weight is the least-squares slope of the residual on its prediction, within 0 and 1: where the residual is white
     noise it is 0 and nothing is added to the model. A central block of at most 400 000 voxels is used.
     """
-    block = _central_block(residual.shape)
+    block = central_block(residual.shape)
     r, w = residual[block], mask[block]
     best, least = Kernel(1.0, 1.0, 0.0), np.inf
     truth = r[w].astype(np.float64)
@@ -135,14 +136,40 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
     return best
 
 
-def _central_block(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    shrink = min(1.0, (PROBE_VOXELS / np.prod(shape, dtype=float)) ** (1 / len(shape)))
+def central_block(shape: tuple[int, ...], voxels: int = PROBE_VOXELS) -> tuple[slice, ...]:
+    """The middle of a volume, of the same proportions, with at most about so many voxels."""
+    shrink = min(1.0, (voxels / np.prod(shape, dtype=float)) ** (1 / len(shape)))
     kept = [max(1, round(size * shrink)) for size in shape]
     return tuple(slice((s - k) // 2, (s - k) // 2 + k) for s, k in zip(shape, kept, strict=True))
 
 
-def smooth_residual(residual: Floats, mask: Bools, kernel: Kernel) -> Floats:
-    """What the measured residuals say of every voxel: the weighted neighbour mean, the voxel itself included."""
+def shared_residual(residual: Floats, mask: Bools, kernel: Kernel, *, leave_out: bool) -> Floats:
+    """What measured neighbours say of the residual at every voxel, times the kernel's weight (zero without weight)."""
     if kernel.weight == 0:
         return np.zeros_like(residual)
-    return kernel.weight * neighbour_mean(residual, mask, kernel.width_z, kernel.width_xy, leave_out=False)
+    mean = neighbour_mean(residual, mask, kernel.width_z, kernel.width_xy, leave_out=leave_out)
+    return (kernel.weight * mean).astype(residual.dtype, copy=False)
+
+
+def estimate_noise(volume: Floats, mask: Bools) -> float:
+    """Standard deviation of white noise from second differences within planes, in the data's unit.
+
+    Along y and along x, ``y[i-1] - 2 y[i] + y[i+1]`` of three measured neighbours has the standard deviation
+    ``sqrt(6) sigma`` where the image is smooth; structure and outliers are kept out by the median. The smaller of the
+    two directions is returned, 0 where no three neighbours were measured. Structure at the scale of a pixel adds to it,
+    so it is an upper bound rather than an estimate for sharp images; noise correlated between pixels makes it too small.
+
+    Immerkaer 1996, doi:10.1006/cviu.1996.0060, with the median in place of the mean.
+    """
+    block = central_block(volume.shape)
+    v, m = volume[block], mask[block]
+    found = []
+    for axis in (1, 2):
+        v3, m3 = np.moveaxis(v, axis, -1), np.moveaxis(m, axis, -1)
+        if v3.shape[-1] < 3:
+            continue
+        usable = m3[..., :-2] & m3[..., 1:-1] & m3[..., 2:]
+        if usable.sum() >= 50:
+            second = (v3[..., :-2] - 2 * v3[..., 1:-1] + v3[..., 2:])[usable]
+            found.append(float(np.median(np.abs(second))) / 0.6745 / np.sqrt(6))
+    return min(found, default=0.0)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 
@@ -16,3 +19,94 @@ def volumes_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real volumes not found in {folder} (set TENSORCELL_DATA)")
     return folder
+
+
+class Backend(NamedTuple):
+    """One array library: ``put`` moves a host array into it; ``take`` brings one back, and fails on a stranger."""
+
+    name: str
+    put: Callable[[Any], Any]
+    take: Callable[[Any], np.ndarray]
+
+
+def read_only(array: Any) -> np.ndarray:
+    """A copy that nobody can write to."""
+    copy = np.array(array)
+    copy.setflags(write=False)
+    return copy
+
+
+@pytest.fixture(scope="session", params=["numpy", "read-only", "array_api_strict", "cupy"])
+def xp(request: pytest.FixtureRequest) -> Backend:
+    """NumPy, NumPy that catches writes into the caller's arrays, the bare standard, and CuPy where there is a GPU."""
+    if request.param == "array_api_strict":
+        put: Any = pytest.importorskip("array_api_strict").asarray
+    elif request.param == "cupy":
+        put = pytest.importorskip("cupy").asarray
+        try:
+            put(0.0)
+        except Exception as error:
+            pytest.skip(f"no CUDA device: {error}")
+    else:
+        put = read_only if request.param == "read-only" else np.array
+    kind = type(put(np.zeros(1)))
+
+    def take(array: Any) -> np.ndarray:
+        assert isinstance(array, kind), f"expected {kind}, got {type(array)}"
+        return array.get() if request.param == "cupy" else np.asarray(array)
+
+    return Backend(request.param, put, take)
+
+
+class Planted(NamedTuple):
+    """A Tucker tensor of root mean square 1, and what was seen of it."""
+
+    truth: np.ndarray
+    data: np.ndarray
+    mask: np.ndarray
+    support: np.ndarray
+    """True where an observed entry was replaced by an outlier."""
+    rank: tuple[int, ...]
+
+    def error(self, value: Any) -> float:
+        """``||value - truth|| / ||truth||`` over all entries, seen or not."""
+        return float(np.linalg.norm(np.asarray(value) - self.truth) / np.linalg.norm(self.truth))
+
+
+def plant(
+    shape: tuple[int, ...],
+    rank: tuple[int, ...],
+    *,
+    seen: float = 1.0,
+    outliers: float = 0.0,
+    size: tuple[float, float] = (10.0, 10.0),
+    noise: float = 0.0,
+    nonnegative: bool = False,
+    seed: int = 0,
+) -> Planted:
+    """Random core and factors (not orthonormal); a share of the seen entries is off by ``size``, up or down.
+
+    Unseen entries of ``data`` hold NaN. With ``nonnegative`` core and factors are clipped at zero (a third of their
+    entries), so that much of the truth lies on the bound.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(*sizes: int) -> np.ndarray:
+        normal = rng.standard_normal(sizes)
+        return np.maximum(normal + 0.5, 0) if nonnegative else normal
+
+    truth = draw(*rank)
+    for mode, (length, columns) in enumerate(zip(shape, rank, strict=True)):
+        truth = np.moveaxis(np.tensordot(draw(length, columns), truth, (1, mode)), 0, mode)
+    truth = np.ascontiguousarray(truth / np.sqrt(np.mean(truth**2)))
+    mask = rng.random(shape) < seen
+    support = mask & (rng.random(shape) < outliers)
+    data = truth + noise * rng.standard_normal(shape)
+    data[support] += rng.uniform(*size, support.sum()) * rng.choice([-1.0, 1.0], support.sum())
+    return Planted(truth, np.where(mask, data, np.nan), mask, support, rank)
+
+
+@pytest.fixture(scope="session")
+def planted() -> Callable[..., Planted]:
+    """:func:`plant`."""
+    return plant

@@ -1,0 +1,629 @@
+"""`recover`: a stack with gaps, noise and outliers in, a whole stack out.
+
+Every channel and time frame is one 3-D stack and is recovered on its own:
+
+1. planes that hold (nearly) nothing are set aside: no low-rank argument says anything about them;
+2. on the others, :func:`tensorcell.solvers.complete_tucker` fits a robust Tucker model;
+3. voxels far from the model *and* from their neighbours are outliers (:func:`tensorcell.gaps.isolated`);
+4. what the model leaves over and neighbours share is carried into the gaps (:mod:`tensorcell.gaps`);
+5. planes that were set aside are filled along z: the z-factor of the model lives in a smooth basis with knots at the
+   measured planes (:mod:`tensorcell.planes`), and the residual of the measured planes goes the same way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell import gaps
+from tensorcell.errors import InputError
+from tensorcell.planes import fill_planes
+from tensorcell.solvers import CompletionResult, IterationRecord, Status, complete_tucker, estimate_rank
+from tensorcell.solvers.ranks import affordable
+from tensorcell.volume import Volume, stacks, zyx_view
+
+Array = npt.NDArray[Any]
+METHODS = ("auto", "tucker")
+DEVICES = ("auto", "cpu", "cuda")
+SLAB_VOXELS = 1 << 22
+EMPTY_PLANE = 0.01
+"""A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuckerOptions:
+    """Options of ``method="tucker"``, passed to :func:`recover` by name.
+
+    Attributes
+    ----------
+    robust : bool
+        Look for outliers.
+    tolerance : float
+        Relative change of the model at which the fit ends.
+    max_iterations : int
+        Largest number of Gauss-Newton steps after the first sweeps.
+    neighbours : bool
+        Carry the residual that neighbours share into the gaps; False gives the bare low-rank model there.
+    """
+
+    robust: bool = True
+    tolerance: float = 1e-2
+    max_iterations: int = 5
+    neighbours: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise InputError(f"expected a positive tolerance, got {self.tolerance}")
+        if self.max_iterations < 1:
+            raise InputError(f"expected max_iterations of at least 1, got {self.max_iterations}")
+
+
+class _Outliers(NamedTuple):
+    """Outliers of one stack: place of the stack, flat positions in it, values ``E``."""
+
+    where: tuple[int | slice, ...]
+    positions: Array
+    values: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recovery:
+    """What :func:`recover` returns.
+
+    Attributes
+    ----------
+    volume : Volume
+        The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy, dx)``, float32 (float64 for
+        float64 and 32- or 64-bit integer input), no NaN.
+    measured : bool array of the volume's shape
+        Which voxels were measured. Where ``keep_measured`` held, those that are not outliers hold the measured value.
+    uncertainty : None
+        No method gives one yet.
+    rank : tuple of int, or dict of label to tuple
+        Tucker rank used; a dict where there are several channels or frames.
+    status : Status
+        The worst of all stacks; ``str(status)`` is a sentence.
+    history : tuple of IterationRecord
+        Iterations of all stacks, one after another.
+    noise : float or dict of label to float
+        Standard deviation of the noise that was given or estimated, in the data's unit.
+    notes : tuple of str
+        What one should know of this result, a line each.
+    seconds : float
+        Wall time.
+    """
+
+    volume: Volume
+    measured: npt.NDArray[np.bool_]
+    uncertainty: None
+    rank: Any
+    status: Status
+    history: tuple[IterationRecord, ...]
+    noise: Any
+    notes: tuple[str, ...]
+    seconds: float
+    input_shape: tuple[int, ...]
+    _outliers: tuple[_Outliers, ...] = field(repr=False)
+
+    @property
+    def outliers(self) -> Array:
+        """The sparse part ``E``, shaped like the input, zero where nothing was flagged (made anew at each access)."""
+        dense = np.zeros(self.input_shape, self.volume.data.dtype)
+        for part in self._outliers:
+            stack = zyx_view(dense, self.volume.axes, part.where)
+            stack[np.unravel_index(part.positions, stack.shape)] = part.values
+        return dense
+
+    @property
+    def outlier_count(self) -> int:
+        """Number of measured voxels flagged as outliers."""
+        return sum(len(part.positions) for part in self._outliers)
+
+
+class _Request(NamedTuple):
+    """The checked arguments that are the same for every stack."""
+
+    axial_factor: int
+    rank: Any
+    noise: float | None
+    nonnegative: bool | None
+    keep_measured: bool | None
+    device: str
+    seed: int
+    options: TuckerOptions
+    callback: Callable[[IterationRecord, Any], bool | None] | None
+
+
+class _StackResult(NamedTuple):
+    volume: Array
+    measured: Array
+    positions: Array
+    values: Array
+    rank: tuple[int, ...]
+    status: Status
+    history: tuple[IterationRecord, ...]
+    noise: float
+    notes: tuple[str, ...]
+
+
+def recover(
+    data: Volume | npt.ArrayLike,
+    mask: npt.ArrayLike | None = None,
+    *,
+    axial_factor: int = 1,
+    method: Literal["auto", "tucker"] = "auto",
+    rank: Literal["auto"] | int | Sequence[int] = "auto",
+    noise: Literal["auto"] | float = "auto",
+    nonnegative: Literal["auto"] | bool = "auto",
+    keep_measured: Literal["auto"] | bool = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    seed: int = 0,
+    progress: bool = False,
+    callback: Callable[[IterationRecord, Any], bool | None] | None = None,
+    axes: str | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    **options: Any,
+) -> Recovery:
+    """Recover a volume from too few, too noisy, partly wrong measurements.
+
+    Parameters
+    ----------
+    data : Volume or array
+        Intensities in any unit; NaN means not measured. An unknown 3-D array is ZYX.
+    mask : bool array of the same shape, optional
+        True = measured. Measured is what the mask *and* NaN allow; an infinity there is an error.
+    axial_factor : int
+        ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
+    method : {"auto", "tucker"}
+        ``"tucker"``: global robust Tucker completion, with what the model leaves over interpolated between neighbours.
+        ``"auto"`` means that for now.
+    rank : "auto", int or three ints
+        Tucker rank along z, y and x. "auto": ranks from the spectra and a few smaller and larger ones, the one that
+        predicts left-out measured voxels best.
+    noise : "auto" or float
+        Standard deviation of the noise in the data's unit. A value above 0 asks for denoised measured voxels.
+    nonnegative : "auto" or bool
+        "auto": the result has no negative values if the measured voxels have none. True makes it a constraint of the fit
+        and negative measured voxels an error.
+    keep_measured : "auto" or bool
+        Whether measured voxels that are not outliers come back bit for bit. "auto": a fully measured input is denoised;
+        with ``axial_factor`` above 1, a mask or NaN, and no ``noise`` given, measured voxels are kept.
+    device : {"auto", "cpu", "cuda"}
+        Where the fit runs; "auto" takes a GPU if CuPy finds one.
+    seed : int
+        For the choice of left-out voxels.
+    progress : bool
+        Show a progress bar on stderr, if that is a terminal.
+    callback : callable, optional
+        ``callback(record, state)`` after every iteration of the fit; returning True stops the fit.
+    axes, spacing
+        For arrays: as in :class:`Volume`.
+    **options
+        Fields of :class:`TuckerOptions`.
+
+    Returns
+    -------
+    Recovery
+
+    Raises
+    ------
+    InputError
+        If the input cannot be used; one line says what, expected and got.
+    TypeError
+        For an unknown option.
+
+    Notes
+    -----
+    A low-rank model says nothing about a plane that was never measured. Such planes are interpolated along z, and the
+    notes name them. Channels and frames are recovered one by one. Memory: about 16 bytes a voxel for float32 output.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tensorcell.datasets import simulate_cells
+    >>> cells = simulate_cells((24, 48, 48), cells=6, keep_pixels=0.5, seed=1)
+    >>> result = recover(cells.measured)
+    >>> kept = cells.mask & (result.outliers == 0)
+    >>> bool(np.array_equal(result.volume.data[kept], cells.measured[kept]))
+    True
+    """
+    start = time.perf_counter()
+    volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)
+    request = _checked(
+        volume, axial_factor, method, rank, noise, nonnegative, keep_measured, device, seed, options, callback
+    )
+    if progress:
+        from tensorcell.progress import with_progress
+
+        shown = with_progress(callback)
+        request = request._replace(callback=shown)
+    parts, labels = [], []
+    axis = volume.axes.index("Z")
+    shape = list(volume.shape)
+    shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
+    dtype = float_type(volume.dtype)
+    out, measured = np.empty(shape, dtype), np.zeros(shape, bool)
+    outliers = []
+    for stack in stacks(volume):
+        try:
+            part = _recover_stack(stack.data, stack.mask, request)
+        except InputError as error:
+            raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
+        zyx_view(out, volume.axes, stack.where)[...] = part.volume
+        zyx_view(measured, volume.axes, stack.where)[...] = part.measured
+        outliers.append(_Outliers(stack.where, part.positions, part.values))
+        labels.append(stack.label)
+        parts.append(part._replace(volume=np.empty(0), measured=np.empty(0)))
+    order = list(Status)
+    several = len(parts) > 1
+    metadata = {k: v for k, v in volume.metadata.items() if k not in ("format",)}
+    fine = None
+    if volume.spacing is not None:
+        fine = (volume.spacing[0] / request.axial_factor, *volume.spacing[1:])
+    return Recovery(
+        volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),
+        measured=measured,
+        uncertainty=None,
+        rank={k: p.rank for k, p in zip(labels, parts, strict=True)} if several else parts[0].rank,
+        status=max((p.status for p in parts), key=_severity(order)),
+        history=tuple(record for p in parts for record in p.history),
+        noise={k: p.noise for k, p in zip(labels, parts, strict=True)} if several else parts[0].noise,
+        notes=tuple(f"{k}: {n}" if several else n for k, p in zip(labels, parts, strict=True) for n in p.notes),
+        seconds=time.perf_counter() - start,
+        input_shape=volume.shape,
+        _outliers=tuple(outliers),
+    )
+
+
+def _severity(order: list[Status]) -> Callable[[Status], int]:
+    ranked = [
+        Status.UNCHANGED, Status.CONVERGED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED, Status.DIVERGED
+    ]  # fmt: skip
+    return lambda status: ranked.index(status) if status in ranked else len(order)
+
+
+def float_type(dtype: npt.DTypeLike) -> type[np.floating]:
+    """Float type that holds all values of the dtype: float32 up to 16-bit integers, float64 above."""
+    dtype = np.dtype(dtype)
+    small = (
+        dtype == np.bool_ or (dtype.kind in "iu" and dtype.itemsize <= 2) or (dtype.kind == "f" and dtype.itemsize <= 4)
+    )
+    return np.float32 if small else np.float64
+
+
+def _checked(
+    volume: Volume,
+    axial_factor: Any,
+    method: Any,
+    rank: Any,
+    noise: Any,
+    nonnegative: Any,
+    keep_measured: Any,
+    device: Any,
+    seed: int,
+    options: dict[str, Any],
+    callback: Any,
+) -> _Request:
+    """Check every argument that does not depend on the stack."""
+    if method not in METHODS:
+        raise InputError(f"expected method {' or '.join(METHODS)}, got {method!r}")
+    if isinstance(axial_factor, bool) or int(axial_factor) != axial_factor or axial_factor < 1:
+        raise InputError(f"expected a whole axial factor of at least 1, got {axial_factor!r}")
+    if noise != "auto" and not (isinstance(noise, (int, float)) and 0 <= noise < math.inf):
+        raise InputError(f"expected noise 'auto' or a standard deviation of at least 0, got {noise!r}")
+    for name, value in (("nonnegative", nonnegative), ("keep_measured", keep_measured)):
+        if value not in ("auto", True, False):
+            raise InputError(f"expected {name} 'auto', True or False, got {value!r}")
+    if rank != "auto":
+        numbers = (rank,) * 3 if isinstance(rank, (int, np.integer)) else tuple(rank)
+        if len(numbers) != 3:
+            raise InputError(f"rank has {len(numbers)} entries, a stack has 3 axes (z, y, x)")
+        if not all(isinstance(r, (int, np.integer)) and r >= 1 for r in numbers):
+            raise InputError(f"expected whole numbers of at least 1 as rank, got {rank!r}")
+        rank = tuple(int(r) for r in numbers)
+    _check_shape(volume)
+    return _Request(
+        axial_factor=int(axial_factor),
+        rank=None if rank == "auto" else rank,
+        noise=None if noise == "auto" else float(noise),
+        nonnegative=None if nonnegative == "auto" else bool(nonnegative),
+        keep_measured=None if keep_measured == "auto" else bool(keep_measured),
+        device=choose_device(device),
+        seed=seed,
+        options=TuckerOptions(**options),
+        callback=callback,
+    )
+
+
+def _check_shape(volume: Volume) -> None:
+    sizes = {axis: volume.shape[volume.axes.index(axis)] for axis in "ZYX"}
+    if sizes["Z"] < 2:
+        raise InputError(f"expected a stack of at least 2 planes, got {sizes['Z']}")
+    if min(sizes["Y"], sizes["X"]) < 2:
+        raise InputError(f"expected planes of at least 2 x 2 pixels, got {sizes['Y']} x {sizes['X']}")
+
+
+def choose_device(device: str) -> str:
+    """``"cpu"`` or ``"cuda"``; an explicit ``"cuda"`` without CuPy and a GPU is an error."""
+    if device not in DEVICES:
+        raise InputError(f"expected device {' or '.join(DEVICES)}, got {device!r}")
+    if device == "cpu" or (device == "auto" and importlib.util.find_spec("cupy") is None):
+        return "cpu"
+    problem = _cuda_problem()
+    if problem and device == "cuda":
+        raise InputError(f"device 'cuda' needs a CUDA GPU and CuPy: {problem}")
+    return "cpu" if problem else "cuda"
+
+
+def _cuda_problem() -> str | None:
+    try:
+        import cupy
+    except ImportError:
+        return 'CuPy is not installed (pip install "tensorcell[cuda12]")'
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return str(error).splitlines()[0]
+    return None if count else "no GPU found"
+
+
+def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _StackResult:
+    """Recover one 3-D stack (see the top of this file for the steps)."""
+    y = np.ascontiguousarray(data, dtype=float_type(data.dtype))
+    seen = ~np.isnan(y)
+    if mask is not None:
+        seen &= mask
+    _check_measured(y, seen)
+    notes: list[str] = []
+    lowest, highest = float(np.min(y, where=seen, initial=np.inf)), float(np.max(y, where=seen, initial=-np.inf))
+    factor = request.axial_factor
+    planes = (y.shape[0] - 1) * factor + 1
+    measured = np.zeros((planes, *y.shape[1:]), bool)
+    measured[::factor] = seen
+    if lowest == highest:
+        value = np.full(measured.shape, lowest, y.dtype)
+        note = f"all measured voxels have the value {lowest:g}: returned as it is"
+        nothing = np.zeros(0, np.int64)
+        return _StackResult(
+            value, measured, nothing, nothing.astype(y.dtype), (1, 1, 1), Status.UNCHANGED, (), 0.0, (note,)
+        )
+    if request.nonnegative and lowest < 0:
+        raise InputError(f"nonnegative=True, but measured values go down to {lowest:g}")
+
+    full = bool(seen.all())
+    keep = request.keep_measured
+    if keep is None:
+        keep = (factor > 1 or not full) and not request.noise
+    share = seen.mean(axis=(1, 2))
+    known = np.flatnonzero(share >= min(EMPTY_PLANE, 0.5 * share.max()))
+    if len(known) < 2:
+        raise InputError(f"expected at least 2 measured planes, got {len(known)} of {len(share)}")
+    lateral = _never_measured(seen)
+    if lateral:
+        raise InputError(lateral)
+    stack, kept = (y, seen) if len(known) == len(share) else (y[known], seen[known])
+
+    rank = request.rank
+    noise = request.noise if request.noise is not None else gaps.estimate_noise(stack, kept)
+    if rank is None:
+        rank = choose_rank(stack, kept, request)
+    _check_rank(rank, stack.shape, len(known) < len(share))
+    result = _complete(stack, kept, rank, request)
+    best, positions, values = _best_estimate(stack, kept, result, noise, keep, request)
+    if result.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
+        notes.append(f"the fit {result.status}")
+
+    grid = factor * known
+    volume = best if len(grid) == planes else fill_planes(best, grid, planes)
+    if len(grid) < planes:
+        notes.append(_planes_note(grid, planes))
+    if request.nonnegative or (request.nonnegative is None and lowest >= 0):
+        np.maximum(volume, 0, out=volume)
+    plane = math.prod(y.shape[1:])
+    positions = known[positions // plane] * plane + positions % plane
+    if keep:
+        inlier = seen.copy()
+        inlier.ravel()[positions] = False
+        np.copyto(volume[::factor], y, where=inlier)
+    if len(positions):
+        notes.append(f"{len(positions)} of {int(seen.sum())} measured voxels stand out and were replaced as outliers")
+    return _StackResult(
+        volume, measured, positions, values, tuple(rank), result.status, result.history, float(noise), tuple(notes)
+    )
+
+
+def _check_measured(y: Array, seen: Array) -> None:
+    if not seen.any():
+        raise InputError(
+            f"expected at least one measured voxel, got none of {y.size} (NaN or False in the mask everywhere)"
+        )
+    infinite = int(np.count_nonzero(np.isinf(y) & seen))
+    if infinite:
+        raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
+
+
+def _never_measured(seen: Array) -> str | None:
+    """Complaint about rows or columns that no plane measured, or None."""
+    for axis, name in ((1, "y"), (2, "x")):
+        empty = np.flatnonzero(~seen.any(axis=tuple(a for a in range(3) if a != axis)))
+        if len(empty):
+            shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+            return (
+                f"expected every row and column to be measured in some plane, got none at {name} = {shown} "
+                f"({len(empty)} of {seen.shape[axis]}); crop the stack"
+            )
+    return None
+
+
+def _check_rank(rank: Sequence[int], shape: Sequence[int], some_missing: bool) -> None:
+    for name, r, size in zip("zyx", rank, shape, strict=True):
+        if r > size:
+            what = "measured planes" if name == "z" and some_missing else f"size of {name}"
+            raise InputError(f"rank {r} along {name} is larger than the {what}, {size}")
+    for axis, name in enumerate("zyx"):
+        others = math.prod(rank) // rank[axis]
+        if rank[axis] > others:
+            raise InputError(f"rank {rank[axis]} along {name} is larger than the product of the other two, {others}")
+
+
+def _planes_note(grid: Array, planes: int) -> str:
+    missing = np.setdiff1d(np.arange(planes), grid)
+    outside = missing[(missing < grid[0]) | (missing > grid[-1])]
+    shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    note = f"{len(missing)} of {planes} planes were not measured and are interpolated along z: {shown}"
+    if len(outside):
+        note += f" ({len(outside)} of them lie beyond the measured planes and repeat the nearest one)"
+    return note
+
+
+def _complete(stack: Array, kept: Array, rank: Sequence[int], request: _Request) -> CompletionResult:
+    """The Tucker fit on the chosen device, its arrays on the host."""
+    options = request.options
+
+    def fit(y: Any, w: Any) -> CompletionResult:
+        return complete_tucker(
+            y,
+            w,
+            tuple(rank),
+            robust=options.robust,
+            tolerance=options.tolerance,
+            max_iterations=options.max_iterations,
+            nonnegative=bool(request.nonnegative),
+            callback=request.callback,
+            seed=request.seed,
+        )
+
+    if request.device == "cpu":
+        return fit(stack, kept)
+    import cupy
+
+    from tensorcell.solvers.results import SparsePart, tucker_tensor
+
+    result = fit(cupy.asarray(stack), cupy.asarray(kept))
+    core, factors = result.tucker
+    return CompletionResult(
+        tucker=tucker_tensor(core.get(), [factor.get() for factor in factors], stack.dtype),
+        sparse=SparsePart(*(part.get() for part in result.sparse)),
+        status=result.status,
+        history=result.history,
+        state=None,
+        nonnegative=result.nonnegative,
+    )
+
+
+def model_planes(result: CompletionResult, planes: slice) -> Array:
+    """The model ``X`` on a range of planes, without forming the rest of it."""
+    core, (left, *others) = result.tucker
+    part = np.tensordot(left[planes], core, axes=1)
+    part = np.matmul(others[0], part)
+    return np.asarray(np.matmul(part, others[1].T))
+
+
+def _slabs(shape: Sequence[int]) -> list[slice]:
+    step = max(1, SLAB_VOXELS // math.prod(shape[1:]))
+    return [slice(first, min(shape[0], first + step)) for first in range(0, shape[0], step)]
+
+
+def _best_estimate(
+    stack: Array, kept: Array, result: CompletionResult, noise: float, keep: bool, request: _Request
+) -> tuple[Array, Array, Array]:
+    """Model plus what neighbours share of the residual, for every voxel of the measured planes; and the outliers.
+
+    With ``r = y - x`` and ``s`` its mean over measured neighbours (the voxel itself left out, weight and widths chosen
+    by leaving out): gaps get ``x + s``. A measured voxel that is to be denoised gets ``x + s + w (r - s)`` with Wiener's
+    ``w = 1 - noise^2 / var(r - s)``: its own word counts as far as it is more than noise.
+    """
+    positions, values = _find_outliers(stack, kept, result)
+    inlier = kept.copy()
+    inlier.ravel()[positions] = False
+    kernel, spread = gaps.Kernel(1.0, 1.0, 0.0), 0.0
+    block = gaps.central_block(stack.shape)
+    residual = stack[block] - model_planes(result, block[0])[:, block[1], block[2]]
+    if request.options.neighbours:
+        kernel = gaps.choose_kernel(residual, inlier[block])
+    if not keep:
+        shared = gaps.shared_residual(residual, inlier[block], kernel, leave_out=True)
+        rest = (residual - shared)[inlier[block]]
+        spread = float(np.mean(rest.astype(float) ** 2)) if rest.size else 0.0
+    own = max(0.0, 1 - noise**2 / spread) if spread > 0 else 0.0
+    best = np.empty_like(stack)
+    halo = math.ceil(3 * kernel.width_z) + 1
+    for slab in _slabs(stack.shape):
+        wide = slice(max(0, slab.start - halo), min(len(stack), slab.stop + halo))
+        inner = slice(slab.start - wide.start, slab.stop - wide.start)
+        model = model_planes(result, wide)
+        left = np.where(inlier[wide], stack[wide] - model, 0)
+        shared = gaps.shared_residual(left, inlier[wide], kernel, leave_out=not keep)
+        part = model + shared
+        if own > 0:
+            part += np.where(inlier[wide], own * (left - shared), 0)
+        best[slab] = part[inner]
+    return best, positions, values
+
+
+def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple[Array, Array]:
+    """Flagged voxels that also stand out from their neighbours: flat positions, and how far they are off the model."""
+    positions, values = np.asarray(result.sparse.positions), np.asarray(result.sparse.values)
+    if not len(positions):
+        return positions, values
+    threshold = result.history[-1].threshold
+    alone = np.zeros(len(positions), bool)
+    plane = math.prod(stack.shape[1:])
+    for slab in _slabs(stack.shape):
+        wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
+        here = (positions >= slab.start * plane) & (positions < slab.stop * plane)
+        if here.any():
+            residual = stack[wide] - model_planes(result, wide)
+            alone[here] = gaps.isolated(residual, kept[wide], positions[here] - wide.start * plane, threshold)
+    return positions[alone], values[alone]
+
+
+RANK_SHARES = (0.1, 0.2, 0.35)
+HELD_OUT = 0.05
+TRIAL_VOXELS = 300_000
+
+
+def choose_rank(stack: Array, kept: Array, request: _Request) -> tuple[int, ...]:
+    """Of the spectra's rank and a few shares of the sides, the one that predicts left-out measured voxels best.
+
+    One voxel in twenty is left out; the error counted is that of the whole estimate, model and neighbours, each voxel's
+    capped at five times the typical one since outliers cannot be predicted. The trials run on a central block of at most
+    300 000 voxels.
+    """
+    estimate = estimate_rank(stack, kept, noise=request.noise).rank
+    block = gaps.central_block(stack.shape, TRIAL_VOXELS)
+    y, w = np.ascontiguousarray(stack[block]), kept[block]
+    left_out = w & (np.random.default_rng(request.seed).random(y.shape) < HELD_OUT)
+    training = w & ~left_out
+    if left_out.sum() < 100 or training.sum() < 100 or _never_measured(training):
+        return estimate
+
+    def candidates(shape: Sequence[int], observed: int) -> list[tuple[int, ...]]:
+        shares = [tuple(max(1, round(share * size)) for size in shape) for share in RANK_SHARES]
+        fitting = tuple(min(r, size) for r, size in zip(estimate, shape, strict=True))
+        return [affordable(rank, shape, observed / 4) for rank in (fitting, *shares)]
+
+    quick = request._replace(options=_quick(request.options), callback=None)
+    errors: dict[tuple[int, ...], Array] = {}
+    trials = candidates(y.shape, int(training.sum()))
+    for rank in trials:
+        if rank not in errors:
+            result = _complete(y, training, rank, quick)
+            best, _, _ = _best_estimate(y, training, result, 0.0, True, quick)
+            errors[rank] = np.abs(best[left_out] - y[left_out]).astype(np.float64)
+    cap = 5 * 1.4826 * min(float(np.median(e)) for e in errors.values())
+    scores = [float(np.mean(np.minimum(errors[r], cap) ** 2)) if cap > 0 else float(np.mean(errors[r])) for r in trials]
+    return candidates(stack.shape, int(kept.sum()))[int(np.argmin(scores))]
+
+
+def _quick(options: TuckerOptions) -> TuckerOptions:
+    return TuckerOptions(
+        robust=options.robust, tolerance=max(1e-2, options.tolerance), max_iterations=2, neighbours=options.neighbours
+    )

@@ -1,0 +1,86 @@
+"""Guards of the layout: what may import what, and where host and device meet."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tensorcell
+from tensorcell import solvers
+
+FILES = sorted(Path(solvers.__path__[0]).glob("*.py"))
+
+HEAVY = ("torch", "cupy", "matplotlib", "jax", "tensorflow", "diffusers")
+
+ALLOWED = {"numpy", "scipy", "numba", "cupy", "tensorly", "array_api_compat", "threadpoolctl", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("module", ["tensorcell", "tensorcell.solvers"])
+def test_import_is_light_and_under_one_name(module: str) -> None:
+    script = (
+        f"import sys, {module}\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], 'solvers' in sys.modules, "
+        "'diffusion_guidance' in sys.modules, 'tensorcell.diffusion_guidance' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(tensorcell.__path__[0]).parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[] False False False"
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Modules named by absolute imports, and relative ones with their dots."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add("." * node.level + (node.module or ""))
+    return names
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_solvers_import_nothing_above_them(file: Path) -> None:
+    for name in imported(ast.parse(file.read_text(encoding="utf-8"))):
+        assert not name.startswith(".."), f"{file.name} imports {name}"
+        assert name.startswith(".") or name.split(".")[0] in ALLOWED, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_solvers_import_cupy_inside_functions_only(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any(name.split(".")[0] == "cupy" for node in at_import for name in imported(node))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_only_arrays_knows_the_kind_of_an_array(file: Path) -> None:
+    # Kernels take arrays of one library by their nature; everything else goes through arrays.py.
+    if file.name == "arrays.py":
+        return
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        assert not name.endswith(".get"), f"{file.name}:{node.lineno} crosses to the host: {ast.unparse(node)}"
+        if name == "isinstance":
+            assert "ndarray" not in ast.unparse(node.args[1]), f"{file.name}:{node.lineno} {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_solvers_never_print(file: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert not [node.lineno for node in calls if ast.unparse(node.func) == "print"]
+
+
+def test_solvers_export_what_they_define() -> None:
+    assert solvers.__all__ == sorted(solvers.__all__)
+    for name in solvers.__all__:
+        assert getattr(solvers, name).__module__.startswith("tensorcell.solvers.")
+        assert getattr(solvers, name).__doc__
