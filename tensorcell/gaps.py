@@ -2,9 +2,9 @@
 
 A Tucker model of moderate rank leaves structure in the residual ``r = y - x`` of the measured voxels. Structure is
 shared with neighbours, an outlier is not. :func:`isolated` uses this to keep structure from being called an outlier,
-and :func:`shared_residual` carries the part of the residual that neighbours share into the gaps: the trend-plus-residual
-scheme of regression kriging (Hengl, Heuvelink & Rossiter 2007, doi:10.1016/j.cageo.2007.05.001), with a Gaussian kernel
-whose widths and weight are chosen by leaving measured voxels out.
+and :func:`shared_residual` carries the part of the residual that neighbours share into the gaps: the scheme of trend
+plus residual of regression kriging (Hengl, Heuvelink & Rossiter 2007, doi:10.1016/j.cageo.2007.05.001), with a
+Gaussian kernel whose widths and weight are chosen by leaving measured voxels out.
 """
 
 from __future__ import annotations
@@ -74,6 +74,25 @@ def isolated(residual: Floats, mask: Bools, positions: npt.NDArray[np.integer], 
         own = np.abs(residual.ravel()[positions[part]] - middle)
         keep[part] = (count < 3) | (own > np.maximum(threshold, 3 * spread))
     return keep
+
+
+def beyond_neighbours(volume: Floats, mask: Bools, positions: npt.NDArray[np.integer]) -> Bools:
+    """Which measured voxels lie beyond all neighbours but one by more than the neighbours differ among themselves.
+
+    Hot and dead pixels do. The brightest voxel of anything that the microscope resolves does not: its neighbours share
+    its light. ``volume`` holds the measured intensities; positions are flat, in C order; a voxel without three measured
+    neighbours does not count.
+    """
+    found = np.zeros(len(positions), dtype=bool)
+    for first in range(0, len(positions), 1 << 16):
+        part = slice(first, first + (1 << 16))
+        values = np.sort(neighbours(volume, mask, positions[part]), axis=1)
+        count = np.sum(~np.isnan(values), axis=1)
+        low, high = values[:, 1], values[np.arange(len(values)), np.maximum(count - 2, 0)]
+        own = volume.ravel()[positions[part]]
+        with np.errstate(invalid="ignore"):
+            found[part] = (count >= 3) & (np.maximum(own - high, low - own) > high - low)
+    return found
 
 
 def _median(ordered: Floats, count: npt.NDArray[np.integer]) -> Floats:
@@ -157,7 +176,7 @@ def estimate_noise(volume: Floats, mask: Bools) -> float:
     Along y and along x, ``y[i-1] - 2 y[i] + y[i+1]`` of three measured neighbours has the standard deviation
     ``sqrt(6) sigma`` where the image is smooth; structure and outliers are kept out by the median. The smaller of the
     two directions is returned, 0 where no three neighbours were measured. Structure at the scale of a pixel adds to it,
-    so it is an upper bound rather than an estimate for sharp images; noise correlated between pixels makes it too small.
+    so it is an upper bound for sharp images; noise correlated between pixels makes it too small.
 
     Immerkaer 1996, doi:10.1006/cviu.1996.0060, with the median in place of the mean.
     """

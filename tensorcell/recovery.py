@@ -33,6 +33,8 @@ Array = npt.NDArray[Any]
 METHODS = ("auto", "tucker")
 DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
+RARE = 0.01
+"""Share of outliers among the measured voxels below which only the plainest are believed."""
 EMPTY_PLANE = 0.01
 """A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
 
@@ -190,8 +192,8 @@ def recover(
     noise : "auto" or float
         Standard deviation of the noise in the data's unit. A value above 0 asks for denoised measured voxels.
     nonnegative : "auto" or bool
-        "auto": the result has no negative values if the measured voxels have none. True makes it a constraint of the fit
-        and negative measured voxels an error.
+        "auto": the result has no negative values if the measured voxels have none. True makes it a constraint of the
+        fit and negative measured voxels an error.
     keep_measured : "auto" or bool
         Whether measured voxels that are not outliers come back bit for bit. "auto": a fully measured input is denoised;
         with ``axial_factor`` above 1, a mask or NaN, and no ``noise`` given, measured voxels are kept.
@@ -537,7 +539,8 @@ def _best_estimate(
     """Model plus what neighbours share of the residual, for every voxel of the measured planes; and the outliers.
 
     With ``r = y - x`` and ``s`` its mean over measured neighbours (the voxel itself left out, weight and widths chosen
-    by leaving out): gaps get ``x + s``. A measured voxel that is to be denoised gets ``x + s + w (r - s)`` with Wiener's
+    by leaving out): gaps get ``x + s``; measured voxels stay as they are with ``keep``. One that is to be denoised gets
+    ``x + s + w (r - s)`` with Wiener's
     ``w = 1 - noise^2 / var(r - s)``: its own word counts as far as it is more than noise.
     """
     positions, values = _find_outliers(stack, kept, result)
@@ -565,11 +568,17 @@ def _best_estimate(
         if own > 0:
             part += np.where(inlier[wide], own * (left - shared), 0)
         best[slab] = part[inner]
+    if keep:
+        np.copyto(best, stack, where=inlier)
     return best, positions, values
 
 
 def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple[Array, Array]:
-    """Flagged voxels that also stand out from their neighbours: flat positions, and how far they are off the model."""
+    """Flagged voxels that also stand out from their neighbours: flat positions, and how far they are off the model.
+
+    Where they are rare, they are as likely the sharpest structure as outliers: then only those that no structure can
+    explain are taken.
+    """
     positions, values = np.asarray(result.sparse.positions), np.asarray(result.sparse.values)
     if not len(positions):
         return positions, values
@@ -582,6 +591,11 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
         if here.any():
             residual = stack[wide] - model_planes(result, wide)
             alone[here] = gaps.isolated(residual, kept[wide], positions[here] - wide.start * plane, threshold)
+    if alone.sum() < RARE * kept.sum():
+        for slab in _slabs(stack.shape):
+            wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
+            here = alone & (positions >= slab.start * plane) & (positions < slab.stop * plane)
+            alone[here] = gaps.beyond_neighbours(stack[wide], kept[wide], positions[here] - wide.start * plane)
     return positions[alone], values[alone]
 
 
@@ -594,8 +608,8 @@ def choose_rank(stack: Array, kept: Array, request: _Request) -> tuple[int, ...]
     """Of the spectra's rank and a few shares of the sides, the one that predicts left-out measured voxels best.
 
     One voxel in twenty is left out; the error counted is that of the whole estimate, model and neighbours, each voxel's
-    capped at five times the typical one since outliers cannot be predicted. The trials run on a central block of at most
-    300 000 voxels.
+    capped at five times the typical one since outliers cannot be predicted. The trials run on a central block of
+    at most 300 000 voxels.
     """
     estimate = estimate_rank(stack, kept, noise=request.noise).rank
     block = gaps.central_block(stack.shape, TRIAL_VOXELS)

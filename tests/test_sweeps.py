@@ -7,6 +7,7 @@ import os
 import string
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import pytest
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import tensorcell
 from tensorcell.solvers import kernels_numba, passes, sweeps
@@ -282,20 +283,49 @@ def test_kernel_serves_several_threads_at_once() -> None:
 
     def work(c: Case) -> list[np.ndarray]:
         dual = c.dual.copy()
-        for _ in range(30):
+        for _ in range(20):
             result = sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.EQUALITY, dual=dual, threshold=THRESHOLD)
         return [result.core, *result.factors, dual]
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(work, cases))
+    for c, parts in zip(cases, together, strict=True):
+        for a, b in zip(parts, work(c), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_overlapping_sweeps_leave_the_threads_of_blas_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    # First in, first out: the second sweep must not take the first one's setting for the one to restore.
+    real = kernels_numba.sweep_planes
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def waiting(*arguments: Any) -> None:
+        if arguments[2].shape[1] == 5:  # rows of y
+            first_in.set()
+            second_in.wait(5)
+        else:
+            second_in.set()
+            first_out.wait(5)
+        real(*arguments)
+
+    def sweep_rows(rows: int) -> None:
+        c = case((1, rows, 7), (1, 2, 2))
+        sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.RESIDUAL)
 
     def blas_threads() -> list[int]:
         return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
-    before = blas_threads()
-    with ThreadPoolExecutor(3) as pool:
-        together = list(pool.map(work, cases))
-    assert blas_threads() == before  # single-threaded inside, and as it was afterwards
-    for c, parts in zip(cases, together, strict=True):
-        for a, b in zip(parts, work(c), strict=True):
-            np.testing.assert_array_equal(a, b)
+    sweep_rows(5)
+    monkeypatch.setattr(kernels_numba, "sweep_planes", waiting)
+    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        before = blas_threads()
+        first = pool.submit(sweep_rows, 5)
+        first_in.wait(5)
+        second = pool.submit(sweep_rows, 6)
+        first.result()
+        first_out.set()
+        second.result()
+        assert blas_threads() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
