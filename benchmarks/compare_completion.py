@@ -108,6 +108,7 @@ class Row:
     targets: dict[float, Reached | None]
     shipped: Reached | None
     last_error: float | None
+    capped: bool
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def measure(method: Method, problem: Problem, *, repeats: int, cap: float) -> Ro
     _, warm_up = timed(lambda: method.prepare(small)(None))
     solve = method.prepare(problem)
     targets: dict[float, Reached | None] = dict.fromkeys(TARGETS)
-    shipped, last_error = None, None
+    shipped, last_error, capped = None, None, False
     wanted = TARGETS if method.robust or not problem.has_outliers else ()
     try:
         with alarm_after(cap):
@@ -205,8 +206,8 @@ def measure(method: Method, problem: Problem, *, repeats: int, cap: float) -> Ro
             if targets[target] is None:
                 break
     except TooLong:
-        pass
-    return Row(problem.name, method.name, warm_up.wall, targets, shipped, last_error)
+        capped = True
+    return Row(problem.name, method.name, warm_up.wall, targets, shipped, last_error, capped)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -414,7 +415,8 @@ def cells(row: Row, peers: list[Row]) -> dict[str, str]:
     for target in TARGETS:
         run = row.targets[target]
         count = f" ({run.iterations})" if run and run.iterations else ""
-        shown = f"{run.timing.wall:.3f} / {run.timing.cpu:.3f}{count}" if run else "not reached"
+        missed = "not reached (cap)" if row.capped else "not reached"
+        shown = f"{run.timing.wall:.3f} / {run.timing.cpu:.3f}{count}" if run else missed
         texts[f"to {target:.0e}: wall / CPU s (iterations)"] = shown
     goal = min(TARGETS)
     mine, theirs = row.targets[goal], [run for peer in peers if (run := peer.targets[goal])]

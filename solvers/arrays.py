@@ -98,6 +98,14 @@ def clip(array: Array, lower: float | None, upper: float | None) -> Array:
     return xp.clip(array, lower, upper)
 
 
+def count(mask: Array) -> int:
+    """Number of True entries."""
+    xp = namespace_of(mask)
+    if is_numpy(xp) or is_cupy(xp):
+        return int(xp.count_nonzero(mask))
+    return int(xp.sum(xp.astype(mask, xp.int64)))
+
+
 def scatter(size: int, positions: Array, values: Array) -> Array:
     """One-dimensional array of zeros with ``values`` at ``positions``."""
     xp = namespace_of(values)

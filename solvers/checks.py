@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .arrays import Array, as_float, contiguous, namespace_of, scalar
+from .arrays import Array, as_float, contiguous, count, namespace_of
 
 
 def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) -> tuple[Array, Array, tuple[int, ...]]:
@@ -39,7 +39,7 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
     for first in range(0, shape[0], flat_step):
         part = slice(first, min(shape[0], first + flat_step))
         seen = mask[part, ...]
-        observed += int(scalar(xp.sum(xp.astype(seen, xp.int64))))
+        observed += count(seen)
         if not bool(xp.all(xp.isfinite(data[part, ...]) | ~seen)):
             raise ValueError("expected finite values at observed entries, got NaN or infinity")
     if observed == 0:

@@ -9,9 +9,10 @@ threading layer is needed; BLAS runs single-threaded inside each.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -23,6 +24,8 @@ BLOCK_ELEMENTS = 1 << 17
 
 RESIDUAL, HUBER, EQUALITY, CURVATURE = 0, 1, 2, 3
 """Pointwise rules, see ``sweeps.Rule``."""
+
+Result = TypeVar("Result")
 
 _ARITHMETIC = {"reassoc", "contract", "nsz"}  # sums may be reordered; NaN and infinities keep their meaning
 
@@ -143,6 +146,18 @@ def _threads() -> tuple[ThreadPoolExecutor, ThreadpoolController, int]:
     return ThreadPoolExecutor(count, thread_name_prefix="tensorcell"), ThreadpoolController(), count
 
 
+def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
+    """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order.
+
+    BLAS is held to one thread meanwhile: the shares are the parallelism, and threads do not wait for each other.
+    """
+    pool, blas, count = _threads()
+    count = max(1, min(count, size))
+    bounds = [size * share // count for share in range(count + 1)]
+    with blas.limit(limits=1):
+        return list(pool.map(work, bounds[:-1], bounds[1:]))
+
+
 def sweep_numba(
     rule: int,
     nonnegative: bool,
@@ -163,22 +178,14 @@ def sweep_numba(
     Planes are dealt to the threads in equal consecutive shares and the shares are added in order, so the result
     does not change from run to run for a given number of threads (``numba.set_num_threads``).
     """
-    pool, blas, count = _threads()
     planes, dtype = y.shape[0], y.dtype
-    count = max(1, min(count, planes))
     c = np.empty((planes, ua.shape[1], ub.shape[1]), dtype=dtype)
     shared = (y, w, dual, z, fa, np.ascontiguousarray(fb.T), a, ua, np.ascontiguousarray(ua.T), ub)
-    bounds = [planes * share // count for share in range(count + 1)]
 
-    def work(share: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    def work(first: int, last: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         ma, mb, sums = np.zeros(ua.shape), np.zeros(ub.shape), np.zeros(4)
-        sweep_planes(
-            rule, nonnegative, *shared, dtype.type(tau), dtype.type(gamma), c, ma, mb, sums,
-            bounds[share], bounds[share + 1],
-        )  # fmt: skip
+        sweep_planes(rule, nonnegative, *shared, dtype.type(tau), dtype.type(gamma), c, ma, mb, sums, first, last)
         return ma, mb, sums
 
-    with blas.limit(limits=1):
-        parts = list(pool.map(work, range(count)))
-    ma, mb, sums = (sum(arrays) for arrays in zip(*parts, strict=True))
+    ma, mb, sums = (sum(arrays) for arrays in zip(*share_out(work, planes), strict=True))
     return c, np.asarray(ma), np.asarray(mb), np.asarray(sums)

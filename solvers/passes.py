@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from .arrays import Array, as_double, namespace_of, scalar
+from .arrays import Array, as_double, count, namespace_of, scalar
 from .proximal import soft_threshold
 from .results import SparsePart
 from .sweeps import lead, planes_of
@@ -53,7 +53,7 @@ def keep_inliers(data: Array, mask: Array, core: Array, factors: Sequence[Array]
     flagged = 0
     for part, residual in residuals(data, core, factors):
         k[part, :, :] = w[part, :, :] & (xp.abs(residual) <= threshold)
-        flagged += int(scalar(xp.sum(xp.astype(w[part, :, :] & ~k[part, :, :], xp.int64))))
+        flagged += count(w[part, :, :] & ~k[part, :, :])
     return flagged
 
 

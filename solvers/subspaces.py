@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, as_double, clip, from_host, namespace_of, scalar
+from .arrays import Array, as_double, clip, count, from_host, is_numpy, namespace_of, scalar
+from .kernels_numba import share_out
 from .results import tucker_tensor
 from .tensors import mode_product, multi_mode_product, unfold
 
-CHUNK_ELEMENTS = 1 << 21
+CHUNK_ELEMENTS = 1 << 20
 
 IndexSet = npt.NDArray[np.int64]
 
@@ -153,38 +154,34 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
     xp = namespace_of(data, mask)
     centre, spread = location_and_spread(data, mask)
     limit = spreads * spread if spreads is not None and spread > 0 else None
-    observed = 0
-    grams = [xp.zeros((size, size), dtype=xp.float64) for size in data.shape]
-    sums = [xp.zeros((size,), dtype=xp.float64) for size in data.shape]
+    total = math.prod(data.shape)
 
-    # A chunk is a range of the first mode, so modes 2..k are summed over chunks. Mode 1 needs all chunks against all:
-    # its Gram matrix is small where there are few planes, so it takes ranges of the second mode instead.
-    def centred(part: tuple[slice, ...]) -> tuple[Array, int]:
-        seen = mask[part]
-        values = xp.where(seen, data[part] - centre, xp.zeros((), dtype=data.dtype))
-        values = values if limit is None else clip(values, -limit, limit)
-        return values, int(scalar(xp.sum(xp.astype(seen, xp.int64))))
-
-    total = 1
-    for size in data.shape:
-        total *= size
-    for axis in (0, 1):
+    # Chunks are ranges of the first mode, whose products are added for modes 2..k. Mode 1 needs all of it at once: its
+    # chunks are ranges of the second mode.
+    def moments(axis: int, first: int, last: int) -> list[tuple[Array, Array]]:
+        modes = [0] if axis == 1 else list(range(1, data.ndim))
+        found = [
+            (xp.zeros((n, n), dtype=xp.float64), xp.zeros((n,), dtype=xp.float64))
+            for n in (data.shape[mode] for mode in modes)
+        ]
         step = max(1, CHUNK_ELEMENTS * data.shape[axis] // total)
-        for first in range(0, data.shape[axis], step):
-            part = tuple(
-                slice(first, min(size, first + step)) if mode == axis else slice(None)
-                for mode, size in enumerate(data.shape)
-            )
-            values, count = centred(part)
-            observed += count if axis == 0 else 0
-            for mode in range(data.ndim):
-                if (mode == 0) == (axis == 1):
-                    unfolded = unfold(values, mode)
-                    grams[mode] += as_double(unfolded @ unfolded.T)
-                    sums[mode] += as_double(xp.sum(unfolded, axis=1))
+        for start in range(first, last, step):
+            part = (slice(None),) * axis + (slice(start, min(last, start + step)), ...)
+            values = xp.where(mask[part], data[part] - centre, xp.zeros((), dtype=data.dtype))
+            values = values if limit is None else clip(values, -limit, limit)
+            for place, mode in enumerate(modes):
+                unfolded = unfold(values, mode)
+                gram, row_sums = found[place]
+                gram += as_double(unfolded @ unfolded.T)
+                row_sums += as_double(xp.sum(unfolded, axis=1))
+        return found
+
+    found = in_shares(lambda first, last: moments(1, first, last), data.shape[1], is_numpy(xp))
+    found += in_shares(lambda first, last: moments(0, first, last), data.shape[0], is_numpy(xp))
+    observed = count(mask)
     ratio = observed / total
     vectors, eigenvalues = [], []
-    for gram, row_sums in zip(grams, sums, strict=True):
+    for gram, row_sums in found:
         size = gram.shape[0]
         eye = xp.eye(size, dtype=xp.float64)
         gram = gram * (1 - (1 - ratio) * eye) / ratio**2
@@ -194,6 +191,20 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
         vectors.append(xp.flip(vector, axis=1))
         eigenvalues.append(xp.flip(value))
     return Spectra(vectors, eigenvalues, centre, spread, ratio)
+
+
+def in_shares(
+    work: Callable[[int, int], list[tuple[Array, Array]]], size: int, threads: bool
+) -> list[tuple[Array, Array]]:
+    """``work(first, last)`` over ``range(size)``, in equal shares on threads where wanted, the results added in order."""
+    if not threads:
+        return work(0, size)
+    parts = share_out(work, size)
+    added = []
+    for same in zip(*parts, strict=True):
+        grams, row_sums = zip(*same, strict=True)
+        added.append((sum(grams[1:], grams[0]), sum(row_sums[1:], row_sums[0])))
+    return added
 
 
 def subgrid(shape: Sequence[int], budget: int, seed: int) -> list[IndexSet]:
@@ -241,7 +252,7 @@ class ResidualGrid:
     def __init__(self, data: Array, mask: Array, budget: int = 1 << 15) -> None:
         size = math.prod(data.shape)
         xp = namespace_of(data, mask)
-        observed = scalar(xp.sum(xp.astype(mask, xp.int64)))
+        observed = count(mask)
         self.indices = subgrid(data.shape, int(min(size, budget * size / max(observed, 1.0))), seed=1)
         self.values, self.seen = take_grid(data, self.indices), take_grid(mask, self.indices)
         if not bool(xp.any(self.seen)):

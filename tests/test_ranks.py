@@ -1,0 +1,166 @@
+"""Ranks: planted ones found, degrees of freedom against the tangent space, and what a budget allows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensorcell.datasets import planted_tucker
+from tensorcell.solvers import estimate_rank
+from tensorcell.solvers.ranks import affordable, degrees_of_freedom
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((40, 41, 42), (3, 3, 3)), ((30, 44, 40), (2, 4, 3)), ((16, 18, 20, 17), (2, 2, 2, 2))]
+)
+@pytest.mark.parametrize("observed", [0.3, 0.5])
+def test_estimate_rank_finds_planted_ranks_under_gaps_outliers_and_noise(
+    shape: tuple[int, ...], rank: tuple[int, ...], observed: float
+) -> None:
+    planted = planted_tucker(shape, rank, observed=observed, outliers=0.02, noise=0.05, seed=3)
+    assert estimate_rank(planted.measured, planted.mask).rank == rank
+
+
+def test_estimate_rank_ignores_what_lies_under_the_mask() -> None:
+    planted = planted_tucker((30, 31, 32), (3, 2, 2), observed=0.5, seed=1)
+    filled = np.where(planted.mask, planted.measured, 1e30)
+    a, b = estimate_rank(planted.measured, planted.mask), estimate_rank(filled, planted.mask)
+    assert a == b
+    assert a.rank == (3, 2, 2)
+
+
+@pytest.mark.parametrize("rank", [(1, 1, 1), (2, 3, 4), (5, 4, 6)])
+def test_estimate_rank_is_exact_where_everything_is_known(rank: tuple[int, ...]) -> None:
+    planted = planted_tucker((20, 21, 22), rank, seed=2)
+    assert estimate_rank(planted.truth).rank == rank
+
+
+def test_estimate_rank_leaves_noise_of_the_given_size_out() -> None:
+    """Without being told, a fully known noisy tensor has full rank; told, it has the planted one."""
+    planted = planted_tucker((20, 40, 42), (3, 4, 2), noise=0.05, seed=4)
+    told = estimate_rank(planted.measured, noise=0.055).rank
+    assert told == (3, 4, 2)
+    assert min(estimate_rank(planted.measured).rank) > 4
+
+
+@pytest.mark.parametrize("factor", [2.0**-30, 2.0**20])
+@pytest.mark.parametrize("observed", [0.4, 1.0])
+def test_estimate_rank_is_free_of_the_unit(factor: float, observed: float) -> None:
+    planted = planted_tucker((20, 21, 22), (3, 2, 4), observed=observed, outliers=0.02, noise=0.1, seed=5)
+    one = estimate_rank(planted.measured, planted.mask, noise=0.1)
+    other = estimate_rank(factor * planted.measured, planted.mask, noise=factor * 0.1)
+    assert other.rank == one.rank
+    for a, b in zip(one.spectra, other.spectra, strict=True):
+        # Powers of two scale floats exactly; the eigensolver may still take another path in its last digits.
+        np.testing.assert_allclose(b, np.multiply(a, factor**2), rtol=1e-9, atol=1e-12 * factor**2 * max(a))
+
+
+def test_estimate_rank_follows_a_permutation_of_the_axes() -> None:
+    planted = planted_tucker((24, 30, 36), (2, 5, 3), observed=0.5, seed=6)
+    for order in itertools.permutations(range(3)):
+        turned = estimate_rank(planted.measured.transpose(order), planted.mask.transpose(order))
+        assert turned.rank == tuple((2, 5, 3)[axis] for axis in order)
+
+
+def test_estimate_rank_never_asks_for_more_than_the_entries_can_pay() -> None:
+    """White noise has full rank; five observed entries must stand behind every unknown."""
+    noise = np.random.default_rng(0).standard_normal((20, 21, 22))
+    found = estimate_rank(noise)
+    assert degrees_of_freedom(found.rank, noise.shape) <= noise.size / 5
+    assert "lowered from (20, 21, 22)" in found.reason
+
+
+def test_estimate_rank_limits() -> None:
+    truth = planted_tucker((20, 21, 22), (4, 4, 4), seed=0).truth
+    assert estimate_rank(truth, max_rank=3).rank == (3, 3, 3)
+    assert estimate_rank(truth, max_rank=(4, 2, 3)).rank == (4, 2, 3)
+
+
+@pytest.mark.parametrize("limits", [0, (2, 2), (3, 0, 3)])
+def test_estimate_rank_rejects_limits_that_do_not_fit(limits: Any) -> None:
+    with pytest.raises(ValueError, match="expected 3 limits of at least 1 as max_rank, got"):
+        estimate_rank(np.ones((4, 5, 6)), max_rank=limits)
+
+
+def test_estimate_rank_rejects_an_unknown_method() -> None:
+    with pytest.raises(ValueError, match="expected method 'auto' or 'spectra', got 'guess'"):
+        estimate_rank(np.ones((4, 5, 6)), method="guess")  # type: ignore[arg-type]
+
+
+def test_estimate_rank_rejects_what_complete_tucker_rejects() -> None:
+    with pytest.raises(ValueError, match=r"mask has shape \(4, 5\), data has shape \(4, 5, 6\)"):
+        estimate_rank(np.ones((4, 5, 6)), np.ones((4, 5), bool))
+    with pytest.raises(ValueError, match="expected at least one observed entry"):
+        estimate_rank(np.ones((4, 5, 6)), np.zeros((4, 5, 6), bool))
+    with pytest.raises(ValueError, match="expected finite values at observed entries"):
+        estimate_rank(np.full((4, 5, 6), np.nan))
+
+
+# -------------------------------------------------------------------------------------- degrees of freedom
+
+
+def test_degrees_of_freedom_closed_forms() -> None:
+    assert degrees_of_freedom((1, 1, 1), (7, 8, 9)) == 7 + 8 + 9 - 2  # rank one: three directions and a size
+    assert degrees_of_freedom((7, 8, 9), (7, 8, 9)) == 7 * 8 * 9  # full rank: every entry
+    assert degrees_of_freedom((3, 3), (10, 12)) == 3 * (10 + 12 - 3)  # matrices
+
+
+def tangent_dimension(rank: Sequence[int], shape: Sequence[int]) -> int:
+    """Rank of the Jacobian of (core, factors) -> tensor at a random point, column by column from its definition."""
+    rng = np.random.default_rng(0)
+    core = rng.standard_normal(rank)
+    factors = [rng.standard_normal((size, r)) for size, r in zip(shape, rank, strict=True)]
+
+    def tensor(core: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
+        for mode, factor in enumerate(factors):
+            core = np.moveaxis(np.tensordot(factor, core, (1, mode)), 0, mode)
+        return core.ravel()
+
+    # The map is linear in each argument, so replacing one argument by a unit vector gives an exact derivative.
+    columns = [tensor(unit.reshape(core.shape), factors) for unit in np.eye(core.size)]
+    for mode, factor in enumerate(factors):
+        for unit in np.eye(factor.size):
+            columns.append(tensor(core, [*factors[:mode], unit.reshape(factor.shape), *factors[mode + 1 :]]))
+    return int(np.linalg.matrix_rank(np.stack(columns)))
+
+
+@pytest.mark.parametrize(
+    ("rank", "shape"),
+    [((2, 2, 2), (4, 5, 3)), ((1, 2, 2), (3, 4, 5)), ((3, 2, 2), (3, 4, 4)), ((2, 2), (4, 5)), ((2, 1, 2, 1), (3, 2, 3, 3))],
+)
+def test_degrees_of_freedom_is_the_dimension_of_the_tangent_space(rank: Sequence[int], shape: Sequence[int]) -> None:
+    assert degrees_of_freedom(rank, shape) == tangent_dimension(rank, shape)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=2, max_size=4),
+    st.floats(1, 1e4),
+)
+def test_affordable_is_valid_and_within_the_budget(modes: list[tuple[int, int]], unknowns: float) -> None:
+    shape = tuple(max(pair) for pair in modes)
+    rank = tuple(min(pair) for pair in modes)
+    found = affordable(rank, shape, unknowns)
+    assert all(1 <= new <= old for new, old in zip(found, rank, strict=True))
+    assert all(found[n] <= math.prod(found[:n]) * math.prod(found[n + 1 :]) for n in range(len(found)))
+    assert degrees_of_freedom(found, shape) <= unknowns or max(found) == 1
+
+
+def test_affordable_keeps_a_rank_that_can_be_paid() -> None:
+    assert affordable((3, 4, 5), (20, 21, 22), 1e6) == (3, 4, 5)
+    assert affordable((9, 2, 2), (20, 21, 22), 1e6) == (4, 2, 2)
+
+
+def test_affordable_lowers_all_modes_together() -> None:
+    """Down from (10, 20, 20): proportions stay, and the next larger step would not fit."""
+    found = affordable((10, 20, 20), (100, 200, 200), 5000)
+    assert found[1] == found[2]
+    assert abs(found[1] - 2 * found[0]) <= 1
+    assert degrees_of_freedom(found, (100, 200, 200)) <= 5000 < degrees_of_freedom([r + 1 for r in found], (100, 200, 200))

@@ -1,0 +1,58 @@
+"""The README stays true: its Python blocks and its commands run as they stand there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tensorcell as tc
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("") for line in block.splitlines() if line.startswith("tensorcell ")]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_run(command: str, tmp_path: Path) -> None:
+    cells = tc.datasets.simulate_cells((10, 32, 32), cells=4, seed=1)
+    counts = np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 65535).astype(np.uint16)
+    tc.write(tmp_path / "stack.tif", tc.Volume(counts, spacing=cells.spacing))
+    mask = np.random.default_rng(0).random(counts.shape) < 0.7
+    tc.write(tmp_path / "measured.tif", tc.Volume(mask.astype(np.uint8)))
+    words = [sys.executable, "-m", "tensorcell", *shlex.split(command)[1:]]
+    environment = {**os.environ, "COLUMNS": "120"}
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert run.returncode == 0, run.stderr
+    for name in (word for word in shlex.split(command)[3:] if "." in word and not word.startswith("-")):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_readme_names_the_two_commands() -> None:
+    # .ci/run greps the second one and runs it word for word.
+    assert "pip install . && tensorcell demo\n" in README
+    assert 'pip install -c constraints.txt -e ".[diffusion,test]" && pytest\n' in README
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
