@@ -16,20 +16,20 @@ Solve = Callable[[Problem], np.ndarray]
 def complete(problem: Problem) -> np.ndarray:
     from tensorcell.solvers import complete_tucker
 
-    return complete_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=3).value
+    return np.asarray(complete_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=3).value)
 
 
 def admm(problem: Problem) -> np.ndarray:
     from tensorcell.solvers import AdmmOptions, robust_tucker_admm
 
     options = AdmmOptions(tolerance=0.0, max_iterations=20)
-    return robust_tucker_admm(problem.data, problem.mask, problem.rank, options=options).value
+    return np.asarray(robust_tucker_admm(problem.data, problem.mask, problem.rank, options=options).value)
 
 
 def em(problem: Problem) -> np.ndarray:
     from tensorcell.solvers import em_tucker
 
-    return em_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=20).value
+    return np.asarray(em_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=20).value)
 
 
 def gauss_newton(problem: Problem) -> np.ndarray:
@@ -38,7 +38,7 @@ def gauss_newton(problem: Problem) -> np.ndarray:
     start = hosvd(problem.data / problem.mask.mean(), problem.rank)
     trim = 5.0 if problem.has_outliers else None
     options = GaussNewtonOptions(trim=trim, tolerance=0.0, max_iterations=3)
-    return riemannian_gauss_newton(problem.data, problem.mask, start, options=options).value
+    return np.asarray(riemannian_gauss_newton(problem.data, problem.mask, start, options=options).value)
 
 
 def tensorly(problem: Problem) -> np.ndarray:
@@ -46,9 +46,8 @@ def tensorly(problem: Problem) -> np.ndarray:
     from tensorly.decomposition import tucker
 
     mask = problem.mask.astype(problem.data.dtype)
-    return tucker_to_tensor(
-        tucker(problem.data, problem.rank, mask=mask, init="random", tol=0, n_iter_max=20, random_state=0)
-    )
+    model = tucker(problem.data, problem.rank, mask=mask, init="random", tol=0, n_iter_max=20, random_state=0)
+    return np.asarray(tucker_to_tensor(model))
 
 
 METHODS: dict[str, Solve] = {
@@ -102,7 +101,7 @@ class AsShipped:
     def solve(self) -> np.ndarray:
         from tensorcell.solvers import complete_tucker
 
-        return complete_tucker(self.problem.data, self.problem.mask, self.problem.rank).value
+        return np.asarray(complete_tucker(self.problem.data, self.problem.mask, self.problem.rank).value)
 
     def time_complete_tucker(self, problem: str) -> None:
         self.solve()

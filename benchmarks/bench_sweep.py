@@ -42,7 +42,7 @@ class Sweep:
         self.state = None
         self.state = self.run(fidelity, 2).state
 
-    def run(self, fidelity: str, sweeps: int, callback: Any = None) -> Any:
+    def run(self, fidelity: Any, sweeps: int, callback: Any = None) -> Any:
         options = self.options(fidelity=fidelity, tolerance=0.0, max_iterations=sweeps)
         return self.solver(
             self.problem.data,

@@ -47,7 +47,7 @@ STALL_WINDOW = 60
 """Iterations within which an error must fall by 1 %, else the method has stalled."""
 PATIENCE = 4
 """Settings in a row that do not lower the error by 10 % before a method is given up."""
-ROW_CAPS = 3
+ROW_CAPS = 2
 """Caps of a run that all runs of a row may take together."""
 
 Setting = float | None
@@ -282,7 +282,7 @@ def pytensorlab_nls() -> Method:
         )
 
         def solve(setting: Setting) -> Answer:
-            options: dict[str, float] = {}
+            options: dict[str, Any] = {}
             if setting is not None:  # the cost is 1/2 of the sum of squares
                 cost = 0.5 * (setting * float(np.linalg.norm(problem.data))) ** 2
                 options = {"tol_relfval": 0.0, "tol_relstep": 0.0, "tol_subspace": 0.0, "tol_absfval": cost}
@@ -364,7 +364,7 @@ def ours_complete(*, robust: bool) -> Method:
         from tensorcell.solvers import complete_tucker
 
         def solve(setting: Setting) -> Answer:
-            options = {} if setting is None else {"tolerance": setting}
+            options: dict[str, Any] = {} if setting is None else {"tolerance": setting}
             result = complete_tucker(problem.data, problem.mask, problem.rank, robust=robust, **options)
             return Answer(result.value, result.iterations)
 

@@ -68,7 +68,7 @@ def planted_tucker(
     tensor *= math.sqrt(math.prod(shape)) / np.linalg.norm(tensor)
     tensor = tensor.astype(dtype)
     for axis, (size, columns) in enumerate(zip(shape, rank, strict=True)):
-        factor = np.linalg.qr(rng.standard_normal((size, columns)))[0].astype(dtype)
+        factor: np.ndarray = np.linalg.qr(rng.standard_normal((size, columns))).Q.astype(dtype)
         tensor = np.moveaxis(np.tensordot(tensor, factor, axes=(axis, 1)), -1, axis)
     return np.ascontiguousarray(tensor)
 

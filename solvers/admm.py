@@ -196,7 +196,7 @@ def robust_tucker_admm(
     if initial_state is None:
         state = init(data, mask, rank, grid, options, nonnegative)
     else:
-        state = initial_state._replace(dual=checked_dual(initial_state.dual, data))
+        state = initial_state._replace(dual=checked_dual(initial_state.dual, data, needs_dual(options, nonnegative)))
 
     state, status, history = iterate(
         lambda state: step(data, mask, state, grid, norm, options, nonnegative),
@@ -228,7 +228,10 @@ def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: boo
     """Core and factors to start from: debiased spectra for the subspaces, a few clipped gradient steps for the core."""
     xp = namespace_of(data, mask)
     spectra = masked_spectra(data, mask, spreads=4.0 if robust else None)
-    factors = tuple(vectors[:, :r] for vectors, r in zip(spectra.vectors, rank, strict=True))
+    factors = tuple(
+        supported(vectors[:, :r], mask, mode)
+        for mode, (vectors, r) in enumerate(zip(spectra.vectors, rank, strict=True))
+    )
     ones = [xp.sum(factor, axis=0) for factor in factors]
     core = spectra.centre * outer(ones)
     limit = 4.0 * spectra.spread if robust and spectra.spread > 0 else math.inf
@@ -236,6 +239,16 @@ def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: boo
         move = sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
         core = core + move.core / spectra.ratio
     return core, factors
+
+
+def supported(factor: Array, mask: Array, mode: int) -> Array:
+    """The factor with zero rows where an index was never observed: nothing says anything about it."""
+    xp = namespace_of(factor, mask)
+    seen = xp.any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
+    if bool(xp.all(seen)):
+        return factor
+    kept, _ = xp.linalg.qr(factor * xp.astype(seen, factor.dtype)[:, None], mode="reduced")
+    return kept
 
 
 def outer(vectors: Sequence[Array]) -> Array:
@@ -247,10 +260,17 @@ def outer(vectors: Sequence[Array]) -> Array:
     return product
 
 
-def checked_dual(dual: Array | None, data: Array) -> Array | None:
-    """A copy of the dual of an earlier state, after checking that it belongs to data of this shape."""
-    if dual is None:
+def needs_dual(options: AdmmOptions, nonnegative: bool) -> bool:
+    """Whether there is a constraint, and so a multiplier."""
+    return options.fidelity == "equality" or nonnegative
+
+
+def checked_dual(dual: Array | None, data: Array, needed: bool) -> Array | None:
+    """A copy of the dual of an earlier state, after checking that it belongs to this problem."""
+    if not needed:
         return None
+    if dual is None:
+        raise ValueError("state has no dual, but fidelity 'equality' or nonnegative=True needs one")
     if tuple(dual.shape) != tuple(data.shape):
         raise ValueError(f"state has a dual of shape {tuple(dual.shape)}, data has shape {tuple(data.shape)}")
     copy = namespace_of(data).zeros_like(data)
@@ -274,8 +294,7 @@ def init(
         threshold = 2.5 * grid.scale(core, factors, True)
         if not threshold > 0:  # more than half of the residuals are exactly zero
             threshold = 2.5 * grid.scale(core, factors, False) or 1.0
-    needed = options.fidelity == "equality" or nonnegative
-    dual = xp.zeros_like(data) if needed else None
+    dual = xp.zeros_like(data) if needs_dual(options, nonnegative) else None
     return AdmmState(core, factors, dual, threshold, threshold, 0, (core, factors), 1.0, math.inf)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from .arrays import Array, as_float, contiguous, count, namespace_of
 
 
@@ -49,18 +51,21 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
 
 def checked_rank(rank: int | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
     """The rank as one whole number a mode, each within its mode and within the product of the others."""
-    numbers = (rank,) * len(shape) if isinstance(rank, int) else tuple(rank)
-    if len(numbers) != len(shape):
-        raise ValueError(f"rank has {len(numbers)} entries, data has {len(shape)} axes")
-    for mode, (number, size) in enumerate(zip(numbers, shape, strict=True)):
-        if int(number) != number:
+    given = (rank,) * len(shape) if np.ndim(rank) == 0 else tuple(rank)  # type: ignore[arg-type]
+    if len(given) != len(shape):
+        raise ValueError(f"rank has {len(given)} entries, data has {len(shape)} axes")
+    numbers = []
+    for mode, (number, size) in enumerate(zip(given, shape, strict=True)):
+        if not isinstance(number, (int, float, np.integer, np.floating)) or not float(number).is_integer():
             raise TypeError(f"expected whole numbers as rank, got {number!r} in mode {mode}")
         if not 1 <= number <= size:
             raise ValueError(f"rank {int(number)} does not fit mode {mode} of size {size} (expected 1 to {size})")
+        numbers.append(int(number))
+    for mode, number in enumerate(numbers):
         others = math.prod(numbers[:mode]) * math.prod(numbers[mode + 1 :])
         if number > others:
-            raise ValueError(f"rank {int(number)} of mode {mode} exceeds the product {others} of the other ranks")
-    return tuple(int(number) for number in numbers)
+            raise ValueError(f"rank {number} of mode {mode} exceeds the product {others} of the other ranks")
+    return tuple(numbers)
 
 
 def effective_tolerance(tolerance: float, data: Array) -> float:

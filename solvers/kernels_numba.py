@@ -146,6 +146,10 @@ def _threads() -> tuple[ThreadPoolExecutor, ThreadpoolController, int]:
     return ThreadPoolExecutor(count, thread_name_prefix="tensorcell"), ThreadpoolController(), count
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
+
+
 def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
     """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order.
 
@@ -179,6 +183,8 @@ def sweep_numba(
     does not change from run to run for a given number of threads (``numba.set_num_threads``).
     """
     planes, dtype = y.shape[0], y.dtype
+    if rule != EQUALITY and not nonnegative:
+        dual = np.empty((*y.shape[:2], 0), dtype=dtype)  # never touched, but writable, as the kernel's type wants
     c = np.empty((planes, ua.shape[1], ub.shape[1]), dtype=dtype)
     shared = (y, w, dual, z, fa, np.ascontiguousarray(fb.T), a, ua, np.ascontiguousarray(ua.T), ub)
 

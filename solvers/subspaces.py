@@ -156,7 +156,7 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
     limit = spreads * spread if spreads is not None and spread > 0 else None
     total = math.prod(data.shape)
 
-    # Chunks are ranges of the first mode, whose products are added for modes 2..k. Mode 1 needs all of it at once: its
+    # Chunks are ranges of the first mode, whose products are added for modes 2..k. Mode 1 needs all at once: its
     # chunks are ranges of the second mode.
     def moments(axis: int, first: int, last: int) -> list[tuple[Array, Array]]:
         modes = [0] if axis == 1 else list(range(1, data.ndim))
@@ -196,7 +196,7 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
 def in_shares(
     work: Callable[[int, int], list[tuple[Array, Array]]], size: int, threads: bool
 ) -> list[tuple[Array, Array]]:
-    """``work(first, last)`` over ``range(size)``, in equal shares on threads where wanted, the results added in order."""
+    """``work(first, last)`` over ``range(size)``: in shares on threads where wanted, and added in order."""
     if not threads:
         return work(0, size)
     parts = share_out(work, size)

@@ -119,8 +119,10 @@ def sweep(
         Use the array twin where a fused kernel would serve (for tests).
     """
     xp = namespace_of(data, mask, core)
+    if dual is None and (rule == Rule.EQUALITY or nonnegative):
+        raise ValueError(f"expected a dual for rule {rule.name} with nonnegative={nonnegative}, got None")
     y, w = planes_of(data), planes_of(mask)
-    l = planes_of(dual) if dual is not None else y[:, :, :]  # read only by rules that need it  # noqa: E741
+    l = y if dual is None else planes_of(dual)  # touched by rules that need it  # noqa: E741
     forward_core, forward_factors = (core, factors) if model is None else model
     small = [
         xp.astype(array, data.dtype)

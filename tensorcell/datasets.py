@@ -519,9 +519,7 @@ def _spline_axis(voxels: int, step: float) -> _SplineAxis:
     return _SplineAxis(first, weights.astype(np.float32))
 
 
-def _blur(
-    specimen: NDArray[np.float32], spacing: Sequence[float], fwhm: Sequence[float]
-) -> NDArray[np.float32]:
+def _blur(specimen: NDArray[np.float32], spacing: Sequence[float], fwhm: Sequence[float]) -> NDArray[np.float32]:
     """Gaussian PSF on an image that is already blurred by half a voxel on each axis (standard deviation)."""
     image = specimen
     for axis in range(3):
@@ -737,9 +735,7 @@ def _checked_sides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(side) for side in shape)
 
 
-def _checked_psf(
-    psf: bool | Sequence[float], spacing: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def _checked_psf(psf: bool | Sequence[float], spacing: tuple[float, float, float]) -> tuple[float, float, float]:
     """Full widths at half maximum along z, y, x; 0 for none."""
     if isinstance(psf, bool | np.bool_):
         psf = CONFOCAL_PSF if psf else (0.0, 0.0)

@@ -238,18 +238,14 @@ def _sums(reference: NDArray[Any], estimate: NDArray[Any], mask: NDArray[np.bool
 def _data_range(data_range: float | None, sums: _Sums) -> float:
     if data_range is None:
         if sums.maximum == sums.minimum:
-            raise InputError(
-                f"reference is constant ({sums.maximum:g}) over the scored voxels, expected data_range="
-            )
+            raise InputError(f"reference is constant ({sums.maximum:g}) over the scored voxels, expected data_range=")
         return sums.maximum - sums.minimum
     if not (math.isfinite(data_range) and data_range > 0):
         raise InputError(f"data_range is {data_range}, expected a positive finite number")
     return float(data_range)
 
 
-def _checked(
-    reference: Any, estimate: Any, mask: Any
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]:
+def _checked(reference: Any, estimate: Any, mask: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]:
     """Arrays of Volumes or array-likes, with shapes and dtypes checked; no copies of arrays."""
     reference, estimate = _array("reference", reference), _array("estimate", estimate)
     if reference.shape != estimate.shape:

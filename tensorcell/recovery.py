@@ -244,8 +244,14 @@ def recover(
     if progress:
         from tensorcell.progress import with_progress
 
-        shown = with_progress(callback)
-        request = request._replace(callback=shown)
+        bar, shown = with_progress(callback)
+        with bar:
+            return _recover_volume(volume, request._replace(callback=shown), start)
+    return _recover_volume(volume, request, start)
+
+
+def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery:
+    """Recover every stack of the volume and put the results together."""
     parts, labels = [], []
     axis = volume.axes.index("Z")
     shape = list(volume.shape)

@@ -7,12 +7,11 @@ colour that no intensity has. matplotlib and jinja2 are imported only when a rep
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.volume import Stack, Volume, stacks, zyx_view
+from tensorcell.volume import Volume, stacks, zyx_view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,7 +158,7 @@ def grey_scale(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 def choose_slices(mask: np.ndarray) -> tuple[int, int]:
-    """The plane nearest to the middle that was not measured at all (the middle if there is none), and the middle row."""
+    """The plane nearest to the middle that was not measured at all (else the middle one), and the middle row."""
     middle = len(mask) // 2
     empty = np.flatnonzero(~mask.any(axis=(1, 2)))
     plane = int(empty[np.abs(empty - middle).argmin()]) if empty.size else middle
@@ -366,3 +365,143 @@ def _caption(figure: Figure, picture: Picture, top: float, gaps: bool) -> None:
         x += 1.5
     text = f"xy: {plane}.  xz: {row}.  black {low:.4g}, white {high:.4g}"
     figure.text(x / width, (top - 0.08) / total, text, size=TEXT, va="center", color="#333333")
+
+
+# ----------------------------------------------------------------------------------------------------- reports
+
+
+def recovery_pictures(before: Volume, after: Recovery, truth: np.ndarray | None = None) -> list[Picture]:
+    """One picture a stack (four at most): input on the grid of the output, linear along z where planes lack, result."""
+    factor = (after.volume.shape[after.volume.axes.index("Z")] - 1) // (before.shape[before.axes.index("Z")] - 1)
+    pictures = []
+    for stack in list(stacks(before))[:MOST_STACKS]:
+        result = zyx_view(after.volume.data, after.volume.axes, stack.where)
+        mask = zyx_view(after.measured, after.volume.axes, stack.where)
+        given = np.full(result.shape, np.nan, result.dtype)
+        given[::factor] = stack.data
+        plane, row = choose_slices(mask)
+        panels = [take_slices("Input", given, plane, row, mask)]
+        if not mask.any(axis=(1, 2)).all():
+            panels.append(take_slices("Linear interpolation", interpolate_planes(given, mask), plane, row))
+        panels.append(take_slices("tensorcell", result, plane, row))
+        known = None if truth is None else take_slices("Truth", truth, plane, row)
+        note = "" if mask[plane].any() else "not measured"
+        pictures.append(
+            Picture(
+                panels, plane, row, result.shape, after.volume.spacing, grey_scale(given, mask), known,
+                title=stack.label, plane_note=note,
+            )
+        )  # fmt: skip
+    return pictures
+
+
+def picture_bytes(pictures: Sequence[Picture]) -> bytes:
+    """The pictures as one PNG."""
+    stream = io.BytesIO()
+    draw(pictures).savefig(stream, format="png", dpi=DPI)
+    return stream.getvalue()
+
+
+def write_report(
+    path: str | os.PathLike[str], before: Volume, after: Recovery, truth: np.ndarray | None = None
+) -> None:
+    """Write a picture (``.png``) or a self-contained page (``.html``) of a recovery.
+
+    Parameters
+    ----------
+    path : path
+        Output; appears whole or not at all.
+    before, after : Volume, Recovery
+        What was given to :func:`tensorcell.recover` and what came back.
+    truth : array of the output's shape (Z, Y, X), optional
+        Shown beside it.
+
+    Raises
+    ------
+    InputError
+        Unknown suffix, or the file cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in REPORT_SUFFIXES:
+        raise InputError(f"{target}: expected a report ending in {' or '.join(REPORT_SUFFIXES)}, got {target.suffix!r}")
+    image = picture_bytes(recovery_pictures(before, after, truth))
+    content = image if target.suffix.lower() == ".png" else page(before, after, image).encode()
+    part = target.with_name(f".tensorcell-{secrets.token_hex(8)}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def facts(before: Volume, after: Recovery) -> dict[str, Any]:
+    """What a report and ``--json`` say of a recovery; plain numbers, texts and lists."""
+
+    def per_stack(value: Any) -> Any:
+        return {k: per_stack(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    ranks = {k: list(v) for k, v in after.rank.items()} if isinstance(after.rank, dict) else list(after.rank)
+    return {
+        "input_shape": list(before.shape),
+        "shape": list(after.volume.shape),
+        "axes": after.volume.axes,
+        "spacing": None if after.volume.spacing is None else list(after.volume.spacing),
+        "dtype": str(after.volume.dtype),
+        "observed_ratio": float(after.measured.mean()),
+        "rank": ranks,
+        "noise": per_stack(after.noise),
+        "outliers": after.outlier_count,
+        "status": str(after.status),
+        "iterations": len(after.history),
+        "seconds": round(after.seconds, 3),
+        "notes": list(after.notes),
+    }
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1d2126 }
+img { max-width: 100%; height: auto } table { border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .3rem 1rem .3rem 0; border-bottom: 1px solid #dfe3e7; text-align: left; vertical-align: top }
+li { margin: .2rem 0 }
+</style>
+<h1>{{ title }}</h1>
+<p>{{ sentence }}</p>
+{% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
+<img alt="Slices of the input and of the result" src="data:image/png;base64,{{ picture }}">
+<table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+<h2>How to read this</h2>
+<p>All panels share one grey scale and show the same two slices; blue voxels were not measured. Measured voxels keep their
+value unless the stack was complete (then it is denoised) or they were taken for outliers: those that are far from the
+model and from their neighbours. Filled voxels are estimates. Between pixels they rest on a low-rank model and on measured
+neighbours; in a plane that was never measured they are interpolated along z and hold no detail that the planes beside
+it do not hold. The change per iteration should fall; where it ends above the tolerance, the fit was stopped early.</p>
+<table><tr><th>iteration</th><th>stage</th><th>change</th><th>residual</th><th>outliers in the fit</th></tr>
+{% for r in history %}<tr><td>{{ r.iteration }}</td><td>{{ r.stage }}</td><td>{{ "%.2g"|format(r.change) }}</td>
+<td>{{ "%.3g"|format(r.residual) }}</td><td>{{ r.outliers }}</td></tr>{% endfor %}</table>
+</html>
+"""
+
+
+def page(before: Volume, after: Recovery, image: bytes) -> str:
+    """One self-contained HTML page."""
+    import jinja2
+
+    known = facts(before, after)
+    rows = [(name.replace("_", " "), value) for name, value in known.items() if name not in ("notes", "status")]
+    source = before.metadata.get("source", "")
+    return (
+        jinja2.Environment(autoescape=True)
+        .from_string(PAGE)
+        .render(
+            title=f"tensorcell: {Path(str(source)).name}" if source else "tensorcell: recovery",
+            sentence=f"The fit {known['status']}. {known['observed_ratio']:.1%} of the voxels were measured.",
+            notes=known["notes"],
+            picture=base64.b64encode(image).decode(),
+            rows=rows,
+            history=after.history[:200],
+        )
+    )

@@ -24,6 +24,7 @@ from tensorcell.solvers import (
     tucker_to_dense,
     unfold,
 )
+from tensorcell.solvers.iteration import Measures
 from tensorcell.solvers.passes import observed_norm
 from tensorcell.solvers.subspaces import ResidualGrid
 
@@ -144,6 +145,30 @@ def test_step_equals_the_dense_iteration(
         assert measures.outliers == outliers
         for factor in state.factors:
             np.testing.assert_allclose(factor.T @ factor, np.eye(factor.shape[1]), atol=1e-12)
+
+
+def test_adapt_balances_the_residuals_within_its_limits(xp: Any) -> None:
+    def after(iteration: int, primal: float, change: float, threshold: float = 4.0) -> tuple[float, np.ndarray]:
+        core = xp.put(np.ones((1, 1)))
+        dual = np.ones((2, 3)) if xp.name == "read-only" else xp.put(np.ones((2, 3)))
+        factors = (core, core)
+        state = AdmmState(core, factors, dual, threshold, 4.0, iteration, (core, factors), 1.0, 1.0)
+        grid: Any = None  # read by the other fidelity only
+        new = admm.adapt(state, Measures(change, primal, 0, 0.0), grid, AdmmOptions())
+        return new.threshold, xp.take(new.dual)
+
+    for iteration, primal, change, expected in (
+        (10, 1.0, 0.09, 2.0),  # a large primal residual asks for a larger rho, that is a smaller tau
+        (100, 0.09, 1.0, 8.0),
+        (20, 1.0, 0.2, 4.0),  # balanced
+        (11, 1.0, 0.0, 4.0),  # every ten sweeps
+        (110, 1.0, 0.0, 4.0),  # of the first hundred
+    ):
+        threshold, dual = after(iteration, primal, change)
+        assert threshold == expected
+        np.testing.assert_array_equal(dual, expected / 4.0)  # the multiplier itself stays: L rho is constant
+    assert after(10, 1.0, 0.0, threshold=0.5)[0] == 0.5  # an eighth of the start
+    assert after(10, 0.0, 1.0, threshold=32.0)[0] == 32.0  # eight times the start
 
 
 def test_variants_do_differ(planted: Any) -> None:

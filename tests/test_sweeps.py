@@ -17,7 +17,7 @@ import pytest
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 import tensorcell
 from tensorcell.solvers import kernels_numba, passes, sweeps
@@ -312,20 +312,24 @@ def test_overlapping_sweeps_leave_the_threads_of_blas_as_they_were(monkeypatch: 
         c = case((1, rows, 7), (1, 2, 2))
         sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.RESIDUAL)
 
-    def blas_threads() -> list[int]:
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-
     sweep_rows(5)
     monkeypatch.setattr(kernels_numba, "sweep_planes", waiting)
-    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(2) as pool:
-        before = blas_threads()
-        first = pool.submit(sweep_rows, 5)
-        first_in.wait(5)
-        second = pool.submit(sweep_rows, 6)
-        first.result()
-        first_out.set()
-        second.result()
-        assert blas_threads() == before
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    before = [library.num_threads for library in libraries]
+    try:
+        for library in libraries:
+            library.set_num_threads(2)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(sweep_rows, 5)
+            first_in.wait(5)
+            second = pool.submit(sweep_rows, 6)
+            first.result()
+            first_out.set()
+            second.result()
+        assert {library.num_threads for library in libraries} == {2}
+    finally:
+        for library, count in zip(libraries, before, strict=True):
+            library.set_num_threads(count)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")

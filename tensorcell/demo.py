@@ -1,0 +1,154 @@
+"""``tensorcell demo``: simulated cells, degraded in two ways, recovered, and scored beside plain interpolation."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tensorcell import metrics
+from tensorcell.datasets import SimulatedCells, simulate_cells
+from tensorcell.errors import InputError
+from tensorcell.files import write
+from tensorcell.recovery import Recovery, recover
+from tensorcell.reports import (
+    Picture,
+    choose_slices,
+    grey_scale,
+    interpolate_planes,
+    picture_bytes,
+    take_slices,
+)
+from tensorcell.volume import Volume
+
+SHAPE = (33, 128, 128)
+SPACING = (0.3, 0.2, 0.2)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One degradation with its plain answer and ours, all on the grid of the truth."""
+
+    name: str
+    title: str
+    cells: SimulatedCells
+    axial_factor: int
+    given: np.ndarray
+    mask: np.ndarray
+    baseline: np.ndarray
+    baseline_name: str
+    result: Recovery
+
+
+def median_fill(stack: np.ndarray) -> np.ndarray:
+    """Every voxel the median of what was measured in its 3 x 3 x 3 neighbourhood (NaN = not measured)."""
+    padded = np.pad(stack, 1, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3))
+    filled = np.empty_like(stack)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a neighbourhood without any measured voxel
+        for z in range(len(stack)):
+            filled[z] = np.nanmedian(windows[z].reshape(*stack.shape[1:], 27), axis=-1)
+    return np.where(np.isnan(filled), np.nanmedian(stack), filled)
+
+
+def pixels_case() -> Case:
+    """Half of the pixels missing, a twentieth of the others wrong."""
+    cells = simulate_cells(SHAPE, spacing=SPACING, keep_pixels=0.5, outliers=0.05, peak_photons=400.0, seed=1)
+    result = recover(cells.measured, spacing=cells.spacing)
+    return Case(
+        "pixels", "Half of the pixels missing, 5 % of the others wrong", cells, 1, cells.measured, cells.mask,
+        median_fill(cells.measured), "3 x 3 x 3 median", result,
+    )  # fmt: skip
+
+
+def planes_case() -> Case:
+    """Every second plane measured."""
+    cells = simulate_cells(SHAPE, spacing=SPACING, axial_factor=2, peak_photons=400.0, seed=1)
+    result = recover(cells.measured, axial_factor=2, spacing=cells.spacing)
+    given = np.full(cells.truth.shape, np.nan, np.float32)
+    given[::2] = cells.measured
+    mask = ~np.isnan(given)
+    return Case(
+        "planes", "Every 2nd plane measured", cells, 2, given, mask, interpolate_planes(given, mask),
+        "linear interpolation", result,
+    )  # fmt: skip
+
+
+def picture(case: Case) -> Picture:
+    """Slices of input, baseline, result and truth."""
+    plane, row = choose_slices(case.mask)
+    clean = np.where(case.result.outliers != 0, np.nan, case.cells.measured)
+    grey = grey_scale(clean, ~np.isnan(clean))
+    panels = [
+        take_slices("Input", case.given, plane, row, case.mask),
+        take_slices(case.baseline_name.capitalize(), case.baseline, plane, row),
+        take_slices("tensorcell", case.result.volume.data, plane, row),
+    ]
+    return Picture(
+        panels, plane, row, case.cells.truth.shape, case.cells.truth_spacing, grey,
+        take_slices("Truth", case.cells.truth, plane, row), title=case.title,
+        plane_note="" if case.mask[plane].any() else "not measured",
+    )  # fmt: skip
+
+
+def scores(case: Case, estimate: np.ndarray) -> dict[str, float]:
+    """PSNR on all and on missing voxels, SSIM and NRMSE, against the noise-free truth."""
+    truth = case.cells.truth
+    peak = float(np.percentile(truth, 99.9))
+    return {
+        "psnr": metrics.psnr(truth, estimate, data_range=peak),
+        "psnr_missing": metrics.psnr(truth, estimate, data_range=peak, mask=~case.mask),
+        "ssim": metrics.ssim(truth, estimate, data_range=peak),
+        "nrmse": metrics.nrmse(truth, estimate),
+    }
+
+
+def run_demo(folder: Path) -> dict[str, Any]:
+    """Run both cases, print a table, write the files; returns the scores by case and method."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
+    console = Console()
+    table = Table(title="Scores against the noise-free truth")
+    for column in ("case", "method", "PSNR, all [dB]", "PSNR, missing [dB]", "SSIM", "NRMSE"):
+        table.add_column(column)
+    found: dict[str, Any] = {}
+    cases = []
+    for make in (pixels_case, planes_case):
+        case = make()
+        cases.append(case)
+        found[case.name] = {}
+        for method, estimate in ((case.baseline_name, case.baseline), ("tensorcell", case.result.volume.data)):
+            score = scores(case, estimate)
+            found[case.name][method] = score
+            table.add_row(
+                case.title, method, f"{score['psnr']:.2f}", f"{score['psnr_missing']:.2f}", f"{score['ssim']:.3f}",
+                f"{score['nrmse']:.3f}",
+            )  # fmt: skip
+        for name, data, spacing in (
+            ("input", case.cells.measured, case.cells.spacing),
+            ("output", case.result.volume.data, case.result.volume.spacing),
+            ("truth", case.cells.truth, case.cells.truth_spacing),
+            ("outliers", case.result.outliers, case.cells.spacing),
+        ):
+            write(folder / f"{case.name}_{name}.tif", Volume(data, spacing=spacing))
+    target = folder / "before_after.png"
+    part = folder / ".before_after.part"
+    try:
+        part.write_bytes(picture_bytes([picture(case) for case in cases]))
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    console.print(table)
+    for case in cases:
+        for note in case.result.notes:
+            console.print(f"{case.name}: {note}")
+    console.print(f"Look at {target}; inputs, outputs, truths and outliers lie beside it.")
+    return found
