@@ -37,6 +37,7 @@ from typing import Literal, NamedTuple
 from .arrays import Array, namespace_of, scalar
 from .checks import checked_problem, effective_tolerance
 from .iteration import Measures, iterate
+from .kernels_numba import one_blas_thread
 from .passes import observed_norm, sparse_part
 from .proximal import procrustes
 from .results import CompletionResult, IterationRecord, tucker_tensor
@@ -123,6 +124,7 @@ class AdmmState(NamedTuple):
     """Absolute length of the last move."""
 
 
+@one_blas_thread()
 def robust_tucker_admm(
     data: Array,
     mask: Array | None,

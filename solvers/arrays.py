@@ -98,6 +98,11 @@ def clip(array: Array, lower: float | None, upper: float | None) -> Array:
     return xp.clip(array, lower, upper)
 
 
+def chunk_elements(xp: ModuleType) -> int:
+    """Entries to handle at a time: few on the host, so that freed chunks stay small; many on a GPU."""
+    return 1 << 25 if is_cupy(xp) else 1 << 18
+
+
 def count(mask: Array) -> int:
     """Number of True entries."""
     xp = namespace_of(mask)

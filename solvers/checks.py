@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .arrays import Array, as_float, contiguous, count, namespace_of
+from .arrays import Array, as_float, chunk_elements, contiguous, count, namespace_of
 
 
 def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) -> tuple[Array, Array, tuple[int, ...]]:
@@ -37,7 +37,7 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
     rank = checked_rank(rank, shape)
     data, mask = contiguous(data), contiguous(mask)
     observed = 0
-    flat_step = max(1, (1 << 21) * shape[0] // math.prod(shape))
+    flat_step = max(1, chunk_elements(xp) * shape[0] // math.prod(shape))
     for first in range(0, shape[0], flat_step):
         part = slice(first, min(shape[0], first + flat_step))
         seen = mask[part, ...]

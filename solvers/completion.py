@@ -8,6 +8,7 @@ from typing import Any
 from .admm import AdmmOptions, robust_tucker_admm
 from .arrays import Array
 from .checks import checked_problem
+from .kernels_numba import one_blas_thread
 from .results import CompletionResult, IterationRecord, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
 
@@ -16,6 +17,7 @@ ROUGH_ITERATIONS = 100
 TRIM = 5.0
 
 
+@one_blas_thread()
 def complete_tucker(
     data: Array,
     mask: Array | None,

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from .arrays import Array, as_double, namespace_of, scalar
 from .checks import checked_problem, effective_tolerance
 from .iteration import Measures, iterate
+from .kernels_numba import one_blas_thread
 from .passes import observed_norm
 from .results import CompletionResult, IterationRecord, SparsePart, tucker_tensor
 from .subspaces import hosvd
@@ -31,6 +32,7 @@ class EmState(NamedTuple):
     factors: tuple[Array, ...]
 
 
+@one_blas_thread()
 def em_tucker(
     data: Array,
     mask: Array | None,

@@ -9,8 +9,9 @@ threading layer is needed; BLAS runs single-threaded inside each.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -150,16 +151,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
-def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
-    """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order.
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread for the length of a solve, and restore it.
 
-    BLAS is held to one thread meanwhile: the shares are the parallelism, and threads do not wait for each other.
+    The shares of a pass are the parallelism. BLAS threads that the small algebra between passes wakes would spin beside
+    them: seen to slow a pass from 10 ms to 200 ms.
     """
-    pool, blas, count = _threads()
+    with _threads()[1].limit(limits=1):
+        yield
+
+
+def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
+    """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order."""
+    pool, _, count = _threads()
     count = max(1, min(count, size))
     bounds = [size * share // count for share in range(count + 1)]
-    with blas.limit(limits=1):
-        return list(pool.map(work, bounds[:-1], bounds[1:]))
+    return list(pool.map(work, bounds[:-1], bounds[1:]))
 
 
 def sweep_numba(

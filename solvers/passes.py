@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from .arrays import Array, as_double, count, namespace_of, scalar
+from .arrays import Array, as_double, chunk_elements, count, namespace_of, scalar
 from .proximal import soft_threshold
 from .results import SparsePart
 from .sweeps import lead, planes_of
 
-CHUNK_ELEMENTS = 1 << 20
-
 
 def chunks(data: Array) -> list[slice]:
-    """Ranges of planes with about ``CHUNK_ELEMENTS`` entries each."""
+    """Ranges of planes with about ``chunk_elements`` entries each."""
     planes = planes_of(data).shape[0]
-    step = max(1, CHUNK_ELEMENTS * planes // math.prod(data.shape))
+    step = max(1, chunk_elements(namespace_of(data)) * planes // math.prod(data.shape))
     return [slice(first, min(planes, first + step)) for first in range(0, planes, step)]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from .arrays import Array, namespace_of, to_host
 from .checks import checked_problem
+from .kernels_numba import one_blas_thread
 from .subspaces import masked_spectra
 
 NOISE_MARGIN = 4.0
@@ -34,6 +35,7 @@ class RankEstimate:
     reason: str
 
 
+@one_blas_thread()
 def estimate_rank(
     data: Array,
     mask: Array | None = None,

@@ -33,6 +33,7 @@ from tensorly.tucker_tensor import TuckerTensor
 from .arrays import Array, as_double, namespace_of, scalar
 from .checks import checked_problem, effective_tolerance
 from .iteration import Measures, iterate
+from .kernels_numba import one_blas_thread
 from .passes import keep_inliers, observed_norm, rounding, sparse_part
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
 from .subspaces import ResidualGrid, recompress
@@ -95,6 +96,7 @@ class GaussNewtonState(NamedTuple):
     """Number of entries left out in the last step."""
 
 
+@one_blas_thread()
 def riemannian_gauss_newton(
     data: Array,
     mask: Array | None,

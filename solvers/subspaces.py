@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, as_double, clip, count, from_host, is_numpy, namespace_of, scalar
+from .arrays import Array, as_double, chunk_elements, clip, count, from_host, is_numpy, namespace_of, scalar
 from .kernels_numba import share_out
 from .results import tucker_tensor
 from .tensors import mode_product, multi_mode_product, unfold
-
-CHUNK_ELEMENTS = 1 << 20
 
 IndexSet = npt.NDArray[np.int64]
 
@@ -164,7 +162,7 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
             (xp.zeros((n, n), dtype=xp.float64), xp.zeros((n,), dtype=xp.float64))
             for n in (data.shape[mode] for mode in modes)
         ]
-        step = max(1, CHUNK_ELEMENTS * data.shape[axis] // total)
+        step = max(1, chunk_elements(xp) * data.shape[axis] // total)
         for start in range(first, last, step):
             part = (slice(None),) * axis + (slice(start, min(last, start + step)), ...)
             values = xp.where(mask[part], data[part] - centre, xp.zeros((), dtype=data.dtype))

@@ -28,10 +28,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from . import kernels_numba
-from .arrays import Array, as_double, is_cupy, is_numpy, namespace_of, to_host
+from .arrays import Array, as_double, chunk_elements, is_cupy, is_numpy, namespace_of, to_host
 from .tensors import mode_product, unfold
-
-CHUNK_ELEMENTS = 1 << 18
 
 
 class Rule(IntEnum):
@@ -167,7 +165,6 @@ def sweep_arrays(
     ub: Array,
     tau: float,
     gamma: float,
-    chunk_elements: int = CHUNK_ELEMENTS,
 ) -> tuple[Array, Array, Array, Array]:
     """The pass in plain array operations, a few planes at a time: the twin of the fused kernels.
 
@@ -180,7 +177,7 @@ def sweep_arrays(
     ma = xp.zeros(ua.shape, dtype=xp.float64)
     mb = xp.zeros(ub.shape, dtype=xp.float64)
     sums = xp.zeros((4,), dtype=xp.float64)
-    step = max(1, chunk_elements // (rows * columns))
+    step = max(1, chunk_elements(xp) // (rows * columns))
     for first in range(0, planes, step):
         part = slice(first, min(planes, first + step))
         x = xp.matmul(xp.matmul(fa, z[part, :, :]), fb.T)

@@ -79,7 +79,7 @@ def _interpolated_plane(values: np.ndarray, mask: np.ndarray, z: int) -> np.ndar
     below, above = np.where(has_below, below, above), np.where(has_above, above, below)
     low, high = (np.take_along_axis(values, i[None], axis=0)[0].astype(float) for i in (below, above))
     weight = (z - below) / np.maximum(above - below, 1)
-    plane = np.where(above > below, low * (1 - weight) + high * weight, low)
+    plane: np.ndarray = np.where(above > below, low * (1 - weight) + high * weight, low)
     plane[~(has_below | has_above)] = np.nan
     return plane
 
@@ -474,11 +474,12 @@ li { margin: .2rem 0 }
 <img alt="Slices of the input and of the result" src="data:image/png;base64,{{ picture }}">
 <table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
 <h2>How to read this</h2>
-<p>All panels share one grey scale and show the same two slices; blue voxels were not measured. Measured voxels keep their
-value unless the stack was complete (then it is denoised) or they were taken for outliers: those that are far from the
-model and from their neighbours. Filled voxels are estimates. Between pixels they rest on a low-rank model and on measured
-neighbours; in a plane that was never measured they are interpolated along z and hold no detail that the planes beside
-it do not hold. The change per iteration should fall; where it ends above the tolerance, the fit was stopped early.</p>
+<p>All panels share one grey scale and show the same two slices; blue voxels were not measured. Measured voxels keep
+their value unless the stack was complete (then it is denoised) or they were taken for outliers: those that are far from
+the model and from their neighbours. Filled voxels are estimates. Between pixels they rest on a low-rank model and on
+measured neighbours; in a plane that was never measured they are interpolated along z and hold no detail that the planes
+beside it do not hold. The change per iteration should fall; where it ends above the tolerance, the fit was stopped
+early.</p>
 <table><tr><th>iteration</th><th>stage</th><th>change</th><th>residual</th><th>outliers in the fit</th></tr>
 {% for r in history %}<tr><td>{{ r.iteration }}</td><td>{{ r.stage }}</td><td>{{ "%.2g"|format(r.change) }}</td>
 <td>{{ "%.3g"|format(r.residual) }}</td><td>{{ r.outliers }}</td></tr>{% endfor %}</table>

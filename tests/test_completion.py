@@ -20,6 +20,7 @@ from tensorcell.solvers import (
     GaussNewtonOptions,
     GaussNewtonState,
     Status,
+    checks,
     complete_tucker,
     em_tucker,
     hosvd,
@@ -511,6 +512,17 @@ def test_checked_problem_copies_nothing_that_fits(xp: Any) -> None:
     assert checked is data
     assert same is mask
     assert rank == (2, 2, 2)
+
+
+@pytest.mark.parametrize("chunk", [1, 60, 10**6])
+def test_checked_problem_looks_at_every_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(checks, "chunk_elements", lambda namespace: chunk)
+    for index in np.ndindex(DATA.shape):
+        data, mask = DATA.copy(), np.zeros(DATA.shape, bool)
+        data[index], mask[index] = np.nan, True
+        with pytest.raises(ValueError, match="expected finite values at observed entries"):
+            checked_problem(data, mask, 1)
+        checked_problem(DATA, mask, 1)  # a single entry is found
 
 
 def test_checked_rank_takes_any_whole_numbers() -> None:

@@ -32,9 +32,7 @@ def volume() -> np.ndarray:
 
 @pytest.mark.parametrize("planes", [1, 2, 7, 12, 13])
 @pytest.mark.parametrize("axial_factor", [1, 2, 3, 4, 20])
-def test_degrade_without_noise_keeps_planes_exactly(
-    volume: np.ndarray, planes: int, axial_factor: int
-) -> None:
+def test_degrade_without_noise_keeps_planes_exactly(volume: np.ndarray, planes: int, axial_factor: int) -> None:
     truth = volume[:planes]
     result = degrade(truth, axial_factor=axial_factor)
     assert result.measured.shape[0] == math.ceil(planes / axial_factor)
@@ -196,9 +194,7 @@ def test_simulate_cells_is_reproducible() -> None:
 
 def test_simulate_cells_fields_agree(cells: SimulatedCells) -> None:
     assert cells.truth.shape == cells.measured.shape == cells.mask.shape == cells.labels.shape
-    dtypes = [
-        str(array.dtype) for array in (cells.truth, cells.measured, cells.labels, cells.mask, cells.outliers)
-    ]
+    dtypes = [str(array.dtype) for array in (cells.truth, cells.measured, cells.labels, cells.mask, cells.outliers)]
     assert dtypes == ["float32", "float32", "int32", "bool", "bool"]
     assert cells.spacing == cells.truth_spacing == (0.5, 0.2, 0.2)
     assert cells.truth.min() > 2  # background
@@ -220,9 +216,7 @@ def test_simulate_cells_degradations_do_not_change_the_truth() -> None:
 
 
 @pytest.mark.parametrize(("axial_factor", "kept", "planes"), [(2, 6, 11), (3, 4, 10), (5, 3, 11), (20, 1, 1)])
-def test_simulate_cells_planes_are_the_truth_when_noise_is_off(
-    axial_factor: int, kept: int, planes: int
-) -> None:
+def test_simulate_cells_planes_are_the_truth_when_noise_is_off(axial_factor: int, kept: int, planes: int) -> None:
     dark = simulate_cells(**SMALL, shot_noise=False, read_noise=0, axial_factor=axial_factor)
     assert (len(dark.measured), len(dark.truth), len(dark.labels)) == (kept, planes, planes)
     np.testing.assert_array_equal(dark.measured, dark.truth[::axial_factor])
@@ -285,8 +279,7 @@ def test_simulate_cells_show_walls_cytoplasm_and_nuclei(cells: SimulatedCells) -
         depth = ndimage.distance_transform_edt(np.pad(cells.labels[box] == label, 1), cells.truth_spacing)
         depth = depth[1:-1, 1:-1, 1:-1] / depth.max()
         wall, between, centre = (
-            dark[box][(depth > low) & (depth < high)].mean()
-            for low, high in ((0, 0.15), (0.25, 0.4), (0.75, 1))
+            dark[box][(depth > low) & (depth < high)].mean() for low, high in ((0, 0.15), (0.25, 0.4), (0.75, 1))
         )
         ratios.append((wall / between, centre / between))
     assert (np.median(ratios, axis=0) > [2.0, 2.0]).all()
@@ -456,17 +449,13 @@ def test_planted_tucker_has_unit_deviation(dtype: type) -> None:
 
 
 def test_planted_tucker_sampling_and_outliers() -> None:
-    planted = planted_tucker(
-        (40, 50, 60), (3, 4, 5), observed=0.3, outliers=0.1, outlier_range=(1, 3), seed=2
-    )
+    planted = planted_tucker((40, 50, 60), (3, 4, 5), observed=0.3, outliers=0.1, outlier_range=(1, 3), seed=2)
     outlying = planted.outliers != 0
     assert close_to_binomial(int(planted.mask.sum()), planted.mask.size, 0.3)
     assert close_to_binomial(int(outlying.sum()), int(planted.mask.sum()), 0.1)
     assert not (outlying & ~planted.mask).any()
     np.testing.assert_array_equal(np.isnan(planted.data), ~planted.mask)
-    np.testing.assert_array_equal(
-        planted.data[planted.mask], (planted.truth + planted.outliers)[planted.mask]
-    )
+    np.testing.assert_array_equal(planted.data[planted.mask], (planted.truth + planted.outliers)[planted.mask])
     values = planted.outliers[outlying]
     assert stats.kstest((np.abs(values) - 1) / 2, "uniform").pvalue > 1e-3
     assert close_to_binomial(int((values > 0).sum()), values.size, 0.5)

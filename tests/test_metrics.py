@@ -206,9 +206,7 @@ def test_volumes_lists_and_read_only_arrays_are_accepted(pair: tuple[np.ndarray,
         assert score(Stack(reference), Stack(estimate)) == expected
         assert score(Stack(reference), estimate) == expected
         assert score(reference.tolist(), estimate.tolist()) == expected
-        assert score(np.asfortranarray(reference), estimate[::-1][::-1]) == pytest.approx(
-            expected, rel=ROUNDING
-        )
+        assert score(np.asfortranarray(reference), estimate[::-1][::-1]) == pytest.approx(expected, rel=ROUNDING)
     np.testing.assert_array_equal((reference, estimate), copies)
 
 
@@ -278,9 +276,7 @@ def test_bad_data_ranges_are_refused(score: Any) -> None:
 
 def test_bad_windows_are_refused() -> None:
     a = np.random.default_rng(11).random((5, 9, 9))
-    with pytest.raises(
-        InputError, match=r"window is 7, expected at most the shortest side of shape \(5, 9, 9\)"
-    ):
+    with pytest.raises(InputError, match=r"window is 7, expected at most the shortest side of shape \(5, 9, 9\)"):
         ssim(a, a)
     for wrong in (1, 4, -3, 3.0):
         with pytest.raises(InputError, match=f"window is {wrong}, expected an odd number of at least 3"):

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 import string
-import subprocess
-import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +12,7 @@ import pytest
 import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threadpoolctl import ThreadpoolController
 
-import tensorcell
 from tensorcell.solvers import kernels_numba, passes, sweeps
 from tensorcell.solvers.sweeps import Rule
 
@@ -263,96 +256,20 @@ def test_kernel_shares_planes_among_any_number_of_threads(
         np.testing.assert_allclose(a, twin, rtol=ROUNDING, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("chunk", [1, 200, 10**6])
+@pytest.mark.parametrize("chunk", [1, 300, 10**6])
 def test_twin_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     c = case((9, 13, 11), (2, 3, 5))
-    arguments = (
-        Rule.EQUALITY, True, c.data, c.mask, sweeps.lead(c.core, c.factors), *c.factors[1:],
-        sweeps.lead(c.core, c.factors), *c.factors[1:], THRESHOLD, 1.6,
-    )  # fmt: skip
     results = []
     for elements in (chunk, 143):
+        monkeypatch.setattr(sweeps, "chunk_elements", lambda namespace, elements=elements: elements)
         dual = c.dual.copy()
-        results.append((*sweeps.sweep_arrays(*arguments[:4], dual, *arguments[4:], chunk_elements=elements), dual))
+        result = sweeps.sweep(
+            c.data, c.mask, c.core, c.factors, rule=Rule.EQUALITY, dual=dual, threshold=THRESHOLD, relaxation=1.6,
+            nonnegative=True, twin=True,
+        )  # fmt: skip
+        results.append((result.core, *result.factors, np.array(result[2:]), dual))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING)
-
-
-def test_kernel_serves_several_threads_at_once() -> None:
-    cases = [case((9, 13, 11), (2, 3, 5), seed=seed) for seed in range(6)]
-
-    def work(c: Case) -> list[np.ndarray]:
-        dual = c.dual.copy()
-        for _ in range(20):
-            result = sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.EQUALITY, dual=dual, threshold=THRESHOLD)
-        return [result.core, *result.factors, dual]
-
-    with ThreadPoolExecutor(3) as pool:
-        together = list(pool.map(work, cases))
-    for c, parts in zip(cases, together, strict=True):
-        for a, b in zip(parts, work(c), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-def test_overlapping_sweeps_leave_the_threads_of_blas_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    # First in, first out: the second sweep must not take the first one's setting for the one to restore.
-    real = kernels_numba.sweep_planes
-    first_in, second_in, first_out = (threading.Event() for _ in range(3))
-
-    def waiting(*arguments: Any) -> None:
-        if arguments[2].shape[1] == 5:  # rows of y
-            first_in.set()
-            second_in.wait(5)
-        else:
-            second_in.set()
-            first_out.wait(5)
-        real(*arguments)
-
-    def sweep_rows(rows: int) -> None:
-        c = case((1, rows, 7), (1, 2, 2))
-        sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.RESIDUAL)
-
-    sweep_rows(5)
-    monkeypatch.setattr(kernels_numba, "sweep_planes", waiting)
-    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-    before = [library.num_threads for library in libraries]
-    try:
-        for library in libraries:
-            library.set_num_threads(2)
-        with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(sweep_rows, 5)
-            first_in.wait(5)
-            second = pool.submit(sweep_rows, 6)
-            first.result()
-            first_out.set()
-            second.result()
-        assert {library.num_threads for library in libraries} == {2}
-    finally:
-        for library, count in zip(libraries, before, strict=True):
-            library.set_num_threads(count)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-def test_kernel_works_in_a_forked_process() -> None:
-    # multiprocessing forks by default on Linux: threads do not survive that, and a pool of them would wait for ever.
-    script = """
-import os, signal
-import numpy as np
-from tensorcell.solvers import AdmmOptions, robust_tucker_admm
-def run():
-    return robust_tucker_admm(np.ones((4, 5, 6)), None, 1, options=AdmmOptions(max_iterations=2)).value.sum()
-total = run()
-child = os.fork()
-if child == 0:
-    signal.alarm(10)
-    os._exit(0 if run() == total else 1)
-print(os.waitpid(child, 0)[1])
-"""
-    place = Path(tensorcell.__path__[0]).parent
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=place, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.stdout.strip() == "0", done.stderr
 
 
 @given(seed=st.integers(0, 10**6), mode=st.integers(0, 2))
@@ -391,7 +308,7 @@ def test_observed_norm_and_residuals_follow_their_definition(xp: Any, shape: Any
 def test_keep_inliers_and_sparse_part_follow_their_definition(
     xp: Any, monkeypatch: pytest.MonkeyPatch, shape: Any, rank: Any, chunk: int
 ) -> None:
-    monkeypatch.setattr(passes, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(passes, "chunk_elements", lambda namespace: chunk)
     c = case(shape, rank)
     data, mask, core, *factors = (xp.put(array) for array in (c.data, c.mask, c.core, *c.factors))
     residual = np.where(c.mask, c.data - dense(c.core, c.factors), 0.0)
