@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .arrays import Array, namespace_of, to_host
+from .arrays import Array, count, namespace_of, to_host
 from .checks import checked_problem
 from .kernels_numba import one_blas_thread
 from .subspaces import masked_spectra
@@ -89,18 +89,19 @@ def estimate_rank(
         raise ValueError(f"expected method 'auto' or 'spectra', got {method!r}")
     data, mask, _ = checked_problem(data, mask, (1,) * data.ndim)
     xp = namespace_of(data, mask)
-    spectra = masked_spectra(data, mask)
+    full = count(mask) == math.prod(data.shape)
+    spectra = masked_spectra(data, mask, spreads=None if full else 4.0)
     observed = spectra.ratio * math.prod(data.shape)
     values = [to_host(xp.asarray(v)) for v in spectra.values]
     rank = []
     for spectrum, size in zip(values, data.shape, strict=True):
-        if spectra.ratio < 1:
-            count = int((spectrum > NOISE_MARGIN * max(0.0, -float(spectrum[-1]))).sum())
+        if not full:
+            found = int((spectrum > NOISE_MARGIN * max(0.0, -float(spectrum[-1]))).sum())
         else:
-            allowed = max(1e-6 * float(spectrum.sum()), (noise or 0.0) ** 2 * observed)
+            allowed = max(1e-6 * float(spectrum.sum()), 1.05 * (noise or 0.0) ** 2 * observed)
             tails = spectrum[::-1].cumsum()[::-1]
-            count = int((tails > allowed).sum())
-        rank.append(max(1, min(count, size)))
+            found = int((tails > allowed).sum())
+        rank.append(max(1, min(found, size)))
     if max_rank is not None:
         limits = (max_rank,) * data.ndim if isinstance(max_rank, int) else tuple(max_rank)
         if len(limits) != data.ndim or min(limits) < 1:
@@ -109,7 +110,7 @@ def estimate_rank(
     wanted = tuple(rank)
     fitted = affordable(wanted, data.shape, observed / OVERSAMPLING)
     reason = f"eigenvalues above {NOISE_MARGIN:g} times the noise of the spectra"
-    if spectra.ratio == 1:
+    if full:
         reason = "energy above the noise, or all but a millionth"
     if fitted != wanted:
         reason += f"; lowered from {wanted} so that {round(observed)} entries are {OVERSAMPLING:g} times the unknowns"

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -189,13 +188,16 @@ def main() -> None:
         status = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        raise SystemExit(2) from None
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; nothing was written", 130)
     except MemoryError:
         _fail("not enough memory for this volume; crop it or use a machine with more", 2)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # usage errors of click, which typer may carry inside itself
+        if message is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message())
+            raise SystemExit(2) from None
+        _fail(message(), 2)
     raise SystemExit(status or 0)

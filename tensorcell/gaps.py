@@ -76,8 +76,8 @@ def isolated(residual: Floats, mask: Bools, positions: npt.NDArray[np.integer], 
     return keep
 
 
-def beyond_neighbours(volume: Floats, mask: Bools, positions: npt.NDArray[np.integer]) -> Bools:
-    """Which measured voxels lie beyond all neighbours but one by more than the neighbours differ among themselves.
+def beyond_neighbours(volume: Floats, mask: Bools, positions: npt.NDArray[np.integer], factor: float) -> Bools:
+    """Which measured voxels lie beyond all neighbours but one by ``factor`` times what the neighbours differ.
 
     Hot and dead pixels do. The brightest voxel of anything that the microscope resolves does not: its neighbours share
     its light. ``volume`` holds the measured intensities; positions are flat, in C order; a voxel without three measured
@@ -91,7 +91,7 @@ def beyond_neighbours(volume: Floats, mask: Bools, positions: npt.NDArray[np.int
         low, high = values[:, 1], values[np.arange(len(values)), np.maximum(count - 2, 0)]
         own = volume.ravel()[positions[part]]
         with np.errstate(invalid="ignore"):
-            found[part] = (count >= 3) & (np.maximum(own - high, low - own) > high - low)
+            found[part] = (count >= 3) & (np.maximum(own - high, low - own) > factor * (high - low))
     return found
 
 
@@ -181,7 +181,8 @@ def estimate_noise(volume: Floats, mask: Bools) -> float:
     Immerkaer 1996, doi:10.1006/cviu.1996.0060, with the median in place of the mean.
     """
     block = central_block(volume.shape)
-    v, m = volume[block], mask[block]
+    m = mask[block]
+    v = np.where(m, volume[block], 0)
     found = []
     for axis in (1, 2):
         v3, m3 = np.moveaxis(v, axis, -1), np.moveaxis(m, axis, -1)

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ Array = npt.NDArray[Any]
 METHODS = ("auto", "tucker")
 DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
-RARE = 0.01
+RARE = 0.02
 """Share of outliers among the measured voxels below which only the plainest are believed."""
 EMPTY_PLANE = 0.01
 """A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
@@ -322,25 +323,22 @@ def _checked(
     """Check every argument that does not depend on the stack."""
     if method not in METHODS:
         raise InputError(f"expected method {' or '.join(METHODS)}, got {method!r}")
-    if isinstance(axial_factor, bool) or int(axial_factor) != axial_factor or axial_factor < 1:
+    whole = isinstance(axial_factor, Real) and not isinstance(axial_factor, bool) and float(axial_factor).is_integer()
+    if not whole or axial_factor < 1:
         raise InputError(f"expected a whole axial factor of at least 1, got {axial_factor!r}")
-    if noise != "auto" and not (isinstance(noise, (int, float)) and 0 <= noise < math.inf):
+    if not isinstance(noise, str) and not (isinstance(noise, Real) and 0 <= float(noise) < math.inf):
+        raise InputError(f"expected noise 'auto' or a standard deviation of at least 0, got {noise!r}")
+    if isinstance(noise, str) and noise != "auto":
         raise InputError(f"expected noise 'auto' or a standard deviation of at least 0, got {noise!r}")
     for name, value in (("nonnegative", nonnegative), ("keep_measured", keep_measured)):
         if value not in ("auto", True, False):
             raise InputError(f"expected {name} 'auto', True or False, got {value!r}")
-    if rank != "auto":
-        numbers = (rank,) * 3 if isinstance(rank, (int, np.integer)) else tuple(rank)
-        if len(numbers) != 3:
-            raise InputError(f"rank has {len(numbers)} entries, a stack has 3 axes (z, y, x)")
-        if not all(isinstance(r, (int, np.integer)) and r >= 1 for r in numbers):
-            raise InputError(f"expected whole numbers of at least 1 as rank, got {rank!r}")
-        rank = tuple(int(r) for r in numbers)
+    rank = _whole_rank(rank)
     _check_shape(volume)
     return _Request(
         axial_factor=int(axial_factor),
-        rank=None if rank == "auto" else rank,
-        noise=None if noise == "auto" else float(noise),
+        rank=rank,
+        noise=None if isinstance(noise, str) else float(noise),
         nonnegative=None if nonnegative == "auto" else bool(nonnegative),
         keep_measured=None if keep_measured == "auto" else bool(keep_measured),
         device=choose_device(device),
@@ -348,6 +346,20 @@ def _checked(
         options=TuckerOptions(**options),
         callback=callback,
     )
+
+
+def _whole_rank(rank: Any) -> tuple[int, ...] | None:
+    """Three whole numbers, or None for "auto"."""
+    if isinstance(rank, str) and rank == "auto":
+        return None
+    if isinstance(rank, str) or (np.ndim(rank) != 0 and np.ndim(rank) != 1):
+        raise InputError(f"expected rank 'auto', a whole number or three, got {rank!r}")
+    numbers = tuple(rank) if np.ndim(rank) else (rank,) * 3
+    if len(numbers) != 3:
+        raise InputError(f"rank has {len(numbers)} entries, a stack has 3 axes (z, y, x)")
+    if not all(isinstance(r, Integral) and not isinstance(r, bool) and int(r) >= 1 for r in numbers):
+        raise InputError(f"expected whole numbers of at least 1 as rank, got {rank!r}")
+    return tuple(int(r) for r in numbers)
 
 
 def _check_shape(volume: Volume) -> None:
@@ -406,6 +418,8 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
         raise InputError(f"nonnegative=True, but measured values go down to {lowest:g}")
 
     full = bool(seen.all())
+    if not full:
+        y = np.where(seen, y, 0)  # whatever stands under the mask must not reach any arithmetic
     keep = request.keep_measured
     if keep is None:
         keep = (factor > 1 or not full) and not request.noise
@@ -413,15 +427,15 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     known = np.flatnonzero(share >= min(EMPTY_PLANE, 0.5 * share.max()))
     if len(known) < 2:
         raise InputError(f"expected at least 2 measured planes, got {len(known)} of {len(share)}")
-    lateral = _never_measured(seen)
+    stack, kept = (y, seen) if len(known) == len(share) else (y[known], seen[known])
+    lateral = _never_measured(kept)
     if lateral:
         raise InputError(lateral)
-    stack, kept = (y, seen) if len(known) == len(share) else (y[known], seen[known])
 
     rank = request.rank
     noise = request.noise if request.noise is not None else gaps.estimate_noise(stack, kept)
     if rank is None:
-        rank = choose_rank(stack, kept, request)
+        rank = choose_rank(stack, kept, noise, request)
     _check_rank(rank, stack.shape, len(known) < len(share))
     result = _complete(stack, kept, rank, request)
     best, positions, values = _best_estimate(stack, kept, result, noise, keep, request)
@@ -582,8 +596,8 @@ def _best_estimate(
 def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple[Array, Array]:
     """Flagged voxels that also stand out from their neighbours: flat positions, and how far they are off the model.
 
-    Where they are rare, they are as likely the sharpest structure as outliers: then only those that no structure can
-    explain are taken.
+    Where they are rare, they are as likely the sharpest structure as outliers: then only those far outside the
+    intensities of their neighbours are taken.
     """
     positions, values = np.asarray(result.sparse.positions), np.asarray(result.sparse.values)
     if not len(positions):
@@ -601,7 +615,8 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
         for slab in _slabs(stack.shape):
             wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
             here = alone & (positions >= slab.start * plane) & (positions < slab.stop * plane)
-            alone[here] = gaps.beyond_neighbours(stack[wide], kept[wide], positions[here] - wide.start * plane)
+            around = stack[wide], kept[wide], positions[here] - wide.start * plane
+            alone[here] = gaps.beyond_neighbours(*around, factor=2.0)
     return positions[alone], values[alone]
 
 
@@ -610,14 +625,14 @@ HELD_OUT = 0.05
 TRIAL_VOXELS = 300_000
 
 
-def choose_rank(stack: Array, kept: Array, request: _Request) -> tuple[int, ...]:
+def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> tuple[int, ...]:
     """Of the spectra's rank and a few shares of the sides, the one that predicts left-out measured voxels best.
 
     One voxel in twenty is left out; the error counted is that of the whole estimate, model and neighbours, each voxel's
     capped at five times the typical one since outliers cannot be predicted. The trials run on a central block of
     at most 300 000 voxels.
     """
-    estimate = estimate_rank(stack, kept, noise=request.noise).rank
+    estimate = estimate_rank(stack, kept, noise=noise).rank
     block = gaps.central_block(stack.shape, TRIAL_VOXELS)
     y, w = np.ascontiguousarray(stack[block]), kept[block]
     left_out = w & (np.random.default_rng(request.seed).random(y.shape) < HELD_OUT)

@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "not an image": (small_file("in.tif", b"this is text, not a picture\n" * 20), "in.tif"),
     "truncated TIFF": (truncated_tiff, "in.tif"),
     "zero-byte file": (small_file("in.tif", b""), "in.tif"),
-    "RGB photo": (tiff(np.zeros((40, 50, 3), np.uint8), photometric="rgb"), "RGB"),
+    "RGB photo": (tiff(np.zeros((40, 50, 3), np.uint8), photometric="rgb"), "colour image"),
     "2-D image": (tiff(np.arange(1200, dtype=np.uint16).reshape(30, 40)), "in.tif"),
     "one voxel": (npy(np.ones((1, 1, 1), np.float32)), "at least 2 planes"),
     "one plane": (npy(stack()[:1]), "at least 2 planes"),

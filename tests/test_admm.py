@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ import scipy.linalg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorly.decomposition import tucker
+from threadpoolctl import ThreadpoolController
 
 from tensorcell.solvers import (
     AdmmOptions,
@@ -454,6 +457,37 @@ def test_runs_are_deterministic(planted: Any) -> None:
     problem = planted((30, 31, 32), (3, 3, 3), seen=0.5, outliers=0.1)
     first, second = (robust_tucker_admm(problem.data, problem.mask, 3) for _ in range(2))
     np.testing.assert_array_equal(first.value, second.value)
+
+
+def test_overlapping_runs_leave_the_threads_of_blas_as_they_were() -> None:
+    # First in, first out: the second run must not take the first one's setting for the one to restore.
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    before = [library.num_threads for library in libraries]
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def set_threads(counts: list[int]) -> None:  # in a thread of its own, for who sets them owns them while it lives
+        with ThreadPoolExecutor(1) as pool:
+            list(pool.map(lambda library, count: library.set_num_threads(count), libraries, counts))
+
+    def solve(entered: threading.Event, leave: threading.Event) -> None:
+        def callback(record: IterationRecord, state: AdmmState) -> bool:
+            entered.set()
+            return leave.wait(5)
+
+        robust_tucker_admm(np.random.default_rng(0).random((4, 5, 6)), None, 1, callback=callback)
+
+    try:
+        set_threads([2] * len(libraries))
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(solve, first_in, second_in)
+            first_in.wait(5)
+            second = pool.submit(solve, second_in, first_out)
+            first.result()
+            first_out.set()
+            second.result()
+        assert {library.num_threads for library in libraries} == {2}
+    finally:
+        set_threads(before)
 
 
 def test_history_residual_is_recomputed_from_observed_entries(planted: Any) -> None:

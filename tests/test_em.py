@@ -55,8 +55,8 @@ def test_em_agrees_with_the_masked_tucker_of_tensorly(planted: Any) -> None:
         np.where(problem.mask, problem.data, 0.0), problem.rank, mask=problem.mask.astype(float), tol=0, n_iter_max=100
     )
     ours = em_tucker(problem.data, problem.mask, problem.rank)
-    # Both are exact on this problem; a hundred iterations bring TensorLy to 1e-8.
-    np.testing.assert_allclose(ours.value, tucker_to_dense(core, factors), atol=1e-5)
+    # Both find the planted tensor: TensorLy's hundred iterations to rounding, ours to its tolerance of 1e-7.
+    np.testing.assert_allclose(ours.value, tucker_to_dense(core, factors), atol=1e-6)
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, np.inf])

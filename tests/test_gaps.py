@@ -143,7 +143,7 @@ def test_beyond_neighbours_compares_the_step_out_with_the_span_within(sign: int)
     centre = at((3, 3, 3), 1, 1, 1)
     for value, expected in [(19.0, False), (-9.0, False), (5.0, False), (60.0, True), (-50.0, True)]:
         volume = sign * np.insert(around, 13, value).reshape(3, 3, 3)
-        assert gaps.beyond_neighbours(volume, everything, centre)[0] == expected
+        assert gaps.beyond_neighbours(volume, everything, centre, 1.0)[0] == expected
 
 
 def test_beyond_neighbours_bears_one_wrong_neighbour() -> None:
@@ -152,9 +152,9 @@ def test_beyond_neighbours_bears_one_wrong_neighbour() -> None:
     everything = np.ones((5, 5, 5), bool)
     volume[2, 2, 2] = volume[2, 2, 3] = 50
     both = np.concatenate([at((5, 5, 5), 2, 2, 2), at((5, 5, 5), 2, 2, 3)])
-    assert gaps.beyond_neighbours(volume, everything, both).all()
+    assert gaps.beyond_neighbours(volume, everything, both, 1.0).all()
     volume[2, 3, 2] = 50
-    assert not gaps.beyond_neighbours(volume, everything, both).any()
+    assert not gaps.beyond_neighbours(volume, everything, both, 1.0).any()
 
 
 @pytest.mark.parametrize("fwhm", [2.0, 2.5, 3.0])
@@ -163,8 +163,8 @@ def test_beyond_neighbours_leaves_resolved_spots_alone(fwhm: float, shift: float
     z, y, x = np.mgrid[:9, :9, :9]
     spot = np.exp(-((z - 4) ** 2 + (y - 4 - shift) ** 2 + (x - 4 - shift) ** 2) / (2 * (fwhm / 2.355) ** 2))
     everything = np.ones(spot.shape, bool)
-    assert not gaps.beyond_neighbours(spot, everything, np.arange(spot.size)).any()
-    assert not gaps.beyond_neighbours(-spot, everything, np.arange(spot.size)).any()
+    assert not gaps.beyond_neighbours(spot, everything, np.arange(spot.size), 2.0).any()
+    assert not gaps.beyond_neighbours(-spot, everything, np.arange(spot.size), 2.0).any()
 
 
 def test_beyond_neighbours_needs_three_measured_neighbours() -> None:
@@ -173,9 +173,9 @@ def test_beyond_neighbours_needs_three_measured_neighbours() -> None:
     mask = np.zeros((3, 3, 3), bool)
     mask[1, 1, 1] = mask[0, 0, 0] = mask[0, 0, 1] = True
     centre = at((3, 3, 3), 1, 1, 1)
-    assert not gaps.beyond_neighbours(volume, mask, centre)[0]
+    assert not gaps.beyond_neighbours(volume, mask, centre, 1.0)[0]
     mask[0, 0, 2] = True
-    assert gaps.beyond_neighbours(volume, mask, centre)[0]
+    assert gaps.beyond_neighbours(volume, mask, centre, 1.0)[0]
 
 
 # -------------------------------------------------------------------------------------------- neighbour_mean

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import string
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +17,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tensorcell
 from tensorcell.solvers import kernels_numba, passes, sweeps
 from tensorcell.solvers.sweeps import Rule
 
@@ -171,6 +176,17 @@ def test_sweep_of_an_infinite_threshold_is_least_squares(xp: Any, nonnegative: b
     assert results[0].outliers == 0
 
 
+@pytest.mark.parametrize(("rule", "nonnegative"), [(Rule.EQUALITY, False), (Rule.HUBER, True)])
+def test_sweep_refuses_a_rule_without_its_dual(xp: Any, rule: Rule, nonnegative: bool) -> None:
+    c = case((5, 7, 6), (2, 3, 4))
+    data, mask, core, *factors = (xp.put(array) for array in (c.data, c.mask, c.core, *c.factors))
+    with pytest.raises(
+        ValueError, match=f"expected a dual for rule {rule.name} with nonnegative={nonnegative}, got None"
+    ):
+        sweeps.sweep(data, mask, core, factors, rule=rule, nonnegative=nonnegative, threshold=THRESHOLD)
+    np.testing.assert_array_equal(xp.take(data), c.data)  # which must never serve as one
+
+
 GARBAGE = [np.nan, np.inf, -np.inf, 1e30, np.finfo(float).max]
 
 
@@ -270,6 +286,45 @@ def test_twin_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch, chu
         results.append((result.core, *result.factors, np.array(result[2:]), dual))
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_kernel_serves_several_threads_at_once() -> None:
+    cases = [case((9, 13, 11), (2, 3, 5), seed=seed) for seed in range(6)]
+
+    def work(c: Case) -> list[np.ndarray]:
+        dual = c.dual.copy()
+        for _ in range(20):
+            result = sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.EQUALITY, dual=dual, threshold=THRESHOLD)
+        return [result.core, *result.factors, dual]
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(work, cases))
+    for c, parts in zip(cases, together, strict=True):
+        for a, b in zip(parts, work(c), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_kernel_works_in_a_forked_process() -> None:
+    # multiprocessing forks by default on Linux: threads do not survive that, and a pool of them would wait for ever.
+    script = """
+import os, signal
+import numpy as np
+from tensorcell.solvers import AdmmOptions, robust_tucker_admm
+def run():
+    return robust_tucker_admm(np.ones((4, 5, 6)), None, 1, options=AdmmOptions(max_iterations=2)).value.sum()
+total = run()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    os._exit(0 if run() == total else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    place = Path(tensorcell.__path__[0]).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=place, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.strip() == "0", done.stderr
 
 
 @given(seed=st.integers(0, 10**6), mode=st.integers(0, 2))
