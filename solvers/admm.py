@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from .arrays import Array, namespace_of, scalar
-from .checks import checked_problem, effective_tolerance
+from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
 from .kernels_numba import one_blas_thread
 from .passes import observed_norm, sparse_part
@@ -193,6 +193,7 @@ def robust_tucker_admm(
     """
     options = AdmmOptions() if options is None else options
     data, mask, rank = checked_problem(data, mask, rank)
+    check_state(initial_state, rank)
     norm = observed_norm(data, mask)
     grid = ResidualGrid(data, mask)
     if initial_state is None:

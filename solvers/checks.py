@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,12 @@ def checked_rank(rank: int | Sequence[int], shape: Sequence[int]) -> tuple[int, 
         if number > others:
             raise ValueError(f"rank {number} of mode {mode} exceeds the product {others} of the other ranks")
     return tuple(numbers)
+
+
+def check_state(state: Any, rank: Sequence[int]) -> None:
+    """Complain about a state to go on from that belongs to another rank (None is fine)."""
+    if state is not None and tuple(state.core.shape) != tuple(rank):
+        raise ValueError(f"state has rank {tuple(state.core.shape)}, expected {tuple(rank)}")
 
 
 def effective_tolerance(tolerance: float, data: Array) -> float:

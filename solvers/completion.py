@@ -7,7 +7,7 @@ from typing import Any
 
 from .admm import AdmmOptions, robust_tucker_admm
 from .arrays import Array
-from .checks import checked_problem
+from .checks import check_state, checked_problem
 from .kernels_numba import one_blas_thread
 from .results import CompletionResult, IterationRecord, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
@@ -73,6 +73,11 @@ def complete_tucker(
 
     Notes
     -----
+    A single wrong entry of a matrix looks more like a low-rank one than that of a tensor; two modes therefore start
+    from the equality constraint, which takes twice the sweeps but does not mistake it. Entries of a tensor in which
+    nearly all is exactly zero, or that a too large rank fits exactly, may be flagged wrongly: ``robust=False`` is for
+    those.
+
     Memory beyond data and mask: one byte a voxel (a dual as large as the data with ``nonnegative``), and ``value`` when
     it is asked for. An index of a mode that was never observed stays zero in ``value``: no low-rank model says
     anything about it (``tensorcell.recover`` fills planes by a model along z).
@@ -90,6 +95,7 @@ def complete_tucker(
     """
     del seed
     data, mask, rank = checked_problem(data, mask, rank)
+    check_state(initial_state, rank)
     history: tuple[IterationRecord, ...] = ()
     start: Any = initial_state
     if start is None:
@@ -98,7 +104,7 @@ def complete_tucker(
             mask,
             rank,
             options=AdmmOptions(
-                fidelity="huber",
+                fidelity="equality" if robust and data.ndim == 2 else "huber",
                 threshold=None if robust else float("inf"),
                 tolerance=max(ROUGH, tolerance),
                 max_iterations=ROUGH_ITERATIONS,

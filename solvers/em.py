@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .arrays import Array, as_double, namespace_of, scalar
-from .checks import checked_problem, effective_tolerance
+from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
 from .kernels_numba import one_blas_thread
 from .passes import observed_norm
@@ -82,6 +82,7 @@ def em_tucker(
     """
     data, mask, rank = checked_problem(data, mask, rank)
     xp = namespace_of(data, mask)
+    check_state(initial_state, rank)
     norm = observed_norm(data, mask)
     observed = as_double(xp.where(mask, data, xp.zeros((), dtype=data.dtype)))
     if initial_state is None:

@@ -9,6 +9,7 @@ threading layer is needed; BLAS runs single-threaded inside each.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -142,32 +143,71 @@ def sweep_planes(
 
 
 @lru_cache(maxsize=1)
-def _threads() -> tuple[ThreadPoolExecutor, ThreadpoolController, int]:
-    count = min(numba.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 64)
-    return ThreadPoolExecutor(count, thread_name_prefix="tensorcell"), ThreadpoolController(), count
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="tensorcell")
+
+
+def thread_count() -> int:
+    """Threads that a pass uses: Numba's number (``numba.set_num_threads``), but no more than the cores allowed."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(int(numba.get_num_threads()), allowed)
+
+
+class _BlasLimit:
+    """One BLAS thread while at least one solve runs: the first one in sets it, the last one out restores it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limit: Any = None
+
+    def enter(self) -> None:
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.limit = ThreadpoolController().limit(limits=1, user_api="blas")
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self.limit.restore_original_limits()
+
+
+_blas = _BlasLimit()
+
+
+def _forget_threads() -> None:
+    """In the child of a fork there are no threads but one."""
+    global _blas
+    _pool.cache_clear()
+    _blas = _BlasLimit()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread for the length of a solve, and restore it.
+    """Hold BLAS to one thread for the length of a solve.
 
     The shares of a pass are the parallelism. BLAS threads that the small algebra between passes wakes would spin beside
     them: seen to slow a pass from 10 ms to 200 ms.
     """
-    with _threads()[1].limit(limits=1):
+    limit = _blas
+    limit.enter()
+    try:
         yield
+    finally:
+        limit.leave()
 
 
 def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
     """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order."""
-    pool, _, count = _threads()
-    count = max(1, min(count, size))
+    count = max(1, min(thread_count(), size))
     bounds = [size * share // count for share in range(count + 1)]
-    return list(pool.map(work, bounds[:-1], bounds[1:]))
+    return list(_pool(thread_count()).map(work, bounds[:-1], bounds[1:]))
 
 
 def sweep_numba(

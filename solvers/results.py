@@ -41,7 +41,8 @@ class IterationRecord:
     change : float
         ``||X_new - X|| / ||X_new||``, taken from cores and factors.
     residual : float
-        ``||P_Omega(Y - X - E)|| / ||P_Omega(Y)||`` of the model *before* the step.
+        ``||P_Omega(Y - X - E)|| / ||P_Omega(Y)||`` of the model *before* the step (of the
+        extrapolated one, where a method extrapolates).
     outliers : int
         Number of entries in the sparse part ``E``.
     threshold : float

@@ -63,7 +63,7 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
     [
         ((30, 31, 32), (3, 2, 3), 0.3),
         ((12, 13, 14, 15), (2, 2, 3, 2), 0.4),
-        ((80, 90), (2, 2), 0.9),  # a matrix needs more entries: fewer of them share each unknown
+        ((80, 90), (3, 3), 0.6),
         ((6, 7, 6, 7, 6), (2, 2, 2, 2, 2), 0.5),
     ],
     ids=["3", "4", "2", "5"],
@@ -514,6 +514,13 @@ def test_checked_problem_copies_nothing_that_fits(xp: Any) -> None:
     assert rank == (2, 2, 2)
 
 
+def test_checked_problem_puts_both_arrays_in_c_order() -> None:
+    # Planes of other orders would be copies, and what a pass writes to the planes of a dual like the data be lost.
+    data, mask, _ = checked_problem(np.asfortranarray(DATA), np.asfortranarray(DATA > 0), 1)
+    assert data.flags.c_contiguous
+    assert mask.flags.c_contiguous
+
+
 @pytest.mark.parametrize("chunk", [1, 60, 10**6])
 def test_checked_problem_looks_at_every_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(checks, "chunk_elements", lambda namespace: chunk)
@@ -548,3 +555,15 @@ def test_polish_options_are_those_asked_for(planted: Any) -> None:
     one = complete_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=1)
     assert [record.stage for record in one.history].count("polish") == 1
     assert GaussNewtonOptions().max_iterations == 50
+
+
+@pytest.mark.parametrize("method", [robust_tucker_admm, complete_tucker, em_tucker])
+def test_a_state_of_another_rank_is_refused(planted: Any, method: Any) -> None:
+    problem = planted((9, 10, 11), (2, 3, 2), seen=0.7)
+    state = (
+        method(problem.data, problem.mask, (2, 3, 2), max_iterations=2).state
+        if method is not robust_tucker_admm
+        else (robust_tucker_admm(problem.data, problem.mask, (2, 3, 2)).state)
+    )
+    with pytest.raises(ValueError, match=r"state has rank \(2, 3, 2\), expected \(2, 2, 2\)"):
+        method(problem.data, problem.mask, 2, initial_state=state)

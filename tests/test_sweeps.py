@@ -262,7 +262,8 @@ def test_kernel_shares_planes_among_any_number_of_threads(
 ) -> None:
     c = case((planes, 13, 11), (1, 3, 3))
     with ThreadPoolExecutor(threads) as pool:
-        monkeypatch.setattr(kernels_numba, "_threads", lambda: (pool, kernels_numba.ThreadpoolController(), threads))
+        monkeypatch.setattr(kernels_numba, "thread_count", lambda: threads)
+        monkeypatch.setattr(kernels_numba, "_pool", lambda count: pool)
         runs = [
             sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.HUBER, threshold=THRESHOLD, twin=twin)
             for twin in (False, False, True)
