@@ -30,6 +30,7 @@ app = typer.Typer(
     cls=TyperGroup,
 )
 
+INTERRUPTED = 130
 BYTES_A_VOXEL = 26
 """Measured peak of a recovery from file to file: input, masks, output, and a few slabs."""
 
@@ -189,7 +190,7 @@ def main() -> None:
     except InputError as error:
         _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; nothing was written", 130)
+        status = INTERRUPTED
     except MemoryError:
         _fail("not enough memory for this volume; crop it or use a machine with more", 2)
     except Exception as error:
@@ -200,4 +201,6 @@ def main() -> None:
             print(message())
             raise SystemExit(2) from None
         _fail(message(), 2)
+    if status == INTERRUPTED:  # typer turns Ctrl-C into this status
+        _fail("interrupted; nothing was written", INTERRUPTED)
     raise SystemExit(status or 0)
