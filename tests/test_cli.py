@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -147,16 +145,40 @@ def test_constant_stack_comes_back_with_a_notice(
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.full((4, 5, 6), 7.0))
 
 
-@pytest.mark.slow
-def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    np.save(tmp_path / "in.npy", np.random.default_rng(0).uniform(0, 1, (60, 200, 200)).astype(np.float32))
+INTERRUPTED_FIT = """
+import os, signal, sys
+from tensorcell import cli
+real = cli.recover_volume
+interrupt = lambda record, state: os.kill(os.getpid(), signal.SIGINT)
+cli.recover_volume = lambda *a, **k: real(*a, **{**k, "callback": interrupt})
+sys.argv = ["tensorcell", "recover", "in.npy", "out.tif", "--outliers", "e.tif", "--rank", "3"]
+cli.main()
+"""
+
+
+def test_interrupt_in_the_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", BAD.stack())
     before = contents(tmp_path)
-    words = [sys.executable, "-m", "tensorcell", "recover", "in.npy", "out.tif", "--rank", "50,90,90"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
-    time.sleep(8)  # in the middle of the fit, which takes longer than that
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert err == "tensorcell: interrupted; nothing was written\n"
+    words = [sys.executable, "-c", INTERRUPTED_FIT]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+    assert (run.returncode, run.stderr) == (130, "tensorcell: interrupted; nothing was written\n")
     assert contents(tmp_path) == before
+
+
+def test_interrupt_while_writing_leaves_nothing_behind(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = cli.write
+
+    def interrupted(path: str, *arguments: object, **options: object) -> object:
+        if path == "out.tif":
+            raise KeyboardInterrupt
+        return real(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli, "write", interrupted)
+    before = contents(stack)
+    arguments = ("recover", "in.tif", "out.tif", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
+    assert call(monkeypatch, stack, *arguments) == 130
+    assert contents(stack) == before
+    assert capsys.readouterr().err == "tensorcell: interrupted; nothing was written\n"
