@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import numpy as np
 import typer
 from typer.core import TyperGroup
 
 import tensorcell
 from tensorcell.errors import InputError
-from tensorcell.files import check_writable, read, read_mask, same_file, split_path, write
+from tensorcell.files import cast, check_writable, read, read_mask, same_file, split_path, write
 from tensorcell.progress import ProgressBar
 from tensorcell.recovery import recover as recover_volume
 from tensorcell.volume import Volume
@@ -80,6 +81,8 @@ def recover(
 
     outputs = {"OUT": target, "--outliers": outliers, "--report": report}
     _check_outputs(source, mask, outputs)
+    if dtype not in (None, "input"):
+        cast(np.zeros(0, np.float32), dtype)  # complain before the work rather than after it
     before = read(source, axes=axes)
     if spacing is not None:
         before = Volume(before.data, before.axes, _numbers(spacing, "--spacing", 3), before.mask, before.metadata)

@@ -110,8 +110,8 @@ def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: floa
     width = (width_z, width_xy, width_xy)
     known = mask.astype(residual.dtype)
     values = np.where(mask, residual, 0).astype(residual.dtype, copy=False)
-    total = ndimage.gaussian_filter(values, width, mode="constant", truncate=3.0)
-    weight = ndimage.gaussian_filter(known, width, mode="constant", truncate=3.0)
+    total: Floats = ndimage.gaussian_filter(values, width, mode="constant", truncate=3.0)
+    weight: Floats = ndimage.gaussian_filter(known, width, mode="constant", truncate=3.0)
     if leave_out:
         own = _centre_weight(width)
         total -= own * values
