@@ -6,9 +6,14 @@ Exit status 0: done; 1: a defect of ours; 2: the user's input, one line on stder
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import shutil
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,10 +23,11 @@ from typer.core import TyperGroup
 
 import tensorcell
 from tensorcell.errors import InputError
-from tensorcell.files import cast, check_writable, read, read_mask, same_file, split_path, write
+from tensorcell.files import check_writable, read, read_mask, same_file, split_path, write
 from tensorcell.progress import ProgressBar
+from tensorcell.recovery import float_type
 from tensorcell.recovery import recover as recover_volume
-from tensorcell.volume import Volume
+from tensorcell.volume import Volume, stacks
 
 app = typer.Typer(
     help="Recover 3-D and 4-D microscopy volumes from too few, too noisy measurements.",
@@ -31,9 +37,10 @@ app = typer.Typer(
     cls=TyperGroup,
 )
 
-INTERRUPTED = 130
 BYTES_A_VOXEL = 26
 """Measured peak of a recovery from file to file: input, masks, output, and a few slabs."""
+
+INTERRUPTED = 130
 
 
 def _version(wanted: bool) -> None:
@@ -72,59 +79,66 @@ def recover(
     ] = None,
     axes: Annotated[str | None, typer.Option(help="Axes of the file where it does not say, such as TZYX.")] = None,
     spacing: Annotated[str | None, typer.Option(help="Voxel size dz,dy,dx in micrometres.")] = None,
-    seed: Annotated[int, typer.Option(help="For the choice of left-out voxels.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the choice of left-out voxels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress and no summary.")] = False,
 ) -> None:
     """Recover a stack: fill gaps and planes, remove outliers, reduce noise."""
     from tensorcell import reports
 
+    options = {
+        "axial_factor": axial_factor,
+        "method": method,
+        "rank": _rank(rank),
+        "noise": "auto" if noise == "auto" else _numbers(noise, "--noise", 1)[0],
+        "nonnegative": "auto" if nonnegative is None else nonnegative,
+        "keep_measured": "auto" if keep_measured is None else keep_measured,
+        "device": device,
+        "seed": seed,
+    }
     outputs = {"OUT": target, "--outliers": outliers, "--report": report}
-    _check_outputs(source, mask, outputs)
-    if dtype not in (None, "input"):
-        cast(np.zeros(0, np.float32), dtype)  # complain before the work rather than after it
-    before = read(source, axes=axes)
-    if spacing is not None:
-        before = Volume(before.data, before.axes, _numbers(spacing, "--spacing", 3), before.mask, before.metadata)
-    measured = read_mask(mask, like=before) if mask is not None else None
-    planes = before.shape[before.axes.index("Z")]
-    voxels = before.data.size // planes * ((planes - 1) * max(1, axial_factor) + 1)
-    if not quiet and sys.stderr.isatty():
-        needed = BYTES_A_VOXEL * voxels / 2**20 + 300
-        print(f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed", file=sys.stderr)
-    with ProgressBar(enabled=False if quiet else None) as bar:
-        result = recover_volume(
-            before,
-            measured,
-            axial_factor=axial_factor,
-            method=method,  # type: ignore[arg-type]
-            rank=_rank(rank),
-            noise="auto" if noise == "auto" else _numbers(noise, "--noise", 1)[0],
-            nonnegative="auto" if nonnegative is None else nonnegative,
-            keep_measured="auto" if keep_measured is None else keep_measured,
-            device=device,  # type: ignore[arg-type]
-            seed=seed,
-            callback=bar.update,
-        )
-    facts = {"input": source, "output": target, **reports.facts(before, result)}
-    with _all_or_nothing(outputs):
-        if report is not None:
-            reports.write_report(report, before, result)
-        if outliers is not None:
-            write(outliers, Volume(result.outliers, before.axes, before.spacing))
+    try:
+        _check_outputs(source, mask, outputs)
+        before = read(source, axes=axes)
+        if spacing is not None:
+            before = replace(before, spacing=_numbers(spacing, "--spacing", 3))
+        measured = read_mask(mask, like=before) if mask is not None else None
         wanted = before.dtype if dtype == "input" else dtype
-        note = f"tensorcell {tensorcell.__version__} recover, axial factor {axial_factor}, rank {facts['rank']}"
-        volume = result.volume
-        volume = Volume(volume.data, volume.axes, volume.spacing, None, {**volume.metadata, "processing": note})
-        written = write(target, volume, dtype=wanted)
-    facts |= {"dtype": str(wanted or volume.dtype), "rounded": written.rounded, "clipped": written.clipped}
+        _rehearse(target, before, wanted)
+        if outliers is not None:
+            _rehearse(outliers, before, None)
+        if not quiet:
+            _say_cost(source, before, axial_factor)
+        labels = [stack.label for stack in stacks(before)]
+        with ProgressBar(labels, enabled=False if quiet else None) as bar:
+            result = recover_volume(before, measured, callback=bar.update, **options)
+        facts = {"input": source, "output": target, **reports.facts(before, result)}
+        volume = _signed(result.volume, options)
+        with _staged([path for path in outputs.values() if path is not None]) as staged:
+            if report is not None:
+                reports.write_report(staged[report], before, result)
+            if outliers is not None:
+                write(staged[outliers], replace(result.volume, data=result.outliers, spacing=before.spacing))
+            written = write(staged[target], volume, dtype=wanted)
+    except KeyboardInterrupt:
+        raise _Interrupted("interrupted; nothing was written") from None
+    stored = np.dtype(wanted or volume.dtype).name
+    facts |= {
+        "dtype": stored,
+        "rounded": written.rounded,
+        "clipped": written.clipped,
+        "peak_memory_mib": _peak_memory(),
+    }
     if written.rounded or written.clipped:
-        facts["notes"].append(f"{written.rounded} voxels were rounded and {written.clipped} clipped to {wanted}")
+        facts["notes"].append(f"{written.rounded} voxels were rounded and {written.clipped} clipped to {stored}")
+    if written.lost:
+        facts["notes"].append(f"{written.format} does not hold: {', '.join(written.lost)}")
     if as_json:
         print(json.dumps(facts))
     elif not quiet:
-        print(f"{target}: {volume!r}; the fit {facts['status']}; rank {facts['rank']}; {facts['seconds']:.1f} s")
-        for line in facts["notes"]:
+        shape = " x ".join(map(str, volume.shape))
+        print(f"{target}: {shape} {volume.axes}, {stored}; rank {facts['rank']}; {facts['seconds']:.1f} s")
+        for line in (f"the fit {facts['status']}", *(n for n in facts["notes"] if not n.startswith("the fit "))):
             print(f"  {line}")
 
 
@@ -169,16 +183,147 @@ def _check_outputs(source: str, mask: str | None, outputs: dict[str, str | None]
 
 
 @contextmanager
-def _all_or_nothing(outputs: dict[str, str | None]) -> Iterator[None]:
-    """Remove the outputs that this run made if a later one fails."""
-    files = [split_path(path)[0] for path in outputs.values() if path is not None]
-    new = [file for file in files if not file.exists()]
+def _staged(outputs: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Temporary names beside the outputs; at the end all of them become the outputs, on any exception none.
+
+    Outputs that existed before come back as they were if a later one cannot be put in its place. Messages name the
+    output, not the temporary file.
+    """
+    moves = {path: _Move.of(path) for path in outputs}
     try:
-        yield
-    except BaseException:
-        for file in new:
-            file.unlink(missing_ok=True)
+        for move in moves.values():
+            move.prepare()
+        yield {path: move.name for path, move in moves.items()}
+        for move in moves.values():
+            move.make(keep_old=len(moves) > 1)
+    except BaseException as error:
+        for move in moves.values():
+            move.undo()
+        if isinstance(error, InputError):
+            message = str(error)
+            for path, move in moves.items():
+                message = message.replace(move.name, path)
+            raise InputError(message) from None
         raise
+    else:
+        for move in moves.values():
+            move.old.unlink(missing_ok=True)
+    finally:
+        for move in moves.values():
+            move.part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """An output ``target``, the file ``part`` that becomes it, and ``old``, a second name of what was there before."""
+
+    name: str
+    """How `write` is to call ``part``: with the path inside an HDF5 file."""
+    target: Path
+    part: Path
+    old: Path
+    existed: bool
+
+    @staticmethod
+    def of(path: str) -> _Move:
+        file, inside = split_path(path)
+        target = Path(os.path.realpath(file))  # a link stays a link
+        ending = (".ome" if target.stem.lower().endswith(".ome") else "") + target.suffix
+        stem = f".tensorcell-{secrets.token_hex(8)}"
+        part = target.with_name(stem + ending)
+        name = str(part) if inside is None else f"{part}:{inside}"
+        return _Move(name, target, part, target.with_name(stem + ".old"), target.exists())
+
+    def prepare(self) -> None:
+        """What else an HDF5 file holds is kept."""
+        if self.existed and self.name != str(self.part):
+            with self._named():
+                shutil.copyfile(self.target, self.part)
+
+    def make(self, *, keep_old: bool) -> None:
+        with self._named():
+            if self.existed:
+                shutil.copymode(self.target, self.part)
+                if keep_old:
+                    _second_name(self.target, self.old)
+            os.replace(self.part, self.target)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot be written: {error.strerror or error}") from None
+
+    def undo(self) -> None:
+        with suppress(OSError):  # then the old file stays beside it under its second name
+            if not self.old.exists():
+                if not self.existed and not self.part.exists():
+                    self.target.unlink(missing_ok=True)
+            elif self.target.exists() and os.path.samefile(self.old, self.target):
+                self.old.unlink()
+            else:
+                os.replace(self.old, self.target)
+
+
+def _second_name(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # a disk without hard links
+        os.replace(file, name)
+
+
+def _rehearse(path: str, before: Volume, dtype: Any) -> None:
+    """Write a tiny volume of the kind that is to come, so that what the format refuses is said before the work."""
+    trial = _Move.of(path).part
+    tiny = np.zeros([2] * len(before.axes), float_type(before.dtype))
+    try:
+        write(trial, Volume(tiny, before.axes, before.spacing), dtype=dtype)
+    except InputError as error:
+        raise InputError(str(error).replace(str(trial), path)) from None
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _say_cost(source: str, before: Volume, axial_factor: int) -> None:
+    """One line on stderr before the work, on a terminal; and where memory is short, in any case."""
+    planes = before.shape[before.axes.index("Z")]
+    voxels = before.data.size // planes * ((planes - 1) * max(1, axial_factor) + 1)
+    needed, there = BYTES_A_VOXEL * voxels / 2**20 + 300, _machine_memory()
+    short = there is not None and needed > there
+    if short or sys.stderr.isatty():
+        more = f"; this machine has {there:.0f} MiB" if short else ""
+        print(f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed{more}", file=sys.stderr)
+
+
+def _machine_memory() -> float | None:
+    """Memory of the machine in MiB, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _peak_memory() -> float | None:
+    """Largest memory of this process so far in MiB, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _signed(volume: Volume, options: dict[str, Any]) -> Volume:
+    """The volume with a line in its metadata that says what was done, after the lines of earlier runs."""
+    said = ", ".join(f"{name}={value}" for name, value in options.items())
+    line = f"tensorcell {tensorcell.__version__} recover: {said}"
+    before = volume.metadata.get("processing")
+    return replace(volume, metadata={**volume.metadata, "processing": f"{before}\n{line}" if before else line})
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, with what is to be said about it."""
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -187,13 +332,19 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line; every error of the user's is one line on stderr and status 2."""
+    """Run the command line; every error of the user's is one line on stderr and status 2.
+
+    A request to terminate (as schedulers of clusters send it) is taken like Ctrl-C: nothing partial stays behind.
+    """
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2)
+    except _Interrupted as error:
+        _fail(str(error), INTERRUPTED)
     except (typer.Abort, KeyboardInterrupt):
-        status = INTERRUPTED
+        _fail("interrupted", INTERRUPTED)
     except MemoryError:
         _fail("not enough memory for this volume; crop it or use a machine with more", 2)
     except Exception as error:
@@ -204,6 +355,8 @@ def main() -> None:
             print(message())
             raise SystemExit(2) from None
         _fail(message(), 2)
-    if status == INTERRUPTED:  # typer turns Ctrl-C into this status
-        _fail("interrupted; nothing was written", INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    if status == INTERRUPTED:  # some versions of typer turn Ctrl-C into this
+        _fail("interrupted", INTERRUPTED)
     raise SystemExit(status or 0)

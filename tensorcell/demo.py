@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -109,29 +110,35 @@ def scores(case: Case, estimate: np.ndarray) -> dict[str, float]:
     }
 
 
+def score_table(title: str, found: dict[str, dict[str, float]]) -> Table:
+    """One row a method."""
+    table = Table("", title=f"{title}: scores against the noise-free truth", box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("PSNR, all", "PSNR, missing", "SSIM", "NRMSE"):
+        table.add_column(column, justify="right")
+    for method, score in found.items():
+        decibels = (f"{score[name]:.2f} dB" for name in ("psnr", "psnr_missing"))
+        table.add_row(method, *decibels, f"{score['ssim']:.3f}", f"{score['nrmse']:.3f}")
+    return table
+
+
 def run_demo(folder: Path) -> dict[str, Any]:
     """Run both cases, print a table, write the files; returns the scores by case and method."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
-    console = Console()
-    table = Table(title="Scores against the noise-free truth")
-    for column in ("case", "method", "PSNR, all [dB]", "PSNR, missing [dB]", "SSIM", "NRMSE"):
-        table.add_column(column)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     found: dict[str, Any] = {}
     cases = []
     for make in (pixels_case, planes_case):
         case = make()
         cases.append(case)
-        found[case.name] = {}
-        for method, estimate in ((case.baseline_name, case.baseline), ("tensorcell", case.result.volume.data)):
-            score = scores(case, estimate)
-            found[case.name][method] = score
-            table.add_row(
-                case.title, method, f"{score['psnr']:.2f}", f"{score['psnr_missing']:.2f}", f"{score['ssim']:.3f}",
-                f"{score['nrmse']:.3f}",
-            )  # fmt: skip
+        methods = {case.baseline_name: case.baseline, "tensorcell": case.result.volume.data}
+        found[case.name] = {method: scores(case, estimate) for method, estimate in methods.items()}
+        console.print(score_table(case.title, found[case.name]))
+        for note in case.result.notes:
+            console.print(f"  {note}")
+        console.print()
         for name, data, spacing in (
             ("input", case.cells.measured, case.cells.spacing),
             ("output", case.result.volume.data, case.result.volume.spacing),
@@ -144,11 +151,9 @@ def run_demo(folder: Path) -> dict[str, Any]:
     try:
         part.write_bytes(picture_bytes([picture(case) for case in cases]))
         part.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
-    console.print(table)
-    for case in cases:
-        for note in case.result.notes:
-            console.print(f"{case.name}: {note}")
     console.print(f"Look at {target}; inputs, outputs, truths and outliers lie beside it.")
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,22 +18,39 @@ Callback = Callable[[IterationRecord, Any], bool | None]
 EXPECTED = {"admm": 25, "polish": 5}
 """Iterations that a stage usually takes on real volumes; what remains is estimated from these."""
 
+WIDE = 110
+"""Columns of a terminal that has room for the bar itself."""
+
 
 class ProgressBar:
     """Context manager; ``update`` is a callback of :func:`tensorcell.recover`.
 
-    Shows the stack, stage, iteration, residual, change, elapsed time and about how long the stack still takes, from the
-    usual number of iterations of each stage and the time that one of them took so far.
+    Shows the stack, stage, iteration, residual, change, elapsed time and about how long it still takes: from the usual
+    number of iterations of each stage, the time that the last one took, and the time that earlier stacks took.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Names of the stacks in their order, such as ``("C=0", "C=1")``, where there are several.
+    enabled : bool, optional
+        Whether anything is shown; None: if stderr is a terminal.
     """
 
-    def __init__(self, label: str = "", *, enabled: bool | None = None) -> None:
+    def __init__(self, labels: Sequence[str] = (), *, enabled: bool | None = None) -> None:
         shown = sys.stderr.isatty() if enabled is None else enabled
+        console = Console(stderr=True)
         columns: list[str | ProgressColumn] = [
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn()
-        ]  # fmt: skip
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
-        self.task = self.bar.add_task(label or "choosing the rank", total=sum(EXPECTED.values()), detail="")
+            TextColumn("{task.description}", markup=False),
+            *([BarColumn(bar_width=20)] if console.width >= WIDE else []),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),  # last: a narrow terminal cuts its end
+        ]
+        self.bar = Progress(*columns, console=console, transient=True, disable=not shown)
+        self.labels = tuple(labels)
+        self.stack = 0  # being recovered; counted from 0
         self.last: IterationRecord | None = None
+        self.begun = time.perf_counter()
+        self.task = self.bar.add_task(self._name("choosing the rank"), total=sum(EXPECTED.values()), detail="")
 
     def __enter__(self) -> ProgressBar:
         self.bar.start()
@@ -44,25 +62,49 @@ class ProgressBar:
         self.bar.stop()
 
     def update(self, record: IterationRecord, state: Any = None) -> None:
-        """Show one iteration."""
-        before = self.last.seconds if self.last and self.last.iteration < record.iteration else 0.0
-        pace = record.seconds - before
-        done = record.iteration
-        if record.stage == "polish":
-            done = max(EXPECTED["admm"], done)
+        """Show one iteration; a record that does not count on from the last one begins the next stack."""
+        if self.last is not None and record.iteration <= self.last.iteration:
+            self.stack += 1
+            self.last = None
+        pace = record.seconds - (self.last.seconds if self.last is not None else 0.0)
+        done = max(EXPECTED["admm"], record.iteration) if record.stage == "polish" else record.iteration
         total = max(sum(EXPECTED.values()), done + 1)
-        left = pace * (total - done)
-        detail = (
-            f"iteration {record.iteration}, residual {record.residual:.3g}, change {record.change:.1e}, "
-            f"about {left:.0f} s left"
+        left = pace * (total - done) + self._later_stacks()
+        self.bar.update(
+            self.task,
+            description=self._name(record.stage),
+            completed=done,
+            total=total,
+            detail=f"iteration {record.iteration}, about {_duration(left)} left, "
+            f"residual {record.residual:.3g}, change {record.change:.1e}",
         )
-        self.bar.update(self.task, description=record.stage, completed=done, total=total, detail=detail)
         self.last = record
 
+    def _name(self, stage: str) -> str:
+        if len(self.labels) > 1 and self.stack < len(self.labels):
+            return f"{self.labels[self.stack]} ({self.stack + 1} of {len(self.labels)}): {stage}"
+        return stage
 
-def with_progress(callback: Callback | None) -> tuple[ProgressBar, Callback]:
+    def _later_stacks(self) -> float:
+        """Seconds for the stacks after this one, if one is finished: each as long as those before."""
+        if self.stack == 0:
+            return 0.0
+        later = max(0, len(self.labels) - self.stack - 1)
+        return later * (time.perf_counter() - self.begun) / (self.stack + 1)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds or minutes, whole.
+
+    >>> _duration(7.4), _duration(400)
+    ('7 s', '7 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def with_progress(callback: Callback | None, labels: Sequence[str] = ()) -> tuple[ProgressBar, Callback]:
     """A progress bar and a callback that feeds it before calling the given one."""
-    bar = ProgressBar()
+    bar = ProgressBar(labels)
 
     def shown(record: IterationRecord, state: Any) -> bool | None:
         bar.update(record, state)

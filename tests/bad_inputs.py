@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,34 @@ def linked_output(folder: Path) -> list[str]:
     return [name, "link.npy"]
 
 
+def no_new_files(folder: Path) -> list[str]:
+    """An output folder that takes no file: write-protected, or for the superuser one of the system's own."""
+    place = folder / "protected"
+    place.mkdir(mode=0o555)
+    if os.access(place, os.W_OK) and Path("/proc").is_dir():
+        place = Path("/proc")
+    return [saved(folder, stack()), str(place / "out.tif")]
+
+
+def full_disk(folder: Path) -> list[str]:
+    large = np.random.default_rng(0).uniform(10, 100, (16, 64, 64)).astype(np.float32)
+    return [saved(folder, large), "out.tif", "--outliers", "e.tif", "--rank", "4"]
+
+
+def folder_as_output(folder: Path) -> list[str]:
+    (folder / "out.tif").mkdir()
+    return [saved(folder, stack()), "out.tif"]
+
+
+def taken_dataset(folder: Path) -> list[str]:
+    (folder / "out.h5").write_bytes(b"this is no HDF5 file")
+    return [saved(folder, stack()), "out.h5:/data", "--rank", "2"]
+
+
+def photo_as_axes(folder: Path) -> list[str]:
+    return [saved(folder, stack()), "out.tif", "--axes", "ZCX"]
+
+
 def object_file(folder: Path) -> list[str]:
     np.save(folder / "in.npy", np.full(SHAPE, None, dtype=object), allow_pickle=True)
     return ["in.npy", "out.tif"]
@@ -107,6 +136,14 @@ CASES: dict[str, tuple[Make, str]] = {
     "negative data, nonnegative": (npy(stack() - 50, "--nonnegative"), "nonnegative"),
     "output folder missing": (npy(stack(), out="none/out.tif"), "none"),
     "output is a folder": (npy(stack(), out="."), "expected"),
+    "output folder takes no file": (no_new_files, "cannot be written"),
+    "output folder full": (full_disk, "out.tif: cannot be written"),
+    "output name is a folder": (folder_as_output, "is a folder"),
+    "output is no HDF5 file": (taken_dataset, "no HDF5 file"),
+    "output equal to mask": (
+        lambda folder: [saved(folder, stack()), "m.npy", "--mask", saved(folder, np.ones(SHAPE, bool), "m.npy")],
+        "for OUT than for --mask",
+    ),
     "output equal to input": (same_output, "the same"),
     "output linked to input": (linked_output, "the same"),
     "two outputs alike": (npy(stack(), "--outliers", "out.tif"), "the same"),
@@ -117,9 +154,36 @@ CASES: dict[str, tuple[Make, str]] = {
     "unknown method": (npy(stack(), "--method", "magic"), "magic"),
     "axial factor zero": (npy(stack(), "--axial-factor", "0"), "axial factor"),
     "negative noise": (npy(stack(), "--noise", "-1"), "noise"),
+    "negative seed": (npy(stack(), "--seed", "-1"), "seed"),
+    "spacing with two entries": (npy(stack(), "--spacing", "1,2"), "--spacing"),
+    "spacing that is not positive": (npy(stack(), "--spacing", "1,0,1"), "positive"),
+    "axes without Z": (photo_as_axes, "ZCX"),
+    "axes too many": (npy(stack(), "--axes", "TZYX"), "4 axes"),
+    "no output named": (lambda folder: [saved(folder, stack())], "OUT"),
+    "dtype that the format does not have": (npy(stack(), "--dtype", "float16", out="out.ome.tif"), "float16"),
     "unknown output dtype": (npy(stack(), "--dtype", "float3"), "float3"),
     "unknown option": (npy(stack(), "--magic"), "--magic"),
 }
+
+
+ROOM = {"output folder full": 150_000}
+"""Bytes that a file may grow to in a case: what a full disk does, without filling one (not on Windows)."""
+
+
+@contextmanager
+def room(case: str) -> Iterator[None]:
+    """The room of a case, for this process and those that it starts."""
+    if case not in ROOM:
+        yield
+        return
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM[case], limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def run(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -131,6 +195,8 @@ def run(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
 if __name__ == "__main__":
     for case, (make, _) in CASES.items():
         place = Path(tempfile.mkdtemp())
-        answer = run(place, make(place))
+        given = make(place)
+        with room(case):
+            answer = run(place, given)
         print(f"{case}\n    {answer.returncode}: {answer.stderr.strip()}")
         shutil.rmtree(place)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorcell as tc
 from tensorcell import cli
+from tensorcell.progress import ProgressBar
+from tensorcell.solvers import IterationRecord
 
 
 def _bad_inputs() -> ModuleType:
@@ -49,7 +56,8 @@ def test_bad_input_is_one_line_and_loses_nothing(
     make, expected = BAD.CASES[case]
     arguments = make(tmp_path)
     before = contents(tmp_path)
-    status = call(monkeypatch, tmp_path, "recover", *arguments)
+    with BAD.room(case):
+        status = call(monkeypatch, tmp_path, "recover", *arguments)
     out, err = capsys.readouterr()
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
@@ -103,19 +111,101 @@ def test_dtype_input_counts_rounding(
     assert 0 < facts["rounded"] <= missing + facts["outliers"]  # measured voxels are whole already
 
 
-def test_a_failing_output_takes_the_others_with_it(
+@pytest.mark.parametrize("there_before", [(), ("r.png", "e.tif"), ("r.png", "e.tif", "out.tif")])
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("failing", ["write", "rename"])
+def test_a_failing_output_leaves_everything_as_it_was(
+    stack: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    there_before: tuple[str, ...],
+    failing: str,
+    interrupted: bool,
+) -> None:
+    for name in there_before:
+        (stack / name).write_bytes(f"an older {name}".encode())
+    before = contents(stack)
+    real_write, real_replace = cli.write, os.replace
+    calls: list[object] = []
+
+    def write(path: str, *rest: Any, **options: Any) -> Any:
+        calls.append(path)
+        if failing == "write" and len(calls) == 4:  # after the two trials and the outliers
+            raise KeyboardInterrupt if interrupted else tc.InputError(f"{path}: cannot be written: no space left")
+        return real_write(path, *rest, **options)
+
+    def renamed(first: Any, second: Any) -> None:
+        real_replace(first, second)
+        if failing == "rename" and Path(second).name == "e.tif" and "failed" not in calls:  # the second of three
+            calls.append("failed")
+            raise KeyboardInterrupt if interrupted else OSError(28, "no space left")
+
+    monkeypatch.setattr(cli, "write", write)
+    monkeypatch.setattr(cli.os, "replace", renamed)
+    arguments = ("recover", "in.tif", "out.tif", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
+    assert call(monkeypatch, stack, *arguments) == (130 if interrupted else 2)
+    assert contents(stack) == before
+    place = {"write": "out.tif", "rename": "e.tif"}[failing]
+    said = "interrupted; nothing was written" if interrupted else f"{place}: cannot be written: no space left"
+    assert capsys.readouterr() == ("", f"tensorcell: {said}\n")
+
+
+def test_outputs_replace_older_ones_and_keep_what_else_an_hdf5_file_holds(
+    stack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = np.arange(24.0).reshape(2, 3, 4)
+    tc.write(f"{stack / 'all.h5'}:/kept", tc.Volume(kept))
+    (stack / "e.tif").write_bytes(b"older")
+    (stack / "real.png").write_bytes(b"older")
+    (stack / "r.png").symlink_to("real.png")
+    arguments = ("recover", "in.tif", "all.h5:/new", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
+    assert call(monkeypatch, stack, *arguments, "--quiet") == 0
+    assert tc.read("all.h5:/new").shape == tc.read("e.tif").shape == (8, 24, 26)
+    np.testing.assert_array_equal(tc.read("all.h5:/kept").data, kept)
+    assert (stack / "r.png").is_symlink()
+    assert (stack / "real.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in stack.iterdir()) == ["all.h5", "e.tif", "in.tif", "mask.tif", "r.png", "real.png"]
+
+
+@pytest.mark.parametrize("more", [("out.tif", "--dtype", "float3"), ("out.ome.tif", "--dtype", "float16")])
+def test_what_the_output_format_refuses_is_said_before_the_work(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(cli, "recover_volume", lambda *_, **__: pytest.fail("the work began"))
+    assert call(monkeypatch, stack, "recover", "in.tif", *more) == 2
+    assert capsys.readouterr().err.startswith(f"tensorcell: {more[0]}: ")
+
+
+def test_the_output_says_how_it_was_made(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (("in.tif", "once.tif", "--axial-factor", "2"), ("once.tif", "twice.ome.tif")):
+        assert call(monkeypatch, stack, "recover", *arguments, "--rank", "3", "--quiet") == 0
+    once, twice = (tc.read(name).metadata["processing"] for name in ("once.tif", "twice.ome.tif"))
+    assert once.startswith(f"tensorcell {tc.__version__} recover: axial_factor=2, method=auto, rank=3, noise=auto")
+    assert twice.splitlines()[0] == once
+    assert "axial_factor=1" in twice.splitlines()[1]
+
+
+def test_what_the_format_does_not_hold_is_said(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise tc.InputError("out.tif: cannot be written: no space left on device")
+    assert call(monkeypatch, stack, "recover", "in.tif", "out.npy", "--rank", "3", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert any("does not hold: spacing" in note for note in facts["notes"])
+    assert facts["peak_memory_mib"] > 10
 
-    real = cli.write
-    monkeypatch.setattr(cli, "write", lambda path, *a, **k: full() if path == "out.tif" else real(path, *a, **k))
-    before = contents(stack)
-    arguments = ("recover", "in.tif", "out.tif", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
-    assert call(monkeypatch, stack, *arguments) == 2
-    assert contents(stack) == before
-    assert "no space" in capsys.readouterr().err
+
+def test_quiet_says_nothing(stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, stack, "recover", "in.tif", "out.tif", "--rank", "3", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stack_too_large_for_the_machine_is_announced(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_machine_memory", lambda: 100.0)
+    assert call(monkeypatch, stack, "recover", "in.tif", "out.tif", "--rank", "3") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "MiB of memory will be needed; this machine has 100 MiB" in line
 
 
 def test_channels_and_frames_keep_their_axes(
@@ -166,19 +256,64 @@ def test_interrupt_in_the_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_interrupt_while_writing_leaves_nothing_behind(
-    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    real = cli.write
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_in_the_middle_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).uniform(0, 1, (8, 20, 120, 120)).astype(np.float32))
+    before = contents(tmp_path)
+    words = [sys.executable, "-m", "tensorcell", "recover", "in.npy", "out.tif", "--rank", "15,60,60"]
+    words += ["--axes", "TZYX", "--report", "r.html"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "COLUMNS": "200"}
+    environment["TERM"] = "xterm"
+    master, slave = pty.openpty()
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while b"iteration" not in shown:  # the progress bar: the fit has begun
+        shown += os.read(master, 4096)
+    process.send_signal(number)
+    rest = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while piece := os.read(master, 4096):
+            rest += piece
+    os.close(master)
+    out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, b"")
+    assert b"about" in shown
+    assert b"MiB of memory will be needed" in shown
+    assert re.search(rb"T=\d \(\d of 8\): (admm|polish)", shown)
+    assert rest.rstrip().endswith(b"tensorcell: interrupted; nothing was written")
+    assert b"Traceback" not in rest
+    assert contents(tmp_path) == before
 
-    def interrupted(path: str, *arguments: object, **options: object) -> object:
-        if path == "out.tif":
-            raise KeyboardInterrupt
-        return real(path, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cli, "write", interrupted)
-    before = contents(stack)
-    arguments = ("recover", "in.tif", "out.tif", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
-    assert call(monkeypatch, stack, *arguments) == 130
-    assert contents(stack) == before
-    assert capsys.readouterr().err == "tensorcell: interrupted; nothing was written\n"
+def test_a_defect_of_ours_ends_with_status_1_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).uniform(0, 1, (4, 8, 9)))
+    before = contents(tmp_path)
+    program = (
+        "import sys; from tensorcell import cli; sys.argv = ['tensorcell', 'recover', 'in.npy', 'out.npy']\n"
+        "cli.recover_volume = lambda *a, **k: 1 / 0\ncli.main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError" in done.stderr
+    assert contents(tmp_path) == before
+
+
+def test_progress_names_stacks_and_estimates_the_rest() -> None:
+    bar = ProgressBar(("C=0", "C=1"), enabled=False)
+    record = IterationRecord(
+        iteration=1, stage="admm", change=0.1, residual=0.2, outliers=0, threshold=1.0, seconds=2.0
+    )  # fmt: skip
+    bar.update(record)
+    task = bar.bar.tasks[0]
+    assert task.description == "C=0 (1 of 2): admm"
+    assert task.fields["detail"] == "iteration 1, about 58 s left, residual 0.2, change 1.0e-01"  # 29 more of 2 s
+    bar.update(replace(record, iteration=2, seconds=3.0))
+    assert "about 28 s left" in task.fields["detail"]  # 28 more of 1 s
+    bar.update(replace(record, seconds=1.0))
+    assert task.description == "C=1 (2 of 2): admm"
+    assert "about 29 s left" in task.fields["detail"]
