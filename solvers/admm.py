@@ -38,7 +38,8 @@ from .arrays import Array, namespace_of, scalar
 from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
 from .kernels_numba import one_blas_thread
-from .passes import observed_norm, sparse_part
+from .passes import sparse_part
+from .problem import Problem
 from .proximal import procrustes
 from .results import CompletionResult, IterationRecord, tucker_tensor
 from .subspaces import ResidualGrid, masked_spectra, recompress
@@ -194,21 +195,44 @@ def robust_tucker_admm(
     options = AdmmOptions() if options is None else options
     data, mask, rank = checked_problem(data, mask, rank)
     check_state(initial_state, rank)
-    norm = observed_norm(data, mask)
-    grid = ResidualGrid(data, mask)
-    if initial_state is None:
-        state = init(data, mask, rank, grid, options, nonnegative)
-    else:
-        state = initial_state._replace(dual=checked_dual(initial_state.dual, data, needs_dual(options, nonnegative)))
+    problem = Problem(data, mask)
+    if initial_state is not None:
+        dual = checked_dual(initial_state.dual, data, needs_dual(options, nonnegative))
+        initial_state = initial_state._replace(dual=dual)
+    return admm_result(
+        problem, options, nonnegative, *admm_sweeps(problem, rank, options, nonnegative, callback, initial_state)
+    )
 
-    state, status, history = iterate(
-        lambda state: step(data, mask, state, grid, norm, options, nonnegative),
-        state,
+
+def admm_sweeps(
+    problem: Problem,
+    rank: Sequence[int],
+    options: AdmmOptions,
+    nonnegative: bool,
+    callback: Callable[[IterationRecord, AdmmState], bool | None] | None,
+    initial_state: AdmmState | None = None,
+) -> tuple[AdmmState, Status, tuple[IterationRecord, ...]]:
+    """The iterations of :func:`robust_tucker_admm` on a checked problem."""
+    return iterate(
+        lambda state: step(problem, state, options, nonnegative),
+        init(problem, rank, options, nonnegative) if initial_state is None else initial_state,
         stage="admm",
-        tolerance=effective_tolerance(options.tolerance, data),
+        tolerance=effective_tolerance(options.tolerance, problem.data),
         max_iterations=options.max_iterations,
         callback=callback,
     )
+
+
+def admm_result(
+    problem: Problem,
+    options: AdmmOptions,
+    nonnegative: bool,
+    state: AdmmState,
+    status: Status,
+    history: tuple[IterationRecord, ...],
+) -> CompletionResult:
+    """What the sweeps found; the sparse part costs a pass over the data."""
+    data, mask = problem.data, problem.mask
     return CompletionResult(
         tucker=tucker_tensor(state.core, state.factors, data.dtype),
         sparse=sparse_part(
@@ -281,36 +305,24 @@ def checked_dual(dual: Array | None, data: Array, needed: bool) -> Array | None:
     return copy
 
 
-def init(
-    data: Array,
-    mask: Array,
-    rank: Sequence[int],
-    grid: ResidualGrid,
-    options: AdmmOptions,
-    nonnegative: bool,
-) -> AdmmState:
+def init(problem: Problem, rank: Sequence[int], options: AdmmOptions, nonnegative: bool) -> AdmmState:
     """Spectral start, dual zero, threshold from the observed residual of the start."""
-    xp = namespace_of(data, mask)
-    core, factors = spectral_start(data, mask, rank, robust=True)
+    data, grid = problem.data, problem.grid
+    core, factors = spectral_start(data, problem.mask, rank, robust=True)
     threshold = options.threshold
     if threshold is None:
         threshold = 2.5 * grid.scale(core, factors, True)
         if not threshold > 0:  # more than half of the residuals are exactly zero
             threshold = 2.5 * grid.scale(core, factors, False) or 1.0
-    dual = xp.zeros_like(data) if needs_dual(options, nonnegative) else None
+    dual = namespace_of(data).zeros_like(data) if needs_dual(options, nonnegative) else None
     return AdmmState(core, factors, dual, threshold, threshold, 0, (core, factors), 1.0, math.inf)
 
 
 def step(
-    data: Array,
-    mask: Array,
-    state: AdmmState,
-    grid: ResidualGrid,
-    norm: float,
-    options: AdmmOptions,
-    nonnegative: bool,
+    problem: Problem, state: AdmmState, options: AdmmOptions, nonnegative: bool
 ) -> tuple[AdmmState, Measures]:
     """One sweep; the equations stand in the notes of :func:`robust_tucker_admm`."""
+    data, mask = problem.data, problem.mask
     accelerated = options.accelerates(2**data.ndim * math.prod(state.core.shape), math.prod(data.shape))
     core, factors, momentum = extrapolate(state) if accelerated else (state.core, state.factors, 1.0)
     result = sweep(
@@ -335,12 +347,12 @@ def step(
     )  # fmt: skip
     measures = Measures(
         change=change / (size + 1e-300),
-        residual=math.sqrt(result.fit) / (norm + 1e-300),
+        residual=math.sqrt(result.fit) / (problem.norm + 1e-300),
         outliers=result.outliers,
         threshold=state.threshold,
     )
     if options.adaptive:
-        new = adapt(new, measures, grid, options)
+        new = adapt(new, measures, problem.grid, options)
     return new, measures
 
 

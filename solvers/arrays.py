@@ -6,6 +6,7 @@ CuPy arrays (and on any strict implementation of the standard, which is how the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -109,6 +110,13 @@ def count(mask: Array) -> int:
     if is_numpy(xp) or is_cupy(xp):
         return int(xp.count_nonzero(mask))
     return int(xp.sum(xp.astype(mask, xp.int64)))
+
+
+def order_statistics(values: Array, places: Sequence[int]) -> list[float]:
+    """What would stand at these places of a 1-D array if it were sorted, as Python floats (NaN counts as largest)."""
+    xp = namespace_of(values)
+    ordered = xp.partition(values, places) if is_numpy(xp) or is_cupy(xp) else xp.sort(values)
+    return [scalar(ordered[place]) for place in places]
 
 
 def scatter(size: int, positions: Array, values: Array) -> Array:

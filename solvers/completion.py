@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .admm import AdmmOptions, robust_tucker_admm
-from .arrays import Array
+from .admm import AdmmOptions, admm_result, admm_sweeps
+from .arrays import Array, count
 from .checks import check_state, checked_problem
 from .kernels_numba import one_blas_thread
-from .results import CompletionResult, IterationRecord, Status
-from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
+from .problem import Problem
+from .results import CompletionResult, IterationRecord, Status, tucker_tensor
+from .riemannian import GaussNewtonOptions, GaussNewtonState, gauss_newton
 
-ROUGH = 3e-3
+ROUGH = 0.06
 ROUGH_ITERATIONS = 100
 TRIM = 5.0
 
@@ -34,9 +36,11 @@ def complete_tucker(
     """Complete a tensor of low multilinear rank: no knob but the rank.
 
     ``Y = X + E + noise`` on observed entries, ``X`` of multilinear rank ``r``, ``E`` sparse. Three steps: sweeps of
-    :func:`robust_tucker_admm` (Huber fidelity) until the model changes by less than 0.3 %; removal of the soft
-    threshold's bias by a hard one, entries more than 5 robust standard deviations away being outliers; and
-    :func:`riemannian_gauss_newton` on the others, with the threshold following the residual down.
+    :func:`robust_tucker_admm` (Huber fidelity) until the model changes by less than 6 % times the sampling ratio (a
+    sweep moves it by about that share of its error); removal of the soft threshold's bias by a hard one, entries more
+    than 5 robust standard deviations away being outliers; and :func:`riemannian_gauss_newton` on the others, with the
+    threshold following the residual down. The sweeps, and the inner steps of Gauss-Newton, run in float32 whatever the
+    data's precision; gradients, and so the result, keep it.
 
     Parameters
     ----------
@@ -78,8 +82,8 @@ def complete_tucker(
     nearly all is exactly zero, or that a too large rank fits exactly, may be flagged wrongly: ``robust=False`` is for
     those.
 
-    Memory beyond data and mask: one byte a voxel (a dual as large as the data with ``nonnegative``), and ``value`` when
-    it is asked for. An index of a mode that was never observed stays zero in ``value``: no low-rank model says
+    Memory beyond data and mask: one byte a voxel, four more with float64 data (and four with ``nonnegative``), and
+    ``value`` when it is asked for. An index of a mode that was never observed stays zero in ``value``: no low-rank model says
     anything about it (``tensorcell.recover`` fills planes by a model along z).
 
     Examples
@@ -98,29 +102,17 @@ def complete_tucker(
     check_state(initial_state, rank)
     history: tuple[IterationRecord, ...] = ()
     start: Any = initial_state
+    problem = Problem(data, mask)
     if start is None:
-        rough = robust_tucker_admm(
-            data,
-            mask,
-            rank,
-            options=AdmmOptions(
-                fidelity="equality" if robust and data.ndim == 2 else "huber",
-                threshold=None if robust else float("inf"),
-                tolerance=max(ROUGH, tolerance),
-                max_iterations=ROUGH_ITERATIONS,
-            ),
-            nonnegative=nonnegative,
-            callback=callback,
+        rough = AdmmOptions(
+            fidelity="equality" if robust and data.ndim == 2 else "huber",
+            threshold=None if robust else float("inf"),
+            tolerance=max(ROUGH * count(mask) / math.prod(data.shape), tolerance),
+            max_iterations=ROUGH_ITERATIONS,
         )
-        if rough.status in (Status.STOPPED, Status.DIVERGED):
-            return rough
-        start, history = rough.tucker, rough.history
-    return riemannian_gauss_newton(
-        data,
-        mask,
-        start,
-        options=GaussNewtonOptions(trim=TRIM if robust else None, tolerance=tolerance, max_iterations=max_iterations),
-        callback=callback,
-        history=history,
-        nonnegative=nonnegative,
-    )
+        start, status, history = admm_sweeps(problem.single, rank, rough, nonnegative, callback)
+        if status in (Status.STOPPED, Status.DIVERGED):
+            return admm_result(problem, rough, nonnegative, start, status, history)
+        start = tucker_tensor(start.core, start.factors, start.core.dtype)
+    polish = GaussNewtonOptions(trim=TRIM if robust else None, tolerance=tolerance, max_iterations=max_iterations)
+    return gauss_newton(problem, start, polish, callback, history, nonnegative)

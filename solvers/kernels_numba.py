@@ -142,6 +142,17 @@ def sweep_planes(
         ma += grow_a
 
 
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def take_centred(y: Any, w: Any, centre: Any, limit: Any, first: int, left: int, out: Any) -> None:
+    """Observed values less ``centre``, at most ``limit`` in size, of a block of ``(planes, rows, columns)``; 0 elsewhere."""
+    zero = centre - centre
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            for k in range(out.shape[2]):
+                value = min(max(y[first + i, left + j, k] - centre, -limit), limit)
+                out[i, j, k] = value if w[first + i, left + j, k] else zero
+
+
 @lru_cache(maxsize=1)
 def _pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="tensorcell")
@@ -151,6 +162,12 @@ def thread_count() -> int:
     """Threads that a pass uses: Numba's number (``numba.set_num_threads``), but no more than the cores allowed."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return min(int(numba.get_num_threads()), allowed)
+
+
+@lru_cache(maxsize=1)
+def _blas_libraries() -> ThreadpoolController:
+    """The BLAS of NumPy and of SciPy, both loaded by now (finding them takes as long as a pass over a small volume)."""
+    return ThreadpoolController()
 
 
 class _BlasLimit:
@@ -165,7 +182,7 @@ class _BlasLimit:
         with self.lock:
             self.users += 1
             if self.users == 1:
-                self.limit = ThreadpoolController().limit(limits=1, user_api="blas")
+                self.limit = _blas_libraries().limit(limits=1, user_api="blas")
 
     def leave(self) -> None:
         with self.lock:

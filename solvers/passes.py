@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from .arrays import Array, as_double, chunk_elements, count, namespace_of, scalar
+from .arrays import Array, chunk_elements, count, namespace_of
 from .proximal import soft_threshold
 from .results import SparsePart
-from .sweeps import lead, planes_of
+from .sweeps import Rule, lead, planes_of, sweep
 
 
 def chunks(data: Array) -> list[slice]:
@@ -21,12 +21,8 @@ def chunks(data: Array) -> list[slice]:
 def observed_norm(data: Array, mask: Array) -> float:
     """``||P_Omega(Y)||``."""
     xp = namespace_of(data, mask)
-    y, w = planes_of(data), planes_of(mask)
-    total = xp.zeros((), dtype=xp.float64)
-    for part in chunks(data):
-        seen = xp.where(w[part, :, :], y[part, :, :], xp.zeros((), dtype=data.dtype))
-        total = total + xp.sum(as_double(seen) ** 2)
-    return math.sqrt(scalar(total))
+    nothing = [xp.zeros((size, 1), dtype=xp.float64) for size in data.shape]
+    return math.sqrt(sweep(data, mask, xp.zeros((1,) * data.ndim), nothing, rule=Rule.RESIDUAL).fit)
 
 
 def rounding(data: Array, norm: float) -> float:

@@ -34,9 +34,10 @@ from .arrays import Array, as_double, namespace_of, scalar
 from .checks import checked_problem, effective_tolerance
 from .iteration import Measures, iterate
 from .kernels_numba import one_blas_thread
-from .passes import keep_inliers, observed_norm, rounding, sparse_part
+from .passes import keep_inliers, rounding, sparse_part
+from .problem import Problem
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
-from .subspaces import ResidualGrid, recompress
+from .subspaces import recompress
 from .sweeps import Rule, sweep
 from .tensors import unfold
 
@@ -158,14 +159,27 @@ def riemannian_gauss_newton(
     core: Array = initial[0]
     factors: tuple[Array, ...] = tuple(initial[1])
     data, mask, _ = checked_problem(data, mask, core.shape)
-    xp = namespace_of(data, mask, core)
+    namespace_of(data, core)
     if tuple(factor.shape[0] for factor in factors) != tuple(data.shape):
         raise ValueError(
             f"start has shape {tuple(factor.shape[0] for factor in factors)}, data has shape {tuple(data.shape)}"
         )
-    grid = ResidualGrid(data, mask)
+    return gauss_newton(Problem(data, mask), initial, options, callback, history, nonnegative)
+
+
+def gauss_newton(
+    problem: Problem,
+    initial: TuckerTensor | GaussNewtonState,
+    options: GaussNewtonOptions,
+    callback: Callable[[IterationRecord, GaussNewtonState], bool | None] | None,
+    history: tuple[IterationRecord, ...],
+    nonnegative: bool,
+) -> CompletionResult:
+    """:func:`riemannian_gauss_newton` on a checked problem."""
+    data, mask, norm, grid = problem.data, problem.mask, problem.norm, problem.grid
+    xp = namespace_of(data)
+    core, factors = initial[0], initial[1]
     kept = xp.asarray(mask, copy=True) if options.trim is not None else mask
-    norm = observed_norm(data, mask)
     if isinstance(initial, GaussNewtonState):
         state = initial
     else:
@@ -190,10 +204,9 @@ def riemannian_gauss_newton(
             flagged = keep_inliers(data, mask, state.core, state.factors, threshold, kept)
         chart = chart_at(state)
         gradient, fit = tangent_gradient(data, kept, chart)
-        tangent = solve_normal_equations(
-            data, kept, chart, gradient, min(0.1, max(0.01, state.change)), options.inner_iterations
-        )
-        length, size = tangent_norm(tangent), scalar(xp.sqrt(xp.sum(state.core**2)))
+        accuracy = min(0.1, max(0.01, state.change))
+        tangent = solve_normal_equations(problem.single.data, kept, chart, gradient, accuracy, options.inner_iterations)
+        length, size = tangent_norm(tangent), chart.size
         new, shrink = state, 1.0
         while shrink > 1e-3:  # backtracking: the robust scale of the residual must not grow
             core, factors = retract(chart, tangent, shrink)
@@ -237,27 +250,34 @@ class Chart(NamedTuple):
     """A point of the manifold with what makes the coordinates of its tangent space orthonormal."""
 
     core: Array
+    """Core, scaled to norm one: the same tangent space, and numbers that float32 holds whatever the data's unit."""
     factors: tuple[Array, ...]
     roots: tuple[Array, ...]
     """``H_n^(-1/2)``, without the directions in which the core is numerically zero."""
+    size: float
+    """Norm of the core before scaling."""
 
 
 def chart_at(state: GaussNewtonState) -> Chart:
     """Coordinates of the tangent space at the iterate."""
     xp = namespace_of(state.core)
+    largest = scalar(xp.max(xp.abs(state.core))) or 1.0  # first, so that no square overflows
+    size = largest * math.sqrt(scalar(xp.sum((state.core / largest) ** 2))) or 1.0
+    core = state.core / size
     roots = []
-    for mode in range(state.core.ndim):
-        unfolded = unfold(state.core, mode)
+    for mode in range(core.ndim):
+        unfolded = unfold(core, mode)
         values, vectors = xp.linalg.eigh(unfolded @ unfolded.T)
         good = values > 1e-14 * values[-1]
         safe = xp.where(good, values, xp.ones_like(values))
         roots.append((vectors * xp.where(good, 1 / xp.sqrt(safe), xp.zeros_like(values))) @ vectors.T)
-    return Chart(state.core, state.factors, tuple(roots))
+    return Chart(core, state.factors, tuple(roots), size)
 
 
 def tangent_gradient(data: Array, kept: Array, chart: Chart) -> tuple[Tangent, float]:
     """``P_T P_Omega' (Y - X)`` in orthonormal coordinates, and ``||P_Omega' (Y - X)||^2``."""
-    result = sweep(data, kept, chart.core, chart.factors, rule=Rule.RESIDUAL)
+    model = (chart.size * chart.core, chart.factors)
+    result = sweep(data, kept, chart.core, chart.factors, rule=Rule.RESIDUAL, model=model)
     return to_tangent(chart, result.core, result.factors), result.fit
 
 
@@ -285,7 +305,7 @@ def retract(chart: Chart, tangent: Tangent, shrink: float) -> tuple[Array, tuple
     """Truncated HOSVD of ``X + shrink * xi``."""
     rank = chart.core.shape
     core, factors = block_tucker(chart, tuple(shrink * part for part in tangent))
-    core[tuple(slice(0, r) for r in rank)] += chart.core
+    core[tuple(slice(0, r) for r in rank)] += chart.size * chart.core
     core, new_factors = recompress(core, factors, rank)
     return core, tuple(new_factors)
 
@@ -300,7 +320,8 @@ def solve_normal_equations(
     """
     xp = namespace_of(data)
     solution = tuple(xp.zeros_like(part) for part in gradient)
-    residual = search = gradient
+    unit = tangent_norm(gradient) or 1.0
+    residual = search = tuple(part / unit for part in gradient)
     square = inner(residual, residual)
     goal = accuracy**2 * square
     for _ in range(max_steps):
@@ -317,7 +338,7 @@ def solve_normal_equations(
         residual = tuple(a - length * b for a, b in zip(residual, curved, strict=True))
         old, square = square, inner(residual, residual)
         search = tuple(a + (square / old) * b for a, b in zip(residual, search, strict=True))
-    return solution
+    return tuple(unit * part for part in solution)
 
 
 def inner(a: Tangent, b: Tangent) -> float:

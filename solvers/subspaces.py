@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, as_double, chunk_elements, clip, count, from_host, is_numpy, namespace_of, scalar
-from .kernels_numba import share_out
+from .arrays import Array, as_double, chunk_elements, clip, count, from_host, is_numpy, namespace_of, order_statistics, scalar
+from .kernels_numba import share_out, take_centred
 from .results import tucker_tensor
 from .tensors import mode_product, multi_mode_product, unfold
 
@@ -164,11 +164,10 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
         ]
         step = max(1, chunk_elements(xp) * data.shape[axis] // total)
         for start in range(first, last, step):
-            part = (slice(None),) * axis + (slice(start, min(last, start + step)), ...)
-            values = xp.where(mask[part], data[part] - centre, xp.zeros((), dtype=data.dtype))
-            values = values if limit is None else clip(values, -limit, limit)
+            values = centred(data, mask, centre, limit, axis, slice(start, min(last, start + step)))
             for place, mode in enumerate(modes):
-                unfolded = unfold(values, mode)
+                # The last mode's unfolding is the transpose of a view: no copy.
+                unfolded = xp.reshape(values, (-1, data.shape[-1])).T if mode == data.ndim - 1 else unfold(values, mode)
                 gram, row_sums = found[place]
                 gram += as_double(unfolded @ unfolded.T)
                 row_sums += as_double(xp.sum(unfolded, axis=1))
@@ -189,6 +188,24 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
         vectors.append(xp.flip(vector, axis=1))
         eigenvalues.append(xp.flip(value))
     return Spectra(vectors, eigenvalues, centre, spread, ratio)
+
+
+def centred(data: Array, mask: Array, centre: float, limit: float | None, axis: int, part: slice) -> Array:
+    """Observed values less ``centre``, limited in size, zero elsewhere; of a range of the first or second mode."""
+    xp = namespace_of(data, mask)
+    chosen = (slice(None),) * axis + (part, ...)
+    if is_numpy(xp):  # np.where takes several times as long where the mask is random
+        flat = (*data.shape[:2], -1)
+        out = np.empty(data[chosen].shape, dtype=data.dtype)
+        first, left = (part.start, 0) if axis == 0 else (0, part.start)
+        bound = data.dtype.type(math.inf if limit is None else limit)
+        take_centred(
+            data.reshape(flat), mask.reshape(flat), data.dtype.type(centre), bound, first, left,
+            out.reshape(*out.shape[:2], -1),
+        )  # fmt: skip
+        return out
+    values = xp.where(mask[chosen], data[chosen] - centre, xp.zeros((), dtype=data.dtype))
+    return values if limit is None else clip(values, -limit, limit)
 
 
 def in_shares(
@@ -238,10 +255,9 @@ def location_and_spread(data: Array, mask: Array, *, budget: int = 1 << 16, seed
 
 def median(values: Array) -> float:
     """Median of a 1-D array as a Python float."""
-    xp = namespace_of(values)
-    ordered = xp.sort(as_double(values))
-    count = ordered.shape[0]
-    return scalar((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
+    count = values.shape[0]
+    lower, upper = order_statistics(values, [(count - 1) // 2, count // 2])
+    return (lower + upper) / 2
 
 
 class ResidualGrid:
@@ -269,7 +285,7 @@ class ResidualGrid:
         rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]
         residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.seen])
         if robust:
-            ordered = xp.sort(residual)
-            middle, upper = ordered[ordered.shape[0] // 2], ordered[(3 * ordered.shape[0]) // 4]
-            return max(scalar(middle) / 0.6745, scalar(upper) / 1.1503)
+            size = residual.shape[0]
+            middle, upper = order_statistics(residual, [size // 2, (3 * size) // 4])
+            return max(middle / 0.6745, upper / 1.1503)
         return math.sqrt(scalar(xp.mean(residual**2)))

@@ -28,8 +28,7 @@ from tensorcell.solvers import (
     unfold,
 )
 from tensorcell.solvers.iteration import Measures
-from tensorcell.solvers.passes import observed_norm
-from tensorcell.solvers.subspaces import ResidualGrid
+from tensorcell.solvers.problem import Problem
 
 # ------------------------------------------------------------------------------------------------------------------
 # The same iteration, written down densely: E, L, X, T and the unfoldings are all stored.
@@ -128,13 +127,13 @@ def test_step_equals_the_dense_iteration(
     problem = planted(shape, rank, seen=0.7, outliers=0.1, size=(1.0, 4.0), nonnegative=nonnegative, noise=0.05)
     y, w = np.where(problem.mask, problem.data, 0.0), problem.mask
     options = AdmmOptions(**changes)
-    grid, norm = ResidualGrid(y, w), observed_norm(y, w)
-    state = admm.init(y, w, rank, grid, options, nonnegative)
+    checked = Problem(y, w)
+    state = admm.init(checked, rank, options, nonnegative)
     dual = np.zeros_like(y) if state.dual is None else state.dual.copy()
     tau, first = state.threshold, full(state.core, list(state.factors))
     dense = Dense(state.core, list(state.factors), dual, tau, first, 1.0, math.inf)
     for iteration in range(22):  # the threshold is adapted twice
-        state, measures = admm.step(y, w, state, grid, norm, options, nonnegative)
+        state, measures = admm.step(checked, state, options, nonnegative)
         dense, residual, outliers = dense_sweep(y, w, dense, options, nonnegative, iteration, tau)
         model = full(state.core, list(state.factors))
         # Rounding of 1e-15 a sweep, let grow by the iteration (it is not a contraction from the start).

@@ -85,7 +85,7 @@ def test_to_tangent_is_the_orthogonal_projection(planted: Any, shape: Any, rank:
     at, basis = chart(model), tangent_basis(model)
     data = np.where(problem.mask, problem.data, 0.0)
     direction = np.where(problem.mask, data - tucker_to_dense(*model), 0.0)
-    result = sweep(data, problem.mask, model.core, model.factors, rule=Rule.RESIDUAL)
+    result = sweep(data, problem.mask, at.core, at.factors, rule=Rule.RESIDUAL, model=tuple(model))
     tangent = riemannian.to_tangent(at, result.core, result.factors)
     projected = basis @ (basis.T @ direction.ravel())
     np.testing.assert_allclose(dense_tangent(at, tangent).ravel(), projected, atol=ROUNDING)
@@ -170,7 +170,7 @@ def test_chart_leaves_out_directions_in_which_the_core_is_zero(planted: Any) -> 
     model = hosvd(truth, (3, 3, 3))  # one direction too many in every mode
     at = chart(model)
     for root, mode in zip(at.roots, range(3), strict=True):
-        unfolded = unfold(model.core, mode)
+        unfolded = unfold(at.core, mode)
         # A pseudo-inverse root of H: its square times H is a projection of rank two.
         projection = root @ root @ unfolded @ unfolded.T
         assert np.linalg.matrix_rank(projection, tol=1e-6) == 2
