@@ -41,7 +41,7 @@ from .kernels_numba import one_blas_thread
 from .passes import sparse_part
 from .problem import Problem
 from .proximal import procrustes
-from .results import CompletionResult, IterationRecord, tucker_tensor
+from .results import CompletionResult, IterationRecord, Status, tucker_tensor
 from .subspaces import ResidualGrid, masked_spectra, recompress
 from .sweeps import Rule, Sweep, sweep
 from .tensors import multi_mode_product, tucker_distance, unfold
@@ -318,9 +318,7 @@ def init(problem: Problem, rank: Sequence[int], options: AdmmOptions, nonnegativ
     return AdmmState(core, factors, dual, threshold, threshold, 0, (core, factors), 1.0, math.inf)
 
 
-def step(
-    problem: Problem, state: AdmmState, options: AdmmOptions, nonnegative: bool
-) -> tuple[AdmmState, Measures]:
+def step(problem: Problem, state: AdmmState, options: AdmmOptions, nonnegative: bool) -> tuple[AdmmState, Measures]:
     """One sweep; the equations stand in the notes of :func:`robust_tucker_admm`."""
     data, mask = problem.data, problem.mask
     accelerated = options.accelerates(2**data.ndim * math.prod(state.core.shape), math.prod(data.shape))

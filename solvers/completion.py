@@ -15,6 +15,7 @@ from .results import CompletionResult, IterationRecord, Status, tucker_tensor
 from .riemannian import GaussNewtonOptions, GaussNewtonState, gauss_newton
 
 ROUGH = 0.06
+ROUGH_NONNEGATIVE = 3e-3
 ROUGH_ITERATIONS = 100
 TRIM = 5.0
 
@@ -37,7 +38,7 @@ def complete_tucker(
 
     ``Y = X + E + noise`` on observed entries, ``X`` of multilinear rank ``r``, ``E`` sparse. Three steps: sweeps of
     :func:`robust_tucker_admm` (Huber fidelity) until the model changes by less than 6 % times the sampling ratio (a
-    sweep moves it by about that share of its error); removal of the soft threshold's bias by a hard one, entries more
+    sweep moves it by about that share of its error), or 0.3 % with ``nonnegative``, which acts here only; removal of the soft threshold's bias by a hard one, entries more
     than 5 robust standard deviations away being outliers; and :func:`riemannian_gauss_newton` on the others, with the
     threshold following the residual down. The sweeps, and the inner steps of Gauss-Newton, run in float32 whatever the
     data's precision; gradients, and so the result, keep it.
@@ -83,8 +84,8 @@ def complete_tucker(
     those.
 
     Memory beyond data and mask: one byte a voxel, four more with float64 data (and four with ``nonnegative``), and
-    ``value`` when it is asked for. An index of a mode that was never observed stays zero in ``value``: no low-rank model says
-    anything about it (``tensorcell.recover`` fills planes by a model along z).
+    ``value`` when it is asked for. An index of a mode that was never observed stays zero in ``value``: no low-rank
+    model says anything about it (``tensorcell.recover`` fills planes by a model along z).
 
     Examples
     --------
@@ -104,10 +105,12 @@ def complete_tucker(
     start: Any = initial_state
     problem = Problem(data, mask)
     if start is None:
+        matrix = sum(size > 1 for size in data.shape) <= 2
+        enough = ROUGH_NONNEGATIVE if nonnegative else ROUGH * count(mask) / math.prod(data.shape)
         rough = AdmmOptions(
-            fidelity="equality" if robust and data.ndim == 2 else "huber",
+            fidelity="equality" if robust and matrix else "huber",
             threshold=None if robust else float("inf"),
-            tolerance=max(ROUGH * count(mask) / math.prod(data.shape), tolerance),
+            tolerance=max(enough, tolerance),
             max_iterations=ROUGH_ITERATIONS,
         )
         start, status, history = admm_sweeps(problem.single, rank, rough, nonnegative, callback)

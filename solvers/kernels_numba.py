@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numba
@@ -52,13 +53,15 @@ def apply_rule(
                 dual[i, j] = old if w[i, j] else new
         if rule == RESIDUAL:
             for j in range(x.shape[1]):
-                r = y[i, j] - x[i, j] if w[i, j] else zero
+                a = y[i, j] - x[i, j]  # loaded whether observed or not, so that the loop is vectorised
+                r = a if w[i, j] else zero
                 fit += r * r
                 absolute += abs(r)
                 x[i, j] = r if w[i, j] else keep * x[i, j]
         elif rule == HUBER:
             for j in range(x.shape[1]):
-                r = y[i, j] - x[i, j] if w[i, j] else zero
+                a = y[i, j] - x[i, j]  # loaded whether observed or not, so that the loop is vectorised
+                r = a if w[i, j] else zero
                 c = min(max(r, -tau), tau)
                 fit += c * c
                 sparse += abs(r - c)
@@ -105,6 +108,7 @@ def sweep_planes(
     ua: Any,
     uat: Any,
     ub: Any,
+    one_model: bool,
     tau: Any,
     gamma: Any,
     c: Any,
@@ -118,14 +122,17 @@ def sweep_planes(
     rows, columns = fa.shape[0], fbt.shape[1]
     height = max(1, min(rows, BLOCK_ELEMENTS // columns))
     p = np.empty((rows, z.shape[2]), dtype=z.dtype)
-    back = np.empty((rows, ub.shape[1]), dtype=z.dtype)
+    back = p if one_model else np.empty((rows, ub.shape[1]), dtype=z.dtype)
     q = np.empty((rows, ub.shape[1]), dtype=z.dtype)
     d = np.empty((height, columns), dtype=z.dtype)
     grow_a = np.empty((rows, ua.shape[1]), dtype=z.dtype)
     grow_b = np.empty((columns, ub.shape[1]), dtype=z.dtype)
+    plane_b = np.empty((columns, ub.shape[1]), dtype=z.dtype)
     for plane in range(first, last):
         np.dot(fa, z[plane], p)
-        np.dot(ua, a[plane], back)
+        if not one_model:
+            np.dot(ua, a[plane], back)
+        plane_b[:] = 0
         for top in range(0, rows, height):
             bottom = min(rows, top + height)
             block = d[: bottom - top]
@@ -136,7 +143,8 @@ def sweep_planes(
             )  # fmt: skip
             np.dot(block, ub, q[top:bottom])
             np.dot(block.T, back[top:bottom], grow_b)
-            mb += grow_b
+            plane_b += grow_b
+        mb += plane_b
         np.dot(uat, q, c[plane])
         np.dot(q, a[plane].T, grow_a)
         ma += grow_a
@@ -144,7 +152,7 @@ def sweep_planes(
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def take_centred(y: Any, w: Any, centre: Any, limit: Any, first: int, left: int, out: Any) -> None:
-    """Observed values less ``centre``, at most ``limit`` in size, of a block of ``(planes, rows, columns)``; 0 elsewhere."""
+    """Observed values less ``centre``, limited in size, of a block of ``(planes, rows, columns)``; zero elsewhere."""
     zero = centre - centre
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
@@ -221,10 +229,17 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
-    """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order."""
+    """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order.
+
+    The calling thread takes the first share: each further thread costs BLAS its buffers, tens of megabytes.
+    """
     count = max(1, min(thread_count(), size))
     bounds = [size * share // count for share in range(count + 1)]
-    return list(_pool(thread_count()).map(work, bounds[:-1], bounds[1:]))
+    if count == 1:
+        return [work(0, size)]
+    others = [_pool(count - 1).submit(work, *share) for share in pairwise(bounds[1:])]
+    own = work(bounds[0], bounds[1])
+    return [own, *(other.result() for other in others)]
 
 
 def sweep_numba(
@@ -251,7 +266,9 @@ def sweep_numba(
     if rule != EQUALITY and not nonnegative:
         dual = np.empty((*y.shape[:2], 0), dtype=dtype)  # never touched, but writable, as the kernel's type wants
     c = np.empty((planes, ua.shape[1], ub.shape[1]), dtype=dtype)
-    shared = (y, w, dual, z, fa, np.ascontiguousarray(fb.T), a, ua, np.ascontiguousarray(ua.T), ub)
+    one_model = z is a
+    z, fa, fbt, a, ua, uat, ub = map(np.ascontiguousarray, (z, fa, fb.T, a, ua, ua.T, ub))
+    shared = (y, w, dual, z, fa, fbt, a, ua, uat, ub, one_model)
 
     def work(first: int, last: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         ma, mb, sums = np.zeros(ua.shape), np.zeros(ub.shape), np.zeros(4)

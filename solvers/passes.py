@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from .arrays import Array, chunk_elements, count, namespace_of
 from .proximal import soft_threshold
 from .results import SparsePart
-from .sweeps import Rule, lead, planes_of, sweep
+from .sweeps import Rule, planes_model, sweep
+from .tensors import planes_of
 
 
 def chunks(data: Array) -> list[slice]:
@@ -33,8 +34,7 @@ def rounding(data: Array, norm: float) -> float:
 def residuals(data: Array, core: Array, factors: Sequence[Array]) -> Iterator[tuple[slice, Array]]:
     """Ranges of planes with ``Y - X`` there (anything where nothing was observed)."""
     xp = namespace_of(data, core)
-    leading = xp.astype(lead(core, factors), data.dtype)
-    left, right = (xp.astype(factor, data.dtype) for factor in factors[-2:])
+    leading, left, right = planes_model(core, factors, data.dtype)
     y = planes_of(data)
     for part in chunks(data):
         yield part, y[part, :, :] - xp.matmul(xp.matmul(left, leading[part, :, :]), right.T)

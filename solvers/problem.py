@@ -8,7 +8,7 @@ from functools import cached_property
 from .arrays import Array, namespace_of
 from .passes import chunks, observed_norm
 from .subspaces import ResidualGrid, centred
-from .sweeps import planes_of
+from .tensors import planes_of
 
 SINGLE_RANGE = 1e15
 

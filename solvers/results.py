@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tensorly.tucker_tensor import TuckerTensor
 
 from .arrays import Array, clip, namespace_of, scatter
-from .tensors import multi_mode_product
+from .tensors import tucker_to_dense
 
 
 class Status(Enum):
@@ -108,7 +108,7 @@ class CompletionResult:
     def value(self) -> Array:
         """The full tensor ``X`` (computed when first asked for, then kept)."""
         core, factors = self.tucker
-        value = multi_mode_product(core, factors)
+        value = tucker_to_dense(core, factors)
         return clip(value, 0.0, None) if self.nonnegative else value
 
     @property

@@ -10,7 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from tensorly.tucker_tensor import TuckerTensor
 
-from .arrays import Array, as_double, chunk_elements, clip, count, from_host, is_numpy, namespace_of, order_statistics, scalar
+from .arrays import (
+    Array,
+    as_double,
+    chunk_elements,
+    clip,
+    count,
+    from_host,
+    is_numpy,
+    namespace_of,
+    order_statistics,
+    scalar,
+)
 from .kernels_numba import share_out, take_centred
 from .results import tucker_tensor
 from .tensors import mode_product, multi_mode_product, unfold
@@ -169,8 +180,8 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
                 # The last mode's unfolding is the transpose of a view: no copy.
                 unfolded = xp.reshape(values, (-1, data.shape[-1])).T if mode == data.ndim - 1 else unfold(values, mode)
                 gram, row_sums = found[place]
-                gram += as_double(unfolded @ unfolded.T)
-                row_sums += as_double(xp.sum(unfolded, axis=1))
+                gram += unfolded @ unfolded.T
+                row_sums += xp.sum(unfolded, axis=1)
         return found
 
     found = in_shares(lambda first, last: moments(1, first, last), data.shape[1], is_numpy(xp))

@@ -25,11 +25,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import kernels_numba
 from .arrays import Array, as_double, chunk_elements, is_cupy, is_numpy, namespace_of, to_host
-from .tensors import mode_product, unfold
+from .tensors import lead, mode_product, planes_of, unfold
 
 
 class Rule(IntEnum):
@@ -70,19 +70,6 @@ class Sweep(NamedTuple):
     """Number of entries with ``e != 0``."""
 
 
-def planes_of(array: Array) -> Array:
-    """View of a tensor as a stack of planes, shape ``(product of the leading sizes, I_a, I_b)``."""
-    xp = namespace_of(array)
-    return xp.reshape(array, (-1, *array.shape[-2:]))
-
-
-def lead(core: Array, factors: Sequence[Array]) -> Array:
-    """``A``: the core multiplied along all but the last two modes, one small matrix a plane."""
-    for mode, factor in enumerate(factors[:-2]):
-        core = mode_product(core, factor, mode)
-    return planes_of(core)
-
-
 def sweep(
     data: Array,
     mask: Array,
@@ -121,14 +108,9 @@ def sweep(
         raise ValueError(f"expected a dual for rule {rule.name} with nonnegative={nonnegative}, got None")
     y, w = planes_of(data), planes_of(mask)
     l = y if dual is None else planes_of(dual)  # touched by rules that need it  # noqa: E741
-    forward_core, forward_factors = (core, factors) if model is None else model
-    small = [
-        xp.astype(array, data.dtype)
-        for array in (
-            lead(forward_core, forward_factors), *forward_factors[-2:], lead(core, factors), *factors[-2:]
-        )
-    ]  # fmt: skip
-    arguments = (int(rule), nonnegative, y, w, l, *small, threshold, relaxation)
+    backward = planes_model(core, factors, data.dtype)
+    forward = backward if model is None else planes_model(*model, data.dtype)
+    arguments = (int(rule), nonnegative, y, w, l, *forward, *backward, threshold, relaxation)
     if is_numpy(xp) and not twin:
         c, ma, mb, sums = kernels_numba.sweep_numba(*arguments)
     elif is_cupy(xp) and not twin:
@@ -149,6 +131,13 @@ def sweep(
     for mode, factor in enumerate(factors[:-2]):
         small_core = mode_product(small_core, factor.T, mode)
     return Sweep(small_core, (*gradients, as_double(ma), as_double(mb)), fit, sparse, absolute, round(outliers))
+
+
+def planes_model(core: Array, factors: Sequence[Array], dtype: Any) -> tuple[Array, Array, Array]:
+    """``A_l, U_a, U_b`` of a Tucker model, in the data's dtype from the beginning (for memory)."""
+    xp = namespace_of(core)
+    small, *rest = (xp.astype(array, dtype, copy=False) for array in (core, *factors))
+    return lead(small, rest), rest[-2], rest[-1]
 
 
 def sweep_arrays(

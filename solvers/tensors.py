@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .arrays import Array, namespace_of
+from .arrays import Array, chunk_elements, namespace_of
 
 
 def unfold(tensor: Array, mode: int) -> Array:
@@ -72,9 +72,34 @@ def multi_mode_product(
     return tensor
 
 
+def planes_of(array: Array) -> Array:
+    """View of a tensor as a stack of planes, shape ``(product of the leading sizes, I_a, I_b)``."""
+    xp = namespace_of(array)
+    return xp.reshape(array, (-1, *array.shape[-2:]))
+
+
+def lead(core: Array, factors: Sequence[Array]) -> Array:
+    """The core multiplied along all but the last two modes: one small matrix a plane, ``(planes, r_a, r_b)``."""
+    for mode, factor in enumerate(factors[:-2]):
+        core = mode_product(core, factor, mode)
+    return planes_of(core)
+
+
 def tucker_to_dense(core: Array, factors: Sequence[Array]) -> Array:
-    """The full tensor ``G x_1 U_1 ... x_k U_k``, shape ``(I_1, ..., I_k)``."""
-    return multi_mode_product(core, factors)
+    """The full tensor ``G x_1 U_1 ... x_k U_k``, shape ``(I_1, ..., I_k)``, k >= 2.
+
+    A few planes at a time, so that nothing is large but the result.
+    """
+    xp = namespace_of(core, *factors)
+    left, right = factors[-2:]
+    leading = lead(core, factors)
+    planes = leading.shape[0]
+    dense = xp.empty((planes, left.shape[0], right.shape[0]), dtype=xp.result_type(core, *factors))
+    step = max(1, chunk_elements(xp) // (left.shape[0] * right.shape[0]))
+    for first in range(0, planes, step):
+        part = slice(first, min(planes, first + step))
+        dense[part, :, :] = xp.matmul(xp.matmul(left, leading[part, :, :]), right.T)
+    return xp.reshape(dense, tuple(factor.shape[0] for factor in factors))
 
 
 def tucker_distance(core: Array, factors: Sequence[Array], new_core: Array, new_factors: Sequence[Array]) -> Array:
@@ -90,7 +115,8 @@ def tucker_distance(core: Array, factors: Sequence[Array], new_core: Array, new_
     squares = xp.zeros((), dtype=new_core.dtype)
     for mode, (old, new) in enumerate(zip(factors, new_factors, strict=True)):
         overlap = old.T @ new
-        leaving = mode_product(inside, new - old @ overlap, mode)
+        _, triangle = xp.linalg.qr(new - old @ overlap, mode="reduced")  # as long, but of the rank's size
+        leaving = mode_product(inside, triangle, mode)
         squares = squares + xp.sum(leaving * leaving)
         inside = mode_product(inside, overlap, mode)
     squares = squares + xp.sum((inside - core) ** 2)

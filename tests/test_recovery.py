@@ -298,8 +298,8 @@ def test_recover_times_a_million_is_a_million_times_the_result(half: SimulatedCe
     one, other = recover(data, rank=RANK), recover(1e6 * data, rank=RANK)
     assert other.status == one.status
     assert len(other.history) == len(one.history)
-    # 1e6 is no power of two: rounding of the data, 1e-16, amplified by the condition of the fit.
-    np.testing.assert_allclose(other.volume.data, 1e6 * one.volume.data, rtol=0, atol=1e6 * 1e-8 * np.nanmax(data))
+    # 1e6 is no power of two, so rounding differs, and each fit ends within its tolerance of 1e-7.
+    np.testing.assert_allclose(other.volume.data, 1e6 * one.volume.data, rtol=0, atol=1e6 * 2e-7 * np.nanmax(data))
 
 
 @pytest.mark.parametrize("kind", ["half", "full"])
