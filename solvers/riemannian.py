@@ -43,6 +43,8 @@ from .tensors import unfold
 
 FIRST_THRESHOLD = 2.0
 THRESHOLD_DECAY = 0.4
+SINGLE_ABOVE = 1e-3
+"""Relative change above which float32 is enough for gradients too."""
 
 Tangent = tuple[Array, ...]
 """``(K, V_1, ..., V_k)`` in orthonormal coordinates."""
@@ -199,11 +201,12 @@ def gauss_newton(
 
     def step(state: GaussNewtonState) -> tuple[GaussNewtonState, Measures]:
         threshold, flagged = math.inf, 0
+        values = problem.single.data if state.change > SINGLE_ABOVE else data
         if options.trim is not None:
             threshold = next_threshold(state)
-            flagged = keep_inliers(data, mask, state.core, state.factors, threshold, kept)
+            flagged = keep_inliers(values, mask, state.core, state.factors, threshold, kept)
         chart = chart_at(state)
-        gradient, fit = tangent_gradient(data, kept, chart)
+        gradient, fit = tangent_gradient(values, kept, chart)
         accuracy = min(0.1, max(0.01, state.change))
         tangent = solve_normal_equations(problem.single.data, kept, chart, gradient, accuracy, options.inner_iterations)
         length, size = tangent_norm(tangent), chart.size

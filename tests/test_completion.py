@@ -288,8 +288,8 @@ def test_complete_tucker_follows_the_scale_of_the_data(planted: Any, scale: floa
     plain, scaled = (complete_tucker(factor * problem.data, problem.mask, problem.rank) for factor in (1.0, scale))
     assert scaled.iterations == plain.iterations
     assert scaled.status is plain.status
-    np.testing.assert_allclose(scaled.value / scale, plain.value, rtol=0, atol=1e-10)  # rounding of the scaled data
-    np.testing.assert_allclose(scaled.outliers / scale, plain.outliers, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(scaled.value / scale, plain.value, rtol=0, atol=1e-8)  # a part of the tolerance
+    np.testing.assert_allclose(scaled.outliers / scale, plain.outliers, rtol=0, atol=1e-8)
 
 
 @given(axes=st.permutations(range(3)), seed=st.integers(0, 100))

@@ -412,7 +412,7 @@ def test_history_is_recomputed_from_observed_entries(planted: Any) -> None:
         residual = (problem.data - before)[seen]
         flagged = abs(residual) > record.threshold  # E takes the whole residual there
         expected = np.linalg.norm(residual[~flagged]) / np.linalg.norm(problem.data[seen])
-        assert record.residual == pytest.approx(expected, rel=1e-9)
+        assert record.residual == pytest.approx(expected, rel=1e-6)  # float32 while the model is far
         assert record.outliers == np.count_nonzero(flagged)
         assert record.stage == "polish"
         # The length of the tangent step, over the model: that of the move to first order.
