@@ -18,7 +18,7 @@ from .proximal import (
     singular_value_threshold,
     soft_threshold,
 )
-from .ranks import RankEstimate, degrees_of_freedom, estimate_rank
+from .ranks import BlockRanks, RankEstimate, block_ranks, degrees_of_freedom, estimate_rank
 from .results import CompletionResult, IterationRecord, SparsePart, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
 from .subspaces import hosvd, leading_vectors
@@ -27,6 +27,7 @@ from .tensors import fold, mode_product, multi_mode_product, tucker_to_dense, un
 __all__ = [
     "AdmmOptions",
     "AdmmState",
+    "BlockRanks",
     "CompletionResult",
     "EmState",
     "GaussNewtonOptions",
@@ -35,6 +36,7 @@ __all__ = [
     "RankEstimate",
     "SparsePart",
     "Status",
+    "block_ranks",
     "complete_tucker",
     "degrees_of_freedom",
     "em_tucker",

@@ -623,27 +623,29 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
 RANK_SHARES = (0.1, 0.2, 0.35)
 HELD_OUT = 0.05
 TRIAL_VOXELS = 300_000
+RANK_VOXELS = 1_000_000
 
 
 def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> tuple[int, ...]:
-    """Of the spectra's rank and a few shares of the sides, the one that predicts left-out measured voxels best.
+    """Of two estimates and a few shares of the sides, the rank that predicts left-out measured voxels best.
 
     One voxel in twenty is left out; the error counted is that of the whole estimate, model and neighbours, each voxel's
     capped at five times the typical one since outliers cannot be predicted. The trials run on a central block of
     at most 300 000 voxels.
     """
-    estimate = estimate_rank(stack, kept, noise=noise).rank
+    quick_look = estimate_rank(stack, kept, method="threshold", noise=noise or None, voxels=RANK_VOXELS).rank
+    estimate = estimate_rank(stack, kept, method="residual", noise=noise or None, voxels=RANK_VOXELS).rank
     block = gaps.central_block(stack.shape, TRIAL_VOXELS)
     y, w = np.ascontiguousarray(stack[block]), kept[block]
     left_out = w & (np.random.default_rng(request.seed).random(y.shape) < HELD_OUT)
     training = w & ~left_out
     if left_out.sum() < 100 or training.sum() < 100 or _never_measured(training):
-        return estimate
+        return affordable(quick_look, stack.shape, int(kept.sum()) / 5)
 
     def candidates(shape: Sequence[int], observed: int) -> list[tuple[int, ...]]:
         shares = [tuple(max(1, round(share * size)) for size in shape) for share in RANK_SHARES]
-        fitting = tuple(min(r, size) for r, size in zip(estimate, shape, strict=True))
-        return [affordable(rank, shape, observed / 4) for rank in (fitting, *shares)]
+        found = [tuple(map(min, rank, shape)) for rank in (quick_look, estimate)]
+        return [affordable(rank, shape, observed / 4) for rank in (*found, *shares)]
 
     quick = request._replace(options=_quick(request.options), callback=None)
     errors: dict[tuple[int, ...], Array] = {}
@@ -653,9 +655,12 @@ def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> t
             result = _complete(y, training, rank, quick)
             best, _, _ = _best_estimate(y, training, result, 0.0, True, quick)
             errors[rank] = np.abs(best[left_out] - y[left_out]).astype(np.float64)
-    cap = 5 * 1.4826 * min(float(np.median(e)) for e in errors.values())
-    scores = [float(np.mean(np.minimum(errors[r], cap) ** 2)) if cap > 0 else float(np.mean(errors[r])) for r in trials]
-    return candidates(stack.shape, int(kept.sum()))[int(np.argmin(scores))]
+    typical = min(max(float(np.median(e)) / 0.6745, float(np.quantile(e, 0.9)) / 1.645) for e in errors.values())
+    overall = min(math.sqrt(float(np.mean(e**2))) for e in errors.values())
+    cap = 5 * typical if typical > 1e-3 * overall else math.inf  # most of a nearly empty volume is predicted exactly
+    capped = {rank: np.minimum(error, cap) ** 2 for rank, error in errors.items()}
+    best = min(trials, key=lambda rank: float(capped[rank].mean()))
+    return candidates(stack.shape, int(kept.sum()))[trials.index(best)]
 
 
 def _quick(options: TuckerOptions) -> TuckerOptions:

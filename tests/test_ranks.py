@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorcell.datasets import planted_tucker
-from tensorcell.solvers import estimate_rank
+from tensorcell.solvers import block_ranks, estimate_rank
 from tensorcell.solvers.ranks import affordable, degrees_of_freedom
 
 
@@ -34,11 +34,94 @@ def test_estimate_rank_finds_the_planted_rank_of_four_modes() -> None:
     assert estimate_rank(planted.data, planted.mask).rank == (2, 2, 2, 2)
 
 
-def test_estimate_rank_leaves_out_what_gaps_hide_rather_than_adding_to_it() -> None:
-    """Uneven ranks have weak directions, which a third of the entries does not show; no mode gets more than it has."""
-    planted = planted_tucker((30, 44, 40), (2, 4, 3), observed=0.3, outliers=0.02, noise=0.05, seed=3)
-    found = estimate_rank(planted.data, planted.mask).rank
-    assert all(1 <= a <= b for a, b in zip(found, (2, 4, 3), strict=True))
+PLANTED = [
+    ((40, 40, 40), (3, 3, 3), 0.1),
+    ((30, 50, 60), (3, 5, 8), 0.15),
+    ((40, 40, 40), (6, 10, 12), 0.4),
+    ((50, 50, 50), (20, 20, 20), 1.0),
+    ((60, 70), (3, 3), 0.8),
+]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.316])  # none, 20 dB, 10 dB
+@pytest.mark.parametrize("outliers", [0.0, 0.05])
+@pytest.mark.parametrize(("shape", "rank", "observed"), PLANTED)
+def test_estimate_rank_is_exact_under_masks_noise_and_outliers(
+    shape: tuple[int, ...], rank: tuple[int, ...], observed: float, outliers: float, noise: float
+) -> None:
+    """At least six observed entries for each unknown: far enough above where completion starts to work."""
+    planted = planted_tucker(shape, rank, observed=observed, outliers=outliers, noise=noise, seed=1)
+    if len(shape) == 2 and outliers:
+        pytest.skip("an outlier of a matrix looks like a direction")
+    assert estimate_rank(planted.data, planted.mask).rank == rank
+
+
+@pytest.mark.parametrize("observed", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_estimate_rank_sees_nothing_in_noise(observed: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    noise = 5.0 + rng.standard_normal((40, 45, 50))
+    assert estimate_rank(noise, rng.random(noise.shape) < observed).rank == (1, 1, 1)
+
+
+@pytest.mark.parametrize("method", ["ratio", "threshold", "core", "residual", "holdout"])
+def test_every_method_finds_an_easy_rank(method: Any) -> None:
+    """Nearly all of the entries, little noise: what even the roughest method must get right."""
+    planted = planted_tucker((40, 41, 42), (2, 2, 2), observed=0.95, noise=0.02, seed=3)
+    found = estimate_rank(planted.data, planted.mask, method=method)
+    if method == "threshold":  # may see one direction of the gaps
+        assert all(2 <= r <= 3 for r in found.rank)
+    else:
+        assert found.rank == (2, 2, 2)
+    assert len(found.spectra) == len(found.thresholds) == 3
+    for spectrum, threshold in zip(found.spectra, found.thresholds, strict=True):
+        assert list(spectrum) == sorted(spectrum, reverse=True)
+        assert spectrum[1] > threshold  # what was counted is above what it was measured by
+
+
+def test_noise_is_estimated_where_it_is_not_given() -> None:
+    planted = planted_tucker((40, 41, 42), (3, 3, 3), observed=0.5, outliers=0.05, noise=0.2, seed=0)
+    # Robust scale of 36 000 residuals: 1 %, and a bias of the outliers' share.
+    assert estimate_rank(planted.data, planted.mask).noise == pytest.approx(0.2, rel=0.1)
+
+
+def test_left_out_entries_lower_a_rank_that_fits_but_does_not_predict() -> None:
+    """Noise whose size differs from plane to plane shows directions that predict nothing."""
+    rng = np.random.default_rng(0)
+    planted = planted_tucker((40, 41, 42), (3, 3, 3), observed=0.5, seed=0)
+    loud = np.where(np.arange(40) % 10 == 0, 3.0, 0.1)[:, None, None] * rng.standard_normal(planted.truth.shape)
+    shown, chosen = (estimate_rank(planted.truth + loud, planted.mask, method=m).rank for m in ("residual", "holdout"))
+    assert all(3 <= a < b for a, b in zip(chosen, shown, strict=True))
+
+
+def test_a_subgrid_stands_for_a_large_tensor() -> None:
+    planted = planted_tucker((60, 70, 80), (3, 4, 5), observed=0.4, seed=0)
+    assert estimate_rank(planted.data, planted.mask, voxels=100_000).rank == (3, 4, 5)
+
+
+def test_block_ranks_are_those_of_the_blocks() -> None:
+    parts = [planted_tucker((20, 24, 26), (r, r, r), seed=r).truth for r in (1, 2, 3)]
+    found = block_ranks(np.concatenate(parts), block=(20, 24, 26))
+    assert found.ranks == ((1, 1, 1), (2, 2, 2), (3, 3, 3))
+    assert found.corners == ((0, 0, 0), (20, 0, 0), (40, 0, 0))
+
+
+def test_block_ranks_cover_everything_and_leave_empty_blocks_out() -> None:
+    data = planted_tucker((20, 21, 22), (2, 2, 2), seed=0).truth
+    mask = np.ones(data.shape, bool)
+    mask[:8, :8, :8] = False
+    found = block_ranks(data, mask, block=8)
+    covered = np.zeros(data.shape, bool)
+    for corner in found.corners:
+        covered[tuple(slice(first, first + 8) for first in corner)] = True
+    assert (covered | ~mask).all()
+    assert (0, 0, 0) not in found.corners
+
+
+@pytest.mark.parametrize("block", [1, (4, 4), (4, 4, 0)])
+def test_block_ranks_reject_blocks_that_do_not_fit(block: Any) -> None:
+    with pytest.raises(ValueError, match="expected 3 block sizes of at least 2, got"):
+        block_ranks(np.ones((8, 8, 8)), block=block)
 
 
 def test_estimate_rank_ignores_what_lies_under_the_mask() -> None:
@@ -55,12 +138,10 @@ def test_estimate_rank_is_exact_where_everything_is_known(rank: tuple[int, ...])
     assert estimate_rank(planted.truth).rank == rank
 
 
-def test_estimate_rank_leaves_noise_of_the_given_size_out() -> None:
-    """Without being told, a fully known noisy tensor has full rank; told, it has the planted one."""
+def test_estimate_rank_leaves_noise_out_whether_it_is_told_or_not() -> None:
     planted = planted_tucker((20, 40, 42), (3, 4, 2), noise=0.05, seed=4)
-    told = estimate_rank(planted.data, noise=0.055).rank
-    assert told == (3, 4, 2)
-    assert min(estimate_rank(planted.data).rank) > 4
+    assert estimate_rank(planted.data, noise=0.055).rank == (3, 4, 2)
+    assert estimate_rank(planted.data).rank == (3, 4, 2)
 
 
 @pytest.mark.parametrize("factor", [2.0**-30, 2.0**20])
@@ -71,8 +152,9 @@ def test_estimate_rank_is_free_of_the_unit(factor: float, observed: float) -> No
     other = estimate_rank(factor * planted.data, planted.mask, noise=factor * 0.1)
     assert other.rank == one.rank
     for a, b in zip(one.spectra, other.spectra, strict=True):
-        # Powers of two scale floats exactly; the eigensolver may still take another path in its last digits.
-        np.testing.assert_allclose(b, np.multiply(a, factor**2), rtol=1e-9, atol=1e-12 * factor**2 * max(a))
+        # Powers of two scale floats exactly; the eigensolver may still take another path in its last digits, and a fit
+        # ends within its tolerance of 1e-4.
+        np.testing.assert_allclose(b, np.multiply(a, factor), rtol=1e-4)
 
 
 def test_estimate_rank_follows_a_permutation_of_the_axes() -> None:
@@ -85,11 +167,11 @@ def test_estimate_rank_follows_a_permutation_of_the_axes() -> None:
 
 
 def test_estimate_rank_never_asks_for_more_than_the_entries_can_pay() -> None:
-    """White noise has full rank; five observed entries must stand behind every unknown."""
-    noise = np.random.default_rng(0).standard_normal((20, 21, 22))
-    found = estimate_rank(noise)
-    assert degrees_of_freedom(found.rank, noise.shape) <= noise.size / 5
-    assert "lowered from (20, 21, 22)" in found.reason
+    """Two observed entries must stand behind every unknown."""
+    planted = planted_tucker((20, 21, 22), (8, 8, 8), observed=0.12, seed=0)
+    for method in ("threshold", "residual", "auto"):
+        found = estimate_rank(planted.data, planted.mask, method=method)
+        assert degrees_of_freedom(found.rank, planted.data.shape) <= planted.mask.sum() / 2
 
 
 def test_estimate_rank_limits() -> None:
@@ -105,8 +187,14 @@ def test_estimate_rank_rejects_limits_that_do_not_fit(limits: Any) -> None:
 
 
 def test_estimate_rank_rejects_an_unknown_method() -> None:
-    with pytest.raises(ValueError, match="expected method 'auto' or 'spectra', got 'guess'"):
+    with pytest.raises(ValueError, match=r"expected method 'auto', 'ratio', .* got 'guess'"):
         estimate_rank(np.ones((4, 5, 6)), method="guess")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", [-1.0, np.nan, np.inf])
+def test_estimate_rank_rejects_noise_that_is_no_standard_deviation(noise: float) -> None:
+    with pytest.raises(ValueError, match="expected noise as a standard deviation of at least 0, got"):
+        estimate_rank(np.ones((4, 5, 6)), noise=noise)
 
 
 def test_estimate_rank_rejects_what_complete_tucker_rejects() -> None:
