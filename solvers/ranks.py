@@ -254,7 +254,7 @@ def has_outliers(data: Array, mask: Array) -> bool:
     if values.shape[0] == 0:
         return False
     distance = xp.abs(values - median(values))
-    return count(distance > 15 * 1.4826 * median(distance)) > 1e-3 * values.shape[0]
+    return bool(count(distance > 15 * 1.4826 * median(distance)) > 1e-3 * values.shape[0])
 
 
 def on_subgrid(data: Array, mask: Array, voxels: int, seed: int) -> tuple[Array, Array]:

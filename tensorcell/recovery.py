@@ -659,8 +659,8 @@ def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> t
     overall = min(math.sqrt(float(np.mean(e**2))) for e in errors.values())
     cap = 5 * typical if typical > 1e-3 * overall else math.inf  # most of a nearly empty volume is predicted exactly
     capped = {rank: np.minimum(error, cap) ** 2 for rank, error in errors.items()}
-    best = min(trials, key=lambda rank: float(capped[rank].mean()))
-    return candidates(stack.shape, int(kept.sum()))[trials.index(best)]
+    winner = min(trials, key=lambda rank: float(capped[rank].mean()))
+    return candidates(stack.shape, int(kept.sum()))[trials.index(winner)]
 
 
 def _quick(options: TuckerOptions) -> TuckerOptions:
