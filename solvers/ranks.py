@@ -10,8 +10,8 @@ Gram matrices of :func:`tensorcell.solvers.subspaces.masked_spectra`:
   variance the missing entries have enlarged to ``sigma^2 / p``).
 - ``"residual"``: the rank grows from one; directions of the residual of a robust fit above the edge of noise are added
   until there are none.
-- ``"holdout"`` (``"auto"``): nested ranks around the one of the residual, each fitted from the one before and scored on
-  observed entries that were left out; the smallest whose error is within one standard error of the best.
+- ``"holdout"`` (``"auto"``): nested ranks up to the one of the residual, scored on observed entries that were left out of
+  their fits; the smallest whose error is within one standard error of the best.
 """
 
 from __future__ import annotations
@@ -359,9 +359,12 @@ def from_residual(problem: Problem, limits: Sequence[int], noise: float | None) 
         return affordable(tuple(map(min, rank, limits)), shape, observed / UNKNOWNS)
 
     rank = fitting((1,) * len(shape))
-    wanted, reason = rank, "no direction of the residual stands out of the noise"
+    wanted, kept, reason = rank, (0,) * len(shape), "no direction of the residual stands out of the noise"
     for _ in range(GROWTH_STEPS):
         fit = robust_fit(problem, rank, noise)
+        before, kept = kept, tuple(max(1, int((s > e).sum())) for s, e in zip(fit.spectra, fit.edges, strict=True))
+        if kept == before:  # what the last step added is noise
+            break
         if fit.scale <= RELATIVE_FLOOR * problem.norm / math.sqrt(observed):
             reason = "most of the residual is zero to the precision of the fit"
             break
@@ -374,14 +377,13 @@ def from_residual(problem: Problem, limits: Sequence[int], noise: float | None) 
         if new == rank:
             break
         rank = new
-    kept = tuple(max(1, int((s > edge).sum())) for s, edge in zip(fit.spectra, fit.edges, strict=True))
-    rank = affordable(tuple(map(min, rank, kept)), shape, observed / UNKNOWNS)  # a step may have added too many
+    rank = affordable(kept, shape, observed / UNKNOWNS)
     return RankEstimate(
         rank=rank,
         spectra=tuple(tuple(map(float, s)) for s in fit.spectra),
         thresholds=tuple(map(float, fit.edges)),
         noise=fit.scale,
-        reason=reason + lowered(wanted, rank, observed),
+        reason=reason + ("" if kept == before else lowered(wanted, rank, observed)),
     )
 
 
@@ -498,10 +500,10 @@ def arbitrate(problem: Problem, found: RankEstimate, limits: Sequence[int], seed
         return affordable(tuple(map(min, rank, limits)), shape, observed / UNKNOWNS)
 
     shares = [[max(1, round(share * r)) for r in found.rank] for share in (0.35, 0.6, 0.8)]
-    trials = sorted({fitting(rank) for rank in (*shares, found.rank, [r + 1 + r // 5 for r in found.rank])})
+    trials = sorted({fitting(rank) for rank in (*shares, found.rank)})
     errors: dict[Rank, Floats] = {}
     for rank in trials:
-        result = complete_tucker(training.data, training.mask, rank, tolerance=1e-3, max_iterations=6)
+        result = complete_tucker(training.data, training.mask, rank, tolerance=1e-3, max_iterations=4)
         parts = []
         held = planes_of(left_out)
         for part, residual in residuals(problem.data, *result.tucker):
@@ -517,7 +519,9 @@ def arbitrate(problem: Problem, found: RankEstimate, limits: Sequence[int], seed
             break
     reason = found.reason
     if rank != found.rank:
-        reason = f"predicts left-out entries as well as rank {best}, the best of {len(trials)}"
+        reason = f"predicts left-out entries best of {len(trials)} ranks up to {found.rank}"
+        if rank != best:
+            reason = f"predicts left-out entries as well as rank {best}, the best of {len(trials)}"
     return RankEstimate(rank=rank, spectra=found.spectra, thresholds=found.thresholds, noise=found.noise, reason=reason)
 
 
