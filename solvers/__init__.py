@@ -8,7 +8,10 @@
 'converged: the model changed by less than the tolerance'
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
+from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .em import EmState, em_tucker
 from .proximal import (
@@ -21,25 +24,37 @@ from .proximal import (
 from .ranks import BlockRanks, RankEstimate, block_ranks, degrees_of_freedom, estimate_rank
 from .results import CompletionResult, IterationRecord, SparsePart, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
+from .sampling import Sampling, describe_sampling
 from .subspaces import hosvd, leading_vectors
 from .tensors import fold, mode_product, multi_mode_product, tucker_to_dense, unfold
+
+if TYPE_CHECKING:
+    from .transitions import PhaseTransition, Threshold, empirical_threshold, phase_transition
 
 __all__ = [
     "AdmmOptions",
     "AdmmState",
     "BlockRanks",
+    "Coherence",
     "CompletionResult",
     "EmState",
     "GaussNewtonOptions",
     "GaussNewtonState",
     "IterationRecord",
+    "PhaseTransition",
     "RankEstimate",
+    "RecoveryBound",
+    "Sampling",
     "SparsePart",
     "Status",
+    "Threshold",
     "block_ranks",
+    "coherence",
     "complete_tucker",
     "degrees_of_freedom",
+    "describe_sampling",
     "em_tucker",
+    "empirical_threshold",
     "estimate_rank",
     "fold",
     "hard_threshold",
@@ -47,12 +62,24 @@ __all__ = [
     "leading_vectors",
     "mode_product",
     "multi_mode_product",
+    "phase_transition",
     "procrustes",
     "project_nonnegative",
+    "recovery_bound",
     "riemannian_gauss_newton",
     "robust_tucker_admm",
     "singular_value_threshold",
     "soft_threshold",
     "tucker_to_dense",
     "unfold",
+    "verdict",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Phase transitions load HDF5 and are a command of their own (``python -m``): imported when first asked for."""
+    if name in ("PhaseTransition", "Threshold", "empirical_threshold", "phase_transition"):
+        from . import transitions
+
+        return getattr(transitions, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,8 @@ Gram matrices of :func:`tensorcell.solvers.subspaces.masked_spectra`:
   variance the missing entries have enlarged to ``sigma^2 / p``).
 - ``"residual"``: the rank grows from one; directions of the residual of a robust fit above the edge of noise are added
   until there are none.
-- ``"holdout"`` (``"auto"``): nested ranks up to the one of the residual, scored on observed entries that were left out of
-  their fits; the smallest whose error is within one standard error of the best.
+- ``"holdout"`` (``"auto"``): nested ranks up to the one of the residual, scored on observed entries left out of their
+  fits; the smallest whose error is within one standard error of the best.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Method = Literal["auto", "ratio", "threshold", "core", "residual", "holdout"]
 Rank = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
 
-BUDGET = 1 << 22
+BUDGET = 3 << 20
 """Voxels on which ranks are estimated."""
 UNKNOWNS = 2.0
 """Observed entries for each unknown of a trial fit, at least."""

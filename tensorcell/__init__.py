@@ -7,11 +7,26 @@
 """
 
 from tensorcell import datasets, metrics
+from tensorcell.diagnosis import RecoveryReport, diagnose
 from tensorcell.errors import InputError
 from tensorcell.files import read, write
+from tensorcell.planning import SamplingPlan, plan
 from tensorcell.recovery import Recovery, recover
 from tensorcell.volume import Volume
 
 __version__ = "0.1.0"
 
-__all__ = ["InputError", "Recovery", "Volume", "datasets", "metrics", "read", "recover", "write"]
+__all__ = [
+    "InputError",
+    "Recovery",
+    "RecoveryReport",
+    "SamplingPlan",
+    "Volume",
+    "datasets",
+    "diagnose",
+    "metrics",
+    "plan",
+    "read",
+    "recover",
+    "write",
+]

@@ -48,7 +48,7 @@ TOLERANCE = 0.1  # steps up to 10 % above the Nyquist step count as resolved ...
 CLEARLY_ABOVE = 0.25  # ... and those from 25 % above as aliased: the limit is known to about 15 %
 MIN_PLANES = 8
 MIN_PIXELS = 16
-TILE = 320
+TILE = 192
 MAX_PLANES = 256
 
 
@@ -155,7 +155,7 @@ def axial_band(
     the noise by ``MARGIN`` of its power and is above ``LEVEL`` of the peak.
 
     Noise that is correlated within planes makes the floor too low; give `noise` then. One three-dimensional Fourier
-    transform of at most 256 planes of 320 x 320 pixels (of larger stacks, the central planes and the tile that varies
+    transform of at most 256 planes of 192 x 192 pixels (of larger stacks, the central planes and the tile that varies
     most): at most two seconds, and five times the memory of that part in float32.
 
     Examples
@@ -331,20 +331,20 @@ def _even_run(measured: Ints) -> tuple[Ints, int]:
 
 
 def _part(data: npt.NDArray[Any], seen: Bools | None, planes: Ints) -> tuple[npt.NDArray[Any], Bools | None, bool]:
-    """At most 256 central planes of the tile of at most 320 x 320 pixels that varies most, and its mask."""
+    """At most 256 central planes of the tile of at most 192 x 192 pixels that varies most, and its mask."""
     first = max(0, (len(planes) - MAX_PLANES) // 2)
     kept = planes[first : first + MAX_PLANES]
     tiles = [(slice(y, y + TILE), slice(x, x + TILE)) for y in _starts(data.shape[1]) for x in _starts(data.shape[2])]
 
     def variation(tile: tuple[slice, slice]) -> float:
-        coarse = data[kept[:: max(1, len(kept) // 16)]][:, *tile][:, ::4, ::4].astype(np.float64)
+        coarse = data[:, *tile][kept[:: max(1, len(kept) // 16)], ::4, ::4].astype(np.float64)
         if seen is not None:
-            coarse = coarse[seen[kept[:: max(1, len(kept) // 16)]][:, *tile][:, ::4, ::4]]
+            coarse = coarse[seen[:, *tile][kept[:: max(1, len(kept) // 16)], ::4, ::4]]
         return float(coarse.var()) if coarse.size else 0.0
 
     tile = max(tiles, key=variation) if len(tiles) > 1 else tiles[0]
-    there = None if seen is None else seen[kept][:, *tile]
-    part = data[kept][:, *tile]
+    there = None if seen is None else seen[:, *tile][kept]
+    part = data[:, *tile][kept]
     return part, None if there is None or there.all() else there, len(tiles) > 1 or len(kept) < len(planes)
 
 
@@ -358,10 +358,10 @@ def _starts(length: int) -> list[int]:
 
 def _filled(part: npt.NDArray[Any], there: Bools) -> Floats:
     """Gaps hold the Gaussian-weighted mean of the pixels near them in the plane, or the mean of all pixels."""
-    values = np.where(there, part, 0).astype(np.float64)
+    values: Any = np.where(there, part, 0).astype(np.float32 if part.dtype.itemsize <= 4 else np.float64)
     mean = values.sum() / there.sum()
     values -= np.where(there, mean, 0)
-    weight = ndimage.gaussian_filter(there.astype(np.float64), (0, 1.0, 1.0))
+    weight = ndimage.gaussian_filter(there.astype(np.float32), (0, 1.0, 1.0))
     near = ndimage.gaussian_filter(values, (0, 1.0, 1.0))
     usable = weight > 1e-3
     fill = np.where(usable, near / np.where(usable, weight, 1.0), 0.0)

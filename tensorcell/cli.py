@@ -1,6 +1,7 @@
-"""The command line: ``tensorcell recover`` and ``tensorcell demo``.
+"""The command line: ``tensorcell recover``, ``diagnose``, ``plan`` and ``demo``.
 
-Exit status 0: done; 1: a defect of ours; 2: the user's input, one line on stderr; 130: interrupted.
+Exit status 0: done; 1: a defect of ours; 2: the user's input, one line on stderr; 3: below
+``--fail-under``; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ app = typer.Typer(
 BYTES_A_VOXEL = 26
 """Measured peak of a recovery from file to file: input, masks, output, and a few slabs."""
 
+MISSED = 3
 INTERRUPTED = 130
 
 
@@ -143,6 +145,97 @@ def recover(
 
 
 @app.command()
+def diagnose(
+    source: Annotated[str, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, HDF5 (file.h5:/path), .npy or .npz")],
+    axial_factor: Annotated[int, typer.Option(help="s: the planes given are planes 0, s, 2s, ... of the stack.")] = 1,
+    mask: Annotated[str | None, typer.Option(help="File of the input's shape, not zero = measured.")] = None,
+    rank: Annotated[str, typer.Option(help="auto, one number, or three (z,y,x).")] = "auto",
+    noise: Annotated[str, typer.Option(help="auto, or the standard deviation in the data's unit.")] = "auto",
+    na: Annotated[float | None, typer.Option(help="Numerical aperture.")] = None,
+    wavelength: Annotated[float | None, typer.Option(help="Emission wavelength in micrometres.")] = None,
+    refractive_index: Annotated[float | None, typer.Option(help="Of the medium.")] = None,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Ranks of blocks, too.")] = False,
+    html: Annotated[str | None, typer.Option(help="Write a page (.html).")] = None,
+    fail_under: Annotated[str | None, typer.Option(help="Exit status 3 below: unlikely, likely or guaranteed.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of the file where it does not say, such as TZYX.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="Voxel size dz,dy,dx in micrometres.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For random subsets of voxels.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+) -> None:
+    """Say whether a stack was sampled densely enough to be recovered, by what, and on which grounds."""
+    from tensorcell.diagnosis import VERDICTS
+    from tensorcell.diagnosis import diagnose as diagnose_volume
+
+    if fail_under is not None and fail_under not in VERDICTS[1:]:
+        raise InputError(f"expected --fail-under {', '.join(VERDICTS[1:-1])} or {VERDICTS[-1]}, got {fail_under!r}")
+    try:
+        if html is not None:
+            _check_outputs(source, mask, {"--html": html})
+        volume = read(source, axes=axes)
+        if spacing is not None:
+            volume = replace(volume, spacing=_numbers(spacing, "--spacing", 3))
+        report = diagnose_volume(
+            volume,
+            read_mask(mask, like=volume) if mask is not None else None,
+            axial_factor=axial_factor,
+            noise="auto" if noise == "auto" else _numbers(noise, "--noise", 1)[0],
+            rank=_rank(rank),
+            na=na,
+            wavelength=wavelength,
+            refractive_index=refractive_index,
+            blocks=blocks,
+            seed=seed,
+        )
+        if html is not None:
+            report.to_html(html)
+    except KeyboardInterrupt:
+        raise _Interrupted("interrupted; nothing was written") from None
+    print(json.dumps(report.to_dict()) if as_json else report)
+    if fail_under is not None and VERDICTS.index(report.verdict) < VERDICTS.index(fail_under):
+        raise typer.Exit(MISSED)
+
+
+@app.command()
+def plan(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A densely sampled pilot stack; formats as for recover.")],
+    target_nrmse: Annotated[float | None, typer.Option(help="Wanted error: at most this NRMSE.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="Wanted error: at least this PSNR in decibels.")] = None,
+    axial_factors: Annotated[str, typer.Option(help="s: keep planes 0, s, 2s, ..., such as 1,2,3.")] = "1,2,3,4,6,8",
+    pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels, such as 1,0.5.")] = "1",
+    exposure_factors: Annotated[str, typer.Option(help="Shares of the exposure, such as 1,0.5.")] = "1",
+    noise: Annotated[str, typer.Option(help="auto, or the standard deviation in the data's unit.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Trials for each choice.")] = 1,
+    html: Annotated[str | None, typer.Option(help="Write a page (.html).")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of the file where it does not say, such as ZYX.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For pixels, noise and intervals.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+) -> None:
+    """Predict from a pilot stack how sparsely the next ones may be imaged."""
+    from tensorcell.planning import plan as plan_sampling
+
+    try:
+        if html is not None:
+            _check_outputs(source, None, {"--html": html})
+        result = plan_sampling(
+            read(source, axes=axes),
+            axial_factors=_list(axial_factors, "--axial-factors", int),
+            pixel_fractions=_list(pixel_fractions, "--pixel-fractions", float),
+            exposure_factors=_list(exposure_factors, "--exposure-factors", float),
+            target_nrmse=target_nrmse,
+            target_psnr=target_psnr,
+            noise="auto" if noise == "auto" else _numbers(noise, "--noise", 1)[0],
+            seed=seed,
+            repeats=repeats,
+            progress=True,
+        )
+        if html is not None:
+            result.to_html(html)
+    except KeyboardInterrupt:
+        raise _Interrupted("interrupted; nothing was written") from None
+    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("tensorcell-demo")) -> None:
     """Simulate cells, degrade them, recover them, and show the scores."""
     from tensorcell.demo import run_demo
@@ -158,6 +251,14 @@ def _rank(text: str) -> Any:
     except ValueError:
         raise InputError(f"expected --rank auto, one whole number or three (z,y,x), got {text!r}") from None
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _list(text: str, name: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"expected {what} separated by commas for {name}, got {text!r}") from None
 
 
 def _numbers(text: str, name: str, count: int) -> Any:
@@ -179,7 +280,7 @@ def _check_outputs(source: str, mask: str | None, outputs: dict[str, str | None]
         for other, used in [(k, v) for k, v in inputs.items() if v is not None] + given[:place]:
             if same_file(split_path(path)[0], split_path(used)[0]):
                 raise InputError(f"{path}: expected another file for {name} than for {other}, got the same")
-        check_writable(path, (".png", ".html") if name == "--report" else None)
+        check_writable(path, {"--report": (".png", ".html"), "--html": (".html",)}.get(name))
 
 
 @contextmanager
