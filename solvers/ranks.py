@@ -345,7 +345,7 @@ def from_core(problem: Problem, spectra: Spectra, limits: Sequence[int], noise: 
     )
 
 
-def from_residual(problem: Problem, limits: Sequence[int], noise: float | None) -> RankEstimate:
+def from_residual(problem: Problem, limits: Sequence[int], noise: float | None, *, robust: bool = True) -> RankEstimate:
     """Grow the rank from below until the residual of a robust fit shows no direction above the edge of noise.
 
     Missing entries blur the spectra of the data by as much as the data are large. The residual of a fit is smaller, and
@@ -361,14 +361,16 @@ def from_residual(problem: Problem, limits: Sequence[int], noise: float | None) 
     rank = fitting((1,) * len(shape))
     wanted, kept, reason = rank, (0,) * len(shape), "no direction of the residual stands out of the noise"
     for _ in range(GROWTH_STEPS):
-        fit = robust_fit(problem, rank, noise)
+        fit = fitted(problem, rank, noise, robust)
         before, kept = kept, tuple(max(1, int((s > e).sum())) for s, e in zip(fit.spectra, fit.edges, strict=True))
         if kept == before:  # what the last step added is noise
             break
         if fit.scale <= RELATIVE_FLOOR * problem.norm / math.sqrt(observed):
+            if robust and overlooks_structure(problem, fit, ratio):
+                return from_residual(problem, limits, noise, robust=False)
             reason = "most of the residual is zero to the precision of the fit"
             break
-        clipped = clipped_residual(problem, fit)
+        clipped = clipped_residual(problem, fit, CLIP * fit.scale if robust else math.inf)
         more = [beyond_noise_in_gram(clipped, factor, mode, ratio) for mode, factor in enumerate(fit.tucker.factors)]
         if not any(more):
             more = [beyond_noise_in_subspaces(clipped, fit.tucker.factors, mode, ratio) for mode in range(len(shape))]
@@ -399,13 +401,13 @@ class Fit(NamedTuple):
     """Largest singular value that fitted noise would have there, one a mode."""
 
 
-def robust_fit(problem: Problem, rank: Rank, noise: float | None) -> Fit:
-    """Robust fit of a given rank, judged."""
-    result = complete_tucker(problem.data, problem.mask, rank, tolerance=1e-4, max_iterations=8)
-    return judged(problem, result.tucker, noise)
+def fitted(problem: Problem, rank: Rank, noise: float | None, robust: bool) -> Fit:
+    """Fit of a given rank, judged."""
+    result = complete_tucker(problem.data, problem.mask, rank, robust=robust, tolerance=1e-4, max_iterations=8)
+    return judged(problem, result.tucker, noise, robust)
 
 
-def judged(problem: Problem, tucker: TuckerTensor, noise: float | None) -> Fit:
+def judged(problem: Problem, tucker: TuckerTensor, noise: float | None, robust: bool = True) -> Fit:
     """A fit with the spectra of its core, and the largest singular values that noise would leave there.
 
     Noise of variance ``sigma^2 / p`` in all entries, projected on the other modes' subspaces, is a matrix of ``I_n``
@@ -416,7 +418,7 @@ def judged(problem: Problem, tucker: TuckerTensor, noise: float | None) -> Fit:
     core, factors = recompress(as_double(tucker.core), [as_double(f) for f in tucker.factors], rank)
     found = [np.asarray(to_host(singular_values(unfold(core, mode)))) for mode in range(len(shape))]
     observed = count(problem.mask)
-    scale = problem.grid.scale(core, factors, True)
+    scale = problem.grid.scale(core, factors, robust)
     free = max(0.2, 1 - degrees_of_freedom(rank, shape) / observed)  # what a fit leaves of the noise
     spread = (scale / math.sqrt(free) if noise is None else noise) / math.sqrt(observed / math.prod(shape))
     edges = tuple(
@@ -434,13 +436,25 @@ def singular_values(matrix: Array) -> Array:
     return namespace_of(matrix).linalg.svdvals(matrix)
 
 
-def clipped_residual(problem: Problem, fit: Fit) -> Array:
-    """``W (Y - X)``, at most ``CLIP`` robust standard deviations in size; the shape and dtype of the data."""
+def overlooks_structure(problem: Problem, fit: Fit, ratio: float) -> bool:
+    """Whether most of the energy is in entries that the robust fit took for outliers, and they are not scattered.
+
+    So it is with a few bright structures on a background of exact zeros.
+    """
+    xp = namespace_of(problem.data)
+    rest = clipped_residual(problem, fit, math.inf)
+    if scalar(xp.sum(rest**2, dtype=xp.float64)) < 0.5 * problem.norm**2:
+        return False
+    return any(beyond_noise_in_gram(rest, factor, mode, ratio) > 1 for mode, factor in enumerate(fit.tucker.factors))
+
+
+def clipped_residual(problem: Problem, fit: Fit, limit: float) -> Array:
+    """``W (Y - X)``, limited in size; the shape and dtype of the data."""
     xp = namespace_of(problem.data)
     w = planes_of(problem.mask)
     clipped = xp.empty_like(planes_of(problem.data))
     for part, residual in residuals(problem.data, *fit.tucker):
-        limited = clip(residual, -CLIP * fit.scale, CLIP * fit.scale)
+        limited = residual if math.isinf(limit) else clip(residual, -limit, limit)
         clipped[part, :, :] = xp.where(w[part, :, :], limited, xp.zeros_like(limited))
     return xp.reshape(clipped, problem.data.shape)
 

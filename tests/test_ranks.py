@@ -94,6 +94,14 @@ def test_left_out_entries_lower_a_rank_that_fits_but_does_not_predict() -> None:
     assert all(3 <= a < b for a, b in zip(chosen, shown, strict=True))
 
 
+def test_bright_structures_on_zeros_are_not_taken_for_outliers() -> None:
+    """Most voxels are exactly 0, so every robust scale is 0 too."""
+    z, y, x = np.mgrid[:16, :40, :44]
+    fibre = 200 * np.exp(-((y - 20 - 8 * np.sin(x / 6)) ** 2 + (z - 8) ** 2) / 6)
+    fibre[fibre < 1] = 0
+    assert min(estimate_rank(fibre, method="residual").rank[1:]) > 4
+
+
 def test_a_subgrid_stands_for_a_large_tensor() -> None:
     planted = planted_tucker((60, 70, 80), (3, 4, 5), observed=0.4, seed=0)
     assert estimate_rank(planted.data, planted.mask, voxels=100_000).rank == (3, 4, 5)
