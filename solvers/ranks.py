@@ -159,9 +159,8 @@ def estimate_rank(
     limits = checked_limits(max_rank, data.shape)
     data, mask = on_subgrid(data, mask, voxels, seed)
     limits = tuple(min(limit, size) for limit, size in zip(limits, data.shape, strict=True))
-    spectra = masked_spectra(data, mask, spreads=4.0 if has_outliers(data, mask) else None)
     if method in ("ratio", "threshold"):
-        return from_spectra(spectra, data.shape, limits, noise, method)
+        return from_spectra(spectra_of(data, mask), data.shape, limits, noise, method)
     problem = Problem(data, mask)
     if problem.norm == 0:
         zeros = tuple((0.0,) for _ in data.shape)
@@ -169,7 +168,7 @@ def estimate_rank(
             rank=(1,) * data.ndim, spectra=zeros, thresholds=(0.0,) * data.ndim, noise=0.0, reason="all zero"
         )
     if method == "core":
-        return from_core(problem, spectra, limits, noise)
+        return from_core(problem, limits, noise)
     found = from_residual(problem, limits, noise)
     return found if method == "residual" else arbitrate(problem, found, limits, seed)
 
@@ -266,6 +265,11 @@ def on_subgrid(data: Array, mask: Array, voxels: int, seed: int) -> tuple[Array,
     return (contiguous(take_grid(data, grid)), part) if count(part) else (data, mask)
 
 
+def spectra_of(data: Array, mask: Array) -> Spectra:
+    """Debiased spectra, of clipped data where there is a reason to clip."""
+    return masked_spectra(data, mask, spreads=4.0 if has_outliers(data, mask) else None)
+
+
 def from_spectra(
     spectra: Spectra, shape: Sequence[int], limits: Sequence[int], noise: float | None, method: str
 ) -> RankEstimate:
@@ -321,11 +325,11 @@ def spectral_edge(values: Floats, spectra: Spectra, shape: Sequence[int], mode: 
     return max(1.05 * edge, 1.5 * max(0.0, -float(values[-1])), 1e-6 * float(values[0]))
 
 
-def from_core(problem: Problem, spectra: Spectra, limits: Sequence[int], noise: float | None) -> RankEstimate:
+def from_core(problem: Problem, limits: Sequence[int], noise: float | None) -> RankEstimate:
     """Singular values of the core of an over-ranked fit: up to the largest gap above the edge of fitted noise."""
     shape = problem.data.shape
     observed = count(problem.mask)
-    first = from_spectra(spectra, shape, limits, noise, "threshold").rank
+    first = from_spectra(spectra_of(problem.data, problem.mask), shape, limits, noise, "threshold").rank
     trial = affordable([min(2 * r + 2, n) for r, n in zip(first, limits, strict=True)], shape, observed / UNKNOWNS)
     options = AdmmOptions(fidelity="huber", tolerance=1e-3, max_iterations=60)  # stopped early: less noise is fitted
     fit = judged(problem, robust_tucker_admm(problem.data, problem.mask, trial, options=options).tucker, noise)

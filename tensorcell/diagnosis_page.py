@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tensorcell.diagnosis import RecoveryReport, in_axes, table
-from tensorcell.errors import InputError
-from tensorcell.files import check_writable
+from tensorcell.files import check_writable, write_whole
 from tensorcell.reports import TEXT, _data_uri, _png
 
 if TYPE_CHECKING:
@@ -37,16 +35,7 @@ def write_page(path: str | os.PathLike[str], report: RecoveryReport) -> None:
     """Write the page of a diagnosis (see `RecoveryReport.to_html`)."""
     target = Path(path)
     check_writable(target, (".html",))
-    content = page(report).encode()
-    whole = Path(os.path.realpath(target))  # a link stays a link
-    part = whole.with_name(f".tensorcell-{secrets.token_hex(8)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, whole)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(target, page(report).encode())
 
 
 # ------------------------------------------------------------------------------------------------------ figures

@@ -917,6 +917,12 @@ def write(
     return Written(file, form, converted.rounded, converted.clipped, lost)
 
 
+def write_whole(path: FilePath, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    with _naming(path), _whole_file(Path(path)) as part:
+        part.write_bytes(content)
+
+
 @contextmanager
 def _whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` at the end, or is removed on any exception."""

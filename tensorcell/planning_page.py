@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tensorcell.errors import InputError
-from tensorcell.files import check_writable
+from tensorcell.files import check_writable, write_whole
 from tensorcell.planning import PlannedChoice, SamplingPlan, row
 from tensorcell.reports import TEXT, _data_uri, _png
 
@@ -39,16 +37,7 @@ def write_page(path: str | os.PathLike[str], plan: SamplingPlan) -> None:
     """Write the page of a plan (see `SamplingPlan.to_html`)."""
     target = Path(path)
     check_writable(target, (".html",))
-    content = page(plan).encode()
-    whole = Path(os.path.realpath(target))  # a link stays a link
-    part = whole.with_name(f".tensorcell-{secrets.token_hex(8)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, whole)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(target, page(plan).encode())
 
 
 def draw_choices(plan: SamplingPlan) -> Figure:

@@ -10,7 +10,6 @@ import base64
 import io
 import math
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files import check_writable
+from tensorcell.files import check_writable, write_whole
 from tensorcell.volume import Stack, Volume, stacks, zyx_view
 
 if TYPE_CHECKING:
@@ -582,15 +581,7 @@ def write_report(
     check_writable(target, REPORT_SUFFIXES)
     image = picture_bytes(recovery_pictures(before, after, truth))
     content = image if target.suffix.lower() == ".png" else page(before, after, image).encode()
-    whole = Path(os.path.realpath(target))  # a link stays a link
-    part = whole.with_name(f".tensorcell-{secrets.token_hex(8)}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, whole)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(target, content)
 
 
 def facts(before: Volume, after: Recovery) -> dict[str, Any]:
