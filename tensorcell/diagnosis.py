@@ -30,6 +30,7 @@ from tensorcell.solvers import transitions
 from tensorcell.solvers.bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from tensorcell.solvers.completion import complete_tucker
 from tensorcell.solvers.ranks import BlockRanks, affordable, block_ranks, degrees_of_freedom, estimate_rank
+from tensorcell.solvers.results import CompletionResult
 from tensorcell.solvers.sampling import Sampling, describe_sampling
 from tensorcell.volume import Stack, Volume, stacks
 
@@ -44,6 +45,9 @@ RANDOM_PATTERNS = ("full", "uniform")
 FIT_TOLERANCE, FIT_ITERATIONS = 5e-2, 3
 ROUNDING = 1e-7
 """Noise below this share of the range of intensities is called zero."""
+WELL_EXPLAINED, HALF_EXPLAINED = 0.9, 0.5
+"""Shares of the variance: below the first the theorem is silent on too much, below the second the model is not it."""
+
 WIDTH = 96
 """Columns of the terminal."""
 
@@ -80,6 +84,8 @@ class RecoveryReport:
         the rank was given), and how it was found.
     noise_sigma : float
         Standard deviation of the noise in the data's unit.
+    explained : float
+        Share of the variance of the measured voxels, noise and outliers taken off, that the low-rank model holds.
     outliers : int
         Measured voxels far from the low-rank model and from what their neighbours leave over.
     coherence : Coherence
@@ -123,6 +129,7 @@ class RecoveryReport:
     spectra_edges: tuple[float, ...]
     rank_reason: str
     noise_sigma: float
+    explained: float
     outliers: int
     coherence: Coherence
     bound: RecoveryBound
@@ -165,6 +172,7 @@ class RecoveryReport:
             "min_slice_count": self.sampling.min_slice_count,
             "rank": list(self.rank),
             "noise_sigma": self.noise_sigma,
+            "explained": self.explained,
             "outliers": self.outliers,
             "degrees_of_freedom": bound.degrees_of_freedom,
             "effective_rank": bound.effective_rank,
@@ -252,7 +260,8 @@ def table(report: RecoveryReport) -> list[tuple[str, str]]:
         ("sampling", in_axes(sampling.sentence)),
         ("slices unmeasured", f"{empty}; fewest samples in a slice: {sampling.min_slice_count:,}"),
         ("fibres unmeasured", fibres),
-        ("rank", f"{' x '.join(map(str, report.rank))}: {in_axes(report.rank_reason)}"),
+        ("rank", f"{' x '.join(map(str, report.rank))} holds {100 * report.explained:.3g} % of the variance: "
+         + in_axes(report.rank_reason)),
         ("noise, outliers", f"{report.noise_sigma:.4g} (standard deviation), {report.outliers:,} voxels"),
         ("coherence", ", ".join(f"{v:.3g} {a}" for v, a in zip(found.mode, "zyx", strict=True))
          + f"; mu* {found.mu:.3g}, alpha* {found.alpha:.3g}, lambda* {found.lam:.3g}"),
@@ -385,7 +394,7 @@ def diagnose(
     """
     volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)
     request = checked_request(axial_factor, noise, rank, na, wavelength, refractive_index, blocks, seed)
-    recovery._check_shape(volume)
+    recovery.check_shape(volume)
     reports = []
     for stack in stacks(volume):
         try:
@@ -418,7 +427,7 @@ def checked_request(
     optics = {"na": na, "wavelength": wavelength, "refractive_index": refractive_index}
     return _Request(
         int(axial_factor),
-        recovery._whole_rank(rank),
+        recovery.whole_rank(rank),
         float(noise) if number else None,
         optics,
         bool(blocks),
@@ -432,11 +441,11 @@ def diagnose_stack(stack: Stack, volume: Volume, request: _Request) -> RecoveryR
     seen = ~np.isnan(y)
     if stack.mask is not None:
         seen &= stack.mask
-    recovery._check_measured(y, seen)
+    recovery.check_measured(y, seen)
     factor = request.axial_factor
     shape = ((y.shape[0] - 1) * factor + 1, *y.shape[1:])
     if request.rank is not None:
-        recovery._check_rank(request.rank, shape, False)
+        recovery.check_rank(request.rank, shape, False)
     wanted = seen if factor == 1 else np.zeros(shape, bool)
     if factor > 1:
         wanted[::factor] = seen
@@ -466,6 +475,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: _Request) -> RecoveryR
             f"threshold of {math.ceil(threshold.samples):,}; the theorem speaks of uniform random sampling only, "
             "and this is not."
         )
+    word, sentence = by_share(word, sentence, model.explained, sampling.ratio)
 
     fine = None if volume.spacing is None else (volume.spacing[0] / factor, *volume.spacing[1:])
     band = axial_band(y, volume.spacing, mask=seen, noise=request.noise, **request.optics)
@@ -492,6 +502,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: _Request) -> RecoveryR
         spectra_edges=model.edges,
         rank_reason=model.reason,
         noise_sigma=model.noise,
+        explained=model.explained,
         outliers=model.outliers,
         coherence=model.coherence,
         bound=bound,
@@ -566,6 +577,7 @@ class _Model(NamedTuple):
     edges: tuple[float, ...]
     noise: float
     noise_obtained: str
+    explained: float
     outliers: int
     outliers_obtained: str
     coherence: Coherence
@@ -602,6 +614,7 @@ def fit_model(y: Array, seen: Array, request: _Request) -> _Model:
             edges=(),
             noise=second if request.noise is None else request.noise,
             noise_obtained=differences if request.noise is None else given,
+            explained=1.0 if constant else 0.0,
             outliers=0,
             outliers_obtained=f"none looked for: {why}",
             coherence=replace(even, obtained=sources),
@@ -621,6 +634,7 @@ def fit_model(y: Array, seen: Array, request: _Request) -> _Model:
     else:
         fitted = affordable(fitted, y.shape, math.inf)
     fit = complete_tucker(y, seen, fitted, tolerance=FIT_TOLERANCE, max_iterations=FIT_ITERATIONS)
+    cut = fit.history[-1].threshold
     block = gaps.central_block(y.shape)
     residual = y[block] - recovery.model_planes(fit, block[0])[:, block[1], block[2]]
     inside = residual[seen[block]]
@@ -637,6 +651,16 @@ def fit_model(y: Array, seen: Array, request: _Request) -> _Model:
         said = "robust spread of what a fit of that rank leaves over: an upper bound where structure is not of low rank"
         if sigma < ROUNDING * float(highest - lowest):
             sigma, said = 0.0, f"{said}; zero to the precision of the fit"
+    judged = judge_model(y, seen, fit, sigma)
+    if (
+        judged.explained < WELL_EXPLAINED
+    ):  # bright structures may have passed for outliers: once more with all but those
+        inlier = seen.copy()
+        inlier.ravel()[judged.outliers] = False
+        again = complete_tucker(y, inlier, fitted, robust=False, tolerance=FIT_TOLERANCE, max_iterations=FIT_ITERATIONS)
+        second_look = judge_model(y, inlier, again, sigma)
+        if second_look.explained > judged.explained:
+            fit, judged = again, judged._replace(explained=second_look.explained)
     found = coherence(fit.tucker.core, fit.tucker.factors)
     if fitted != rank:
         found = replace(
@@ -652,26 +676,66 @@ def fit_model(y: Array, seen: Array, request: _Request) -> _Model:
         edges=edges,
         noise=sigma,
         noise_obtained=said,
-        outliers=count_outliers(y, seen, fit),
-        outliers_obtained=f"measured voxels more than {fit.history[-1].threshold:.3g} from a robust fit of rank "
+        explained=judged.explained,
+        outliers=len(judged.outliers),
+        outliers_obtained=f"measured voxels more than {cut:.3g} from a robust fit of rank "
         f"{' x '.join(map(str, fitted))} and from what it leaves over at their neighbours",
         coherence=found,
         blocks=block_ranks(y, seen, seed=request.seed) if request.blocks else None,
     )
 
 
-def count_outliers(y: Array, seen: Array, fit: Any) -> int:
-    """Measured voxels that the robust fit flags and whose residual their neighbours do not share."""
+class _Judged(NamedTuple):
+    """Flat positions of the outliers of a fit, and the share of the variance of the rest that its model holds."""
+
+    outliers: npt.NDArray[np.int64]
+    explained: float
+
+
+def judge_model(y: Array, seen: Array, fit: CompletionResult, sigma: float) -> _Judged:
+    """Outliers are measured voxels that the fit flags and whose residual their neighbours do not share.
+
+    Of the variance of the others, and of what the model leaves over, that of the noise is taken off; the latter is
+    divided by the share of the samples that the degrees of freedom leave.
+    """
     positions = np.asarray(fit.sparse.positions)
-    plane, alone = math.prod(y.shape[1:]), 0
-    for slab in recovery._slabs(y.shape) if len(positions) else ():
+    plane, count, alone = math.prod(y.shape[1:]), 0, [np.zeros(0, np.int64)]
+    left = total = squares = 0.0
+    for slab in recovery.slabs(y.shape):
         wide = slice(max(0, slab.start - 1), min(len(y), slab.stop + 1))
-        here = positions[(positions >= slab.start * plane) & (positions < slab.stop * plane)]
+        here = positions[(positions >= slab.start * plane) & (positions < slab.stop * plane)] - wide.start * plane
+        residual, inlier = y[wide] - recovery.model_planes(fit, wide), seen[wide].copy()
         if len(here):
-            residual = y[wide] - recovery.model_planes(fit, wide)
-            flags = gaps.isolated(residual, seen[wide], here - wide.start * plane, fit.history[-1].threshold)
-            alone += int(np.count_nonzero(flags))
-    return alone
+            here = here[gaps.isolated(residual, seen[wide], here, fit.history[-1].threshold)]
+            inlier.ravel()[here] = False
+            alone.append(here + wide.start * plane)
+        inner = slice(slab.start - wide.start, slab.stop - wide.start)
+        values, rest = y[slab][inlier[inner]], residual[inner][inlier[inner]]
+        count += values.size
+        total += float(np.sum(values, dtype=np.float64))
+        squares += float(np.sum(np.square(values, dtype=np.float64)))
+        left += float(np.sum(np.square(rest, dtype=np.float64)))
+    count = max(count, 1)
+    structure = squares / count - (total / count) ** 2 - sigma**2
+    free = max(0.1, 1 - degrees_of_freedom(fit.rank, y.shape) / count)
+    lost = max(left / count / free - sigma**2, 0.0)
+    explained = min(1.0, max(0.0, 1 - lost / structure)) if structure > 0 else 0.0
+    return _Judged(np.concatenate(alone), explained)
+
+
+def by_share(word: str, sentence: str, explained: float, observed: float) -> tuple[str, str]:
+    """The verdict, lowered where the model holds too little of the data: a bound speaks for the model alone."""
+    if explained >= WELL_EXPLAINED or word not in ("guaranteed", "likely"):
+        return word, sentence
+    share = f"a model of this rank holds only {100 * explained:.3g} % of the variance of what was measured"
+    if explained < HALF_EXPLAINED and observed < 1:
+        return "unlikely", f"The low-rank model is unlikely to recover this: {share}."
+    if word == "guaranteed":
+        return (
+            "likely",
+            f"The low-rank model is likely to recover its part of this, but {share}, and no bound the rest.",
+        )
+    return word, f"{sentence} But {share}."
 
 
 def how_obtained(report: RecoveryReport, model: _Model, threshold: str) -> dict[str, str]:
@@ -689,6 +753,7 @@ def how_obtained(report: RecoveryReport, model: _Model, threshold: str) -> dict[
         "mask_pattern": in_axes(report.sampling.sentence),
         "rank": model.reason,
         "noise_sigma": model.noise_obtained,
+        "explained": "1 - (variance left over by the fit - noise) / (variance of the data - noise), outliers apart",
         "outliers": model.outliers_obtained,
         "degrees_of_freedom": "prod r + sum r (I - r), from the shape and the rank: necessary for every method",
         "effective_rank": "r*, from the shape and the rank",

@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorcell.diagnosis import RecoveryReport, in_axes, table
 from tensorcell.files import check_writable, write_whole
-from tensorcell.reports import TEXT, _data_uri, _png
+from tensorcell.reports import TEXT, data_uri, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -280,7 +280,7 @@ def _stack_row(report: RecoveryReport) -> tuple[str, ...]:
 
 
 def _picture(draw: Any, report: RecoveryReport) -> str:
-    return _data_uri(_png(lambda: draw(report)))
+    return data_uri(png_bytes(lambda: draw(report)))
 
 
 def _value(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tensorcell.files import check_writable, write_whole
 from tensorcell.planning import PlannedChoice, SamplingPlan, row
-from tensorcell.reports import TEXT, _data_uri, _png
+from tensorcell.reports import TEXT, data_uri, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +134,7 @@ def page(plan: SamplingPlan) -> str:
         .render(
             title="tensorcell: sampling plan",
             sentence=plan.sentence,
-            picture=_data_uri(_png(lambda: draw_choices(plan))),
+            picture=data_uri(png_bytes(lambda: draw_choices(plan))),
             headings=HEADINGS,
             rows=[(row(choice), "+" if choice.note else "", choice == plan.best) for choice in plan.choices],
             remarks=sorted({choice.note for choice in plan.choices if choice.note}),

@@ -333,8 +333,8 @@ def _checked(
     for name, value in (("nonnegative", nonnegative), ("keep_measured", keep_measured)):
         if value not in ("auto", True, False):
             raise InputError(f"expected {name} 'auto', True or False, got {value!r}")
-    rank = _whole_rank(rank)
-    _check_shape(volume)
+    rank = whole_rank(rank)
+    check_shape(volume)
     return _Request(
         axial_factor=int(axial_factor),
         rank=rank,
@@ -348,7 +348,7 @@ def _checked(
     )
 
 
-def _whole_rank(rank: Any) -> tuple[int, ...] | None:
+def whole_rank(rank: Any) -> tuple[int, ...] | None:
     """Three whole numbers, or None for "auto"."""
     if isinstance(rank, str) and rank == "auto":
         return None
@@ -362,7 +362,7 @@ def _whole_rank(rank: Any) -> tuple[int, ...] | None:
     return tuple(int(r) for r in numbers)
 
 
-def _check_shape(volume: Volume) -> None:
+def check_shape(volume: Volume) -> None:
     sizes = {axis: volume.shape[volume.axes.index(axis)] for axis in "ZYX"}
     if sizes["Z"] < 2:
         raise InputError(f"expected a stack of at least 2 planes, got {sizes['Z']}")
@@ -400,7 +400,7 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     seen = ~np.isnan(y)
     if mask is not None:
         seen &= mask
-    _check_measured(y, seen)
+    check_measured(y, seen)
     notes: list[str] = []
     lowest, highest = float(np.min(y, where=seen, initial=np.inf)), float(np.max(y, where=seen, initial=-np.inf))
     factor = request.axial_factor
@@ -428,7 +428,7 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     if len(known) < 2:
         raise InputError(f"expected at least 2 measured planes, got {len(known)} of {len(share)}")
     stack, kept = (y, seen) if len(known) == len(share) else (y[known], seen[known])
-    lateral = _never_measured(kept)
+    lateral = never_measured(kept)
     if lateral:
         raise InputError(lateral)
 
@@ -436,7 +436,7 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     noise = request.noise if request.noise is not None else gaps.estimate_noise(stack, kept)
     if rank is None:
         rank = choose_rank(stack, kept, noise, request)
-    _check_rank(rank, stack.shape, len(known) < len(share))
+    check_rank(rank, stack.shape, len(known) < len(share))
     result = _complete(stack, kept, rank, request)
     best, positions, values = _best_estimate(stack, kept, result, noise, keep, request)
     if result.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
@@ -461,7 +461,7 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     )
 
 
-def _check_measured(y: Array, seen: Array) -> None:
+def check_measured(y: Array, seen: Array) -> None:
     if not seen.any():
         raise InputError(
             f"expected at least one measured voxel, got none of {y.size} (NaN or False in the mask everywhere)"
@@ -471,7 +471,7 @@ def _check_measured(y: Array, seen: Array) -> None:
         raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
 
 
-def _never_measured(seen: Array) -> str | None:
+def never_measured(seen: Array) -> str | None:
     """Complaint about rows or columns that no plane measured, or None."""
     for axis, name in ((1, "y"), (2, "x")):
         empty = np.flatnonzero(~seen.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -484,7 +484,7 @@ def _never_measured(seen: Array) -> str | None:
     return None
 
 
-def _check_rank(rank: Sequence[int], shape: Sequence[int], some_missing: bool) -> None:
+def check_rank(rank: Sequence[int], shape: Sequence[int], some_missing: bool) -> None:
     for name, r, size in zip("zyx", rank, shape, strict=True):
         if r > size:
             what = "measured planes" if name == "z" and some_missing else f"size of {name}"
@@ -548,7 +548,7 @@ def model_planes(result: CompletionResult, planes: slice) -> Array:
     return np.asarray(np.matmul(part, others[1].T))
 
 
-def _slabs(shape: Sequence[int]) -> list[slice]:
+def slabs(shape: Sequence[int]) -> list[slice]:
     step = max(1, SLAB_VOXELS // math.prod(shape[1:]))
     return [slice(first, min(shape[0], first + step)) for first in range(0, shape[0], step)]
 
@@ -578,7 +578,7 @@ def _best_estimate(
     own = max(0.0, 1 - noise**2 / spread) if spread > 0 else 0.0
     best = np.empty_like(stack)
     halo = math.ceil(3 * kernel.width_z) + 1
-    for slab in _slabs(stack.shape):
+    for slab in slabs(stack.shape):
         wide = slice(max(0, slab.start - halo), min(len(stack), slab.stop + halo))
         inner = slice(slab.start - wide.start, slab.stop - wide.start)
         model = model_planes(result, wide)
@@ -605,14 +605,14 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
     threshold = result.history[-1].threshold
     alone = np.zeros(len(positions), bool)
     plane = math.prod(stack.shape[1:])
-    for slab in _slabs(stack.shape):
+    for slab in slabs(stack.shape):
         wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
         here = (positions >= slab.start * plane) & (positions < slab.stop * plane)
         if here.any():
             residual = stack[wide] - model_planes(result, wide)
             alone[here] = gaps.isolated(residual, kept[wide], positions[here] - wide.start * plane, threshold)
     if alone.sum() < RARE * kept.sum():
-        for slab in _slabs(stack.shape):
+        for slab in slabs(stack.shape):
             wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
             here = alone & (positions >= slab.start * plane) & (positions < slab.stop * plane)
             around = stack[wide], kept[wide], positions[here] - wide.start * plane
@@ -639,7 +639,7 @@ def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> t
     y, w = np.ascontiguousarray(stack[block]), kept[block]
     left_out = w & (np.random.default_rng(request.seed).random(y.shape) < HELD_OUT)
     training = w & ~left_out
-    if left_out.sum() < 100 or training.sum() < 100 or _never_measured(training):
+    if left_out.sum() < 100 or training.sum() < 100 or never_measured(training):
         return affordable(quick_look, stack.shape, int(kept.sum()) / 5)
 
     def candidates(shape: Sequence[int], observed: int) -> list[tuple[int, ...]]:

@@ -464,10 +464,10 @@ def _like_output(truth: Any, after: Recovery) -> np.ndarray:
 
 def picture_bytes(pictures: Sequence[Picture]) -> bytes:
     """The pictures as one PNG."""
-    return _png(lambda: draw(pictures))
+    return png_bytes(lambda: draw(pictures))
 
 
-def _png(make: Callable[[], Figure]) -> bytes:
+def png_bytes(make: Callable[[], Figure]) -> bytes:
     """A figure as PNG, drawn in matplotlib's own style whatever the user has set."""
     import matplotlib.style
 
@@ -660,15 +660,15 @@ def page(before: Volume, after: Recovery, image: bytes) -> str:
             title=f"tensorcell: {source}" if source else "tensorcell: recovery",
             sentence=f"The fit {after.status}. {share:.1%} of the voxels of the result were measured.",
             notes=notes,
-            picture=_data_uri(image),
-            map=_data_uri(_png(lambda: draw_map(before, after))),
-            curve=_data_uri(_png(lambda: draw_history(after.history))) if after.history else "",
+            picture=data_uri(image),
+            map=data_uri(png_bytes(lambda: draw_map(before, after))),
+            curve=data_uri(png_bytes(lambda: draw_history(after.history))) if after.history else "",
             rows=_rows(before, after),
         )
     )
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 

@@ -484,3 +484,29 @@ def test_real_volumes(volumes_folder: Path, name: str, rank: Any) -> None:
     assert report.outliers < 0.1 * report.observed
     assert bad_value(report) == []
     assert len(str(report).splitlines()) <= 24
+
+
+def test_diagnose_lowers_the_verdict_where_the_model_holds_little() -> None:
+    """A random walk of one voxel's width through an empty stack is of no low rank, however many voxels were measured."""
+    rng = np.random.default_rng(3)
+    data = np.zeros((40, 60, 60), np.float32)
+    walk = np.cumsum(rng.integers(-1, 2, (3000, 3)), axis=0) % (40, 60, 60)
+    data[tuple(walk.T)] = 200
+    report = tc.diagnose(data, rank=(3, 3, 3))
+    assert report.explained < 0.5
+    assert report.verdict == "likely"  # every voxel was measured: the theorem alone would say "guaranteed"
+    assert "holds only" in report.reasons[0]
+    holes = tc.diagnose(data, rng.random(data.shape) < 0.8, rank=(3, 3, 3))
+    assert holes.verdict == "unlikely"
+
+
+def test_diagnose_says_what_share_a_model_of_the_right_rank_holds() -> None:
+    """A planted tensor of rank 3 with 20 dB noise: its model holds all but the noise, one of rank 1 does not."""
+    rng = np.random.default_rng(4)
+    factors = [np.linalg.qr(rng.standard_normal((30, 3)))[0] for _ in range(3)]
+    data = 500 * np.einsum("abc,ia,jb,kc->ijk", rng.standard_normal((3, 3, 3)), *factors)
+    noisy = data + 0.1 * data.std() * rng.standard_normal(data.shape)
+    sigma = 0.1 * data.std()  # given: of random factors no neighbours tell it
+    assert tc.diagnose(noisy, rank=3, noise=sigma).explained > 0.995
+    one = np.linalg.norm(np.linalg.svd(data.reshape(30, -1), compute_uv=False)[:1]) ** 2 / np.linalg.norm(data) ** 2
+    assert tc.diagnose(noisy, rank=1, noise=sigma).explained < one + 0.02  # no rank-one model holds more than the best of mode z

@@ -212,7 +212,7 @@ def test_png_shows_gaps_and_map_shows_outliers(planes: tuple[tc.Volume, tc.Recov
 
     picture = reports.picture_bytes(recovery_pictures(before, after))
     assert share(picture, GAP) > 0.1  # one of six panels is all gap, another nearly half
-    chart = reports._png(lambda: reports.draw_map(before, after))
+    chart = reports.png_bytes(lambda: reports.draw_map(before, after))
     assert share(chart, GAP) > 0.2
     assert share(chart, OUTLIER) > 0.001
 
