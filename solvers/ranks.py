@@ -29,11 +29,12 @@ from tensorly.tucker_tensor import TuckerTensor
 from .admm import AdmmOptions, robust_tucker_admm
 from .arrays import Array, as_double, clip, contiguous, count, from_host, namespace_of, scalar, to_host
 from .checks import checked_problem
-from .completion import complete_tucker
+from .completion import TRIM, complete_tucker
 from .kernels_numba import one_blas_thread
 from .passes import residuals
 from .problem import Problem
 from .results import tucker_tensor
+from .riemannian import GaussNewtonOptions, gauss_newton
 from .subspaces import Spectra, masked_spectra, median, recompress, subgrid, take_grid
 from .tensors import multi_mode_product, planes_of, unfold
 
@@ -49,7 +50,11 @@ MARGIN = 1.1
 """Singular values must exceed the edge of the noise by this factor."""
 HELD_OUT = 0.1
 RELATIVE_FLOOR = 1e-3
-GROWTH_STEPS = 12
+GROWTH_STEPS = 30
+CLEAR = 1.5
+"""Times the edge of noise at which a direction stands clear of it."""
+LOST = 1.2
+"""Times the residual of the best fit at which another fit of that rank has not found the model."""
 CLIP = 3.0
 """Singular values below this part of the largest are not told from rounding and unfinished fits."""
 
@@ -169,8 +174,8 @@ def estimate_rank(
         )
     if method == "core":
         return from_core(problem, limits, noise)
-    found = from_residual(problem, limits, noise)
-    return found if method == "residual" else arbitrate(problem, found, limits, seed)
+    found, fit = from_residual(problem, limits, noise)
+    return found if method == "residual" else arbitrate(problem, found, fit, seed)
 
 
 def block_ranks(
@@ -349,8 +354,12 @@ def from_core(problem: Problem, limits: Sequence[int], noise: float | None) -> R
     )
 
 
-def from_residual(problem: Problem, limits: Sequence[int], noise: float | None, *, robust: bool = True) -> RankEstimate:
+def from_residual(
+    problem: Problem, limits: Sequence[int], noise: float | None, *, robust: bool = True
+) -> tuple[RankEstimate, Fit]:
     """Grow the rank from below until the residual of a robust fit shows no direction above the edge of noise.
+
+    Returns the estimate and the last fit, of at least that rank.
 
     Missing entries blur the spectra of the data by as much as the data are large. The residual of a fit is smaller, and
     so is what missing entries add to its spectra: weak directions come out once the strong ones are fitted.
@@ -384,13 +393,14 @@ def from_residual(problem: Problem, limits: Sequence[int], noise: float | None, 
             break
         rank = new
     rank = affordable(kept, shape, observed / UNKNOWNS)
-    return RankEstimate(
+    estimate = RankEstimate(
         rank=rank,
         spectra=tuple(tuple(map(float, s)) for s in fit.spectra),
         thresholds=tuple(map(float, fit.edges)),
         noise=fit.scale,
-        reason=reason + ("" if kept == before else lowered(wanted, rank, observed)),
+        reason=reason + ("" if fitting(wanted) == wanted else lowered(wanted, rank, observed)),
     )
+    return estimate, fit
 
 
 class Fit(NamedTuple):
@@ -499,11 +509,13 @@ def beyond_noise_in_subspaces(residual: Array, factors: Sequence[Array], mode: i
     return int((to_host(singular_values(small)) > MARGIN * edge).sum())
 
 
-def arbitrate(problem: Problem, found: RankEstimate, limits: Sequence[int], seed: int) -> RankEstimate:
-    """Score nested ranks around the one found on observed entries that were left out of all fits.
+def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> RankEstimate:
+    """Score nested ranks up to the one found on observed entries that were left out of the fits.
 
-    Errors are capped at five times their typical size (outliers cannot be predicted) and compared entry by entry; the
-    smallest rank that is not worse than the best by more than one standard error of the difference is taken.
+    The ranks are shares of that one, and what stands clear of the edge of noise. Each is fitted from nothing; where the
+    samples are too few for that (it ends far above the residual of ``fit``, which grew step by step), once more from
+    ``fit``. Errors are capped at five times their typical size (outliers cannot be predicted) and compared entry by
+    entry; the smallest rank that is not worse than the best by more than one standard error of the difference is taken.
     """
     xp = namespace_of(problem.data)
     shape = problem.data.shape
@@ -514,14 +526,16 @@ def arbitrate(problem: Problem, found: RankEstimate, limits: Sequence[int], seed
     if count(left_out) < 50 or observed < UNKNOWNS * degrees_of_freedom((1,) * len(shape), shape):
         return found
 
-    def fitting(rank: Sequence[int]) -> Rank:
-        return affordable(tuple(map(min, rank, limits)), shape, observed / UNKNOWNS)
-
     shares = [[max(1, round(share * r)) for r in found.rank] for share in (0.35, 0.6, 0.8)]
-    trials = sorted({fitting(rank) for rank in (*shares, found.rank)})
+    clear = [max(1, int((s > CLEAR * e).sum())) for s, e in zip(fit.spectra, fit.edges, strict=True)]
+    trials = sorted({affordable(rank, shape, observed / UNKNOWNS) for rank in (*shares, clear, found.rank)})
+    options = GaussNewtonOptions(trim=TRIM, tolerance=1e-3, max_iterations=6)
     errors: dict[Rank, Floats] = {}
     for rank in trials:
         result = complete_tucker(training.data, training.mask, rank, tolerance=1e-3, max_iterations=4)
+        if rank == found.rank and training.grid.scale(*result.tucker, True) > LOST * fit.scale:
+            start = recompress(as_double(fit.tucker.core), [as_double(f) for f in fit.tucker.factors], rank)
+            result = gauss_newton(training, tucker_tensor(*start, problem.data.dtype), options, None, (), False)
         parts = []
         held = planes_of(left_out)
         for part, residual in residuals(problem.data, *result.tucker):
