@@ -1,0 +1,257 @@
+"""Planes filled by kriging along z: exactness, invariances, honest weights, and gains on fields and real volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.ndimage import gaussian_filter
+
+from tensorcell.solvers.interplane import (
+    FEWEST_PLANES,
+    _bands,
+    _cauchy,
+    _Correlation,
+    _kriging_weights,
+    _pairs,
+    fill_planes,
+)
+
+
+def field(seed: int = 0, shape: tuple[int, int, int] = (65, 40, 44), width: float = 1.5) -> np.ndarray:
+    """An isotropic stationary random field, positive and skewed as fluorescence is."""
+    normal = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), width)
+    return np.exp(normal / normal.std())
+
+
+def linear(stack: np.ndarray, grid: np.ndarray, planes: int) -> np.ndarray:
+    flat = stack.reshape(len(stack), -1)
+    return np.stack([np.interp(np.arange(planes), grid, line) for line in flat.T], axis=1).reshape(-1, *stack.shape[1:])
+
+
+def decibels(volume: np.ndarray, truth: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean(np.square(volume.astype(np.float64) - truth))))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("grid", [np.arange(0, 65, 4), np.array([1, 3, 4, 9, 12, 20, 22, 30, 33, 34, 40, 47, 52, 60])])
+def test_fill_planes_keeps_measured_planes_bit_for_bit(grid: np.ndarray, dtype: type) -> None:
+    stack = field()[grid].astype(dtype)
+    filled = fill_planes(stack, grid, 65)
+    assert filled.volume.dtype == filled.error.dtype == dtype
+    assert filled.volume.shape == filled.error.shape == (65, 40, 44)
+    assert np.array_equal(filled.volume[grid], stack)
+    assert np.array_equal(np.flatnonzero(filled.measured), grid)
+    assert np.array_equal(filled.volume[: grid[0]], np.repeat(stack[:1], grid[0], axis=0))  # the end planes repeat
+    assert np.array_equal(filled.volume[grid[-1] :], np.repeat(stack[-1:], 65 - grid[-1], axis=0))
+    assert (filled.error[grid] == 0).all()
+    assert (filled.error[~filled.measured] > 0).all()
+    assert np.isfinite(filled.volume).all()
+
+
+@pytest.mark.parametrize("planes", [2, FEWEST_PLANES + 4])
+def test_fill_planes_reproduces_linear_ramps(planes: int) -> None:
+    z, y, x = np.meshgrid(np.arange(3.0 * planes - 2), np.arange(20.0), np.arange(17.0), indexing="ij")
+    truth = 5 + 0.7 * z - 0.2 * y + 0.3 * x
+    filled = fill_planes(truth[::3], np.arange(0, len(truth), 3), len(truth))
+    # At left-out planes pchip leaves nothing to correct: a slope of rounding size, of which the weight is the root.
+    assert np.allclose(filled.volume, truth, rtol=0, atol=1e-6)
+
+
+def test_fill_planes_reproduces_constants() -> None:
+    filled = fill_planes(np.full((9, 12, 10), 7.25), np.arange(0, 33, 4), 33)
+    assert (filled.volume == 7.25).all()
+    assert (filled.error == 0).all()
+
+
+def test_fill_planes_commutes_with_transposing_y_and_x() -> None:
+    stack, grid = field()[::3], np.arange(0, 64, 3)
+    one, other = fill_planes(stack, grid, 64), fill_planes(stack.transpose(0, 2, 1).copy(), grid, 64)
+    # Single-precision transforms of another order of summation.
+    assert np.allclose(one.volume, other.volume.transpose(0, 2, 1), rtol=0, atol=1e-4 * stack.std())
+    assert one.weight == pytest.approx(other.weight, abs=1e-4)
+
+
+def test_fill_planes_commutes_with_reversing_z() -> None:
+    stack, grid = field(1)[::4], np.arange(0, 65, 4)
+    one, other = fill_planes(stack, grid, 65), fill_planes(stack[::-1].copy(), grid, 65)
+    assert np.allclose(one.volume, other.volume[::-1], rtol=0, atol=1e-4 * stack.std())
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1e6, 0.0), (1e-5, 3.0), (40.0, -900.0)])
+def test_fill_planes_commutes_with_unit_changes(gain: float, offset: float) -> None:
+    stack, grid = field()[::4], np.arange(0, 65, 4)
+    one, other = fill_planes(stack, grid, 65, noise=0.1), fill_planes(gain * stack + offset, grid, 65, noise=0.1 * gain)
+    assert np.allclose((other.volume - offset) / gain, one.volume, rtol=0, atol=1e-4 * stack.std())
+    # Errors are sums of squares in single precision.
+    assert np.allclose(other.error / gain, one.error, rtol=1e-2, atol=1e-4 * stack.std())
+
+
+def test_fill_planes_never_writes_its_input() -> None:
+    stack, grid = field()[::4], np.arange(0, 65, 4)
+    stack.setflags(write=False)
+    grid.setflags(write=False)
+    fill_planes(stack, grid, 65)
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_fill_planes_gains_on_an_isotropic_field(step: int) -> None:
+    truth = field(3, (61, 64, 64), width=step / 2)
+    truth = truth[: (len(truth) - 1) // step * step + 1]
+    grid = np.arange(0, len(truth), step)
+    filled = fill_planes(truth[::step], grid, len(truth))
+    missing = ~filled.measured
+    others = (
+        linear(truth[::step], grid, len(truth)),
+        PchipInterpolator(grid, truth[::step])(np.arange(len(truth))),
+        CubicSpline(grid, truth[::step])(np.arange(len(truth))),
+    )
+    best = max(decibels(other[missing], truth[missing]) for other in others)
+    assert decibels(filled.volume[missing], truth[missing]) > best + 0.5  # the bar for training-free methods is .25
+    ratio = np.sqrt(np.mean(np.square(filled.volume - truth)[missing]) / np.mean(np.square(filled.error)[missing]))
+    assert 0.7 < ratio < 1.4  # errors of one realisation, judged at twice the gap
+
+
+def test_fill_planes_of_white_noise_is_its_mean() -> None:
+    noise = 10 + np.random.default_rng(0).standard_normal((17, 48, 48))
+    filled = fill_planes(noise, np.arange(0, 33, 2), 33)
+    # Nothing carries over: the best estimate is the mean, and linear interpolation keeps a deviation of sqrt(1/2).
+    # Kept here are the coarse trend, some fifty of 2304 coefficients, and what a correlation of .001 at the gap may
+    # mean within it: weights of .001^(1/4) = .18 for both neighbours. Told that all is noise, only the trend stays.
+    assert filled.volume[1::2].std() < 0.4
+    assert fill_planes(noise, np.arange(0, 33, 2), 33, noise=1.0).volume[1::2].std() < 0.2
+    assert filled.weight > 0.9
+
+
+def test_fill_planes_distrusts_corrections_that_left_out_planes_refute() -> None:
+    pair = np.random.default_rng(0).standard_normal((2, 32, 32))
+    share = np.linspace(0, 1, 9)[:, None, None]
+    stack = (1 - share) * pair[0] + share * pair[1]  # linear along z exactly
+    filled = fill_planes(stack, np.arange(0, 33, 4), 33)
+    assert np.allclose(filled.volume, linear(stack, np.arange(0, 33, 4), 33), rtol=0, atol=1e-3)
+
+
+def test_fill_planes_removes_noise_from_filled_planes() -> None:
+    truth = field(2, width=2.5)
+    noisy = truth + 0.5 * np.random.default_rng(1).standard_normal(truth.shape)
+    grid = np.arange(0, 65, 4)
+    missing = np.arange(65) % 4 > 0
+    blind, told = (fill_planes(noisy[::4], grid, 65, noise=level).volume[missing] for level in (0.0, 0.5))
+    assert decibels(told, truth[missing]) > decibels(blind, truth[missing])
+    assert decibels(told, truth[missing]) > decibels(linear(noisy[::4], grid, 65)[missing], truth[missing]) + 1
+
+
+def test_fill_planes_is_pchip_for_few_planes_and_says_so() -> None:
+    stack, grid = field()[: 4 * FEWEST_PLANES - 4 : 4], np.arange(0, 4 * FEWEST_PLANES - 4, 4)
+    filled = fill_planes(stack, grid, grid[-1] + 1)
+    assert np.allclose(filled.volume, PchipInterpolator(grid, stack)(np.arange(grid[-1] + 1)))
+    assert np.isnan(filled.weight)
+    assert filled.sentence.startswith(f"pchip interpolation: {FEWEST_PLANES - 1} measured planes")
+
+
+def test_fill_planes_with_one_measured_plane_repeats_it() -> None:
+    plane = field()[:1]
+    filled = fill_planes(plane, [2], 4)
+    assert np.array_equal(filled.volume, np.repeat(plane, 4, axis=0))
+
+
+@pytest.mark.parametrize("shape", [(9, 1, 1), (9, 1, 30), (9, 3, 2), (5, 6, 40)])
+def test_fill_planes_takes_thin_stacks(shape: tuple[int, int, int]) -> None:
+    stack = np.random.default_rng(0).random(shape)
+    filled = fill_planes(stack, 2 * np.arange(shape[0]), 2 * shape[0] - 1)
+    assert np.isfinite(filled.volume).all()
+    assert np.array_equal(filled.volume[::2], stack)
+
+
+@pytest.mark.parametrize("length", [3, 16, 41])
+def test_bands_are_a_partition_of_unity(length: int) -> None:
+    bands, coarse = _bands(length, 29)
+    assert np.allclose(bands.sum(axis=0) + coarse, 1, atol=1e-6)  # single precision
+    assert coarse[0, 0] == 1
+
+
+@pytest.mark.parametrize(
+    "grid", [[0, 1, 2, 3], [0, 1, 6], [0, 1, 6, 7, 12], [0, 0.2, 0.4, 1.4, 6.4, 11.4], [0, 9, 10, 30]]
+)
+def test_pairs_are_at_two_distances(grid: list[float]) -> None:
+    positions = np.array(grid, dtype=float)
+    (low, high), (far_low, far_high) = _pairs(positions)
+    assert np.mean(positions[far_high] - positions[far_low]) > 1.2 * np.mean(positions[high] - positions[low])
+
+
+def test_cauchy_passes_through_both_points() -> None:
+    a, b = np.array([0.3, 1.0, 4.0]), np.array([5.0, 1.0, 0.05])
+    rho = _Correlation(a, b, np.zeros(3), np.zeros((1, 3)))
+    points = [(t, rho(np.array(t))) for t in (1.5, 3.0)]
+    fitted = _Correlation(*_cauchy(points, np.zeros(3)), np.zeros(3), np.zeros((1, 3)))
+    for t in (0.4, 1.5, 2.2, 3.0):  # the same two parameters, so the same function everywhere
+        assert np.allclose(fitted(np.array(t)), rho(np.array(t)), atol=1e-6)
+
+
+def test_cauchy_takes_an_unmeasurable_shape_from_the_next_coarser_band() -> None:
+    points = [(1.0, np.array([0.1, 0.5])), (2.0, np.array([1e-9, 0.3]))]
+    (a, b), (sure_a, sure_b) = _cauchy(points, np.full(2, 0.01)), _cauchy(points, np.zeros(2))
+    assert b[0] == pytest.approx(b[1])
+    assert (a[1], b[1]) == (sure_a[1], sure_b[1])
+    assert (1 + b[0]) ** -a[0] == pytest.approx(0.1)
+
+
+def test_kriging_weights_are_the_best_linear_prediction() -> None:
+    correlation = _Correlation(np.array([0.8]), np.array([0.5]), np.array([0.1]), np.zeros((1, 1)))
+    positions, target = np.array([0.0, 2.0, 5.0, 6.0]), 3.3
+    weights, unknown = _kriging_weights(correlation, positions, target)
+
+    def error(w: np.ndarray) -> float:
+        """Mean squared error of the prediction by its definition."""
+        everywhere = np.append(positions, target)
+        covariance = correlation(everywhere[:, None] - everywhere)[0] + np.diag([0.1] * 4 + [0])
+        return float(np.append(w, -1) @ covariance @ np.append(w, -1))
+
+    assert error(weights[0]) == pytest.approx(unknown[0])
+    steps = np.random.default_rng(0).normal(scale=0.01, size=(50, 4))
+    assert all(error(weights[0] + step) > error(weights[0]) for step in steps)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+@pytest.mark.parametrize(
+    "name", ["brain_nuclei_mesospim_lightsheet", "flybrain_confocal_neuropil", "nuclei_chromocenters_clean"]
+)
+def test_fill_planes_beats_interpolation_on_real_volumes(volumes_folder: Path, name: str, step: int) -> None:
+    raw = tifffile.imread(volumes_folder / f"{name}.tif").astype(np.float32)[:, :96, :96]
+    low, high = np.percentile(raw, [0.1, 99.9])
+    truth = (np.clip(raw, low, high) - low) / (high - low)
+    truth = truth[: (len(truth) - 1) // step * step + 1]
+    grid = np.arange(0, len(truth), step)
+    filled = fill_planes(truth[::step], grid, len(truth))
+    missing = ~filled.measured
+    straight = decibels(linear(truth[::step], grid, len(truth))[missing], truth[missing])
+    cubic = decibels(CubicSpline(grid, truth[::step])(np.arange(len(truth)))[missing], truth[missing])
+    ours = decibels(filled.volume[missing], truth[missing])
+    assert ours > straight - 0.05
+    assert ours > max(straight, cubic) + (0.25 if step > 2 else -0.35)
+
+
+@pytest.mark.parametrize(
+    ("stack", "grid", "planes", "noise", "message"),
+    [
+        (np.ones((3, 4)), [0, 1, 2], 3, 0.0, r"three axes .* got shape \(3, 4\)"),
+        (np.ones((0, 4, 4)), [], 3, 0.0, "not empty"),
+        (np.ones((3, 4, 4)), [0, 1], 3, 0.0, r"one position a plane, 3, got shape \(2,\)"),
+        (np.ones((3, 4, 4)), [0, 2, 2], 3, 0.0, "increase"),
+        (np.ones((3, 4, 4)), [0, np.nan, 2], 3, 0.0, "increase"),
+        (np.ones((3, 4, 4)), [0, 1, 2], 0, 0.0, "at least 1, got 0"),
+        (np.ones((3, 4, 4)), [0, 1, 2], 3, -1.0, "not negative, got -1"),
+        (np.full((3, 4, 4), np.nan), [0, 1, 2], 3, 0.0, "stack must be finite"),
+    ],
+)
+def test_fill_planes_refuses(stack: np.ndarray, grid: list[float], planes: int, noise: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fill_planes(stack, grid, planes, noise=noise)
+
+
+def test_fill_planes_refuses_other_types() -> None:
+    with pytest.raises(TypeError, match="expected NumPy or CuPy arrays, got list"):
+        fill_planes([[[1.0]]], [0], 1)
