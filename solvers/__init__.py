@@ -14,6 +14,9 @@ from .admm import AdmmOptions, AdmmState, robust_tucker_admm
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .em import EmState, em_tucker
+from .interplane import PlaneFill, fill_planes
+from .local import LocalOptions, LocalResult, local_tucker
+from .noise import NoiseModel, estimate_noise, generalised_anscombe, inverse_anscombe
 from .proximal import (
     hard_threshold,
     procrustes,
@@ -41,7 +44,11 @@ __all__ = [
     "GaussNewtonOptions",
     "GaussNewtonState",
     "IterationRecord",
+    "LocalOptions",
+    "LocalResult",
+    "NoiseModel",
     "PhaseTransition",
+    "PlaneFill",
     "RankEstimate",
     "RecoveryBound",
     "Sampling",
@@ -55,11 +62,16 @@ __all__ = [
     "describe_sampling",
     "em_tucker",
     "empirical_threshold",
+    "estimate_noise",
     "estimate_rank",
+    "fill_planes",
     "fold",
+    "generalised_anscombe",
     "hard_threshold",
     "hosvd",
+    "inverse_anscombe",
     "leading_vectors",
+    "local_tucker",
     "mode_product",
     "multi_mode_product",
     "phase_transition",

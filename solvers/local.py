@@ -24,8 +24,9 @@ Stage one (hard threshold): ``C <- C [|C| > 2.9 sigma]``. Stage two (Wiener, pil
 factors): ``C <- C P^2 / (P^2 + c sigma^2)``.
 
 Missing voxels are completed by the groups: sweep j filters ``T`` at level ``s_j`` and puts the result where nothing was
-observed; measured voxels far from it give ``E = soft(Y - X, 4.5 s_j)``. The levels fall from the error of the start to
-the noise, as the thresholds of robust PCA do.
+observed. Measured voxels further than ``4.5 s_j`` from the estimate count as missing in the next sweep, and
+``E = Y - X`` there: a soft threshold would leave its own height of the outlier in the group, whose factors follow it. The
+levels fall from the error of the start to the noise, as the thresholds of robust PCA do.
 
 Denoising combines a gentle and a strong second stage with the first stage and the data itself, with the weights (on the
 simplex) that minimise Stein's unbiased estimate of the squared error; its divergence comes from one more run on
@@ -55,7 +56,6 @@ import numpy.typing as npt
 from .arrays import Array, from_host, is_numpy, namespace_of, scalar, to_host
 from .kernels_local import filter_groups
 from .kernels_numba import one_blas_thread, share_out
-from .proximal import soft_threshold
 from .results import IterationRecord
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -89,8 +89,8 @@ class LocalOptions:
         Sweeps that complete missing voxels.
     """
 
-    patch: int | Sequence[int] = 5
-    reach: int | Sequence[int] = 5
+    patch: int | tuple[int, int, int] = 5
+    reach: int | tuple[int, int, int] = 5
     group: int = 32
     step: int = 3
     sweeps: int = 6
@@ -98,14 +98,23 @@ class LocalOptions:
     def __post_init__(self) -> None:
         for name, least in (("patch", 1), ("reach", 0)):
             given = getattr(self, name)
-            numbers = (given,) * 3 if isinstance(given, int) else tuple(given)
+            numbers = three(given)
             if len(numbers) != 3 or not all(isinstance(n, int) and n >= least for n in numbers):
                 raise ValueError(f"expected {name} as a whole number of at least {least}, or three, got {given!r}")
-            object.__setattr__(self, name, numbers)
         if self.group < 1 or self.group & (self.group - 1):
             raise ValueError(f"expected a power of two as group, got {self.group}")
         if self.step < 1 or self.sweeps < 1:
             raise ValueError(f"expected step and sweeps of at least 1, got {self.step} and {self.sweeps}")
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Sides of a patch along z, y and x."""
+        return three(self.patch)
+
+
+def three(value: int | tuple[int, int, int]) -> tuple[int, int, int]:
+    """One number for all axes, or the three given."""
+    return (value, value, value) if isinstance(value, int) else value
 
 
 class Geometry(NamedTuple):
@@ -178,7 +187,8 @@ def local_tucker(
     noise : float
         Standard deviation of white Gaussian noise, in the data's unit (stabilise the variance of other noise first).
     initial : array of the same shape, optional
-        A first guess where nothing was observed; a mean over neighbours where not given.
+        A first guess; a mean over neighbours where not given. With ``robust`` it should not hold the data themselves
+        where they were observed, since voxels are judged by it.
     levels : sequence of float, optional
         Noise levels of the sweeps that complete missing voxels, descending: the first about as large as the error of
         ``initial``. Default: from a quarter of the standard deviation of the data to the noise.
@@ -230,14 +240,17 @@ def local_tucker(
     completed = y
     if not bool(xp.all(seen)):
         steps = checked_levels(levels, y, seen, sigma, options.sweeps)
-        completed = xp.where(seen, y, neighbour_mean(y, seen) if start is None else start)
+        estimate = neighbour_mean(y, seen) if start is None else start
         geometry = fitted(options, y.shape)
+        if robust:
+            sparse = far_off(y, seen, estimate, OUTLIER * steps[0])
+        completed = xp.where(seen & (sparse == 0), y, estimate)
         for number, level in enumerate(steps, 1):
             estimate, spread = filtered(completed, completed, None, level, HARD, geometry)
             if robust:
-                sparse = xp.where(seen, soft_threshold(y - estimate, OUTLIER * level), xp.zeros_like(y))
+                sparse = far_off(y, seen, estimate, OUTLIER * level)
             before = completed
-            completed = xp.where(seen, y - sparse, estimate)
+            completed = xp.where(seen & (sparse == 0), y, estimate)
             size = scalar(xp.linalg.vector_norm(completed))
             change = scalar(xp.linalg.vector_norm(completed - before)) / max(size, 1e-30)
             record = IterationRecord(
@@ -265,6 +278,13 @@ def local_tucker(
         predicted=predicted,
         history=tuple(records),
     )
+
+
+def far_off(y: Array, seen: Array, estimate: Array, threshold: float) -> Array:
+    """``E``: what measured voxels are off where that is more than the threshold."""
+    xp = namespace_of(y)
+    residual = y - estimate
+    return xp.where(seen & (xp.abs(residual) > threshold), residual, xp.zeros_like(residual))
 
 
 def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array, float]:
@@ -308,8 +328,8 @@ def checked_levels(
 
 def fitted(options: LocalOptions, shape: Sequence[int]) -> Geometry:
     """Patches no larger than the volume, groups no larger than a corner's window."""
-    patch = tuple(min(p, size) for p, size in zip(options.patch, shape, strict=True))  # type: ignore[arg-type]
-    reach = tuple(min(r, size - p) for r, size, p in zip(options.reach, shape, patch, strict=True))  # type: ignore[arg-type]
+    patch = tuple(min(p, size) for p, size in zip(options.sides, shape, strict=True))
+    reach = tuple(min(r, size - p) for r, size, p in zip(three(options.reach), shape, patch, strict=True))
     candidates = math.prod(r + 1 for r in reach)
     group = min(options.group, 1 << int(math.log2(candidates)))
     return Geometry(patch, reach, group, min(options.step, *patch))
@@ -362,21 +382,25 @@ def filter_numba(
     extents = [2 * r + p for r, p in zip(reach, patch, strict=True)]
     axis = max(range(3), key=lambda a: data.shape[a] / extents[a])
     chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(data.shape[axis] // extents[axis] + 1)]
-    sums = tuple(np.zeros(data.shape, np.float32) for _ in range(3))
-    arrays = [np.ascontiguousarray(a, dtype=np.float32) for a in (data, guide, data if pilot is None else pilot)]
-    fixed = (np.float32(sigma) ** 2, float(strength), np.array(patch), np.array(reach), group, window_of(patch))
+    total, squares, weights = (np.zeros(data.shape, np.float32) for _ in range(3))
+    y, where = (np.ascontiguousarray(array, dtype=np.float32) for array in (data, guide))
+    model = y if pilot is None else np.ascontiguousarray(pilot, dtype=np.float32)
+    sides, distances, window = np.array(patch), np.array(reach), window_of(patch)
 
     for parity in (0, 1):
         turn = [chunk for chunk in chunks[parity::2] if len(chunk)]
 
         def work(first: int, last: int, turn: list[Any] = turn) -> None:
             for chunk in turn[first:last]:
-                corners = [chunk if a == axis else places[a] for a in range(3)]
-                filter_groups(*arrays, pilot is not None, *fixed, *corners, *sums)
+                firsts, seconds, thirds = (chunk if a == axis else places[a] for a in range(3))
+                filter_groups(
+                    y, where, model, pilot is not None, np.float32(sigma) ** 2, strength, sides, distances, group,
+                    window, firsts, seconds, thirds, total, squares, weights,
+                )  # fmt: skip
 
         if turn:
             share_out(work, len(turn))
-    return sums
+    return total, squares, weights
 
 
 def filter_arrays(
@@ -393,7 +417,6 @@ def filter_arrays(
     haar = from_host(haar_matrix(group).astype(np.float32), data)
     level = float(np.float32(sigma) ** 2)
     flat_guide = xp.reshape(guide, (-1,))
-    sums = [np.zeros(math.prod(data.shape)) for _ in range(3)] if not hasattr(xp, "bincount") else None
     totals: list[Any] = [0.0, 0.0, 0.0]
     for batch in batches(len(references), group * math.prod(patch)):
         corners = nearest_corners(guide, references[batch], geometry)
@@ -423,8 +446,8 @@ def filter_arrays(
         change = xp.reshape(estimate, (-1,)) - xp.take(flat_guide, index)
         for number, values in enumerate((weight * change, weight * change**2, weight)):
             totals[number] = totals[number] + added(values, index, math.prod(data.shape))
-    del sums
-    return tuple(xp.reshape(xp.astype(total, xp.float32), data.shape) for total in totals)  # type: ignore[return-value]
+    total, squares, weights = (xp.reshape(xp.astype(each, xp.float32), data.shape) for each in totals)
+    return total, squares, weights
 
 
 def added(values: Array, index: Array, size: int) -> Array:
@@ -463,7 +486,7 @@ def nearest_corners(guide: Array, references: npt.NDArray[np.int64], geometry: G
         distance = xp.where(from_host(valid, guide), distance, xp.full_like(distance, xp.inf))
         columns.append(-xp.ones_like(distance) if not offset.any() else distance)
     order = xp.argsort(xp.stack(columns, axis=1), axis=1, stable=True)[:, :group]
-    return references[:, None, :] + offsets[to_host(order)]
+    return np.asarray(references[:, None, :] + offsets[to_host(order)])
 
 
 def patch_factor(groups: Array, mode: int) -> Array:
@@ -507,15 +530,19 @@ def haar_matrix(size: int) -> Floats:
 
 
 def neighbour_mean(y: Array, seen: Array) -> Array:
-    """A first guess: Gaussian means over observed neighbours, the narrowest that reaches any."""
+    """A first guess: Gaussian means over observed neighbours, the voxel left out, the narrowest that reaches any."""
     from scipy import ndimage
 
     values, known = to_host(y), to_host(seen).astype(np.float32)
     guess, found = np.zeros_like(values), np.zeros(values.shape, bool)
+    spike = np.zeros((3, 3, 3), np.float32)
+    spike[1, 1, 1] = 1
     for width in (0.6, 1.0, 2.0, 4.0, 8.0):
-        weight = ndimage.gaussian_filter(known, width)
+        own = float(ndimage.gaussian_filter(np.pad(spike, 32), width)[33, 33, 33])
+        weight = ndimage.gaussian_filter(known, width) - own * known
+        total = ndimage.gaussian_filter(values, width) - own * values
         new = (weight > 0.02) & ~found
-        guess[new] = ndimage.gaussian_filter(values, width)[new] / weight[new]
+        guess[new] = total[new] / weight[new]
         found |= new
         if found.all():
             break
@@ -532,10 +559,8 @@ def smoothed(y: Array) -> Array:
 def candidates(completed: Array, sigma: float, options: LocalOptions) -> dict[str, tuple[Array, Array]]:
     """Estimates of different strength, each with its spread."""
     geometry = fitted(options, completed.shape)
-    large = LocalOptions(
-        patch=[p + (p > 1) for p in options.patch],  # type: ignore[union-attr]
-        reach=options.reach, group=2 * options.group, step=options.step + 1,
-    )  # fmt: skip
+    p, q, r = (side + (side > 1) for side in options.sides)
+    large = LocalOptions(patch=(p, q, r), reach=options.reach, group=2 * options.group, step=options.step + 1)
     wide = fitted(large, completed.shape)
     first = filtered(completed, smoothed(completed), None, sigma, HARD, geometry)
     gentle = filtered(completed, first[0], first[0], sigma, 0.5, geometry)
@@ -579,30 +604,32 @@ def denoised(
         variance = variance + weight * (spread**2 + (estimate - value) ** 2)
     spread = xp.sqrt(variance)
     risks = (weights @ residuals) ** 2 - sigma**2 + 2 * sigma**2 * (weights @ divergences)
-    error = error_of(risks, to_host(spread[block][inner][use]).astype(np.float64), spread)
+    most = sigma**2 * float((weights @ divergences).mean())
+    error = error_of(risks, to_host(spread[block][inner][use]).astype(np.float64), spread, max(most, 1e-12 * sigma**2))
     names = ("data", *found)
     return value, spread, error, dict(zip(names, map(float, weights), strict=True)), predicted
 
 
-def error_of(risks: Floats, spreads: Floats, spread: Array) -> Array:
+def error_of(risks: Floats, spreads: Floats, spread: Array, most: float) -> Array:
     """Root of the risk as a function of the spread, ``a + b spread^2`` by least squares, for every voxel.
 
     One risk is as uncertain as the noise is large, so that only few numbers can be learned from them; ``a`` and ``b``
-    are not negative, and the spread counts up to where the highest thousandth begins.
+    are not negative, and the spread counts up to where the highest thousandth begins. The mean is held between 65 % and
+    all of ``most``, the variance of the noise times the divergence: where the weights have a minimum inside the simplex
+    the two are equal, and an error of 1 % in ``sigma`` would move the mean of the risks by 2 % of the noise.
     """
     xp = namespace_of(spread)
-    overall = max(float(risks.mean()), 1e-30)
     limit = max(float(np.quantile(spreads, 0.999)), 1e-30)
     shape = np.minimum(spreads / limit, 1.0) ** 2
-    b, a = np.polyfit(shape, risks, 1) if shape.std() > 1e-6 else (0.0, overall)
+    b, a = np.polyfit(shape, risks, 1) if shape.std() > 1e-6 else (0.0, 1.0)
     if b < 0:
-        a, b = overall, 0.0
-    if a < 0:
-        a, b = 0.0, overall / max(float(shape.mean()), 1e-30)
-    a = max(a, 0.05 * overall)
+        a, b = 1.0, 0.0
+    a = max(a, 0.05 * (a + b * float(shape.mean())), 0.0)
+    overall = min(max(float(risks.mean()), 0.65 * most), most)
+    scale = overall / max(a + b * float(shape.mean()), 1e-30)
     relative = spread / limit
     relative = xp.where(relative < 1, relative, xp.ones_like(relative))
-    return xp.sqrt(float(a) + float(b) * relative**2)
+    return xp.sqrt(float(scale * a) + float(scale * b) * relative**2)
 
 
 def central(shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -617,6 +644,8 @@ def central(shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]
 def simplex_weights(quadratic: Floats, linear: Floats) -> tuple[Floats, float]:
     """Minimum of ``a' Q a + 2 l' a`` over the simplex: the best of the solutions on its faces."""
     size = len(linear)
+    scale = max(float(np.abs(np.diag(quadratic)).max()), float(np.abs(linear).max()), 1e-300)
+    quadratic, linear = quadratic / scale, linear / scale  # as large as the ones of the constraint
     best, least = np.eye(size)[0], math.inf
     for count in range(1, size + 1):
         for face in itertools.combinations(range(size), count):
@@ -633,4 +662,4 @@ def simplex_weights(quadratic: Floats, linear: Floats) -> tuple[Floats, float]:
             risk = float(weights @ quadratic @ weights + 2 * linear @ weights)
             if risk < least:
                 best, least = weights, risk
-    return best, least
+    return best, scale * least

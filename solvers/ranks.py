@@ -533,7 +533,10 @@ def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> Ran
     errors: dict[Rank, Floats] = {}
     for rank in trials:
         result = complete_tucker(training.data, training.mask, rank, tolerance=1e-3, max_iterations=4)
-        if rank == found.rank and training.grid.scale(*result.tucker, True) > LOST * fit.scale:
+        if (
+            rank == found.rank
+            and training.grid.scale(result.tucker.core, result.tucker.factors, True) > LOST * fit.scale
+        ):
             start = recompress(as_double(fit.tucker.core), [as_double(f) for f in fit.tucker.factors], rank)
             result = gauss_newton(training, tucker_tensor(*start, problem.data.dtype), options, None, (), False)
         parts = []

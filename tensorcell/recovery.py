@@ -6,8 +6,10 @@ Every channel and time frame is one 3-D stack and is recovered on its own:
 2. on the others, :func:`tensorcell.solvers.complete_tucker` fits a robust Tucker model;
 3. voxels far from the model *and* from their neighbours are outliers (:func:`tensorcell.gaps.isolated`);
 4. what the model leaves over and neighbours share is carried into the gaps (:mod:`tensorcell.gaps`);
-5. planes that were set aside are filled along z: the z-factor of the model lives in a smooth basis with knots at the
-   measured planes (:mod:`tensorcell.planes`), and the residual of the measured planes goes the same way.
+5. ``method="local"`` goes on from there with groups of similar patches (:mod:`tensorcell.solvers.local`), which
+   complete the gaps and, where measured voxels are not kept, denoise them;
+6. planes that were set aside are filled along z (:mod:`tensorcell.solvers.interplane`);
+7. errors at left-out measured voxels, Stein's estimate and left-out planes tell the uncertainty.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
@@ -25,17 +27,23 @@ import numpy.typing as npt
 
 from tensorcell import gaps
 from tensorcell.errors import InputError
-from tensorcell.planes import fill_planes
 from tensorcell.solvers import CompletionResult, IterationRecord, Status, complete_tucker, estimate_rank
+from tensorcell.solvers.interplane import fill_planes
+from tensorcell.solvers.local import LocalOptions, local_tucker
+from tensorcell.solvers.noise import NoiseModel, estimate_noise, generalised_anscombe, inverse_anscombe
 from tensorcell.solvers.ranks import affordable
 from tensorcell.volume import Volume, stacks, zyx_view
 
 Array = npt.NDArray[Any]
-METHODS = ("auto", "tucker")
+METHODS = ("auto", "tucker", "local")
 DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
 RARE = 0.02
 """Share of outliers among the measured voxels below which only the plainest are believed."""
+COVERED, NORMAL_QUANTILE = 0.9, 1.6449
+"""Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
+LEAST_SHARE = 0.35
+"""Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
 EMPTY_PLANE = 0.01
 """A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
 
@@ -87,8 +95,10 @@ class Recovery:
         float64 and 32- or 64-bit integer input), no NaN.
     measured : bool array of the volume's shape
         Which voxels were measured. Where ``keep_measured`` held, those that are not outliers hold the measured value.
-    uncertainty : None
-        No method gives one yet.
+    uncertainty : float array of the volume's shape
+        ``u``, in the data's unit: ``volume +- 1.645 u`` is to hold the noise-free intensity with probability .9. At
+        kept voxels the noise; at denoised ones from Stein's estimate; in gaps from the errors at measured voxels left
+        out of a second fit; between planes from left-out planes, brought to the real gap.
     rank : tuple of int, or dict of label to tuple
         Tucker rank used; a dict where there are several channels or frames.
     status : Status
@@ -105,7 +115,7 @@ class Recovery:
 
     volume: Volume
     measured: npt.NDArray[np.bool_]
-    uncertainty: None
+    uncertainty: npt.NDArray[np.floating]
     rank: Any
     status: Status
     history: tuple[IterationRecord, ...]
@@ -133,6 +143,7 @@ class Recovery:
 class _Request(NamedTuple):
     """The checked arguments that are the same for every stack."""
 
+    method: str
     axial_factor: int
     rank: Any
     noise: float | None
@@ -141,11 +152,13 @@ class _Request(NamedTuple):
     device: str
     seed: int
     options: TuckerOptions
+    local: LocalOptions
     callback: Callable[[IterationRecord, Any], bool | None] | None
 
 
 class _StackResult(NamedTuple):
     volume: Array
+    uncertainty: Array
     measured: Array
     positions: Array
     values: Array
@@ -161,7 +174,7 @@ def recover(
     mask: npt.ArrayLike | None = None,
     *,
     axial_factor: int = 1,
-    method: Literal["auto", "tucker"] = "auto",
+    method: Literal["auto", "tucker", "local"] = "auto",
     rank: Literal["auto"] | int | Sequence[int] = "auto",
     noise: Literal["auto"] | float = "auto",
     nonnegative: Literal["auto"] | bool = "auto",
@@ -184,9 +197,10 @@ def recover(
         True = measured. Measured is what the mask *and* NaN allow; an infinity there is an error.
     axial_factor : int
         ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
-    method : {"auto", "tucker"}
+    method : {"auto", "tucker", "local"}
         ``"tucker"``: global robust Tucker completion, with what the model leaves over interpolated between neighbours.
-        ``"auto"`` means that for now.
+        ``"local"``: from there on by groups of similar patches, each of low rank. ``"auto"``: in the gaps the one with
+        the smaller error at left-out measured voxels, ``"local"`` for denoising; the notes say which and why.
     rank : "auto", int or three ints
         Tucker rank along z, y and x. "auto": ranks from the spectra and a few smaller and larger ones, the one that
         predicts left-out measured voxels best.
@@ -209,7 +223,8 @@ def recover(
     axes, spacing
         For arrays: as in :class:`Volume`.
     **options
-        Fields of :class:`TuckerOptions`.
+        Fields of :class:`TuckerOptions`, and of :class:`tensorcell.solvers.LocalOptions` unless the method is
+        ``"tucker"``.
 
     Returns
     -------
@@ -225,7 +240,7 @@ def recover(
     Notes
     -----
     A low-rank model says nothing about a plane that was never measured. Such planes are interpolated along z, and the
-    notes name them. Channels and frames are recovered one by one. Memory: about 16 bytes a voxel for float32 output.
+    notes name them. Channels and frames are recovered one by one. Memory: about 60 bytes a voxel for float32 output.
 
     Examples
     --------
@@ -258,7 +273,7 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
     shape = list(volume.shape)
     shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
     dtype = float_type(volume.dtype)
-    out, measured = np.empty(shape, dtype), np.zeros(shape, bool)
+    out, uncertainty, measured = np.empty(shape, dtype), np.empty(shape, dtype), np.zeros(shape, bool)
     outliers = []
     for stack in stacks(volume):
         try:
@@ -266,10 +281,11 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
         except InputError as error:
             raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
         zyx_view(out, volume.axes, stack.where)[...] = part.volume
+        zyx_view(uncertainty, volume.axes, stack.where)[...] = part.uncertainty
         zyx_view(measured, volume.axes, stack.where)[...] = part.measured
         outliers.append(_Outliers(stack.where, part.positions, part.values))
         labels.append(stack.label)
-        parts.append(part._replace(volume=np.empty(0), measured=np.empty(0)))
+        parts.append(part._replace(volume=np.empty(0), uncertainty=np.empty(0), measured=np.empty(0)))
     order = list(Status)
     several = len(parts) > 1
     metadata = {k: v for k, v in volume.metadata.items() if k not in ("format",)}
@@ -279,7 +295,7 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
     return Recovery(
         volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),
         measured=measured,
-        uncertainty=None,
+        uncertainty=uncertainty,
         rank={k: p.rank for k, p in zip(labels, parts, strict=True)} if several else parts[0].rank,
         status=max((p.status for p in parts), key=_severity(order)),
         history=tuple(record for p in parts for record in p.history),
@@ -335,7 +351,9 @@ def _checked(
             raise InputError(f"expected {name} 'auto', True or False, got {value!r}")
     rank = whole_rank(rank)
     check_shape(volume)
+    tucker, local = _split_options(method, options)
     return _Request(
+        method=method,
         axial_factor=int(axial_factor),
         rank=rank,
         noise=None if isinstance(noise, str) else float(noise),
@@ -343,9 +361,20 @@ def _checked(
         keep_measured=None if keep_measured == "auto" else bool(keep_measured),
         device=choose_device(device),
         seed=seed,
-        options=TuckerOptions(**options),
+        options=tucker,
+        local=local,
         callback=callback,
     )
+
+
+def _split_options(method: str, options: dict[str, Any]) -> tuple[TuckerOptions, LocalOptions]:
+    """The options of each stage; an unknown name is a TypeError."""
+    names = {each.name for each in fields(LocalOptions)} if method != "tucker" else set()
+    try:
+        local = LocalOptions(**{name: value for name, value in options.items() if name in names})
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return TuckerOptions(**{name: value for name, value in options.items() if name not in names}), local
 
 
 def whole_rank(rank: Any) -> tuple[int, ...] | None:
@@ -412,8 +441,9 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
         note = f"all measured voxels have the value {lowest:g}: returned as it is"
         nothing = np.zeros(0, np.int64)
         return _StackResult(
-            value, measured, nothing, nothing.astype(y.dtype), (1, 1, 1), Status.UNCHANGED, (), 0.0, (note,)
-        )
+            value, np.zeros_like(value), measured, nothing, nothing.astype(y.dtype), (1, 1, 1), Status.UNCHANGED, (),
+            0.0, (note,),
+        )  # fmt: skip
     if request.nonnegative and lowest < 0:
         raise InputError(f"nonnegative=True, but measured values go down to {lowest:g}")
 
@@ -432,20 +462,29 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     if lateral:
         raise InputError(lateral)
 
+    noise = _noise_of(stack, kept, request)
     rank = request.rank
-    noise = request.noise if request.noise is not None else gaps.estimate_noise(stack, kept)
-    if rank is None:
-        rank = choose_rank(stack, kept, noise, request)
+    if rank is None and full and not keep and request.method != "tucker":  # the model only looks for outliers then
+        rank = estimate_rank(stack, kept, method="threshold", noise=noise.sigma or None, voxels=RANK_VOXELS).rank
+    elif rank is None:
+        rank = choose_rank(stack, kept, noise.sigma, request)
     check_rank(rank, stack.shape, len(known) < len(share))
-    result = _complete(stack, kept, rank, request)
-    best, positions, values = _best_estimate(stack, kept, result, noise, keep, request)
-    if result.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
-        notes.append(f"the fit {result.status}")
+    estimate = estimate_stack(stack, kept, tuple(rank), noise, keep, request)
+    notes.extend(estimate.notes)
+    if noise.correlated:
+        notes.append(f"{noise.sentence}: noise that neighbours share looks like structure and stays")
 
     grid = factor * known
-    volume = best if len(grid) == planes else fill_planes(best, grid, planes)
+    volume, uncertainty = estimate.best, estimate.error
+    positions, values = estimate.positions, estimate.values
     if len(grid) < planes:
-        notes.append(_planes_note(grid, planes))
+        remaining = noise.sigma if keep else math.sqrt(float(np.mean(np.square(uncertainty, dtype=np.float64))))
+        filled = fill_planes(volume, grid, planes, noise=remaining)
+        volume = np.asarray(filled.volume)
+        between = np.asarray(filled.error)
+        between[grid] = uncertainty
+        uncertainty = between
+        notes.append(f"{_planes_note(grid, planes)}; {filled.sentence}")
     if request.nonnegative or (request.nonnegative is None and lowest >= 0):
         np.maximum(volume, 0, out=volume)
     plane = math.prod(y.shape[1:])
@@ -457,7 +496,189 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     if len(positions):
         notes.append(f"{len(positions)} of {int(seen.sum())} measured voxels stand out and were replaced as outliers")
     return _StackResult(
-        volume, measured, positions, values, tuple(rank), result.status, result.history, float(noise), tuple(notes)
+        volume, uncertainty.astype(y.dtype, copy=False), measured, positions, values, tuple(rank), estimate.status,
+        estimate.history, float(noise.sigma), tuple(notes),
+    )  # fmt: skip
+
+
+def _noise_of(stack: Array, kept: Array, request: _Request) -> NoiseModel:
+    """The noise given, of constant variance, or the one estimated."""
+    if request.noise is not None:
+        return NoiseModel(gain=0.0, offset=request.noise**2, sigma=request.noise)
+    return estimate_noise(stack, kept)
+
+
+class _Estimate(NamedTuple):
+    """All voxels of the measured planes: value, standard deviation of its error; outliers; how it was obtained."""
+
+    best: Array
+    error: Array
+    positions: Array
+    values: Array
+    status: Status
+    history: tuple[IterationRecord, ...]
+    notes: tuple[str, ...]
+
+
+def estimate_stack(
+    stack: Array, kept: Array, rank: tuple[int, ...], noise: NoiseModel, keep: bool, request: _Request
+) -> _Estimate:
+    """Estimate the voxels of measured planes, by the method asked for."""
+    fit = _complete(stack, kept, rank, request)
+    best, positions, values, own = _best_estimate(stack, kept, fit, noise.sigma, keep, request)
+    notes = []
+    if fit.status in (Status.MAX_ITERATIONS, Status.DIVERGED) and request.method == "tucker":
+        notes.append(f"the fit {fit.status}")
+    inlier = kept.copy()
+    inlier.ravel()[positions] = False
+    if len(positions) and request.noise is None:
+        noise = estimate_noise(stack, inlier)  # without what stands out
+    history, status = fit.history, fit.status
+    gaps_left = not inlier.all()
+    error = np.full(stack.shape, noise.sigma * (1.0 if keep else math.sqrt(own)), stack.dtype)
+    chosen = request.method
+    trial = left_out_trial(stack, inlier, rank, noise, request) if gaps_left else None
+    if chosen == "auto" and trial is not None and keep:
+        chosen = "local" if trial.local < trial.tucker else "tucker"
+        notes.append(
+            f"method {chosen}: at {len(trial.errors)} left-out measured voxels the error of the groups of patches is "
+            f"{trial.local:.4g}, of the global model {trial.tucker:.4g}"
+        )
+    elif chosen == "auto":
+        chosen = "local"
+    if chosen == "local" and min(stack.shape) < max(request.local.sides):
+        notes.append(f"patches cut to {min(stack.shape)} voxels along the shortest side of {stack.shape}")
+    if chosen == "local":
+        levels = trial.levels if trial is not None else None
+        found = local_by_noise(stack, inlier, best, noise, levels, not keep, request)
+        best, history = found.best, (*history, *found.history)
+        status = Status.CONVERGED if status is Status.MAX_ITERATIONS else status
+        if found.error is not None:
+            error = found.error
+        if found.weights and not keep:
+            parts = ", ".join(
+                f"{name} {100 * weight:.0f} %" for name, weight in found.weights.items() if weight > 0.005
+            )
+            notes.append(f"denoised by groups of similar patches at a noise of {noise.sigma:.4g}; combined: {parts}")
+        if trial is not None:
+            error = np.where(inlier, error, trial.uncertainty(found.spread, noise.sigma)).astype(stack.dtype)
+    elif trial is not None:
+        error = np.where(inlier, error, trial.typical).astype(stack.dtype)
+    if keep:
+        np.copyto(best, stack, where=inlier)
+    return _Estimate(best, error, positions, values, status, history, tuple(notes))
+
+
+class _Local(NamedTuple):
+    """Groups of patches: value, disagreement, error of denoised voxels (None where nothing was), weights, history."""
+
+    best: Array
+    spread: Array
+    error: Array | None
+    weights: dict[str, float]
+    history: tuple[IterationRecord, ...]
+
+
+def local_by_noise(
+    stack: Array,
+    inlier: Array,
+    start: Array,
+    noise: NoiseModel,
+    levels: Sequence[float] | None,
+    denoise: bool,
+    request: _Request,
+) -> _Local:
+    """:func:`local_tucker` in the data's unit; noise that grows with the intensity is stabilised before denoising.
+
+    Gaps are completed first, in the data's unit.
+    """
+    callback, seed = request.callback, request.seed
+    sigma = noise.sigma
+    missing = not inlier.all()
+    best, spread = start, np.zeros_like(stack)
+    history: tuple[IterationRecord, ...] = ()
+    if missing:
+        completed = local_tucker(
+            stack, inlier, noise=sigma, initial=start, levels=levels, robust=False, denoise=False,
+            options=request.local, callback=callback, seed=seed,
+        )  # fmt: skip
+        best, spread, history = completed.value.astype(stack.dtype), completed.spread, completed.history
+    if not denoise or sigma == 0:
+        return _Local(best, spread, None, {}, history)
+    whole = np.where(inlier, stack, best) if missing else stack
+    if noise.gain == 0:
+        found = local_tucker(whole, None, noise=sigma, options=request.local, seed=seed)
+        return _Local(found.value.astype(stack.dtype), found.spread, found.error, found.weights, history)
+    stable = generalised_anscombe(whole, noise)
+    found = local_tucker(stable, None, noise=1.0, options=request.local, seed=seed)
+    value = inverse_anscombe(found.value, noise)
+    error = (
+        inverse_anscombe(found.value + found.error, noise) - inverse_anscombe(found.value - found.error, noise)
+    ) / 2
+    return _Local(value.astype(stack.dtype), found.spread, error, found.weights, history)
+
+
+class _Trial(NamedTuple):
+    """Errors at measured voxels that a second fit of a central block did not see."""
+
+    tucker: float
+    """Root mean square error of the global model with its neighbours, of what is beyond the noise."""
+    local: float
+    levels: tuple[float, ...]
+    errors: Array
+    spreads: Array
+    typical: float
+    """Uncertainty of the global model."""
+
+    def uncertainty(self, spread: Array, sigma: float) -> Array:
+        """Standard deviations in gaps: conformal quantiles of left-out errors among voxels of similar spread."""
+        order = np.argsort(self.spreads)
+        parts = np.array_split(order, max(1, min(8, len(order) // 250)))
+        middle = np.array([np.median(self.spreads[part]) for part in parts])
+        width = np.array([conformal(self.errors[part], sigma) for part in parts])
+        return np.asarray(np.interp(spread, middle, width))
+
+
+def conformal(errors: Array, sigma: float) -> float:
+    """Standard deviation whose 90 % interval covers that share of the left-out voxels, without their noise.
+
+    The quantile of split conformal prediction (Papadopoulos et al. 2002, doi:10.1007/3-540-36755-1_29).
+    """
+    share = min(1.0, COVERED * (1 + 1 / len(errors)))
+    width = float(np.quantile(np.abs(errors), share)) / NORMAL_QUANTILE
+    return math.sqrt(max(width**2 - sigma**2, LEAST_SHARE * width**2))
+
+
+def left_out_trial(
+    stack: Array, inlier: Array, rank: tuple[int, ...], noise: NoiseModel, request: _Request
+) -> _Trial | None:
+    """Leave measured voxels of a central block out, fit it by both methods, and look at the errors there.
+
+    None where fewer than 200 voxels could be left out.
+    """
+    block = gaps.central_block(stack.shape, TRIAL_VOXELS)
+    y, w = np.ascontiguousarray(stack[block]), inlier[block]
+    left_out = w & (np.random.default_rng(request.seed + 1).random(y.shape) < HELD_OUT)
+    training = w & ~left_out
+    if left_out.sum() < 200 or never_measured(training):
+        return None
+    quick = request._replace(options=_quick(request.options), callback=None)
+    fitting = affordable(tuple(map(min, rank, y.shape)), y.shape, int(training.sum()) / 2)
+    fit = _complete(y, training, fitting, quick)
+    start, *_ = _best_estimate(y, training, fit, 0.0, True, quick)
+    first = (start - y)[left_out].astype(np.float64)
+    cap = 5 * 1.4826 * max(float(np.median(np.abs(first))), 1e-30)
+
+    def beyond_noise(errors: Array) -> float:
+        capped = float(np.mean(np.clip(errors, -cap, cap) ** 2))
+        return math.sqrt(max(capped - noise.sigma**2, 0.01 * capped))
+
+    before = beyond_noise(first)
+    levels = tuple(np.geomspace(max(before, noise.sigma), max(noise.sigma, before / 8), request.local.sweeps).tolist())
+    found = local_by_noise(y, training, start, noise, levels, False, quick)
+    errors = (found.best - y)[left_out].astype(np.float64)
+    return _Trial(
+        before, beyond_noise(errors), levels, errors, np.asarray(found.spread)[left_out], conformal(first, noise.sigma)
     )
 
 
@@ -555,8 +776,8 @@ def slabs(shape: Sequence[int]) -> list[slice]:
 
 def _best_estimate(
     stack: Array, kept: Array, result: CompletionResult, noise: float, keep: bool, request: _Request
-) -> tuple[Array, Array, Array]:
-    """Model plus what neighbours share of the residual, for every voxel of the measured planes; and the outliers.
+) -> tuple[Array, Array, Array, float]:
+    """Model plus what neighbours share of the residual, for every voxel of the measured planes; the outliers; ``w``.
 
     With ``r = y - x`` and ``s`` its mean over measured neighbours (the voxel itself left out, weight and widths chosen
     by leaving out): gaps get ``x + s``; measured voxels stay as they are with ``keep``. One that is to be denoised gets
@@ -590,7 +811,7 @@ def _best_estimate(
         best[slab] = part[inner]
     if keep:
         np.copyto(best, stack, where=inlier)
-    return best, positions, values
+    return best, positions, values, own
 
 
 def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple[Array, Array]:
@@ -653,7 +874,7 @@ def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> t
     for rank in trials:
         if rank not in errors:
             result = _complete(y, training, rank, quick)
-            best, _, _ = _best_estimate(y, training, result, 0.0, True, quick)
+            best, *_ = _best_estimate(y, training, result, 0.0, True, quick)
             errors[rank] = np.abs(best[left_out] - y[left_out]).astype(np.float64)
     typical = min(max(float(np.median(e)) / 0.6745, float(np.quantile(e, 0.9)) / 1.645) for e in errors.values())
     overall = min(math.sqrt(float(np.mean(e**2))) for e in errors.values())

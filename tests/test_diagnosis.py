@@ -509,4 +509,6 @@ def test_diagnose_says_what_share_a_model_of_the_right_rank_holds() -> None:
     sigma = 0.1 * data.std()  # given: of random factors no neighbours tell it
     assert tc.diagnose(noisy, rank=3, noise=sigma).explained > 0.995
     one = np.linalg.norm(np.linalg.svd(data.reshape(30, -1), compute_uv=False)[:1]) ** 2 / np.linalg.norm(data) ** 2
-    assert tc.diagnose(noisy, rank=1, noise=sigma).explained < one + 0.02  # no rank-one model holds more than the best of mode z
+    assert (
+        tc.diagnose(noisy, rank=1, noise=sigma).explained < one + 0.02
+    )  # no rank-one model holds more than the best of mode z
