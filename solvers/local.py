@@ -25,12 +25,12 @@ factors): ``C <- C P^2 / (P^2 + c sigma^2)``.
 
 Missing voxels are completed by the groups: sweep j filters ``T`` at level ``s_j`` and puts the result where nothing was
 observed. Measured voxels further than ``4.5 s_j`` from the estimate count as missing in the next sweep, and
-``E = Y - X`` there: a soft threshold would leave its own height of the outlier in the group, whose factors follow it. The
-levels fall from the error of the start to the noise, as the thresholds of robust PCA do.
+``E = Y - X`` there: a soft threshold would leave its own height of the outlier in the group, whose factors follow it.
+The levels fall from the error of the start to the noise, as the thresholds of robust PCA do.
 
 Denoising combines a gentle and a strong second stage with the first stage and the data itself, with the weights (on the
-simplex) that minimise Stein's unbiased estimate of the squared error; its divergence comes from one more run on
-perturbed data.
+simplex, for each class of local contrast) that minimise Stein's unbiased estimate of the squared error; its divergence
+comes from one more run on perturbed data.
 
 References
 ----------
@@ -69,6 +69,10 @@ GUIDE_WIDTH = 0.5
 PERTURBATION = 0.1
 """Step, in noise levels, of the divergence's finite difference."""
 TRIAL_VOXELS = 300_000
+RIM = 3
+CONTRAST_WIDTH = 1.5
+CLASSES, CLASS_VOXELS = 5, 15_000
+"""Classes of local contrast, and the fewest voxels that tell a class its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -569,76 +573,152 @@ def candidates(completed: Array, sigma: float, options: LocalOptions) -> dict[st
     return {"first": first, "gentle": gentle, "strong": strong}
 
 
-def denoised(
-    completed: Array, seen: Array, sigma: float, options: LocalOptions, seed: int
-) -> tuple[Array, Array, Array, dict[str, float], float]:
-    """The candidates combined by Stein's estimate: value, spread, error, weights, predicted error.
+class Denoised(NamedTuple):
+    """What :func:`denoised` returns; ``weights`` are means over all voxels, ``predicted`` a root mean squared error."""
+
+    value: Array
+    spread: Array
+    error: Array
+    weights: dict[str, float]
+    predicted: float
+
+
+def denoised(completed: Array, seen: Array, sigma: float, options: LocalOptions, seed: int) -> Denoised:
+    """The candidates combined by Stein's estimate, for each class of local contrast on its own.
 
     ``SURE(a) = |sum a_i f_i - y|^2 + 2 sigma^2 sum a_i div f_i - N sigma^2`` over observed voxels, with
-    ``div f = b' (f(y + h b) - f(y)) / h`` for Gaussian ``b``, on a central block.
+    ``div f = b' (f(y + h b) - f(y)) / h`` for Gaussian ``b``, on blocks spread over the volume. Weights and error laws
+    are interpolated between the classes, so that no border is seen.
     """
     xp = namespace_of(completed)
     found = candidates(completed, sigma, options)
-    block, inner = central(completed.shape)
-    part, known = completed[block], seen[block]
-    noise = from_host(np.random.default_rng(seed).standard_normal(part.shape).astype(np.float32), part)
-    noise = xp.where(known, noise, xp.zeros_like(noise))
-    step = PERTURBATION * sigma
-    base = found if part.shape == completed.shape else candidates(part, sigma, options)
-    moved = candidates(part + step * noise, sigma, options)
-    use = known[inner]
-    y, b = part[inner][use], noise[inner][use]
-    errors, slopes = [xp.zeros_like(y)], [xp.ones_like(y)]
-    for name in found:
-        errors.append(base[name][0][inner][use] - y)
-        slopes.append((moved[name][0][inner][use] - base[name][0][inner][use]) * b / step)
-    residuals, divergences = (to_host(xp.stack(parts, axis=0)).astype(np.float64) for parts in (errors, slopes))
-    weights, risk = simplex_weights(residuals @ residuals.T, sigma**2 * divergences.sum(axis=1))
-    predicted = math.sqrt(max(risk / max(y.shape[0], 1) - sigma**2, 0.0))
+    contrast = local_contrast(found["strong"][0])
+    spread = total_spread(found)
+    rng = np.random.default_rng(seed)
+    residuals, slopes, contrasts, spreads = [], [], [], []
+    for block, inner in sample_blocks(completed.shape):
+        part, known = completed[block], seen[block]
+        noise = from_host(rng.standard_normal(part.shape).astype(np.float32), part)
+        noise = xp.where(known, noise, xp.zeros_like(noise))
+        step = PERTURBATION * sigma
+        base = found if part.shape == completed.shape else candidates(part, sigma, options)
+        moved = candidates(part + step * noise, sigma, options)
+        use = known[inner]
+        y, b = part[inner][use], noise[inner][use]
+        off, slope = [xp.zeros_like(y)], [xp.ones_like(y)]
+        for name in found:
+            off.append(base[name][0][inner][use] - y)
+            slope.append((moved[name][0][inner][use] - base[name][0][inner][use]) * b / step)
+        residuals.append(to_host(xp.stack(off, axis=0)).astype(np.float64))
+        slopes.append(to_host(xp.stack(slope, axis=0)).astype(np.float64))
+        contrasts.append(to_host(contrast[block][inner][use]))
+        spreads.append(to_host(spread[block][inner][use]).astype(np.float64))
+    laws = error_laws(
+        np.concatenate(residuals, axis=1), np.concatenate(slopes, axis=1), np.concatenate(contrasts),
+        np.concatenate(spreads), sigma,
+    )  # fmt: skip
 
-    value = weights[0] * completed
-    for weight, (estimate, _) in zip(weights[1:], found.values(), strict=True):
-        value = value + weight * estimate
-    variance = xp.zeros_like(completed)
-    for weight, (estimate, spread) in zip(weights[1:], found.values(), strict=True):
-        variance = variance + weight * (spread**2 + (estimate - value) ** 2)
-    spread = xp.sqrt(variance)
-    risks = (weights @ residuals) ** 2 - sigma**2 + 2 * sigma**2 * (weights @ divergences)
-    most = sigma**2 * float((weights @ divergences).mean())
-    error = error_of(risks, to_host(spread[block][inner][use]).astype(np.float64), spread, max(most, 1e-12 * sigma**2))
-    names = ("data", *found)
-    return value, spread, error, dict(zip(names, map(float, weights), strict=True)), predicted
+    class_of = np.interp(to_host(contrast), [law.contrast for law in laws], np.arange(len(laws))).astype(np.float32)
+
+    def interpolated(numbers: Sequence[float]) -> Array:
+        return from_host(np.interp(class_of, np.arange(len(laws)), numbers).astype(np.float32), completed)
+
+    estimates = [completed, *(estimate for estimate, _ in found.values())]
+    value = xp.zeros_like(completed)
+    weights = {}
+    for number, (name, estimate) in enumerate(zip(("data", *found), estimates, strict=True)):
+        share = interpolated([law.weights[number] for law in laws])
+        weights[name] = scalar(xp.mean(share))
+        value = value + share * estimate
+    limit = interpolated([law.limit for law in laws])
+    relative = xp.where(spread < limit, spread, limit) ** 2
+    error = xp.sqrt(interpolated([law.least for law in laws]) + interpolated([law.slope for law in laws]) * relative)
+    predicted = math.sqrt(scalar(xp.mean(error**2)))
+    return Denoised(value, spread, error, weights, predicted)
 
 
-def error_of(risks: Floats, spreads: Floats, spread: Array, most: float) -> Array:
-    """Root of the risk as a function of the spread, ``a + b spread^2`` by least squares, for every voxel.
+def local_contrast(estimate: Array) -> Array:
+    """Standard deviation within some three voxels: what tells structure from background."""
+    from scipy import ndimage
+
+    host = to_host(estimate)
+    mean = ndimage.gaussian_filter(host, CONTRAST_WIDTH)
+    square = ndimage.gaussian_filter((host - mean) ** 2, CONTRAST_WIDTH)
+    return from_host(np.sqrt(square), estimate)
+
+
+def total_spread(found: dict[str, tuple[Array, Array]]) -> Array:
+    """Standard deviation over the overlapping estimates of all candidates."""
+    xp = namespace_of(*(estimate for estimate, _ in found.values()))
+    mean = sum(estimate for estimate, _ in found.values()) / len(found)
+    return xp.sqrt(sum(spread**2 + (estimate - mean) ** 2 for estimate, spread in found.values()) / len(found))
+
+
+class ErrorLaw(NamedTuple):
+    """One class of local contrast: weights of the candidates, and the law ``least + slope min(spread, limit)^2``."""
+
+    contrast: float
+    weights: Floats
+    least: float
+    slope: float
+    limit: float
+
+
+def error_laws(residuals: Floats, slopes: Floats, contrasts: Floats, spreads: Floats, sigma: float) -> list[ErrorLaw]:
+    """Weights and error laws of classes with equal numbers of sampled voxels, in ascending order of contrast."""
+    order = np.argsort(contrasts, kind="stable")
+    laws: list[ErrorLaw] = []
+    for part in np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS))):
+        off, slope = residuals[:, part], slopes[:, part]
+        weights, _ = simplex_weights(off @ off.T, sigma**2 * slope.sum(axis=1))
+        risks = (weights @ off) ** 2 - sigma**2 + 2 * sigma**2 * (weights @ slope)
+        most = max(sigma**2 * float((weights @ slope).mean()), 1e-6 * sigma**2)
+        laws.append(ErrorLaw(float(np.median(contrasts[part])), weights, *error_law(risks, spreads[part], most)))
+    return laws
+
+
+def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:
+    """The risk as a function of the spread, ``a + b min(spread, limit)^2`` by least squares: ``a, b, limit``.
 
     One risk is as uncertain as the noise is large, so that only few numbers can be learned from them; ``a`` and ``b``
     are not negative, and the spread counts up to where the highest thousandth begins. The mean is held between 65 % and
     all of ``most``, the variance of the noise times the divergence: where the weights have a minimum inside the simplex
     the two are equal, and an error of 1 % in ``sigma`` would move the mean of the risks by 2 % of the noise.
     """
-    xp = namespace_of(spread)
     limit = max(float(np.quantile(spreads, 0.999)), 1e-30)
     shape = np.minimum(spreads / limit, 1.0) ** 2
     b, a = np.polyfit(shape, risks, 1) if shape.std() > 1e-6 else (0.0, 1.0)
-    if b < 0:
+    if b < 0 or a + b * float(shape.mean()) <= 0:
         a, b = 1.0, 0.0
-    a = max(a, 0.05 * (a + b * float(shape.mean())), 0.0)
+    a = max(a, 0.05 * (a + b * float(shape.mean())))
     overall = min(max(float(risks.mean()), 0.65 * most), most)
-    scale = overall / max(a + b * float(shape.mean()), 1e-30)
-    relative = spread / limit
-    relative = xp.where(relative < 1, relative, xp.ones_like(relative))
-    return xp.sqrt(float(scale * a) + float(scale * b) * relative**2)
+    scale = overall / (a + b * float(shape.mean()))
+    return float(scale * a), float(scale * b) / limit**2, limit
 
 
-def central(shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The middle of a volume with at most about ``TRIAL_VOXELS``, and its inside without a rim of 4 voxels."""
-    shrink = min(1.0, (TRIAL_VOXELS / math.prod(shape)) ** (1 / 3))
-    sides = [max(min(size, 16), round(size * shrink)) for size in shape]
-    block = tuple(slice((s - k) // 2, (s - k) // 2 + k) for s, k in zip(shape, sides, strict=True))
-    inner = tuple(slice(0, k) if k == s else slice(4, k - 4) for s, k in zip(shape, sides, strict=True))
-    return block, inner
+def sample_blocks(shape: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Blocks spread evenly over a volume, ``TRIAL_VOXELS`` altogether, each with its inside without the rim.
+
+    A small volume is one block. Sides of less than 40 voxels are taken whole, the others twice.
+    """
+    if math.prod(shape) <= TRIAL_VOXELS:
+        yield tuple(slice(0, size) for size in shape), tuple(slice(0, size) for size in shape)
+        return
+    whole = [size < 40 for size in shape]
+    count = 2 ** (3 - sum(whole))
+    free = TRIAL_VOXELS / count / math.prod(size for size, all_of_it in zip(shape, whole, strict=True) if all_of_it)
+    side = max(16, round(free ** (1 / max(1, 3 - sum(whole)))))
+    ranges = []
+    for size, all_of_it in zip(shape, whole, strict=True):
+        length = size if all_of_it else min(side, size // 2)
+        centres = [size / 2] if all_of_it else [size / 4, 3 * size / 4]
+        ranges.append([slice(round(c - length / 2), round(c - length / 2) + length) for c in centres])
+    for block in itertools.product(*ranges):
+        lengths = [part.stop - part.start for part in block]
+        inner = tuple(
+            slice(0, n) if all_of_it else slice(RIM, n - RIM) for n, all_of_it in zip(lengths, whole, strict=True)
+        )
+        yield block, inner
 
 
 def simplex_weights(quadratic: Floats, linear: Floats) -> tuple[Floats, float]:

@@ -3,21 +3,22 @@ from __future__ import annotations
 import itertools
 import math
 
+import numba
 import numpy as np
 import pytest
 from scipy import ndimage
 
-import numba
 from tensorcell.solvers import LocalOptions, local_tucker
 from tensorcell.solvers.local import (
     Geometry,
     corners_along,
-    error_of,
+    error_law,
     filter_arrays,
     filter_numba,
     filtered,
     fitted,
     haar_matrix,
+    sample_blocks,
     simplex_weights,
     window_of,
 )
@@ -61,7 +62,9 @@ def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geome
     for corner in itertools.product(*(corners_along(s, p, step) for s, p in zip(data.shape, patch, strict=True))):
         ranges = [range(max(0, c - r), min(top, c + r) + 1) for c, r, top in zip(corner, reach, limits, strict=True)]
         own = data[cut(corner)].astype(float)
-        others = sorted(itertools.product(*ranges), key=lambda at: -1 if at == corner else ((data[cut(at)] - own) ** 2).sum())
+        others = sorted(
+            itertools.product(*ranges), key=lambda at: -1 if at == corner else ((data[cut(at)] - own) ** 2).sum()
+        )
         group = np.stack([data[cut(at)] for at in others[:size]]).astype(float)
         core = np.tensordot(haar_matrix(size), group, axes=1)
         factors = []
@@ -90,7 +93,8 @@ def test_the_first_stage_is_what_its_definition_says() -> None:
 def test_without_noise_the_filter_returns_the_data() -> None:
     data = smooth((10, 12, 14))
     found, spread = filtered(data, data, None, 0.0, 2.9, Geometry((4, 4, 4), (3, 3, 3), 16, 3))
-    assert np.allclose(found, data, atol=2e-6) and spread.max() < 1e-3  # rounding of the transforms
+    assert np.allclose(found, data, atol=2e-6)
+    assert spread.max() < 1e-3
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
@@ -140,14 +144,16 @@ def test_scale_and_offset_of_the_data_do_not_matter() -> None:
 
 def test_denoising_beats_every_gaussian_filter_and_knows_its_error() -> None:
     z, y, x = np.mgrid[:24, :48, :48]
-    balls = sum(((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 < 49) for a, b, c in ((8, 14, 12), (14, 32, 30), (10, 12, 36)))
+    balls = sum(
+        ((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2 < 49) for a, b, c in ((8, 14, 12), (14, 32, 30), (10, 12, 36))
+    )
     truth = ndimage.gaussian_filter(balls.astype(np.float32), 0.8)
     noisy = truth + 0.2 * np.random.default_rng(7).standard_normal(truth.shape).astype(np.float32)
     found = local_tucker(noisy, noise=0.2)
     error = found.value - truth
     blurred = min(np.mean((ndimage.gaussian_filter(noisy, w) - truth) ** 2) for w in (0.8, 1.0, 1.3, 1.6))
     assert np.mean(error**2) < 0.6 * blurred
-    assert found.predicted == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.25)
+    assert found.predicted == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.5)
     assert found.error is not None
     assert 0.85 < np.mean(np.abs(error) < 1.645 * found.error) < 0.99
     assert sum(found.weights.values()) == pytest.approx(1)
@@ -167,7 +173,8 @@ def test_missing_voxels_and_outliers_are_completed() -> None:
     assert error < 2 * np.sqrt(np.mean((clean.value - truth)[~mask] ** 2))
     assert error < 0.5 * np.sqrt(np.mean((blind.value - truth)[~mask] ** 2))
     flagged = found.outliers != 0
-    assert flagged[hit].mean() > 0.95 and flagged[mask & ~hit].mean() < 0.02
+    assert flagged[hit].mean() > 0.95
+    assert flagged[mask & ~hit].mean() < 0.02
     assert not flagged[~mask].any()
     assert len(found.history) == 6
 
@@ -203,13 +210,16 @@ def test_volumes_thinner_than_a_patch(shape: tuple[int, ...]) -> None:
 def test_window_and_corners_cover_every_voxel() -> None:
     for size, patch, step in ((5, 5, 3), (17, 4, 3), (9, 4, 5)):
         corners = corners_along(size, patch, min(step, patch))
-        assert corners[0] == 0 and corners[-1] == size - patch and np.diff(corners).max(initial=0) <= patch
+        assert corners[0] == 0
+        assert corners[-1] == size - patch
+        assert np.diff(corners).max(initial=0) <= patch
     assert fitted(LocalOptions(group=64), (2, 9, 9)).group == 8 * 2 ** int(math.log2(25 * 1) - 3)
 
 
 def test_haar_matrix_is_orthonormal_and_begins_with_the_mean() -> None:
     h = haar_matrix(16)
-    assert np.allclose(h @ h.T, np.eye(16)) and np.allclose(h[0], 0.25)
+    assert np.allclose(h @ h.T, np.eye(16))
+    assert np.allclose(h[0], 0.25)
 
 
 def test_simplex_weights_are_the_minimum() -> None:
@@ -221,17 +231,43 @@ def test_simplex_weights_are_the_minimum() -> None:
         weights, risk = simplex_weights(quadratic, linear)
         grid = np.array([(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1 - a, 101)])
         values = np.einsum("ni,ij,nj->n", grid, quadratic, grid) + 2 * grid @ linear
-        assert weights.min() >= 0 and weights.sum() == pytest.approx(1)
-        assert risk <= values.min() + 1e-9 and risk > values.min() - 0.02  # the grid's spacing
+        assert weights.min() >= 0
+        assert weights.sum() == pytest.approx(1)
+        assert risk <= values.min() + 1e-9
+        assert risk > values.min() - 0.02
 
 
-def test_error_of_finds_the_law_that_made_the_risks() -> None:
+def test_the_error_law_is_the_one_that_made_the_risks() -> None:
     rng = np.random.default_rng(13)
-    spread = rng.uniform(0.5, 2, 200_000).astype(np.float32)
-    risks = 0.02 + 0.05 * spread**2 + rng.standard_normal(spread.size)
-    law = np.sqrt(0.02 + 0.05 * spread**2)
-    found = error_of(risks, spread, spread, float(np.mean(law**2)))
-    assert np.abs(found / law - 1).max() < 0.25  # the noise of the risks is ten times what they are
+    spread = rng.uniform(0.5, 2, 200_000)
+    truth = 0.02 + 0.05 * spread**2
+    least, slope, limit = error_law(truth + rng.standard_normal(spread.size), spread, float(truth.mean()))
+    found = least + slope * np.minimum(spread, limit) ** 2
+    assert np.abs(found / truth - 1).max() < 0.4  # the noise of a risk is ten times the risk
+
+
+def test_background_and_structure_get_weights_of_their_own() -> None:
+    """Texture that no group shows is kept, where the background is smoothed."""
+    rng = np.random.default_rng(14)
+    truth = np.zeros((24, 48, 48), np.float32)
+    truth[:, :, 24:] = rng.standard_normal((24, 48, 24))
+    noisy = truth + 0.3 * rng.standard_normal(truth.shape).astype(np.float32)
+    found = local_tucker(noisy, noise=0.3)
+    error = found.value - truth
+    assert np.sqrt(np.mean(error[:, :, :20] ** 2)) < 0.07
+    assert np.sqrt(np.mean(error[:, :, 28:] ** 2)) < 0.32  # the data themselves have 0.3
+    assert found.error[:, :, :20].mean() < 0.3 * found.error[:, :, 28:].mean()
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 40), (32, 128, 128), (124, 86, 94), (57, 256, 256), (400, 500, 600)])
+def test_sample_blocks_lie_inside_and_are_no_more_than_wanted(shape: tuple[int, ...]) -> None:
+    voxels = 0
+    for block, inner in sample_blocks(shape):
+        assert all(0 <= part.start < part.stop <= size for part, size in zip(block, shape, strict=True))
+        lengths = [part.stop - part.start for part in block]
+        assert all(0 <= part.start < part.stop <= size for part, size in zip(inner, lengths, strict=True))
+        voxels += math.prod(lengths)
+    assert min(100_000, math.prod(shape)) <= voxels <= 330_000
 
 
 @pytest.mark.parametrize(
