@@ -68,10 +68,10 @@ GUIDE_WIDTH = 0.5
 """Gaussian width, in voxels, of what noisy data are smoothed with before patches are compared."""
 PERTURBATION = 0.1
 """Step, in noise levels, of the divergence's finite difference."""
-TRIAL_VOXELS = 300_000
+TRIAL_VOXELS = 450_000
 RIM = 3
 CONTRAST_WIDTH = 1.5
-CLASSES, CLASS_VOXELS = 5, 15_000
+CLASSES, CLASS_VOXELS = 4, 30_000
 """Classes of local contrast, and the fewest voxels that tell a class its weights."""
 
 

@@ -19,6 +19,7 @@ class Status(Enum):
 
     CONVERGED = "converged: the model changed by less than the tolerance"
     MAX_ITERATIONS = "stopped at the largest number of iterations allowed; the model was still changing"
+    COMPLETED = "made all of its sweeps"
     STALLED = "stopped where rounding or the chosen outliers no longer let the model improve"
     STOPPED = "stopped by the callback"
     DIVERGED = "stopped because the model was no longer finite; the last finite model is returned"

@@ -65,12 +65,15 @@ def recover(
     source: Annotated[str, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, HDF5 (file.h5:/path), .npy or .npz")],
     target: Annotated[str, typer.Argument(metavar="OUT", help="Output; its suffix says the format.")],
     axial_factor: Annotated[int, typer.Option(help="s: the planes given are planes 0, s, 2s, ... of the output.")] = 1,
-    method: Annotated[str, typer.Option(help="auto or tucker")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, local or tucker")] = "auto",
     rank: Annotated[str, typer.Option(help="auto, one number, or three (z,y,x).")] = "auto",
     noise: Annotated[str, typer.Option(help="auto, or the standard deviation in the data's unit.")] = "auto",
     mask: Annotated[str | None, typer.Option(help="File of the input's shape, not zero = measured.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     outliers: Annotated[str | None, typer.Option(help="Write what was taken out to this file.")] = None,
+    uncertainty: Annotated[
+        str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to hold the truth in 90 %.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="Output dtype: input, uint8, uint16, float32, ...")] = None,
     report: Annotated[str | None, typer.Option(help="Write a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
@@ -98,7 +101,7 @@ def recover(
         "device": device,
         "seed": seed,
     }
-    outputs = {"OUT": target, "--outliers": outliers, "--report": report}
+    outputs = {"OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--report": report}
     try:
         _check_outputs(source, mask, outputs)
         before = read(source, axes=axes)
@@ -109,6 +112,8 @@ def recover(
         _rehearse(target, before, wanted)
         if outliers is not None:
             _rehearse(outliers, before, None)
+        if uncertainty is not None:
+            _rehearse(uncertainty, before, None)
         if not quiet:
             _say_cost(source, before, axial_factor)
         labels = [stack.label for stack in stacks(before)]
@@ -121,6 +126,8 @@ def recover(
                 reports.write_report(staged[report], before, result)
             if outliers is not None:
                 write(staged[outliers], replace(result.volume, data=result.outliers, spacing=before.spacing))
+            if uncertainty is not None:
+                write(staged[uncertainty], replace(result.volume, data=result.uncertainty))
             written = write(staged[target], volume, dtype=wanted)
     except KeyboardInterrupt:
         raise _Interrupted("interrupted; nothing was written") from None

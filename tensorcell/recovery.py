@@ -309,7 +309,7 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
 
 def _severity(order: list[Status]) -> Callable[[Status], int]:
     ranked = [
-        Status.UNCHANGED, Status.CONVERGED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED, Status.DIVERGED
+        Status.UNCHANGED, Status.CONVERGED, Status.COMPLETED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED, Status.DIVERGED
     ]  # fmt: skip
     return lambda status: ranked.index(status) if status in ranked else len(order)
 
@@ -552,7 +552,7 @@ def estimate_stack(
         levels = trial.levels if trial is not None else None
         found = local_by_noise(stack, inlier, best, noise, levels, not keep, request)
         best, history = found.best, (*history, *found.history)
-        status = Status.CONVERGED if status is Status.MAX_ITERATIONS else status
+        status = Status.COMPLETED if status is Status.MAX_ITERATIONS else status
         if found.error is not None:
             error = found.error
         if found.weights and not keep:

@@ -131,7 +131,8 @@ def test_recover_denoises_what_is_fully_measured(full: SimulatedCells) -> None:
     # 3.4 is the root mean square of the noise; two decibels of it must go.
     assert error(result, full.truth) < 10 ** (-2 / 20) * error(full.measured, full.truth)
     assert result.measured.all()
-    assert result.noise == pytest.approx(error(full.measured, full.truth), rel=0.2)  # structure adds a little
+    # the noise grows with the intensity; what is told is that at the intensity of structures
+    assert result.noise == pytest.approx(error(full.measured, full.truth), rel=0.35)
 
 
 def test_recover_keeps_a_full_volume_when_told_to(full: SimulatedCells) -> None:
