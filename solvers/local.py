@@ -151,7 +151,7 @@ class LocalResult:
     predicted : float
         Root mean squared error of ``value`` at measured voxels by Stein's estimate; NaN where nothing was denoised.
     history : tuple of IterationRecord
-        The completion sweeps.
+        The completion sweeps, after what was given.
     """
 
     value: Array
@@ -178,6 +178,7 @@ def local_tucker(
     denoise: bool = True,
     options: LocalOptions | None = None,
     callback: Callback | None = None,
+    history: tuple[IterationRecord, ...] = (),
     seed: int = 0,
 ) -> LocalResult:
     """Complete and denoise a volume by low-rank models of groups of similar patches.
@@ -202,7 +203,9 @@ def local_tucker(
         Whether to denoise measured voxels after the completion; False ends with a second stage at the last level.
     options : LocalOptions, optional
     callback : callable, optional
-        ``callback(record, estimate)`` after each pass; returning True stops the sweeps.
+        ``callback(record, estimate)`` after each sweep; returning True stops the sweeps.
+    history : tuple of IterationRecord
+        Records of earlier stages, continued.
     seed : int
         Of the perturbation that Stein's estimate needs.
 
@@ -237,8 +240,8 @@ def local_tucker(
     if start is not None and start.shape != y.shape:
         raise ValueError(f"initial has shape {tuple(start.shape)}, data has {tuple(y.shape)}")
     sigma = float(noise)
-    records: list[IterationRecord] = []
-    began = time.perf_counter()
+    records = list(history)
+    began = time.perf_counter() - (history[-1].seconds if history else 0.0)
     sparse = xp.zeros_like(y)
     spread = xp.zeros_like(y)
     completed = y
@@ -249,7 +252,7 @@ def local_tucker(
         if robust:
             sparse = far_off(y, seen, estimate, OUTLIER * steps[0])
         completed = xp.where(seen & (sparse == 0), y, estimate)
-        for number, level in enumerate(steps, 1):
+        for number, level in enumerate(steps, len(history) + 1):
             estimate, spread = filtered(completed, completed, None, level, HARD, geometry)
             if robust:
                 sparse = far_off(y, seen, estimate, OUTLIER * level)
@@ -594,7 +597,7 @@ def denoised(completed: Array, seen: Array, sigma: float, options: LocalOptions,
     found = candidates(completed, sigma, options)
     contrast = local_contrast(found["strong"][0])
     spread = total_spread(found)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
     residuals, slopes, contrasts, spreads = [], [], [], []
     for block, inner in sample_blocks(completed.shape):
         part, known = completed[block], seen[block]

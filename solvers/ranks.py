@@ -519,7 +519,7 @@ def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> Ran
     """
     xp = namespace_of(problem.data)
     shape = problem.data.shape
-    drawn = np.random.default_rng(seed).random(shape) < HELD_OUT
+    drawn = np.random.default_rng([seed, 1]).random(shape) < HELD_OUT
     left_out = problem.mask & from_host(drawn, problem.mask)
     training = Problem(problem.data, problem.mask & ~left_out)
     observed = count(training.mask)

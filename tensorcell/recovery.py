@@ -309,7 +309,8 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
 
 def _severity(order: list[Status]) -> Callable[[Status], int]:
     ranked = [
-        Status.UNCHANGED, Status.CONVERGED, Status.COMPLETED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED, Status.DIVERGED
+        Status.UNCHANGED, Status.CONVERGED, Status.COMPLETED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED,
+        Status.DIVERGED,
     ]  # fmt: skip
     return lambda status: ranked.index(status) if status in ranked else len(order)
 
@@ -349,6 +350,8 @@ def _checked(
     for name, value in (("nonnegative", nonnegative), ("keep_measured", keep_measured)):
         if value not in ("auto", True, False):
             raise InputError(f"expected {name} 'auto', True or False, got {value!r}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"expected a whole number of at least 0 as seed, got {seed!r}")
     rank = whole_rank(rank)
     check_shape(volume)
     tucker, local = _split_options(method, options)
@@ -465,9 +468,9 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     noise = _noise_of(stack, kept, request)
     rank = request.rank
     if rank is None and full and not keep and request.method != "tucker":  # the model only looks for outliers then
-        rank = estimate_rank(stack, kept, method="threshold", noise=noise.sigma or None, voxels=RANK_VOXELS).rank
+        rank = estimate_rank(stack, kept, method="threshold", noise=request.noise or None, voxels=RANK_VOXELS).rank
     elif rank is None:
-        rank = choose_rank(stack, kept, noise.sigma, request)
+        rank = choose_rank(stack, kept, request)
     check_rank(rank, stack.shape, len(known) < len(share))
     estimate = estimate_stack(stack, kept, tuple(rank), noise, keep, request)
     notes.extend(estimate.notes)
@@ -481,10 +484,10 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
         remaining = noise.sigma if keep else math.sqrt(float(np.mean(np.square(uncertainty, dtype=np.float64))))
         filled = fill_planes(volume, grid, planes, noise=remaining)
         volume = np.asarray(filled.volume)
-        between = np.asarray(filled.error)
+        between = np.hypot(np.asarray(filled.error), 0.0 if keep else remaining)
         between[grid] = uncertainty
         uncertainty = between
-        notes.append(f"{_planes_note(grid, planes)}; {filled.sentence}")
+        notes.extend((_planes_note(grid, planes), f"between planes: {filled.sentence}"))
     if request.nonnegative or (request.nonnegative is None and lowest >= 0):
         np.maximum(volume, 0, out=volume)
     plane = math.prod(y.shape[1:])
@@ -537,7 +540,8 @@ def estimate_stack(
     gaps_left = not inlier.all()
     error = np.full(stack.shape, noise.sigma * (1.0 if keep else math.sqrt(own)), stack.dtype)
     chosen = request.method
-    trial = left_out_trial(stack, inlier, rank, noise, request) if gaps_left else None
+    stopped = fit.status is Status.STOPPED
+    trial = left_out_trial(stack, inlier, rank, noise, request) if gaps_left and not stopped else None
     if chosen == "auto" and trial is not None and keep:
         chosen = "local" if trial.local < trial.tucker else "tucker"
         notes.append(
@@ -546,13 +550,16 @@ def estimate_stack(
         )
     elif chosen == "auto":
         chosen = "local"
+    if stopped:
+        chosen = "tucker"
     if chosen == "local" and min(stack.shape) < max(request.local.sides):
         notes.append(f"patches cut to {min(stack.shape)} voxels along the shortest side of {stack.shape}")
     if chosen == "local":
         levels = trial.levels if trial is not None else None
-        found = local_by_noise(stack, inlier, best, noise, levels, not keep, request)
-        best, history = found.best, (*history, *found.history)
-        status = Status.COMPLETED if status is Status.MAX_ITERATIONS else status
+        found = local_by_noise(stack, inlier, best, noise, levels, not keep, request, fit.history)
+        best, history = found.best, found.history
+        cut_short = levels is not None and len(history) < len(fit.history) + len(levels)
+        status = Status.STOPPED if cut_short else Status.COMPLETED
         if found.error is not None:
             error = found.error
         if found.weights and not keep:
@@ -587,6 +594,7 @@ def local_by_noise(
     levels: Sequence[float] | None,
     denoise: bool,
     request: _Request,
+    history: tuple[IterationRecord, ...] = (),
 ) -> _Local:
     """:func:`local_tucker` in the data's unit; noise that grows with the intensity is stabilised before denoising.
 
@@ -596,11 +604,10 @@ def local_by_noise(
     sigma = noise.sigma
     missing = not inlier.all()
     best, spread = start, np.zeros_like(stack)
-    history: tuple[IterationRecord, ...] = ()
     if missing:
         completed = local_tucker(
             stack, inlier, noise=sigma, initial=start, levels=levels, robust=False, denoise=False,
-            options=request.local, callback=callback, seed=seed,
+            options=request.local, callback=callback, history=history, seed=seed,
         )  # fmt: skip
         best, spread, history = completed.value.astype(stack.dtype), completed.spread, completed.history
     if not denoise or sigma == 0:
@@ -658,7 +665,7 @@ def left_out_trial(
     """
     block = gaps.central_block(stack.shape, TRIAL_VOXELS)
     y, w = np.ascontiguousarray(stack[block]), inlier[block]
-    left_out = w & (np.random.default_rng(request.seed + 1).random(y.shape) < HELD_OUT)
+    left_out = w & (np.random.default_rng([request.seed, 2]).random(y.shape) < HELD_OUT)
     training = w & ~left_out
     if left_out.sum() < 200 or never_measured(training):
         return None
@@ -847,18 +854,18 @@ TRIAL_VOXELS = 300_000
 RANK_VOXELS = 1_000_000
 
 
-def choose_rank(stack: Array, kept: Array, noise: float, request: _Request) -> tuple[int, ...]:
+def choose_rank(stack: Array, kept: Array, request: _Request) -> tuple[int, ...]:
     """Of two estimates and a few shares of the sides, the rank that predicts left-out measured voxels best.
 
     One voxel in twenty is left out; the error counted is that of the whole estimate, model and neighbours, each voxel's
     capped at five times the typical one since outliers cannot be predicted. The trials run on a central block of
     at most 300 000 voxels.
     """
-    quick_look = estimate_rank(stack, kept, method="threshold", noise=noise or None, voxels=RANK_VOXELS).rank
-    estimate = estimate_rank(stack, kept, method="residual", noise=noise or None, voxels=RANK_VOXELS).rank
+    quick_look = estimate_rank(stack, kept, method="threshold", noise=request.noise or None, voxels=RANK_VOXELS).rank
+    estimate = estimate_rank(stack, kept, method="residual", noise=request.noise or None, voxels=RANK_VOXELS).rank
     block = gaps.central_block(stack.shape, TRIAL_VOXELS)
     y, w = np.ascontiguousarray(stack[block]), kept[block]
-    left_out = w & (np.random.default_rng(request.seed).random(y.shape) < HELD_OUT)
+    left_out = w & (np.random.default_rng([request.seed, 1]).random(y.shape) < HELD_OUT)
     training = w & ~left_out
     if left_out.sum() < 100 or training.sum() < 100 or never_measured(training):
         return affordable(quick_look, stack.shape, int(kept.sum()) / 5)

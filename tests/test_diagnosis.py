@@ -487,7 +487,7 @@ def test_real_volumes(volumes_folder: Path, name: str, rank: Any) -> None:
 
 
 def test_diagnose_lowers_the_verdict_where_the_model_holds_little() -> None:
-    """A random walk of one voxel's width through an empty stack is of no low rank, however many voxels were measured."""
+    """A random walk through an empty stack is of no low rank, however many voxels were measured."""
     rng = np.random.default_rng(3)
     data = np.zeros((40, 60, 60), np.float32)
     walk = np.cumsum(rng.integers(-1, 2, (3000, 3)), axis=0) % (40, 60, 60)

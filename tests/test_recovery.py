@@ -209,7 +209,7 @@ def test_recover_numbers_missing_planes_as_in_the_output(full: SimulatedCells) -
     data = full.measured[:6].copy()
     data[2] = np.nan
     result = recover(data, axial_factor=2, rank=(2, 4, 4))
-    assert result.notes[-1] == "6 of 11 planes were not measured and are interpolated along z: 1, 3, 4, 5, 7, 9"
+    assert result.notes[-2] == "6 of 11 planes were not measured and are interpolated along z: 1, 3, 4, 5, 7, 9"
     np.testing.assert_array_equal(np.flatnonzero(result.measured.any(axis=(1, 2))), [0, 2, 6, 8, 10])
     assert_whole(result)
 
@@ -226,8 +226,8 @@ def test_recover_fills_planes_of_a_volume_linear_in_z_exactly(how: str) -> None:
         mask[[0, 1, 4, 9, 12]] = True
         result = recover(truth, mask=mask, rank=2)
     assert result.outlier_count == 0
-    # Measured planes are kept, and a Hermite spline with such slopes reproduces lines: rounding of numbers below 20.
-    np.testing.assert_allclose(result.volume.data, truth, rtol=0, atol=1e-12)
+    # Measured planes are kept, and kriging weights are solved for with a nugget of 1e-5.
+    np.testing.assert_allclose(result.volume.data, truth, rtol=0, atol=1e-7)
 
 
 def test_recover_of_planes_with_a_few_voxels_only(full: SimulatedCells) -> None:
@@ -299,8 +299,8 @@ def test_recover_times_a_million_is_a_million_times_the_result(half: SimulatedCe
     one, other = recover(data, rank=RANK), recover(1e6 * data, rank=RANK)
     assert other.status == one.status
     assert len(other.history) == len(one.history)
-    # 1e6 is no power of two, so rounding differs, and each fit ends within its tolerance of 1e-7.
-    np.testing.assert_allclose(other.volume.data, 1e6 * one.volume.data, rtol=0, atol=1e6 * 2e-7 * np.nanmax(data))
+    # Groups are filtered in float32: few coefficients at the threshold fall on its other side.
+    np.testing.assert_allclose(other.volume.data, 1e6 * one.volume.data, rtol=0, atol=1e6 * 1e-3 * np.nanmax(data))
 
 
 @pytest.mark.parametrize("kind", ["half", "full"])
@@ -595,14 +595,15 @@ def test_recover_passes_an_interruption_on(half: SimulatedCells) -> None:
 
 
 def test_recover_says_when_the_fit_was_cut_short(half: SimulatedCells) -> None:
-    result = recover(half.measured, rank=RANK, max_iterations=1, tolerance=1e-9)
+    result = recover(half.measured, method="tucker", rank=RANK, max_iterations=1, tolerance=1e-9)
     assert result.status is Status.MAX_ITERATIONS
     assert f"the fit {Status.MAX_ITERATIONS}" in result.notes
 
 
 def test_recover_result_is_complete(half: SimulatedCells) -> None:
     result = tc.recover(half.measured, method="tucker", rank=RANK, device="cpu")
-    assert result.uncertainty is None
+    assert result.uncertainty.shape == result.volume.shape
+    assert np.isfinite(result.uncertainty).all()
     assert result.seconds > 0
     assert str(result.status)
     assert len(result.history) > 0
@@ -696,7 +697,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: recover(stack(), axial_factor=None), "expected a whole axial factor of at least 1, got None"),
     (lambda: recover(stack(), axial_factor=np.nan), "expected a whole axial factor of at least 1, got nan"),
     (lambda: recover(stack(), axial_factor=np.inf), "expected a whole axial factor of at least 1, got inf"),
-    (lambda: recover(stack(), method="diffuse"), "expected method auto or tucker, got 'diffuse'"),
+    (lambda: recover(stack(), method="diffuse"), "expected method auto or tucker or local, got 'diffuse'"),
     (lambda: recover(stack(), device="gpu"), "expected device auto or cpu or cuda, got 'gpu'"),
     (lambda: recover(stack(), tolerance=0.0), "expected a positive tolerance, got 0.0"),
     (lambda: recover(stack(), max_iterations=0), "expected max_iterations of at least 1, got 0"),
