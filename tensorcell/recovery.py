@@ -42,7 +42,7 @@ RARE = 0.02
 """Share of outliers among the measured voxels below which only the plainest are believed."""
 COVERED, NORMAL_QUANTILE = 0.9, 1.6449
 """Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
-LEAST_SHARE = 0.35
+LEAST_SHARE = 0.65
 """Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
 EMPTY_PLANE = 0.01
 """A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
@@ -467,7 +467,7 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
 
     noise = _noise_of(stack, kept, request)
     rank = request.rank
-    if rank is None and full and not keep and request.method != "tucker":  # the model only looks for outliers then
+    if rank is None and kept.all() and request.method != "tucker":  # the model only looks for outliers then
         rank = estimate_rank(stack, kept, method="threshold", noise=request.noise or None, voxels=RANK_VOXELS).rank
     elif rank is None:
         rank = choose_rank(stack, kept, request)
@@ -568,7 +568,7 @@ def estimate_stack(
             )
             notes.append(f"denoised by groups of similar patches at a noise of {noise.sigma:.4g}; combined: {parts}")
         if trial is not None:
-            error = np.where(inlier, error, trial.uncertainty(found.spread, noise.sigma)).astype(stack.dtype)
+            error = np.where(inlier, error, trial.uncertainty(found.spread)).astype(stack.dtype)
     elif trial is not None:
         error = np.where(inlier, error, trial.typical).astype(stack.dtype)
     if keep:
@@ -636,13 +636,14 @@ class _Trial(NamedTuple):
     spreads: Array
     typical: float
     """Uncertainty of the global model."""
+    sigma: float
 
-    def uncertainty(self, spread: Array, sigma: float) -> Array:
+    def uncertainty(self, spread: Array) -> Array:
         """Standard deviations in gaps: conformal quantiles of left-out errors among voxels of similar spread."""
         order = np.argsort(self.spreads)
         parts = np.array_split(order, max(1, min(8, len(order) // 250)))
         middle = np.array([np.median(self.spreads[part]) for part in parts])
-        width = np.array([conformal(self.errors[part], sigma) for part in parts])
+        width = np.array([conformal(self.errors[part], self.sigma) for part in parts])
         return np.asarray(np.interp(spread, middle, width))
 
 
@@ -661,8 +662,9 @@ def left_out_trial(
 ) -> _Trial | None:
     """Leave measured voxels of a central block out, fit it by both methods, and look at the errors there.
 
-    None where fewer than 200 voxels could be left out.
+    None where fewer than 200 voxels could be left out. Of two upper bounds of the noise the smaller one counts.
     """
+    sigma = noise.sigma if request.noise is not None else min(noise.sigma, gaps.estimate_noise(stack, inlier))
     block = gaps.central_block(stack.shape, TRIAL_VOXELS)
     y, w = np.ascontiguousarray(stack[block]), inlier[block]
     left_out = w & (np.random.default_rng([request.seed, 2]).random(y.shape) < HELD_OUT)
@@ -678,14 +680,14 @@ def left_out_trial(
 
     def beyond_noise(errors: Array) -> float:
         capped = float(np.mean(np.clip(errors, -cap, cap) ** 2))
-        return math.sqrt(max(capped - noise.sigma**2, 0.01 * capped))
+        return math.sqrt(max(capped - sigma**2, 0.01 * capped))
 
     before = beyond_noise(first)
-    levels = tuple(np.geomspace(max(before, noise.sigma), max(noise.sigma, before / 8), request.local.sweeps).tolist())
+    levels = tuple(np.geomspace(max(before, sigma), max(sigma, before / 8), request.local.sweeps).tolist())
     found = local_by_noise(y, training, start, noise, levels, False, quick)
     errors = (found.best - y)[left_out].astype(np.float64)
     return _Trial(
-        before, beyond_noise(errors), levels, errors, np.asarray(found.spread)[left_out], conformal(first, noise.sigma)
+        before, beyond_noise(errors), levels, errors, np.asarray(found.spread)[left_out], conformal(first, sigma), sigma
     )
 
 
