@@ -538,7 +538,7 @@ def estimate_stack(
         noise = estimate_noise(stack, inlier)  # without what stands out
     history, status = fit.history, fit.status
     gaps_left = not inlier.all()
-    error = np.full(stack.shape, noise.sigma * (1.0 if keep else math.sqrt(own)), stack.dtype)
+    error = np.sqrt(noise.variance(best)) * (1.0 if keep else math.sqrt(own))
     chosen = request.method
     stopped = fit.status is Status.STOPPED
     trial = left_out_trial(stack, inlier, rank, noise, request) if gaps_left and not stopped else None
