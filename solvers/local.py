@@ -221,7 +221,7 @@ def local_tucker(
     Notes
     -----
     Linear in the number of voxels. A volume thinner than a patch has its patches cut to fit. Memory beyond data and
-    mask: about 36 bytes a voxel.
+    mask: about 70 bytes a voxel.
 
     Examples
     --------

@@ -38,7 +38,7 @@ app = typer.Typer(
     cls=TyperGroup,
 )
 
-BYTES_A_VOXEL = 26
+BYTES_A_VOXEL = 80
 """Measured peak of a recovery from file to file: input, masks, output, and a few slabs."""
 
 MISSED = 3

@@ -44,6 +44,8 @@ COVERED, NORMAL_QUANTILE = 0.9, 1.6449
 """Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
 LEAST_SHARE = 0.65
 """Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
+SHARED = 0.2
+"""Correlation of the noise of neighbouring voxels from which on a note warns; gaps and outliers feign smaller ones."""
 EMPTY_PLANE = 0.01
 """A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
 
@@ -240,7 +242,7 @@ def recover(
     Notes
     -----
     A low-rank model says nothing about a plane that was never measured. Such planes are interpolated along z, and the
-    notes name them. Channels and frames are recovered one by one. Memory: about 60 bytes a voxel for float32 output.
+    notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for float32 output.
 
     Examples
     --------
@@ -474,17 +476,17 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     check_rank(rank, stack.shape, len(known) < len(share))
     estimate = estimate_stack(stack, kept, tuple(rank), noise, keep, request)
     notes.extend(estimate.notes)
-    if noise.correlated:
-        notes.append(f"{noise.sentence}: noise that neighbours share looks like structure and stays")
+    if noise.correlated and np.nanmax(noise.correlation) > SHARED:
+        notes.append(f"{noise.sentence} Noise that neighbours share looks like structure and stays.")
 
     grid = factor * known
     volume, uncertainty = estimate.best, estimate.error
     positions, values = estimate.positions, estimate.values
     if len(grid) < planes:
-        remaining = noise.sigma if keep else math.sqrt(float(np.mean(np.square(uncertainty, dtype=np.float64))))
-        filled = fill_planes(volume, grid, planes, noise=remaining)
+        remaining = 0.0 if keep else math.sqrt(float(np.mean(np.square(uncertainty, dtype=np.float64))))
+        filled = fill_planes(volume, grid, planes)
         volume = np.asarray(filled.volume)
-        between = np.hypot(np.asarray(filled.error), 0.0 if keep else remaining)
+        between = np.hypot(np.asarray(filled.error), remaining)
         between[grid] = uncertainty
         uncertainty = between
         notes.extend((_planes_note(grid, planes), f"between planes: {filled.sentence}"))

@@ -184,7 +184,7 @@ def test_lower_exposure_is_predicted_as_really_simulated(cells: Any) -> None:
     true = nrmse(cells.truth[: len(volume)], volume, mask=mask)
     assert dim.nrmse_interval[0] <= true <= dim.nrmse_interval[1]
     assert dim.nrmse == pytest.approx(true, rel=0.08)  # other noise, another fit; without the model it is bright's
-    assert bright.nrmse < 0.8 * true
+    assert bright.nrmse < 0.9 * true
 
 
 def test_where_noise_outweighs_the_error_it_is_only_bounded(cells: Any, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_recover_keeps_the_given_planes_between_which_it_fills(full: SimulatedCe
     assert result.measured.sum() == full.measured.size
     assert_whole(result)
     assert (
-        f"{planes - SHAPE[0]} of {planes} planes were not measured and are interpolated along z: 1," in result.notes[-1]
+        f"{planes - SHAPE[0]} of {planes} planes were not measured and are interpolated along z: 1," in result.notes[-2]
     )
 
 
@@ -829,7 +829,7 @@ def test_recover_says_when_noise_is_shared_by_neighbours() -> None:
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.standard_normal((12, 64, 64)), (0, 0.8, 0.8))
     result = recover(100 + 10 * (noise / noise.std()), rank=(1, 1, 1))
-    assert any("noise that neighbours share looks like structure and stays" in note for note in result.notes)
+    assert any("Noise that neighbours share looks like structure and stays" in note for note in result.notes)
 
 
 def test_recover_takes_options_of_the_patches_by_name(full: SimulatedCells) -> None:
