@@ -188,7 +188,8 @@ def lpips(
 
     Notes
     -----
-    The network runs in float32 on the CPU, the distance is taken in float64.
+    The network runs in float32 on the CPU, the distance is taken in float64. The arithmetic is tested against Eq. 1
+    with weights that have a closed form; with the published ones it has not been compared with a published score.
 
     References
     ----------
@@ -354,7 +355,8 @@ def niqe(
     Notes
     -----
     Flat blocks have no fit and are left out whole; the published code lets those of their features that are finite
-    into the mean.
+    into the mean. Each part is tested against its definition; with the published model the whole has not been compared
+    with a published score.
 
     References
     ----------
