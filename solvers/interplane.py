@@ -53,6 +53,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import stdtrit
 
 from tensorcell.solvers.arrays import Array, as_float, from_host, namespace_of, to_host
+from tensorcell.solvers.noise import NoiseModel
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -71,7 +72,7 @@ COARSEST = 4
 """Periods along the shorter side at the lowest band."""
 
 COVERED, NORMAL_QUANTILE = 0.9, 1.6449
-LEAST_SHARE = 0.3
+LEAST_SHARE = 0.5
 """Of the squared width of left-out errors that is never put down to noise."""
 
 SMALLEST_NUGGET = 1e-5
@@ -107,7 +108,9 @@ class PlaneFill:
     sentence: str
 
 
-def fill_planes(stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float = 0.0) -> PlaneFill:
+def fill_planes(
+    stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float | NoiseModel = 0.0, denoise: bool = True
+) -> PlaneFill:
     """Planes ``0 .. planes - 1`` of a volume of which the planes at `grid` are measured.
 
     Parameters
@@ -118,8 +121,11 @@ def fill_planes(stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float 
         Their positions, strictly increasing, in output planes; gaps may differ.
     planes : int
         Number of planes wanted. Planes beyond the first and last measured one repeat it.
-    noise : float
-        Standard deviation of the noise in `stack`, in its unit; filled planes are estimates without it.
+    noise : float or NoiseModel
+        Standard deviation of the noise in `stack`, in its unit, or a model of its variance; filled planes are estimates
+        without it.
+    denoise : bool
+        False: the weights are those of noise-free planes, and `noise` only counts in the error.
 
     Returns
     -------
@@ -156,7 +162,8 @@ def fill_planes(stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float 
         raise ValueError("grid must increase from plane to plane, got positions that do not")
     if planes < 1:
         raise ValueError(f"planes must be at least 1, got {planes}")
-    if not 0 <= noise < np.inf:
+    model = noise if isinstance(noise, NoiseModel) else NoiseModel(gain=0.0, offset=noise**2, sigma=noise)
+    if not 0 <= model.sigma < np.inf:
         raise ValueError(f"noise must be finite and not negative, got {noise}")
     values = to_host(as_float(stack))
     if not np.isfinite(values).all():
@@ -167,11 +174,12 @@ def fill_planes(stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float 
     measured = positions[place] == targets
     inside = ~measured & (targets > positions[0]) & (targets < positions[-1])
 
-    blend = _judge(values, positions, noise)
+    level = _Noise(model, model.sigma if denoise else 0.0)
+    blend = _judge(values, positions, level)
     volume = values[place]
     error = np.zeros_like(volume)
     filled = np.flatnonzero(inside)
-    new = _filled(values, positions, targets[inside], noise, blend)
+    new = _filled(values, positions, targets[inside], level, blend)
     for n, (plane, deviation) in zip(filled, new, strict=True):
         volume[n], error[n] = plane, deviation
     if filled.size:  # beyond the ends nothing is known: at least the error inside the nearest gap
@@ -179,6 +187,21 @@ def fill_planes(stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float 
         error[targets > positions[-1]] = error[filled[-1]]
     volume, error = from_host(volume, stack), from_host(error, stack)
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
+
+
+class _Noise(NamedTuple):
+    """The noise that errors hold, and the standard deviation that the weights take into account."""
+
+    present: NoiseModel
+    weighed: float
+
+
+class _Plane(NamedTuple):
+    """A kriged plane, the variance of its error without noise, and what the noise of the measured planes adds."""
+
+    value: Floats
+    variance: Floats
+    passed: Floats
 
 
 class _Blend(NamedTuple):
@@ -192,7 +215,7 @@ class _Blend(NamedTuple):
 
 
 def _filled(
-    values: Floats, positions: Doubles, targets: Doubles, noise: float, blend: _Blend
+    values: Floats, positions: Doubles, targets: Doubles, noise: _Noise, blend: _Blend
 ) -> Iterator[tuple[Floats, Floats]]:
     """Blended planes at targets strictly inside the measured range, and their standard deviations, one by one."""
     simple = _pchip(values, positions, targets)
@@ -200,11 +223,12 @@ def _filled(
         for target, base in zip(targets, simple, strict=True):
             yield base, np.sqrt(_bridge_variance(values, positions, target))
         return
-    for base, (kriged, variance) in zip(simple, _kriged(values, positions, targets, noise), strict=True):
-        yield base + blend.weight * (kriged - base), blend.scale * np.sqrt(variance)
+    for base, plane in zip(simple, _kriged(values, positions, targets, noise), strict=True):
+        error = np.sqrt(blend.scale**2 * plane.variance + plane.passed)
+        yield base + blend.weight * (plane.value - base), error
 
 
-def _judge(values: Floats, positions: Doubles, noise: float) -> _Blend:
+def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
     """Weight of the kriged planes from left-out measured planes.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is
@@ -222,29 +246,21 @@ def _judge(values: Floats, positions: Doubles, noise: float) -> _Blend:
             continue
         predicted = _kriged(values[kept], positions[kept], positions[left], noise)
         simple = _pchip(values[kept], positions[kept], positions[left])
-        for plane, base, (kriged, variance) in zip(values[left], simple, predicted, strict=True):
-            change, truth = kriged - base, plane - base
+        for measured, base, plane in zip(values[left], simple, predicted, strict=True):
+            change, truth = plane.value - base, measured - base
             parts = (change * truth, change * change)
             sums.append([part.sum(dtype=np.float64) for part in parts])
-            each = max(1, plane.size >> 12)
-            samples.append(np.stack([truth, change, np.asarray(variance)]).reshape(3, -1)[:, ::each])
+            each = max(1, measured.size >> 12)
+            doubt = plane.passed + noise.present.variance(plane.value)
+            samples.append(np.stack([truth, change, plane.variance, doubt]).reshape(4, -1)[:, ::each])
     c, p = np.array(sums).T[:2]
     slope = _ratio(c.sum(), p.sum())
     without = np.array([_ratio(c.sum() - c[k], p.sum() - p[k]) for k in range(len(c))])
     slope_error = float(np.sqrt((len(c) - 1) * np.mean(np.square(without - without.mean()))))
     margin = float(stdtrit(len(c) - 1, CONFIDENCE)) * slope_error if len(c) > 1 else np.inf
     weight = float(np.sqrt(min(max(slope - margin, 0.0), 1.0)))
-    truth, change, variance = np.concatenate(samples, axis=1)
-    residual, known = truth - weight * change, variance > 0
-    scale = 1.0
-    if known.any():  # conformal: nine in ten of the left-out voxels lie within 1.645 standard deviations and noise
-        ratio = np.square(residual[known]) / (variance[known] * NORMAL_QUANTILE**2)
-        share = noise**2 / float(np.median(variance[known]))
-        covered = float(np.quantile(ratio, COVERED))
-        scale = float(np.sqrt(max(covered - share, LEAST_SHARE * covered)))
-        excess = max(float(np.mean(np.square(residual[known]))) - noise**2, 0.0)
-        scale = max(scale, float(np.sqrt(excess / np.mean(variance[known]))))  # few large errors count, too
-        scale = max(scale, float(np.sqrt(scale)))  # at half the gap the model is nearer to the truth than to this
+    truth, change, variance, doubt = np.concatenate(samples, axis=1).astype(np.float64)
+    scale = _scale(np.square(truth - weight * change), variance, doubt)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(c)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
@@ -252,26 +268,46 @@ def _judge(values: Floats, positions: Doubles, noise: float) -> _Blend:
     return _Blend(weight, slope, slope_error, scale, sentence)
 
 
+def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
+    """Factor by which predicted standard deviations cover nine in ten of the left-out voxels.
+
+    ``square`` are their squared errors, of which ``noise`` is expected from noise alone. Conformal: a quantile of the
+    errors over the predictions, less the noise. Few large errors count, too: no less than the root mean square. A
+    factor below one was found at twice the gap; at the gap the model is nearer to the truth, so that its root is taken.
+    """
+    known = variance > 0
+    if not known.any():
+        return 1.0
+    square, variance, noise = square[known], variance[known], noise[known]
+    covered = float(np.quantile(square / variance, COVERED)) / NORMAL_QUANTILE**2
+    factor = max(covered - float(np.median(noise / variance)), LEAST_SHARE * covered)
+    excess = max(float(np.mean(square - noise)), 0.0)
+    factor = max(factor, excess / float(np.mean(variance)))
+    return float(max(factor**0.5, factor**0.25))
+
+
 def _ratio(above: float, below: float) -> float:
     """The quotient, 0 where nothing is divided by nothing."""
     return float(above / below) if below > 0 else 0.0
 
 
-def _kriged(values: Floats, positions: Doubles, targets: Doubles, noise: float) -> Iterator[tuple[Floats, Floats]]:
+def _kriged(values: Floats, positions: Doubles, targets: Doubles, noise: _Noise) -> Iterator[_Plane]:
     """Planes strictly between the measured ones, predicted band by band on the roots, and their variances."""
     floor = float(np.quantile(values, 0.001))
     offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # a third: by trial, see the module
     if not offset > 0:  # no contrast above the floor: nothing that roots could even out
         for target, plane in zip(targets, _pchip(values, positions, targets), strict=True):
-            yield plane, _bridge_variance(values, positions, target)
+            yield _Plane(plane, _bridge_variance(values, positions, target), noise.present.variance(plane))
         return
     roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
     darkest = np.float32(np.sqrt(offset))
-    slope = np.mean(0.25 / (np.square(roots) + noise))  # mean of (dy / dx)^2 = 1 / (2 y)^2, kept finite in the dark
+    slope = np.mean(
+        0.25 / (np.square(roots) + noise.weighed)
+    )  # mean of (dy / dx)^2 = 1 / (2 y)^2, kept finite in the dark
 
     spectra = dctn(roots, axes=(1, 2), norm="ortho")
     bands, coarse = _bands(roots.shape[1], roots.shape[2])
-    correlation = _correlations(spectra, positions, bands, noise * float(np.sqrt(slope)))
+    correlation = _correlations(spectra, positions, bands, noise.weighed * float(np.sqrt(slope)))
     few = coarse > 0
     trend = PchipInterpolator(positions, spectra[:, few] * coarse[few], axis=0)
     flat = bands.reshape(len(bands), coarse.size)
@@ -279,19 +315,19 @@ def _kriged(values: Floats, positions: Doubles, targets: Doubles, noise: float) 
         near = np.searchsorted(positions, target)
         chosen = np.arange(max(near - NEIGHBOURS, 0), min(near + NEIGHBOURS, len(positions)))
         weights, unknown = _kriging_weights(correlation, positions[chosen], target)
-        spectrum = np.zeros(coarse.shape, dtype=np.float32)
+        spectrum, passed = np.zeros(coarse.shape, dtype=np.float32), 0.0
         for k, plane in enumerate(chosen):
-            spectrum += (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape) * spectra[plane]
+            gains = (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape)
+            spectrum += gains * spectra[plane]
+            passed += float(np.mean(np.square(gains)))
         spectrum[few] += trend(target)
         root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
         energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
         spread = float(energy @ unknown) * _local_share(np.square(roots[near] - roots[near - 1]))
         plane = np.square(root).astype(values.dtype)
         plane += floor - offset  # in the precision of the stack: the floor may be high above the contrast
-        yield (
-            plane,
-            (4 * np.square(root) + 2 * spread) * spread,
-        )  # the second: variance of the square of a normal variable
+        # The variance is that of the square of a normal variable.
+        yield _Plane(plane, (4 * np.square(root) + 2 * spread) * spread, passed * noise.present.variance(plane))
 
 
 def _local_share(change: Singles) -> Singles:

@@ -46,6 +46,8 @@ LEAST_SHARE = 0.65
 """Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
 SHARED = 0.2
 """Correlation of the noise of neighbouring voxels from which on a note warns; gaps and outliers feign smaller ones."""
+OUTLIER_ROUNDS = 3
+"""How often outliers are looked for: those found no longer stand by others among the neighbours."""
 EMPTY_PLANE = 0.01
 """A plane with a smaller share of measured voxels than this tells the model nothing and is filled along z."""
 
@@ -484,7 +486,7 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     positions, values = estimate.positions, estimate.values
     if len(grid) < planes:
         remaining = 0.0 if keep else math.sqrt(float(np.mean(np.square(uncertainty, dtype=np.float64))))
-        filled = fill_planes(volume, grid, planes)
+        filled = fill_planes(volume, grid, planes, noise=noise if keep else 0.0, denoise=False)
         volume = np.asarray(filled.volume)
         between = np.hypot(np.asarray(filled.error), remaining)
         between[grid] = uncertainty
@@ -828,8 +830,9 @@ def _best_estimate(
 def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple[Array, Array]:
     """Flagged voxels that also stand out from their neighbours: flat positions, and how far they are off the model.
 
-    Where they are rare, they are as likely the sharpest structure as outliers: then only those far outside the
-    intensities of their neighbours are taken.
+    Those found are no longer counted as neighbours, and the rest are looked at again: two in one neighbourhood would
+    excuse each other. Where they are rare, they are as likely the sharpest structure as outliers: then only those far
+    outside the intensities of their neighbours are taken.
     """
     positions, values = np.asarray(result.sparse.positions), np.asarray(result.sparse.values)
     if not len(positions):
@@ -837,12 +840,19 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
     threshold = result.history[-1].threshold
     alone = np.zeros(len(positions), bool)
     plane = math.prod(stack.shape[1:])
-    for slab in slabs(stack.shape):
-        wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
-        here = (positions >= slab.start * plane) & (positions < slab.stop * plane)
-        if here.any():
-            residual = stack[wide] - model_planes(result, wide)
-            alone[here] = gaps.isolated(residual, kept[wide], positions[here] - wide.start * plane, threshold)
+    trusted = kept
+    for _ in range(OUTLIER_ROUNDS):
+        before = int(alone.sum())
+        for slab in slabs(stack.shape):
+            wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
+            here = np.flatnonzero(~alone & (positions >= slab.start * plane) & (positions < slab.stop * plane))
+            if len(here):
+                residual = stack[wide] - model_planes(result, wide)
+                alone[here] = gaps.isolated(residual, trusted[wide], positions[here] - wide.start * plane, threshold)
+        if alone.sum() == before:
+            break
+        trusted = kept.copy()
+        trusted.ravel()[positions[alone]] = False
     if alone.sum() < RARE * kept.sum():
         for slab in slabs(stack.shape):
             wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))

@@ -15,10 +15,13 @@ from tensorcell.solvers.interplane import (
     _bands,
     _cauchy,
     _Correlation,
+    _kriged,
     _kriging_weights,
+    _Noise,
     _pairs,
     fill_planes,
 )
+from tensorcell.solvers.noise import NoiseModel
 
 
 def field(seed: int = 0, shape: tuple[int, int, int] = (65, 40, 44), width: float = 1.5) -> np.ndarray:
@@ -124,6 +127,39 @@ def test_fill_planes_of_white_noise_is_its_mean() -> None:
     assert filled.volume[1::2].std() < 0.4
     assert fill_planes(noise, np.arange(0, 33, 2), 33, noise=1.0).volume[1::2].std() < 0.2
     assert filled.weight > 0.9
+
+
+def test_kriged_planes_know_the_noise_they_pass_on() -> None:
+    truth, grid = field(5, width=3.0)[::2].astype(np.float64), np.arange(0.0, 65.0, 2.0)
+    targets = grid[:-1] + 1
+    offset = (truth.mean() - np.quantile(truth, 0.001)) / 3 - np.quantile(truth, 0.001)
+    level = 1e-3 * np.sqrt(truth + offset)  # the same everywhere in the roots, and little
+    light = _Noise(NoiseModel(gain=0.0, offset=1.0, sigma=1.0), 0.0)
+    noisy = truth + level * np.random.default_rng(1).standard_normal(truth.shape)
+    without, with_noise = (list(_kriged(each, grid, targets, light)) for each in (truth, noisy))
+    change = np.stack([b.value - a.value for a, b in zip(without, with_noise, strict=True)])
+    passed = np.stack([1e-6 * (a.value + offset) * a.passed for a in with_noise])
+    # 70 000 numbers, of which neighbours share their noise: some 2 %; the coarse trend, left out of it, is as little.
+    assert np.mean(np.square(change)) == pytest.approx(np.mean(passed), rel=0.08)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.5])
+def test_fill_planes_errors_cover_the_truth_beneath_noise(sigma: float) -> None:
+    truth = field(5, (65, 48, 48), width=3.0)
+    noisy = truth + sigma * np.random.default_rng(1).standard_normal(truth.shape)
+    grid, missing = np.arange(0, 65, 2), np.arange(65) % 2 == 1
+    plain, told = (fill_planes(noisy[::2], grid, 65, noise=level, denoise=False) for level in (0.0, sigma))
+    np.testing.assert_array_equal(told.volume, plain.volume)  # the weights are those of noise-free planes
+    mean = [np.square(each.error[missing]).mean() for each in (told, plain)]
+    assert mean[0] < mean[1]  # which holds the noise of the left-out voxels
+    assert np.mean(np.abs(told.volume - truth)[missing] <= 1.645 * told.error[missing]) > 0.9
+
+
+def test_fill_planes_takes_a_model_of_the_noise() -> None:
+    stack, grid = field(6)[::2], np.arange(0, 65, 2)
+    one = fill_planes(stack, grid, 65, noise=0.3)
+    other = fill_planes(stack, grid, 65, noise=NoiseModel(gain=0.0, offset=0.09, sigma=0.3))
+    np.testing.assert_array_equal(other.error, one.error)
 
 
 def test_fill_planes_distrusts_corrections_that_left_out_planes_refute() -> None:
