@@ -39,7 +39,7 @@ METHODS = ("auto", "tucker", "local")
 DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
 RARE = 0.02
-"""Share of outliers among the measured voxels below which only the plainest are believed."""
+"""Share of the measured voxels that must lie far outside the intensities around them for others to be believed, too."""
 COVERED, NORMAL_QUANTILE = 0.9, 1.6449
 """Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
 LEAST_SHARE = 0.65
@@ -831,8 +831,8 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
     """Flagged voxels that also stand out from their neighbours: flat positions, and how far they are off the model.
 
     Those found are no longer counted as neighbours, and the rest are looked at again: two in one neighbourhood would
-    excuse each other. Where they are rare, they are as likely the sharpest structure as outliers: then only those far
-    outside the intensities of their neighbours are taken.
+    excuse each other. The sharpest structure stands out from the model as outliers do, but not from its neighbours'
+    intensities: only where those that do are many, the others are believed, too.
     """
     positions, values = np.asarray(result.sparse.positions), np.asarray(result.sparse.values)
     if not len(positions):
@@ -853,12 +853,14 @@ def _find_outliers(stack: Array, kept: Array, result: CompletionResult) -> tuple
             break
         trusted = kept.copy()
         trusted.ravel()[positions[alone]] = False
-    if alone.sum() < RARE * kept.sum():
-        for slab in slabs(stack.shape):
-            wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
-            here = alone & (positions >= slab.start * plane) & (positions < slab.stop * plane)
-            around = stack[wide], kept[wide], positions[here] - wide.start * plane
-            alone[here] = gaps.beyond_neighbours(*around, factor=2.0)
+    beyond = np.zeros(len(positions), bool)
+    for slab in slabs(stack.shape):
+        wide = slice(max(0, slab.start - 1), min(len(stack), slab.stop + 1))
+        here = np.flatnonzero(alone & (positions >= slab.start * plane) & (positions < slab.stop * plane))
+        around = stack[wide], kept[wide], positions[here] - wide.start * plane
+        beyond[here] = gaps.beyond_neighbours(*around, factor=2.0)
+    if beyond.sum() < RARE * kept.sum():
+        alone = beyond
     return positions[alone], values[alone]
 
 
