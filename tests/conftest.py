@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> None:
+    """Torch on one thread, where it is loaded: on small tensors several wait for each other, and for the solvers'."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

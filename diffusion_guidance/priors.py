@@ -1,0 +1,236 @@
+"""Score priors on disk and in use: a network, the units it was fitted in, and the levels it knows.
+
+A prior is kept as a folder in the layout of diffusers: ``config.json`` and ``diffusion_pytorch_model.safetensors``.
+Nothing in it is executed on loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig, as_levels, broad
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LateralPrior:
+    """E[x0 | x0 + level eps] on slices, with or without a condition.
+
+    Attributes
+    ----------
+    network : SliceNetwork
+    location, scale : float
+        Prior units are ``(data - location) / scale``.
+    lowest_level : float
+        Below it nothing was learnt (noisy training slices, or precision): the score of this level is held there.
+    axial_factor : int
+        Rows from one measured row to the next in the conditions it was fitted on.
+    stretch : float
+        By which lateral slices were stretched along the decimated axis to look like axial ones.
+    report : dict
+        What the fit says of itself: steps, seconds, held-out losses, how it ended. Numbers and strings only.
+
+    Examples
+    --------
+    >>> prior = LateralPrior(SliceNetwork(SliceNetworkConfig(widths=(8,), blocks=1)), location=100.0, scale=20.0)
+    >>> prior.denoise(torch.ones(1, 1, 1, 2), 1.0).tolist()  # untrained: the answer for white Gaussian data
+    [[[[0.5, 0.5]]]]
+    """
+
+    network: SliceNetwork
+    location: float = 0.0
+    scale: float = 1.0
+    lowest_level: float = 0.0
+    axial_factor: int = 1
+    stretch: float = 1.0
+    report: dict[str, Any] = field(default_factory=dict)
+
+    dimensions: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if self.network.config.dimensions != self.dimensions:
+            raise ValueError(
+                f"{type(self).__name__} is for {self.dimensions} axes, "
+                f"got a network for {self.network.config.dimensions}"
+            )
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    @property
+    def stride(self) -> int:
+        """Tiles that start at multiples of this agree."""
+        return self.network.stride
+
+    def standardise(self, data: Tensor) -> Tensor:
+        """The caller's unit -> prior units."""
+        return (data - self.location) / self.scale
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Prior units -> the caller's unit."""
+        return x * self.scale + self.location
+
+    def denoise(self, x: Tensor, level: float | Tensor, condition: Tensor | None = None) -> Tensor:
+        """E[x0 | x = x0 + level eps] of slices, in prior units.
+
+        Parameters
+        ----------
+        x : Tensor (K, C, H, W)
+            If there is a condition, rows (H) are those of which only some were measured.
+        level : float or Tensor (K,)
+            Infinite: the regression on the condition alone; `x` is not used.
+        condition : Tensor (K, C + 1, H, W), optional
+            Interpolation in prior units, and 1 where it was measured, 0 elsewhere.
+
+        Returns
+        -------
+        Tensor of the shape of `x`
+
+        Notes
+        -----
+        Below ``lowest_level`` the score ``(D(x) - x) / level^2`` of that level is held; the result tends to `x`.
+        Differentiable in `x` and `condition`; the weights of fitted and loaded priors are frozen.
+        """
+        levels = as_levels(level, x)  # (K,)
+        known = levels.clamp(min=self.lowest_level)  # (K,)
+        estimate: Tensor = self.network(x, known, condition)  # (K, C, H, W)
+        held = torch.where(levels < known, levels / known, 1.0).square()  # (K,)
+        return torch.where(broad(levels < known, x), torch.lerp(x, estimate, broad(held, x)), estimate)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, each under a temporary name first."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "network"}
+        config = {"_class_name": type(self).__name__, "format": FORMAT, "network": self.network.config.to_dict(), **own}
+        write_weights(self.network.state_dict(), folder / WEIGHTS)
+        write_json(config, folder / CONFIG)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, channels: int | None = None, allow_pickle: bool = False) -> Self:
+        """Read a folder written by :meth:`save`; nothing is missing, nothing left over, nothing executed.
+
+        Parameters
+        ----------
+        path : folder, or one of the two files in it
+        channels : int, optional
+            What the data has; a prior for another number is refused.
+        allow_pickle : bool
+            Accept weights from a file of ``torch.save`` in place of safetensors, read with ``weights_only=True``.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            One line: what, expected, got.
+        """
+        given = Path(path)
+        folder = given if given.is_dir() or not given.suffix else given.parent
+        config = read_json(folder / CONFIG)
+        if config.pop("_class_name", None) != cls.__name__ or config.pop("format", None) != FORMAT:
+            raise ValueError(f"{folder / CONFIG}: expected a {cls.__name__} of format {FORMAT}, got another config")
+        try:
+            shape = SliceNetworkConfig(**config.pop("network"))
+            network = SliceNetwork(shape)
+            prior = cls(network, **config)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / CONFIG}: expected the config of a {cls.__name__}, got {error}") from None
+        if channels is not None and shape.channels != channels:
+            raise ValueError(f"{folder}: this prior is for {shape.channels} channel(s), got data of {channels}")
+        weights = read_weights(folder, given if given.is_file() else None, allow_pickle)
+        fill_network(network, weights, str(folder))
+        network.eval().requires_grad_(False)
+        return prior
+
+
+@dataclass(frozen=True)
+class VolumePrior(LateralPrior):
+    """The same on volumes: tensors (K, C, Z, Y, X), a network of ``dimensions=3``."""
+
+    dimensions: ClassVar[int] = 3
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """JSON under a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or one line on why not."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a prior with {CONFIG} and {WEIGHTS}, got no such file")
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected JSON, got something else ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """Safetensors under a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.part")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, or one line on why not."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: expected complete safetensors, got a truncated or foreign file ({reason})") from None
+
+
+def read_weights(folder: Path, given: Path | None, allow_pickle: bool) -> dict[str, Tensor]:
+    """Weights of a folder: safetensors, or a pickle where that is allowed."""
+    chosen = given if given is not None and given.name != CONFIG else folder / WEIGHTS
+    if chosen == folder / WEIGHTS and not chosen.is_file():
+        pickles = sorted(found for pattern in PICKLES for found in folder.glob(pattern))
+        if not pickles:
+            raise FileNotFoundError(f"{chosen}: expected the weights of the prior, got no such file")
+        chosen = pickles[0]
+    if chosen.suffix == ".safetensors":
+        return read_safetensors(chosen)
+    if not allow_pickle:
+        raise ValueError(
+            f"{chosen}: expected safetensors, got a pickle, which is refused unless allowed (allow_pickle)"
+        )
+    try:
+        weights = torch.load(chosen, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{chosen}: expected a pickle of plain weights, got something else ({reason})") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{chosen}: expected a pickle of tensors by name, got something else")
+    return weights
+
+
+def fill_network(network: SliceNetwork, weights: dict[str, Tensor], label: str) -> None:
+    """Load strictly; every difference is told in one line."""
+    expected = network.state_dict()
+    missing, left = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or left:
+        raise ValueError(
+            f"{label}: expected the weights of its config, got {len(missing)} missing and {len(left)} foreign tensors"
+        )
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(f"{label}: {name} must be {tuple(tensor.shape)}, got {tuple(weights[name].shape)}")
+        if not bool(weights[name].isfinite().all()):
+            raise ValueError(f"{label}: {name} must be finite, got NaN or infinity")
+    network.load_state_dict(weights, strict=True)
