@@ -254,11 +254,8 @@ def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
             doubt = plane.passed + noise.present.variance(plane.value)
             samples.append(np.stack([truth, change, plane.variance, doubt]).reshape(4, -1)[:, ::each])
     c, p = np.array(sums).T[:2]
-    slope = _ratio(c.sum(), p.sum())
-    without = np.array([_ratio(c.sum() - c[k], p.sum() - p[k]) for k in range(len(c))])
-    slope_error = float(np.sqrt((len(c) - 1) * np.mean(np.square(without - without.mean()))))
-    margin = float(stdtrit(len(c) - 1, CONFIDENCE)) * slope_error if len(c) > 1 else np.inf
-    weight = float(np.sqrt(min(max(slope - margin, 0.0), 1.0)))
+    slope, slope_error, weight = judged_slope(c, p)
+    weight = float(np.sqrt(weight))
     truth, change, variance, doubt = np.concatenate(samples, axis=1).astype(np.float64)
     scale = _scale(np.square(truth - weight * change), variance, doubt)
     sentence = (
@@ -266,6 +263,34 @@ def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
     return _Blend(weight, slope, slope_error, scale, sentence)
+
+
+def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:
+    """Slope of a true on a predicted correction, its jackknife error, and how much of the correction to believe.
+
+    Parameters
+    ----------
+    products, squares : float arrays (n,)
+        ``<d, e>`` and ``<d, d>`` of each left-out plane, for corrections ``d`` predicted and ``e`` true.
+
+    Returns
+    -------
+    (slope, error, weight)
+        ``sum <d, e> / sum <d, d>``; its standard error over planes; the lower end of its one-sided 95 % confidence
+        interval (Student's t), between 0 and 1: 0 where one plane is all there is.
+
+    Examples
+    --------
+    >>> slope, error, weight = judged_slope(np.array([2.0, 2.0, 2.0]), np.array([4.0, 4.0, 4.0]))
+    >>> slope, error, weight
+    (0.5, 0.0, 0.5)
+    """
+    slope = _ratio(products.sum(), squares.sum())
+    without = np.array([_ratio(products.sum() - c, squares.sum() - p) for c, p in zip(products, squares, strict=True)])
+    count = len(products)
+    error = float(np.sqrt((count - 1) * np.mean(np.square(without - without.mean()))))
+    margin = float(stdtrit(count - 1, CONFIDENCE)) * error if count > 1 else np.inf
+    return slope, error, min(max(slope - margin, 0.0), 1.0)
 
 
 def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
