@@ -72,6 +72,8 @@ COARSEST = 4
 """Periods along the shorter side at the lowest band."""
 
 COVERED, NORMAL_QUANTILE = 0.9, 1.6449
+"""Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
+
 LEAST_SHARE = 0.5
 """Of the squared width of left-out errors that is never put down to noise."""
 
@@ -248,18 +250,17 @@ def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
         simple = _pchip(values[kept], positions[kept], positions[left])
         for measured, base, plane in zip(values[left], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
-            parts = (change * truth, change * change)
-            sums.append([part.sum(dtype=np.float64) for part in parts])
+            sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
             each = max(1, measured.size >> 12)
             doubt = plane.passed + noise.present.variance(plane.value)
             samples.append(np.stack([truth, change, plane.variance, doubt]).reshape(4, -1)[:, ::each])
-    c, p = np.array(sums).T[:2]
-    slope, slope_error, weight = judged_slope(c, p)
+    products, squares = np.array(sums).T
+    slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
     truth, change, variance, doubt = np.concatenate(samples, axis=1).astype(np.float64)
     scale = _scale(np.square(truth - weight * change), variance, doubt)
     sentence = (
-        f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(c)} left-out "
+        f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
     return _Blend(weight, slope, slope_error, scale, sentence)
@@ -326,9 +327,8 @@ def _kriged(values: Floats, positions: Doubles, targets: Doubles, noise: _Noise)
         return
     roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
     darkest = np.float32(np.sqrt(offset))
-    slope = np.mean(
-        0.25 / (np.square(roots) + noise.weighed)
-    )  # mean of (dy / dx)^2 = 1 / (2 y)^2, kept finite in the dark
+    # Mean of (dy / dx)^2 = 1 / (2 y)^2, kept finite in the dark.
+    slope = np.mean(0.25 / (np.square(roots) + noise.weighed))
 
     spectra = dctn(roots, axes=(1, 2), norm="ortho")
     bands, coarse = _bands(roots.shape[1], roots.shape[2])

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from tensorcell import gaps
 from tensorcell.errors import InputError
 from tensorcell.solvers import CompletionResult, IterationRecord, Status, complete_tucker, estimate_rank
-from tensorcell.solvers.interplane import fill_planes
+from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE, fill_planes
 from tensorcell.solvers.local import LocalOptions, local_tucker
 from tensorcell.solvers.noise import NoiseModel, estimate_noise, generalised_anscombe, inverse_anscombe
 from tensorcell.solvers.ranks import affordable
@@ -40,8 +40,6 @@ DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
 RARE = 0.02
 """Share of the measured voxels that must lie far outside the intensities around them for others to be believed, too."""
-COVERED, NORMAL_QUANTILE = 0.9, 1.6449
-"""Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
 LEAST_SHARE = 0.65
 """Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
 SHARED = 0.2
