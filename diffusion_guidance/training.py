@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -413,8 +413,48 @@ def fit_lateral_prior(
         state = TrainingState.begin(SliceNetworkConfig(**{**shape, "condition_error": tau}), seed)
 
     test = [draw(held, torch.Generator().manual_seed(seed + 2 + k)) for k in range(2)]
+    budget: dict[str, Any] = {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep}
+    report = run_training(state, lambda generator: draw(train, generator), test, **budget)
+    report["held_out_slices"] = len(held) if apart else 0
+    lowest = LEAST_MARGIN * math.sqrt(2) * sigma
+    return LateralPrior(state.best, location, scale, max(lowest, 1e-2), axial_factor, stretch, report)
+
+
+def run_training(
+    state: TrainingState,
+    draw: Callable[[torch.Generator], Batch],
+    test: Sequence[Batch],
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    keep: str | Path | None = None,
+) -> dict[str, Any]:
+    """Fit the state's network to batches; afterwards ``state.best`` holds the averaged weights with the least loss.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Advanced in place.
+    draw : callable
+        A new batch from the state's generator.
+    test : sequence of Batch
+        Held out; looked at every ``CHECK_EVERY`` steps.
+    seconds, steps, progress, keep
+        As in :func:`fit_lateral_prior`.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``seconds``, ``heldout`` (the least held-out loss), ``ended`` (why).
+
+    Raises
+    ------
+    ValueError
+        If the loss is not finite before there was any good state.
+    """
     total = steps if steps is not None else (10**9 if seconds is not None else 1500)
-    began, losses, ended, heldout = time.perf_counter(), [], "all steps done", math.nan
+    began, ended, heldout = time.perf_counter(), "all steps done", math.nan
     torch.set_flush_denormal(True)  # clean backgrounds give denormal numbers, at which CPUs crawl
     try:
         while state.step < total:
@@ -424,10 +464,10 @@ def fit_lateral_prior(
                 break
             done = max(state.step / total, elapsed)
             rate = LEARNING_RATE * min(1.0, (state.step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * done))
-            losses.append(state.advance(draw(train, state.generator), rate))
-            if not math.isfinite(losses[-1]):
+            loss = state.advance(draw(state.generator), rate)
+            if not math.isfinite(loss):
                 if not math.isfinite(state.best_loss):
-                    raise ValueError(f"the loss must be finite, got {losses[-1]} at step {state.step + 1}")
+                    raise ValueError(f"the loss must be finite, got {loss} at step {state.step + 1}")
                 ended = f"the loss was not finite at step {state.step + 1}: last good state kept"
                 break
             if state.step % CHECK_EVERY == 0 or state.step == total:
@@ -436,7 +476,7 @@ def fit_lateral_prior(
                     ended = "held-out loss no longer falls"
                     break
             expected = total if elapsed == 0 or steps is not None else max(state.step, round(state.step / elapsed))
-            if progress is not None and progress(state.step, expected, losses[-1], heldout):
+            if progress is not None and progress(state.step, expected, loss, heldout):
                 ended = "stopped by the caller"
                 break
     finally:
@@ -446,18 +486,11 @@ def fit_lateral_prior(
     if not math.isfinite(state.best_loss):
         _look(state, test)
     state.best.eval()
-    report = {
-        "steps": state.step,
-        "seconds": round(time.perf_counter() - began, 1),
-        "heldout": state.best_loss,
-        "held_out_slices": len(held) if apart else 0,
-        "ended": ended,
-    }
-    lowest = LEAST_MARGIN * math.sqrt(2) * sigma
-    return LateralPrior(state.best, location, scale, max(lowest, 1e-2), axial_factor, stretch, report)
+    seconds_taken = round(time.perf_counter() - began, 1)
+    return {"steps": state.step, "seconds": seconds_taken, "heldout": state.best_loss, "ended": ended}
 
 
-def _look(state: TrainingState, test: list[Batch]) -> float:
+def _look(state: TrainingState, test: Sequence[Batch]) -> float:
     """Held-out loss of the averaged weights; the best ones are kept."""
     with torch.inference_mode():
         heldout = float(np.mean([float(denoising_loss(state.average, batch)) for batch in test]))
