@@ -9,8 +9,11 @@ This module needs the optional dependencies of ``pip install "tensorcell[diffusi
 - ``samplers``: ``sample``: eleven methods, posterior mean, resumable
 - ``gaussian``: a prior whose posterior is known
 - ``networks``: the network of a learned prior
-- ``training``: a prior fitted to the lateral slices of one volume
+- ``training``: priors fitted to the lateral slices of volumes, or to volumes
 - ``priors``: priors as files
+- ``planes``, ``plane_samples``: planes between measured ones, by a prior, and samples of them
+- ``denoising``: what a prior adds to a denoised volume
+- ``recovery``, ``train_command``: ``recover(method="diffusion")`` and ``tensorcell train``
 - ``admm_as_diffusion``: the iterates of ADMM as those of a sampler
 """
 
@@ -23,19 +26,22 @@ from tensorcell.diffusion_guidance.paths import (
     variance_exploding,
     variance_preserving,
 )
-from tensorcell.diffusion_guidance.priors import LateralPrior
+from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior, load_prior
 from tensorcell.diffusion_guidance.samplers import Samples, sample
-from tensorcell.diffusion_guidance.training import fit_lateral_prior
+from tensorcell.diffusion_guidance.training import fit_lateral_prior, fit_volume_prior
 
 __all__ = [
     "LateralPrior",
     "Path",
     "Samples",
+    "VolumePrior",
     "cosine",
     "edm",
     "fit_lateral_prior",
+    "fit_volume_prior",
     "from_scheduler",
     "linear_flow",
+    "load_prior",
     "sample",
     "variance_exploding",
     "variance_preserving",

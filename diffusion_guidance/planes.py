@@ -1,26 +1,61 @@
 """Missing planes by a prior fitted to lateral slices, as far as left-out planes bear it out.
 
-Kriging along z (:func:`tensorcell.solvers.interplane.fill_planes`) is the base ``f``; the regression ``n`` of a
-:class:`~tensorcell.diffusion_guidance.priors.LateralPrior` on xz and yz slices proposes the correction ``n - f``. How
-much of it to believe is read off the measured planes: every second one is left out, both are done again at twice the
-gap, and the slope of the true correction on the proposed one is taken, at the lower end of its confidence interval.
+Kriging along z (:func:`tensorcell.solvers.interplane.fill_planes`) is the base ``f``. Two corrections are proposed and
+believed in turn:
+
+1. the regression ``n`` of a :class:`~tensorcell.diffusion_guidance.priors.LateralPrior` on xz and yz slices: ``n - f``;
+2. the local Tucker projection P of the outcome g at the level of its error
+   (:class:`~tensorcell.diffusion_guidance.solver_terms.LocalTuckerProjection`): ``P g - g``.
+
+How much of each to believe is read off the measured planes: every second one is left out, all is done again at twice
+the gap, and the slope of the true correction on the proposed one is taken, at the lower end of its confidence interval.
 The prior never saw twice the gap, so that the slope is on the low side.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorcell.diffusion_guidance.priors import LateralPrior
-from tensorcell.diffusion_guidance.training import lateral_slices, regress_planes
+from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
+from tensorcell.diffusion_guidance.solver_terms import first_stage
+from tensorcell.diffusion_guidance.training import lateral_slices, regress_planes, regress_volume
+from tensorcell.solvers import LocalOptions, NoiseModel
 from tensorcell.solvers.interplane import fill_planes, judged_slope
+
+Floats = npt.NDArray[np.float32]
 
 FEWEST_LEFT_OUT = 2
 """With fewer left-out planes than this the prior cannot be judged, and is not used."""
+
+
+class Share(NamedTuple):
+    """How much of a proposed correction to believe."""
+
+    weight: float = 0.0
+    slope: float = math.nan
+    """Of the true correction on the proposed one at left-out planes; NaN if not judged."""
+    error: float = math.nan
+    """Jackknife error of the slope."""
+
+
+class LeftOut(NamedTuple):
+    """One turn of leaving every second plane out; rows are those between kept planes, as at the real gap."""
+
+    kept: Floats
+    truth: Floats
+    """The planes left out, in the middle between kept ones."""
+    base: Floats
+    """Kriging between the kept planes."""
+    error: Floats
+    """Standard deviation of its error, by its own account."""
+    outcome: Floats
+    """All corrections made, as far as believed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,23 +66,31 @@ class PriorFill:
     ----------
     volume : float32 array ((m - 1) s + 1, Y, X)
         In the unit of the planes given, which stand in it bit for bit.
-    weight : float
-        Share of the prior's correction, in [0, 1]; 0: kriging alone.
-    slope, slope_error : float
-        Slope of the true on the proposed correction at left-out planes, and its jackknife error; NaN if not judged.
+    error : float32 array of that shape
+        Standard deviation of its error: that of kriging, times `ratio`.
+    ratio : float
+        Root mean square error at left-out planes, over that of kriging.
+    prior, projection : Share
+        Of the prior's correction and of the projection's.
+    turns : tuple of LeftOut
+        The two turns of the judgement; empty if there were too few planes.
     sentence : str
         All this in words.
     """
 
-    volume: npt.NDArray[np.float32]
-    weight: float
-    slope: float
-    slope_error: float
+    volume: Floats
+    error: Floats
+    ratio: float
+    prior: Share
+    projection: Share
+    turns: tuple[LeftOut, ...]
     sentence: str
 
 
-def fill_with_prior(planes: npt.ArrayLike, prior: LateralPrior, *, noise: float = 0.0) -> PriorFill:
-    """Fill the planes between measured ones by kriging and a prior.
+def fill_with_prior(
+    planes: npt.ArrayLike, prior: LateralPrior, *, noise: float | NoiseModel = 0.0, project: bool = True
+) -> PriorFill:
+    """Fill the planes between measured ones by kriging, a prior, and a local Tucker projection.
 
     Parameters
     ----------
@@ -55,8 +98,10 @@ def fill_with_prior(planes: npt.ArrayLike, prior: LateralPrior, *, noise: float 
         Measured planes 0, s, 2s, ... with ``s = prior.axial_factor``, without gaps.
     prior : LateralPrior
         Fitted with that ``axial_factor``, best to these planes (:func:`fit_lateral_prior`).
-    noise : float
-        Standard deviation of their noise, in their unit; filled planes are estimates without it.
+    noise : float or NoiseModel
+        Of their noise, in their unit; filled planes are estimates without it.
+    project : bool
+        Whether the projection is tried.
 
     Returns
     -------
@@ -69,7 +114,8 @@ def fill_with_prior(planes: npt.ArrayLike, prior: LateralPrior, *, noise: float 
 
     Notes
     -----
-    Three passes of the network over all xz and yz slices, half of them at half the size. Nothing random.
+    Two passes of the network over all xz and yz slices and two local projections of the volume, half of each for the
+    judgement. Nothing random.
 
     Examples
     --------
@@ -80,51 +126,143 @@ def fill_with_prior(planes: npt.ArrayLike, prior: LateralPrior, *, noise: float 
     >>> filled.volume.shape, bool((filled.volume[::2] == stack).all())
     ((17, 16, 16), True)
     """
+    values = checked_planes(planes, prior)
+    factor = prior.axial_factor
+    base, error = _kriged(values, factor, noise)
+    turns = [turn for first in (0, 1) for turn in _left_out(values, first, factor, noise)]
+    if sum(len(turn.truth) for turn in turns) < FEWEST_LEFT_OUT:
+        sentence = f"kriging alone: {len(values)} measured planes are too few to judge the prior"
+        return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
+
+    guesses = [regressed(prior, turn.kept) for turn in turns]
+    believed = _share(turns, guesses, factor)
+    turns = _corrected(turns, guesses, believed, factor)
+    volume: Floats = base
+    if believed.weight > 0:
+        volume = np.add(base, np.float32(believed.weight) * (regressed(prior, values) - base))
+        volume[::factor] = values
+    ratio = _error_ratio(turns, factor)
+
+    projection = Share()
+    seen = [_rms(_errors(turn, factor)) for turn in turns]
+    level = min(ratio * between_rms(error, factor), *seen)  # the gap is smaller than at left-out planes
+    if project and level > 0:
+        flat = [_projected(turn.outcome, here) for turn, here in zip(turns, seen, strict=True)]
+        projection = _share(turns, flat, factor)
+        turns = _corrected(turns, flat, projection, factor)
+        if projection.weight > 0:
+            volume = np.add(volume, np.float32(projection.weight) * (_projected(volume, level) - volume))
+            volume[::factor] = values
+            ratio = _error_ratio(turns, factor)
+    sentence = (
+        f"{believed.weight:.0%} of the prior's correction to kriging: at left-out planes the slope of the true on the "
+        f"proposed correction was {believed.slope:.2f} +- {believed.error:.2f}"
+    )
+    if projection.weight > 0:
+        sentence += f"; {projection.weight:.0%} of a local Tucker projection, by the same criterion"
+    return PriorFill(volume, np.float32(ratio) * error, ratio, believed, projection, tuple(turns), sentence)
+
+
+def regressed(prior: LateralPrior, planes: Floats) -> Floats:
+    """The prior's regression on measured planes, of slices or of volumes."""
+    found: Floats = regress_volume(prior, planes) if isinstance(prior, VolumePrior) else regress_planes(prior, planes)
+    return found
+
+
+def checked_planes(planes: npt.ArrayLike, prior: LateralPrior) -> Floats:
+    """The planes as float32, or one line on what is wrong."""
     given = np.asarray(planes, dtype=np.float32)
     values = lateral_slices(given)
-    factor = prior.axial_factor
-    if factor < 2:
-        raise ValueError(f"expected a prior fitted with an axial_factor of at least 2, got {factor}")
+    if prior.axial_factor < 2:
+        raise ValueError(f"expected a prior fitted with an axial_factor of at least 2, got {prior.axial_factor}")
     if len(values) < 2 or len(values) < len(given):
         raise ValueError(f"expected at least two planes, all of them whole, got {len(values)} whole of {len(given)}")
-    weight, slope, slope_error = _judged(values, prior, noise)
-    count = (len(values) - 1) * factor + 1
-    volume = np.asarray(fill_planes(values, np.arange(0, count, factor), count, noise=noise).volume, np.float32)
-    if math.isnan(slope):
-        sentence = f"kriging alone: {len(values)} measured planes are too few to judge the prior"
-        return PriorFill(volume, 0.0, slope, slope_error, sentence)
-    if weight > 0:
-        missing = np.arange(count) % factor != 0
-        volume[missing] += weight * (regress_planes(prior, values) - volume)[missing]
-    sentence = (
-        f"{weight:.0%} of the prior's correction to kriging: at left-out planes the slope of the true on the proposed "
-        f"correction was {slope:.2f} +- {slope_error:.2f}"
-    )
-    return PriorFill(volume, weight, slope, slope_error, sentence)
+    return values
 
 
-def _judged(values: npt.NDArray[np.float32], prior: LateralPrior, noise: float) -> tuple[float, float, float]:
-    """Weight, slope and its error, from every second plane left out: the even ones in one turn, the odd in another.
+def grid_rows(planes: Sequence[object] | Floats, factor: int) -> int:
+    """``(m - 1) s + 1``."""
+    return (len(planes) - 1) * factor + 1
 
-    The prior takes a gap for ``s`` planes whatever it is: the middle of its rows stands for the plane in the middle,
-    the mean of the two middle ones where ``s`` is odd.
+
+def middle_rows(volume: Floats, factor: int) -> Floats:
+    """The rows in the middle between planes 0, s, 2s, ...; the mean of the two middle ones where ``s`` is odd."""
+    lower, upper = factor // 2, -(-factor // 2)
+    count = (len(volume) - 1) // factor
+    middle: Floats = np.float32(0.5) * (volume[lower::factor][:count] + volume[upper::factor][:count])
+    return middle
+
+
+def between_rms(volume: Floats, factor: int) -> float:
+    """Root mean square over the rows between planes 0, s, 2s, ..."""
+    return _rms(volume[np.arange(len(volume)) % factor != 0])
+
+
+def _left_out(values: Floats, first: int, factor: int, noise: float | NoiseModel) -> list[LeftOut]:
+    """The turn that keeps planes `first`, `first` + 2, ...; none if they are too few.
+
+    To the prior a gap is ``s`` rows, whatever it is: on the grid of a turn kept planes are ``s`` rows apart.
     """
-    factor = prior.axial_factor
-    rows = (factor // 2, -(-factor // 2))
+    kept, truth = values[first::2], values[first + 1 : -1 : 2]
+    if len(kept) < 3:
+        return []
+    base, error = _kriged(kept, factor, noise)
+    return [LeftOut(kept, truth, base, error, base)]
+
+
+def _kriged(values: Floats, factor: int, noise: float | NoiseModel) -> tuple[Floats, Floats]:
+    """Kriging between planes 0, s, 2s, ..., and the standard deviation of its error."""
+    count = grid_rows(values, factor)
+    found = fill_planes(values, np.arange(0, count, factor), count, noise=noise, denoise=False)
+    return np.array(found.volume, np.float32), np.asarray(found.error, np.float32)
+
+
+def _share(turns: Sequence[LeftOut], proposals: Sequence[Floats], factor: int) -> Share:
+    """How much of ``proposal - outcome`` the left-out planes bear out."""
     products, squares = [], []
-    for first in (0, 1):
-        kept, left = values[first::2], values[first + 1 : -1 : 2]
-        if len(kept) < 3:
-            continue
-        guess = regress_planes(prior, kept)
-        middle = (guess[rows[0] :: factor] + guess[rows[1] :: factor])[: len(kept) - 1] / 2
-        grid = np.arange(0, 2 * len(kept) - 1, 2)
-        base = np.asarray(fill_planes(kept, grid, int(grid[-1]) + 1, noise=noise).volume)[1::2]
-        for proposed, plain, truth in zip(middle, base, left, strict=True):
-            change = (proposed - plain).astype(np.float64)
-            products.append(float(np.sum(change * (truth - plain))))
+    for turn, proposal in zip(turns, proposals, strict=True):
+        plain = middle_rows(turn.outcome, factor)
+        for proposed, start, truth in zip(middle_rows(proposal, factor), plain, turn.truth, strict=True):
+            change = (proposed - start).astype(np.float64)
+            products.append(float(np.sum(change * (truth - start))))
             squares.append(float(np.sum(change * change)))
-    if len(products) < FEWEST_LEFT_OUT or not sum(squares) > 0:
-        return 0.0, math.nan, math.nan
+    if not sum(squares) > 0:
+        return Share(0.0, 0.0, 0.0)
     slope, error, weight = judged_slope(np.array(products), np.array(squares))
-    return weight, slope, error
+    return Share(weight, slope, error)
+
+
+def _corrected(turns: Sequence[LeftOut], proposals: Sequence[Floats], share: Share, factor: int) -> list[LeftOut]:
+    """The turns, with that share of ``proposal - outcome`` added between the kept planes."""
+    corrected = []
+    for turn, proposal in zip(turns, proposals, strict=True):
+        outcome = turn.outcome + np.float32(share.weight) * (proposal - turn.outcome)
+        outcome[::factor] = turn.kept
+        corrected.append(turn._replace(outcome=outcome))
+    return corrected
+
+
+def _errors(turn: LeftOut, factor: int) -> Floats:
+    errors: Floats = middle_rows(turn.outcome, factor) - turn.truth
+    return errors
+
+
+def _error_ratio(turns: Sequence[LeftOut], factor: int) -> float:
+    """Root mean square error of the outcome at left-out planes, over that of kriging."""
+    after = sum(float(np.sum(np.square(_errors(turn, factor), dtype=np.float64))) for turn in turns)
+    before = sum(
+        float(np.sum(np.square(middle_rows(turn.base, factor) - turn.truth, dtype=np.float64))) for turn in turns
+    )
+    return math.sqrt(after / before) if before > 0 else 1.0
+
+
+def _projected(volume: Floats, level: float) -> Floats:
+    """The first stage of ``local_tucker`` at this noise level."""
+    if level == 0:
+        return volume
+    flat: Floats = first_stage(volume, level, LocalOptions())
+    return flat
+
+
+def _rms(values: Floats) -> float:
+    return math.sqrt(float(np.mean(np.square(values, dtype=np.float64))))

@@ -7,11 +7,15 @@ Nothing in it is executed on loading.
 from __future__ import annotations
 
 import json
+import math
 import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -80,6 +84,39 @@ class LateralPrior:
     def restore(self, x: Tensor) -> Tensor:
         """Prior units -> the caller's unit."""
         return x * self.scale + self.location
+
+    def adapted(self, planes: npt.ArrayLike, noise: float = 0.0) -> Self:
+        """The same prior in the units of other data.
+
+        Parameters
+        ----------
+        planes : array
+            Of any shape; NaN = not measured.
+        noise : float
+            Standard deviation of its noise, in its unit.
+
+        Returns
+        -------
+        prior of the same class
+            The network is shared; location and scale are those of `planes`, the noise taken out.
+
+        Raises
+        ------
+        ValueError
+            If nothing was measured, or there is no contrast beyond the noise.
+
+        Examples
+        --------
+        >>> prior = LateralPrior(SliceNetwork(SliceNetworkConfig(widths=(8,), blocks=1)))
+        >>> other = prior.adapted([[[95.0, 105.0]]])
+        >>> other.location, other.scale
+        (100.0, 5.0)
+        """
+        values = np.asarray(planes, dtype=np.float32)
+        if np.isnan(values).any():
+            values = values[~np.isnan(values)]
+        location, scale = units_of([values], [noise])
+        return replace(self, location=location, scale=scale)
 
     def denoise(self, x: Tensor, level: float | Tensor, condition: Tensor | None = None) -> Tensor:
         """E[x0 | x = x0 + level eps] of slices, in prior units.
@@ -158,6 +195,37 @@ class VolumePrior(LateralPrior):
     """The same on volumes: tensors (K, C, Z, Y, X), a network of ``dimensions=3``."""
 
     dimensions: ClassVar[int] = 3
+
+
+def units_of(parts: Sequence[npt.NDArray[np.float32]], noise: Sequence[float]) -> tuple[float, float]:
+    """Mean of the data, all parts together, and their standard deviation without the noise of each part.
+
+    >>> units_of([np.zeros(2, np.float32), np.full(2, 10, np.float32)], [3.0, 3.0])
+    (5.0, 4.0)
+    """
+    sizes = np.array([part.size for part in parts], dtype=np.float64)
+    if not sizes.sum():
+        raise ValueError("volume must have at least one measured voxel, got none")
+    means = np.array([part.mean(dtype=np.float64) for part in parts])
+    inner = np.array([part.var(dtype=np.float64) - sigma**2 for part, sigma in zip(parts, noise, strict=True)])
+    shares = sizes / sizes.sum()
+    location = float(shares @ means)
+    variance = float(shares @ (inner + np.square(means - location)))
+    if not math.isfinite(variance):
+        raise ValueError("volume must be finite where it was measured, got infinity")
+    if not variance > 0:
+        raise ValueError("volume must have contrast beyond its noise, got none")
+    return location, math.sqrt(variance)
+
+
+def load_prior(
+    path: str | os.PathLike[str], *, channels: int | None = None, allow_pickle: bool = False
+) -> LateralPrior:
+    """The prior in a folder, of the class that its config names; otherwise as :meth:`LateralPrior.load`."""
+    given = Path(path)
+    config = read_json((given if given.is_dir() or not given.suffix else given.parent) / CONFIG)
+    kind = VolumePrior if config.get("_class_name") == VolumePrior.__name__ else LateralPrior
+    return kind.load(path, channels=channels, allow_pickle=allow_pickle)
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

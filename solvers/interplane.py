@@ -77,6 +77,9 @@ COVERED, NORMAL_QUANTILE = 0.9, 1.6449
 LEAST_SHARE = 0.5
 """Of the squared width of left-out errors that is never put down to noise."""
 
+LEAST_VARIANCE = 0.01
+"""Of the mean variance predicted at left-out planes: where nothing is seen to change, that is no certainty."""
+
 SMALLEST_NUGGET = 1e-5
 """Added to the diagonal of R, of unit diagonal, so that it is never singular."""
 
@@ -213,6 +216,8 @@ class _Blend(NamedTuple):
     slope: float
     slope_error: float
     scale: float
+    least: float
+    """Smallest variance, before the factor."""
     sentence: str
 
 
@@ -226,7 +231,7 @@ def _filled(
             yield base, np.sqrt(_bridge_variance(values, positions, target))
         return
     for base, plane in zip(simple, _kriged(values, positions, targets, noise), strict=True):
-        error = np.sqrt(blend.scale**2 * plane.variance + plane.passed)
+        error = np.sqrt(blend.scale**2 * np.maximum(plane.variance, blend.least) + plane.passed)
         yield base + blend.weight * (plane.value - base), error
 
 
@@ -240,7 +245,7 @@ def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
-        return _Blend(np.nan, np.nan, np.nan, 1.0, sentence)
+        return _Blend(np.nan, np.nan, np.nan, 1.0, 0.0, sentence)
     sums, samples = [], []
     for first in (0, 1):
         kept, left = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
@@ -258,12 +263,13 @@ def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
     slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
     truth, change, variance, doubt = np.concatenate(samples, axis=1).astype(np.float64)
-    scale = _scale(np.square(truth - weight * change), variance, doubt)
+    least = LEAST_VARIANCE * float(np.mean(variance))
+    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), doubt)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
-    return _Blend(weight, slope, slope_error, scale, sentence)
+    return _Blend(weight, slope, slope_error, scale, least, sentence)
 
 
 def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The command line: ``tensorcell recover``, ``diagnose``, ``plan``, ``evaluate`` and ``demo``.
+"""The command line: ``tensorcell recover``, ``diagnose``, ``plan``, ``evaluate``, ``train`` and ``demo``.
 
 Exit status 0: done; 1: a defect of ours; 2: the user's input, one line on stderr; 3: below
 ``--fail-under``; 130: interrupted.
@@ -65,7 +65,7 @@ def recover(
     source: Annotated[str, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, HDF5 (file.h5:/path), .npy or .npz")],
     target: Annotated[str, typer.Argument(metavar="OUT", help="Output; its suffix says the format.")],
     axial_factor: Annotated[int, typer.Option(help="s: the planes given are planes 0, s, 2s, ... of the output.")] = 1,
-    method: Annotated[str, typer.Option(help="auto, local or tucker")] = "auto",
+    method: Annotated[str, typer.Option(help="auto, local, tucker or diffusion (minutes; needs torch)")] = "auto",
     rank: Annotated[str, typer.Option(help="auto, one number, or three (z,y,x).")] = "auto",
     noise: Annotated[str, typer.Option(help="auto, or the standard deviation in the data's unit.")] = "auto",
     mask: Annotated[str | None, typer.Option(help="File of the input's shape, not zero = measured.")] = None,
@@ -74,6 +74,24 @@ def recover(
     uncertainty: Annotated[
         str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to hold the truth in 90 %.")
     ] = None,
+    invented: Annotated[
+        str | None, typer.Option(help="Write how much of each voxel the measurement leaves open, 0 to 1.")
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="diffusion: a prior of `tensorcell train`; else one is fitted to the stack.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="diffusion: folder that keeps the fitted prior for the next run.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="diffusion: samples of the posterior, 8.")] = None,
+    steps: Annotated[int | None, typer.Option(help="diffusion: steps of each sample, 20.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="diffusion: of data,tucker,smooth,lateral, such as data,tucker.")
+    ] = None,
+    fit_steps: Annotated[int | None, typer.Option(help="diffusion: largest number of steps of a fit, 2000.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="diffusion: accept a prior whose weights are a pickle.")
+    ] = False,
     dtype: Annotated[str | None, typer.Option(help="Output dtype: input, uint8, uint16, float32, ...")] = None,
     report: Annotated[str | None, typer.Option(help="Write a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
@@ -100,8 +118,11 @@ def recover(
         "keep_measured": "auto" if keep_measured is None else keep_measured,
         "device": device,
         "seed": seed,
+        **_diffusion_options(method, prior, cache, samples, steps, guidance, fit_steps, allow_pickle),
     }
-    outputs = {"OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--report": report}
+    outputs = {
+        "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
+    }  # fmt: skip
     try:
         _check_outputs(source, mask, outputs)
         before = read(source, axes=axes)
@@ -112,8 +133,9 @@ def recover(
         _rehearse(target, before, wanted)
         if outliers is not None:
             _rehearse(outliers, before, None)
-        if uncertainty is not None:
-            _rehearse(uncertainty, before, None)
+        for path in (uncertainty, invented):
+            if path is not None:
+                _rehearse(path, before, None)
         if not quiet:
             _say_cost(source, before, axial_factor)
         labels = [stack.label for stack in stacks(before)]
@@ -128,9 +150,12 @@ def recover(
                 write(staged[outliers], replace(result.volume, data=result.outliers, spacing=before.spacing))
             if uncertainty is not None:
                 write(staged[uncertainty], replace(result.volume, data=result.uncertainty))
+            if invented is not None:
+                write(staged[invented], replace(result.volume, data=result.invented))
             written = write(staged[target], volume, dtype=wanted)
     except KeyboardInterrupt:
-        raise _Interrupted("interrupted; nothing was written") from None
+        kept = "" if cache is None else f"; the same command goes on from the state of the fit beside {cache}"
+        raise _Interrupted(f"interrupted; nothing was written{kept}") from None
     stored = np.dtype(wanted or volume.dtype).name
     facts |= {
         "dtype": stored,
@@ -293,11 +318,65 @@ def evaluate(
 
 
 @app.command()
+def train(
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Stacks; formats as for recover.")],
+    out: Annotated[Path, typer.Option(metavar="PRIOR", help="Folder that becomes the prior.")],
+    kind: Annotated[str, typer.Option(help="lateral: of xy slices; volume: of densely sampled volumes.")] = "lateral",
+    axial_factor: Annotated[int, typer.Option(help="s of the recoveries it is for; 1: a plain prior.")] = 1,
+    minutes: Annotated[float | None, typer.Option(help="Time for the fit; default 5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in place of a time; reproducible.")] = None,
+    noise: Annotated[str, typer.Option(help="auto, or the standard deviation in the data's unit.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted fit.")] = False,
+    axes: Annotated[str | None, typer.Option(help="Axes of the files where they do not say, such as TZYX.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For weights, pieces and levels.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress and no summary.")] = False,
+) -> None:
+    """Fit a prior to stacks, for recover --method diffusion --prior PRIOR."""
+    sigma = None if noise == "auto" else _numbers(noise, "--noise", 1)[0]
+    try:
+        from tensorcell.diffusion_guidance import train_command
+    except ImportError as error:
+        missing = (error.name or "torch").split(".")[0]
+        if missing == "tensorcell":
+            raise
+        raise InputError(f'expected {missing} for priors (pip install "tensorcell[diffusion]"), found none') from None
+    request = train_command.TrainRequest(
+        sources=tuple(sources), out=out, kind=kind, axial_factor=axial_factor, minutes=minutes, steps=steps,
+        noise=sigma, resume=resume, axes=axes, seed=seed, quiet=quiet,
+    )  # fmt: skip
+    try:
+        facts = train_command.train(request)
+    except KeyboardInterrupt:
+        raise _Interrupted(train_command.how_to_go_on(request)) from None
+    if as_json:
+        print(json.dumps({**facts, "peak_memory_mib": _peak_memory()}, allow_nan=False))
+    elif not quiet:
+        print(train_command.summary(facts))
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("tensorcell-demo")) -> None:
     """Simulate cells, degrade them, recover them, and show the scores."""
     from tensorcell.demo import run_demo
 
     run_demo(folder)
+
+
+def _diffusion_options(
+    method: str, prior: str | None, cache: Path | None, samples: int | None, steps: int | None, guidance: str | None,
+    fit_steps: int | None, allow_pickle: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Those given; with another method than diffusion none may be."""
+    every = {
+        "prior": prior, "cache": cache, "samples": samples, "steps": steps, "guidance": guidance,
+        "fit_steps": fit_steps, "allow_pickle": allow_pickle or None,
+    }  # fmt: skip
+    given = {name: value for name, value in every.items() if value is not None}
+    if given and method != "diffusion":
+        name = next(iter(given)).replace("_", "-")
+        raise InputError(f"expected --method diffusion with --{name}, got --method {method}")
+    return given
 
 
 def _rank(text: str) -> Any:

@@ -899,8 +899,9 @@ def measure(cell: Cell, slices: Path | None = None) -> dict[str, Any]:
     method, degraded = cell.method, cell.degraded
     small = cell.reference.data[central(cell.reference.data.shape, WARM_UP)]
     tiny = replace(cell, reference=cell.reference._replace(data=small)).degraded
+    first = METHODS["auto"] if method.name == "diffusion" else method  # nobody waits for a prior of a tiny volume
     with suppress(Exception):  # kernels are compiled and modules imported; what goes wrong shows in the cell itself
-        method.run(tiny.measurement, cell.seed)
+        first.run(tiny.measurement, cell.seed)
     before = _reset_peak()
     start = time.perf_counter()
     estimate = np.asarray(method.run(degraded.measurement, cell.seed))

@@ -11,12 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
+from tensorcell.recovery import Stage
 from tensorcell.solvers import IterationRecord
 
 Callback = Callable[[IterationRecord, Any], bool | None]
 
 EXPECTED = {"admm": 25, "polish": 5}
 """Iterations that a stage usually takes on real volumes; what remains is estimated from these."""
+
+STAGES = {"prior": "fitting a prior", "samples": "sampling", "noise": "learning to denoise"}
 
 WIDE = 110
 """Columns of a terminal that has room for the bar itself."""
@@ -38,6 +41,7 @@ class ProgressBar:
 
     def __init__(self, labels: Sequence[str] = (), *, enabled: bool | None = None) -> None:
         shown = sys.stderr.isatty() if enabled is None else enabled
+        self.silent = enabled is False
         console = Console(stderr=True)
         columns: list[str | ProgressColumn] = [
             TextColumn("{task.description}", markup=False),
@@ -63,6 +67,9 @@ class ProgressBar:
 
     def update(self, record: IterationRecord, state: Any = None) -> None:
         """Show one iteration; a record that does not count on from the last one begins the next stack."""
+        if isinstance(state, Stage):
+            self._show(record, state)
+            return
         if self.last is not None and record.iteration <= self.last.iteration:
             self.stack += 1
             self.last = None
@@ -79,6 +86,23 @@ class ProgressBar:
             f"residual {record.residual:.3g}, change {record.change:.1e}",
         )
         self.last = record
+
+    def _show(self, record: IterationRecord, stage: Stage) -> None:
+        """A step of fitting or sampling a prior; a message is printed on a line of its own."""
+        if stage.message and not self.silent:
+            self.bar.console.print(stage.message, markup=False, highlight=False, soft_wrap=True)
+        if stage.step == 0:
+            return
+        left = record.seconds / stage.step * (stage.steps - stage.step) + self._later_stacks()
+        what = STAGES.get(record.stage, record.stage)
+        loss = f", loss {record.residual:.3f}" if record.stage == "prior" else ""
+        self.bar.update(
+            self.task,
+            description=self._name(what),
+            completed=stage.step,
+            total=stage.steps,
+            detail=f"step {stage.step} of {stage.steps}, about {_duration(left)} left{loss}",
+        )
 
     def _name(self, stage: str) -> str:
         if len(self.labels) > 1 and self.stack < len(self.labels):

@@ -8,7 +8,8 @@ Every channel and time frame is one 3-D stack and is recovered on its own:
 4. what the model leaves over and neighbours share is carried into the gaps (:mod:`tensorcell.gaps`);
 5. ``method="local"`` goes on from there with groups of similar patches (:mod:`tensorcell.solvers.local`), which
    complete the gaps and, where measured voxels are not kept, denoise them;
-6. planes that were set aside are filled along z (:mod:`tensorcell.solvers.interplane`);
+6. planes that were set aside are filled along z (:mod:`tensorcell.solvers.interplane`), with ``method="diffusion"``
+   by a prior fitted to the lateral slices, too (:mod:`tensorcell.diffusion_guidance`);
 7. errors at left-out measured voxels, Stein's estimate and left-out planes tell the uncertainty.
 """
 
@@ -18,12 +19,14 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
 
 from tensorcell import gaps
 from tensorcell.errors import InputError
@@ -35,9 +38,14 @@ from tensorcell.solvers.ranks import affordable
 from tensorcell.volume import Volume, stacks, zyx_view
 
 Array = npt.NDArray[Any]
-METHODS = ("auto", "tucker", "local")
+METHODS = ("auto", "tucker", "local", "diffusion")
+GUIDANCE = ("data", "tucker", "smooth", "lateral")
 DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
+SURROUNDINGS = (1.0, 2.0, 2.0)
+"""Widths of the window in which the variance of the result counts as structure."""
+LEAST_CONTRAST = 0.02
+"""Of the standard deviation of a stack: less than this is no structure."""
 RARE = 0.02
 """Share of the measured voxels that must lie far outside the intensities around them for others to be believed, too."""
 LEAST_SHARE = 0.65
@@ -78,6 +86,58 @@ class TuckerOptions:
             raise InputError(f"expected max_iterations of at least 1, got {self.max_iterations}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions:
+    """Options of ``method="diffusion"``, passed to :func:`recover` by name.
+
+    Attributes
+    ----------
+    prior : None, path or LateralPrior
+        None: one is fitted to the stack itself. Else one for the axial factor at hand, of ``tensorcell train`` say.
+    samples, steps : int
+        How many samples of the posterior, and in how many steps each.
+    guidance : sequence of {"data", "tucker", "smooth", "lateral"}
+        What guides the samples: see :mod:`tensorcell.diffusion_guidance.plane_samples`.
+    fit_steps : int
+        Largest number of steps of the fit; it ends earlier if held-out slices are no longer predicted better.
+    cache : path, optional
+        Folder for the fitted prior. If it holds one for this axial factor, that is taken; a fit that was interrupted
+        goes on from the state beside it.
+    allow_pickle : bool
+        Accept a prior whose weights are a pickle (loaded weights-only).
+    keep_samples : bool
+        Return the samples: `samples` volumes of memory.
+    """
+
+    prior: Any = None
+    samples: int = 8
+    steps: int = 20
+    guidance: Sequence[str] = ("data",)
+    fit_steps: int = 2000
+    cache: str | Path | None = None
+    allow_pickle: bool = False
+    keep_samples: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps", "fit_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise InputError(f"expected a whole number of at least 1 as {name}, got {value!r}")
+        if isinstance(self.guidance, str):
+            object.__setattr__(self, "guidance", tuple(part for part in self.guidance.split(",") if part))
+        unknown = [name for name in self.guidance if name not in GUIDANCE]
+        if unknown:
+            raise InputError(f"expected guidance among {', '.join(GUIDANCE)}, got {unknown[0]!r}")
+
+
+class Stage(NamedTuple):
+    """Second argument of the callback while a prior is fitted or sampled."""
+
+    step: int
+    steps: int
+    message: str = ""
+
+
 class _Outliers(NamedTuple):
     """Outliers of one stack: place of the stack, flat positions in it, values ``E``."""
 
@@ -107,6 +167,8 @@ class Recovery:
         The worst of all stacks; ``str(status)`` is a sentence.
     history : tuple of IterationRecord
         Iterations of all stacks, one after another.
+    samples : float array (K, ...) or None
+        Samples of the posterior about `volume`, if ``keep_samples`` asked for them.
     noise : float or dict of label to float
         Standard deviation of the noise that was given or estimated, in the data's unit.
     notes : tuple of str
@@ -126,6 +188,7 @@ class Recovery:
     seconds: float
     input_shape: tuple[int, ...]
     _outliers: tuple[_Outliers, ...] = field(repr=False)
+    samples: npt.NDArray[np.floating] | None = None
 
     @property
     def outliers(self) -> Array:
@@ -135,6 +198,25 @@ class Recovery:
             stack = zyx_view(dense, self.volume.axes, part.where)
             stack[np.unravel_index(part.positions, stack.shape)] = part.values
         return dense
+
+    @property
+    def invented(self) -> Array:
+        """Share of the result that the measurement does not determine, per voxel, in [0, 1] (made at each access).
+
+        ``u^2 / (u^2 + v)``, the part of the variance that is left open: u is the uncertainty, v the variance of the
+        result under a Gaussian window of 1, 2 and 2 voxels along z, y and x. 0 at measured voxels that were not
+        replaced, near 1 where no structure is known. What is below a fiftieth of the stack's contrast is no structure.
+        """
+        share = np.zeros(self.volume.shape, self.volume.data.dtype)
+        flagged = self.outliers != 0
+        for part in self._outliers:
+            open_ = ~zyx_view(self.measured, self.volume.axes, part.where)
+            step = (len(open_) - 1) // max(1, len(zyx_view(flagged, self.volume.axes, part.where)) - 1)
+            open_[::step] |= zyx_view(flagged, self.volume.axes, part.where)
+            values = zyx_view(self.volume.data, self.volume.axes, part.where)
+            u = zyx_view(self.uncertainty, self.volume.axes, part.where)
+            zyx_view(share, self.volume.axes, part.where)[...] = np.where(open_, share_left_open(values, u), 0)
+        return share
 
     @property
     def outlier_count(self) -> int:
@@ -155,6 +237,7 @@ class _Request(NamedTuple):
     seed: int
     options: TuckerOptions
     local: LocalOptions
+    diffusion: DiffusionOptions
     callback: Callable[[IterationRecord, Any], bool | None] | None
 
 
@@ -169,6 +252,7 @@ class _StackResult(NamedTuple):
     history: tuple[IterationRecord, ...]
     noise: float
     notes: tuple[str, ...]
+    samples: Array | None = None
 
 
 def recover(
@@ -176,7 +260,7 @@ def recover(
     mask: npt.ArrayLike | None = None,
     *,
     axial_factor: int = 1,
-    method: Literal["auto", "tucker", "local"] = "auto",
+    method: Literal["auto", "tucker", "local", "diffusion"] = "auto",
     rank: Literal["auto"] | int | Sequence[int] = "auto",
     noise: Literal["auto"] | float = "auto",
     nonnegative: Literal["auto"] | bool = "auto",
@@ -199,10 +283,12 @@ def recover(
         True = measured. Measured is what the mask *and* NaN allow; an infinity there is an error.
     axial_factor : int
         ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
-    method : {"auto", "tucker", "local"}
+    method : {"auto", "tucker", "local", "diffusion"}
         ``"tucker"``: global robust Tucker completion, with what the model leaves over interpolated between neighbours.
         ``"local"``: from there on by groups of similar patches, each of low rank. ``"auto"``: in the gaps the one with
         the smaller error at left-out measured voxels, ``"local"`` for denoising; the notes say which and why.
+        ``"diffusion"``: goes on from ``"auto"`` with a prior fitted to the stack itself (minutes; needs the extra
+        ``diffusion``): planes between evenly spaced ones, and denoising.
     rank : "auto", int or three ints
         Tucker rank along z, y and x. "auto": ranks from the spectra and a few smaller and larger ones, the one that
         predicts left-out measured voxels best.
@@ -225,8 +311,8 @@ def recover(
     axes, spacing
         For arrays: as in :class:`Volume`.
     **options
-        Fields of :class:`TuckerOptions`, and of :class:`tensorcell.solvers.LocalOptions` unless the method is
-        ``"tucker"``.
+        Fields of :class:`TuckerOptions`; of :class:`tensorcell.solvers.LocalOptions` unless the method is
+        ``"tucker"``; of :class:`DiffusionOptions` if it is ``"diffusion"``.
 
     Returns
     -------
@@ -276,18 +362,24 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
     shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
     dtype = float_type(volume.dtype)
     out, uncertainty, measured = np.empty(shape, dtype), np.empty(shape, dtype), np.zeros(shape, bool)
-    outliers = []
+    outliers: list[_Outliers] = []
+    samples: Array | None = None
     for stack in stacks(volume):
         try:
-            part = _recover_stack(stack.data, stack.mask, request)
+            part = _recover_stack(stack.data, stack.mask, _for_stack(request, stack.label))
         except InputError as error:
             raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
         zyx_view(out, volume.axes, stack.where)[...] = part.volume
         zyx_view(uncertainty, volume.axes, stack.where)[...] = part.uncertainty
         zyx_view(measured, volume.axes, stack.where)[...] = part.measured
+        if part.samples is not None:
+            if samples is None:
+                samples = np.broadcast_to(out, (len(part.samples), *shape)).copy()
+            for whole, one in zip(samples, part.samples, strict=True):
+                zyx_view(whole, volume.axes, stack.where)[...] = one
         outliers.append(_Outliers(stack.where, part.positions, part.values))
         labels.append(stack.label)
-        parts.append(part._replace(volume=np.empty(0), uncertainty=np.empty(0), measured=np.empty(0)))
+        parts.append(part._replace(volume=np.empty(0), uncertainty=np.empty(0), measured=np.empty(0), samples=None))
     order = list(Status)
     several = len(parts) > 1
     metadata = {k: v for k, v in volume.metadata.items() if k not in ("format",)}
@@ -306,7 +398,31 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
         _outliers=tuple(outliers),
+        samples=samples,
     )
+
+
+def _for_stack(request: _Request, label: str) -> _Request:
+    """The request for one of several stacks: each keeps its prior in a folder of its own."""
+    if not label or request.diffusion.cache is None:
+        return request
+    folder = Path(request.diffusion.cache) / "".join(c if c.isalnum() else "-" for c in label)
+    return request._replace(diffusion=replace(request.diffusion, cache=folder))
+
+
+def share_left_open(values: Array, u: Array) -> Array:
+    """``u^2 / (u^2 + v)``; see :attr:`Recovery.invented`.
+
+    >>> share_left_open(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))).max()
+    np.float64(0.0)
+    """
+    centred = values - values.mean(dtype=np.float64)
+    mean = gaussian_filter(centred, SURROUNDINGS)
+    variance = np.maximum(gaussian_filter(np.square(centred), SURROUNDINGS) - np.square(mean), 0)
+    open_ = np.square(u.astype(np.float64))
+    total = open_ + np.maximum(variance, (LEAST_CONTRAST * float(centred.std())) ** 2)
+    share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total > 0)
+    return share
 
 
 def _severity(order: list[Status]) -> Callable[[Status], int]:
@@ -356,7 +472,9 @@ def _checked(
         raise InputError(f"expected a whole number of at least 0 as seed, got {seed!r}")
     rank = whole_rank(rank)
     check_shape(volume)
-    tucker, local = _split_options(method, options)
+    tucker, local, diffusion = _split_options(method, options)
+    if method == "diffusion":
+        _check_torch()
     return _Request(
         method=method,
         axial_factor=int(axial_factor),
@@ -368,18 +486,30 @@ def _checked(
         seed=seed,
         options=tucker,
         local=local,
+        diffusion=diffusion,
         callback=callback,
     )
 
 
-def _split_options(method: str, options: dict[str, Any]) -> tuple[TuckerOptions, LocalOptions]:
+def _check_torch() -> None:
+    for name in ("torch", "safetensors"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f'method "diffusion" needs {name}, found none (pip install "tensorcell[diffusion]")')
+
+
+def _split_options(method: str, options: dict[str, Any]) -> tuple[TuckerOptions, LocalOptions, DiffusionOptions]:
     """The options of each stage; an unknown name is a TypeError."""
-    names = {each.name for each in fields(LocalOptions)} if method != "tucker" else set()
+    local_names = {each.name for each in fields(LocalOptions)} if method != "tucker" else set()
+    names = {each.name for each in fields(DiffusionOptions)} if method == "diffusion" else set()
+
+    def chosen(wanted: set[str]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name in wanted}
+
     try:
-        local = LocalOptions(**{name: value for name, value in options.items() if name in names})
+        local = LocalOptions(**chosen(local_names))
     except ValueError as error:
         raise InputError(str(error)) from None
-    return TuckerOptions(**{name: value for name, value in options.items() if name not in names}), local
+    return TuckerOptions(**chosen(set(options) - local_names - names)), local, DiffusionOptions(**chosen(names))
 
 
 def whole_rank(rank: Any) -> tuple[int, ...] | None:
@@ -482,27 +612,80 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     grid = factor * known
     volume, uncertainty = estimate.best, estimate.error
     positions, values = estimate.positions, estimate.values
+    samples = estimate.samples if len(grid) == planes else None
     if len(grid) < planes:
         remaining = 0.0 if keep else math.sqrt(float(np.mean(np.square(uncertainty, dtype=np.float64))))
-        filled = fill_planes(volume, grid, planes, noise=noise if keep else 0.0, denoise=False)
-        volume = np.asarray(filled.volume)
-        between = np.hypot(np.asarray(filled.error), remaining)
+        passed = noise if keep else 0.0
+        notes.append(_planes_note(grid, planes))
+        spacing = _even_spacing(grid, planes)
+        if request.method == "diffusion" and spacing > 1 and estimate.status is not Status.STOPPED:
+            from tensorcell.diffusion_guidance.recovery import diffused_planes
+
+            diffused = diffused_planes(volume, spacing, passed, _diffusion_request(request, estimate.history))
+            volume, error, samples = diffused.volume.astype(y.dtype, copy=False), diffused.error, diffused.samples
+            notes.extend(diffused.notes)
+        else:
+            filled = fill_planes(volume, grid, planes, noise=passed, denoise=False)
+            volume, error = np.asarray(filled.volume), np.asarray(filled.error)
+            notes.append(f"between planes: {filled.sentence}")
+            if request.method == "diffusion" and spacing == 0:
+                notes.append("the measured planes are not evenly spaced: a lateral prior says nothing between them")
+        between = np.hypot(error, remaining)
         between[grid] = uncertainty
         uncertainty = between
-        notes.extend((_planes_note(grid, planes), f"between planes: {filled.sentence}"))
+    elif request.method == "diffusion" and keep:
+        notes.append("no plane is missing and measured voxels are kept: a prior adds nothing to the gaps")
     if request.nonnegative or (request.nonnegative is None and lowest >= 0):
         np.maximum(volume, 0, out=volume)
+        if samples is not None:
+            np.maximum(samples, 0, out=samples)
     plane = math.prod(y.shape[1:])
     positions = known[positions // plane] * plane + positions % plane
     if keep:
         inlier = seen.copy()
         inlier.ravel()[positions] = False
         np.copyto(volume[::factor], y, where=inlier)
+        if samples is not None:
+            np.copyto(samples[:, ::factor], y, where=inlier)
     if len(positions):
         notes.append(f"{len(positions)} of {int(seen.sum())} measured voxels stand out and were replaced as outliers")
     return _StackResult(
         volume, uncertainty.astype(y.dtype, copy=False), measured, positions, values, tuple(rank), estimate.status,
-        estimate.history, float(noise.sigma), tuple(notes),
+        estimate.history, float(noise.sigma), tuple(notes), samples,
+    )  # fmt: skip
+
+
+def _even_spacing(grid: Array, planes: int) -> int:
+    """Planes from one measured one to the next; 0 where that differs, or some lie beyond the measured ones."""
+    steps = np.unique(np.diff(grid))
+    return int(steps[0]) if len(steps) == 1 and grid[0] == 0 and grid[-1] == planes - 1 else 0
+
+
+def _diffusion_request(request: _Request, history: tuple[IterationRecord, ...]) -> Any:
+    """What the torch module is asked; its progress goes to the callback as records of further stages."""
+    from tensorcell.diffusion_guidance.recovery import DiffusionRequest
+
+    options, start = request.diffusion, time.perf_counter()
+    before = history[-1].iteration if history else 0
+
+    def record(stage: str, step: int, value: float) -> IterationRecord:
+        seconds = time.perf_counter() - start
+        return IterationRecord(
+            iteration=before + step, stage=stage, change=math.nan, residual=value, outliers=0, threshold=0.0,
+            seconds=seconds,
+        )  # fmt: skip
+
+    def report(stage: str, step: int, steps: int, value: float) -> bool:
+        return request.callback is not None and bool(request.callback(record(stage, step, value), Stage(step, steps)))
+
+    def say(message: str) -> None:
+        if request.callback is not None:
+            request.callback(record("prior", 0, math.nan), Stage(0, 1, message))
+
+    given = {name: getattr(options, name) for name in ("prior", "allow_pickle", "fit_steps", "samples", "steps")}
+    return DiffusionRequest(
+        **given, cache=None if options.cache is None else Path(options.cache), guidance=tuple(options.guidance),
+        keep_samples=options.keep_samples, seed=int(request.seed), report=report, say=say,
     )  # fmt: skip
 
 
@@ -523,6 +706,7 @@ class _Estimate(NamedTuple):
     status: Status
     history: tuple[IterationRecord, ...]
     notes: tuple[str, ...]
+    samples: Array | None = None
 
 
 def estimate_stack(
@@ -532,6 +716,7 @@ def estimate_stack(
     fit = _complete(stack, kept, rank, request)
     best, positions, values, own = _best_estimate(stack, kept, fit, noise.sigma, keep, request)
     notes = []
+    samples: Array | None = None
     if fit.status in (Status.MAX_ITERATIONS, Status.DIVERGED) and request.method == "tucker":
         notes.append(f"the fit {fit.status}")
     inlier = kept.copy()
@@ -544,13 +729,13 @@ def estimate_stack(
     chosen = request.method
     stopped = fit.status is Status.STOPPED
     trial = left_out_trial(stack, inlier, rank, noise, request) if gaps_left and not stopped else None
-    if chosen == "auto" and trial is not None and keep:
+    if chosen in ("auto", "diffusion") and trial is not None and keep:
         chosen = "local" if trial.local < trial.tucker else "tucker"
         notes.append(
             f"method {chosen}: at {len(trial.errors)} left-out measured voxels the error of the groups of patches is "
             f"{trial.local:.4g}, of the global model {trial.tucker:.4g}"
         )
-    elif chosen == "auto":
+    elif chosen in ("auto", "diffusion"):
         chosen = "local"
     if stopped:
         chosen = "tucker"
@@ -564,18 +749,20 @@ def estimate_stack(
         status = Status.STOPPED if cut_short else Status.COMPLETED
         if found.error is not None:
             error = found.error
+        samples = found.samples
         if found.weights and not keep:
             parts = ", ".join(
                 f"{name} {100 * weight:.0f} %" for name, weight in found.weights.items() if weight > 0.005
             )
             notes.append(f"denoised by groups of similar patches at a noise of {noise.sigma:.4g}; combined: {parts}")
+        notes.extend(found.notes)
         if trial is not None:
             error = np.where(inlier, error, trial.uncertainty(found.spread)).astype(stack.dtype)
     elif trial is not None:
         error = np.where(inlier, error, trial.typical).astype(stack.dtype)
     if keep:
         np.copyto(best, stack, where=inlier)
-    return _Estimate(best, error, positions, values, status, history, tuple(notes))
+    return _Estimate(best, error, positions, values, status, history, tuple(notes), samples)
 
 
 class _Local(NamedTuple):
@@ -586,6 +773,8 @@ class _Local(NamedTuple):
     error: Array | None
     weights: dict[str, float]
     history: tuple[IterationRecord, ...]
+    notes: tuple[str, ...] = ()
+    samples: Array | None = None
 
 
 def local_by_noise(
@@ -600,7 +789,7 @@ def local_by_noise(
 ) -> _Local:
     """:func:`local_tucker` in the data's unit; noise that grows with the intensity is stabilised before denoising.
 
-    Gaps are completed first, in the data's unit.
+    Gaps are completed first, in the data's unit. With ``method="diffusion"`` a prior corrects what was denoised.
     """
     callback, seed = request.callback, request.seed
     sigma = noise.sigma
@@ -615,16 +804,27 @@ def local_by_noise(
     if not denoise or sigma == 0:
         return _Local(best, spread, None, {}, history)
     whole = np.where(inlier, stack, best) if missing else stack
-    if noise.gain == 0:
-        found = local_tucker(whole, None, noise=sigma, options=request.local, seed=seed)
-        return _Local(found.value.astype(stack.dtype), found.spread, found.error, found.weights, history)
-    stable = generalised_anscombe(whole, noise)
-    found = local_tucker(stable, None, noise=1.0, options=request.local, seed=seed)
-    value = inverse_anscombe(found.value, noise)
-    error = (
-        inverse_anscombe(found.value + found.error, noise) - inverse_anscombe(found.value - found.error, noise)
-    ) / 2
-    return _Local(value.astype(stack.dtype), found.spread, error, found.weights, history)
+    level = sigma if noise.gain == 0 else 1.0
+    stable = whole if noise.gain == 0 else generalised_anscombe(whole, noise)
+
+    def restore(y: Array) -> Any:
+        return local_tucker(y, None, noise=level, options=request.local, seed=seed)
+
+    def back(values: Array) -> Array:
+        return np.asarray(values if noise.gain == 0 else inverse_anscombe(values, noise))
+
+    found = restore(stable)
+    value, error, samples = found.value, found.error, None
+    notes: tuple[str, ...] = ()
+    if request.method == "diffusion":
+        from tensorcell.diffusion_guidance.recovery import diffused_noise
+
+        asked = _diffusion_request(request, history)
+        value, error, samples, notes = diffused_noise(stable, level, found.value, found.error, restore, asked)
+    if noise.gain != 0:
+        error = (back(value + error) - back(value - error)) / 2
+    samples = None if samples is None else np.stack([back(one) for one in samples])
+    return _Local(back(value).astype(stack.dtype), found.spread, error, found.weights, history, notes, samples)
 
 
 class _Trial(NamedTuple):

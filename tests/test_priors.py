@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the diffusion extra: torch")
@@ -67,6 +68,35 @@ def test_units():
     data = torch.tensor([87.5, 120.5])
     torch.testing.assert_close(prior().standardise(data), torch.tensor([-1.0, 0.0]))
     torch.testing.assert_close(prior().restore(prior().standardise(data)), data)
+
+
+def test_adapted_to_other_data():
+    data = np.random.default_rng(0).normal(40, 5, (6, 9, 9)).astype(np.float32)
+    grid = np.full((11, 9, 9), np.nan, np.float32)
+    grid[::2] = data
+    before = prior(axial_factor=4, stretch=1.7, lowest_level=0.2)
+    for planes in (data, grid):
+        found = before.adapted(planes, 3.0)
+        assert found.location == pytest.approx(data.mean(), rel=1e-6)
+        assert found.scale == pytest.approx(math.sqrt(data.var(dtype=np.float64) - 9), rel=1e-6)
+    assert found.network is before.network
+    assert (found.axial_factor, found.stretch, found.lowest_level) == (4, 1.7, 0.2)
+    config = SliceNetworkConfig(widths=(8,), blocks=1, dimensions=3)
+    assert type(VolumePrior(SliceNetwork(config)).adapted(data)) is VolumePrior
+
+
+@pytest.mark.parametrize(
+    ("data", "noise", "message"),
+    [
+        (np.full((2, 9, 9), np.nan), 0.0, "at least one measured voxel, got none"),
+        (np.full((2, 9, 9), np.inf), 0.0, "finite where it was measured, got infinity"),
+        (np.ones((2, 9, 9)), 0.0, "contrast beyond its noise, got none"),
+        (np.arange(8.0), 3.0, "contrast beyond its noise, got none"),
+    ],
+)
+def test_adapted_to_bad_data(data, noise, message):
+    with pytest.raises(ValueError, match=message), np.errstate(invalid="ignore"):
+        prior().adapted(data, noise)
 
 
 def test_denoise_has_a_gradient_in_its_input():

@@ -28,12 +28,16 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "torch" in code:
+        pytest.importorskip("torch", reason="needs the extra 'diffusion'")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_run(command: str, tmp_path: Path) -> None:
+    if "train" in command or "diffusion" in command:
+        pytest.importorskip("torch", reason="needs the extra 'diffusion'")
     cells = tc.datasets.simulate_cells((10, 32, 32), cells=4, seed=1)
     counts = np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 65535).astype(np.uint16)
     tc.write(tmp_path / "stack.tif", tc.Volume(counts, spacing=cells.spacing))

@@ -1,0 +1,300 @@
+"""Samples of the planes between measured ones, drawn from a lateral prior, and the uncertainty that they tell.
+
+The denoiser of a volume is made of that of slices: at every level the xz or the yz slices in turn (a product of
+perpendicular priors, arXiv 2303.08440), each with its measured rows as condition. Guidance enters after it:
+
+=========== =====================================================================================================
+"data"      measured planes are put back into every estimate
+"tucker"    the estimate is projected to a Tucker rank that follows the error still expected in it
+"smooth"    gradients along z are kept smooth (:class:`~tensorcell.diffusion_guidance.guidance.AxialSmoothness`)
+"lateral"   xy slices take their turn, too, without condition
+=========== =====================================================================================================
+
+The uncertainty u is a function of ``sqrt(s e)``: s the standard deviation of the samples, averaged over a few pixels, e
+the error that kriging states for itself. At left-out planes voxels are sorted into groups by it, and the width that
+holds 90 % of a group's errors is its u (split conformal prediction by groups, doi:10.1007/3-540-36755-1_29); in between
+it is interpolated. One width for all would be ruled by the background, where errors are small and voxels many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+
+from tensorcell.diffusion_guidance.guidance import AxialSmoothness, Denoiser, GaussianConsistency, Term
+from tensorcell.diffusion_guidance.networks import without_denormals
+from tensorcell.diffusion_guidance.operators import Planes
+from tensorcell.diffusion_guidance.planes import PriorFill, checked_planes, grid_rows, middle_rows, regressed
+from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
+from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.solver_terms import TuckerProjection
+from tensorcell.diffusion_guidance.training import condition_of
+from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE
+
+Floats = npt.NDArray[np.float32]
+Callback = Callable[[int, int], bool | None]
+
+GUIDANCE = ("data", "tucker", "smooth", "lateral")
+USUAL = ("data",)
+
+HIGHEST_LEVEL, LOWEST_LEVEL = 3.0, 0.02
+"""First and last level in prior units: far above and far below the error of an interpolation."""
+
+TUCKER_STRENGTH = 0.5
+"""Share of the error expected in an estimate that the Tucker projection takes for noise."""
+
+SMOOTHNESS = 0.1
+"""Weight of "smooth"."""
+
+SPREAD_WINDOW = 5
+"""Pixels a side over which the samples' variance is averaged: a few samples alone are noisy."""
+
+SPREAD_FLOOR = 0.1
+"""Of the root mean square spread: no spread in a few samples is no proof."""
+
+GROUPS, SMALLEST_GROUP = 16, 250
+"""Most groups of voxels, and fewest voxels of one."""
+
+LEAST_SHARE = 0.65
+"""Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneSamples:
+    """Samples of a stack; measured planes are the same in all.
+
+    Attributes
+    ----------
+    mean : float32 array ((m - 1) s + 1, Y, X)
+    std : float32 array of that shape, or None with one sample
+    samples : float32 array (K, ...) or None unless asked for
+    count : int
+        Samples drawn; fewer than asked for if the callback stopped.
+    """
+
+    mean: Floats
+    std: Floats | None
+    samples: Floats | None
+    count: int
+
+
+def sample_planes(
+    planes: npt.ArrayLike,
+    prior: LateralPrior,
+    *,
+    samples: int = 8,
+    steps: int = 20,
+    guidance: Sequence[str] = USUAL,
+    seed: int = 0,
+    keep: bool = False,
+    slices_at_once: int = 8,
+    callback: Callback | None = None,
+) -> PlaneSamples:
+    """Draw stacks that agree with the measured planes.
+
+    Parameters
+    ----------
+    planes : array (m, Y, X)
+        Measured planes 0, s, 2s, ..., ``s = prior.axial_factor``, without gaps.
+    prior : LateralPrior
+    samples, steps : int
+        At least 1 each. Samples come in antithetic pairs.
+    guidance : sequence of {"data", "tucker", "smooth", "lateral"}
+        See the module.
+    seed : int
+    keep : bool
+        Whether the samples themselves are returned: K volumes of memory.
+    slices_at_once : int
+        In one call of the network.
+    callback : callable ``(step, steps) -> bool or None``
+        After each step of all samples; True stops, and samples not finished are left out.
+
+    Returns
+    -------
+    PlaneSamples
+        In the unit of the planes.
+
+    Raises
+    ------
+    ValueError
+        For planes that do not fit, numbers below 1, or an unknown guidance.
+
+    Notes
+    -----
+    ``samples * steps`` passes of the network over the slices of one orientation; memory for about twenty volumes
+    whatever the number of samples (plus those kept).
+    """
+    values = checked_planes(planes, prior)
+    if samples < 1 or steps < 1:
+        raise ValueError(f"expected at least 1 sample and 1 step, got {samples} and {steps}")
+    unknown = [name for name in guidance if name not in GUIDANCE]
+    if unknown:
+        raise ValueError(f"expected guidance among {', '.join(GUIDANCE)}, got {unknown[0]!r}")
+    factor, shape = prior.axial_factor, (grid_rows(values, prior.axial_factor), *values.shape[1:])
+    levels = falling_levels(steps)
+    denoise = volume_denoiser(values, prior, levels, guidance, slices_at_once)
+    measured = prior.standardise(torch.from_numpy(values))[None, None]
+    terms: list[Term] = [AxialSmoothness(SMOOTHNESS)] if "smooth" in guidance else []
+    data = GaussianConsistency(Planes(factor), measured, 0.0) if "data" in guidance else None
+    centre = prior.standardise(torch.from_numpy(regressed(prior, values)))[None, None]
+
+    total, squares, within, pairs = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0
+    kept, drawn, rounds = [], 0, -(-samples // 2)
+    with without_denormals():
+        for turn in range(rounds):
+            count = min(2, samples - 2 * turn)
+            generator = torch.Generator().manual_seed(1_000_003 * seed + turn)
+            noise = torch.randn((1, 1, *shape), generator=generator)
+            start = centre + levels[0] * (torch.cat([noise, -noise]) if count == 2 else noise)
+            stopped: list[bool] = []
+
+            def told(step: int, all_steps: int, _: Tensor, turn: int = turn, stopped: list[bool] = stopped) -> bool:
+                if callback is not None and callback(turn * all_steps + step + 1, rounds * all_steps):
+                    stopped.append(True)
+                return bool(stopped)
+
+            found = sample(
+                denoise, (1, *shape), levels=levels, method="ode", measurement=data, terms=terms, samples=count,
+                antithetic=count == 2, generator=generator, start=start, callback=told,
+            )  # fmt: skip
+            if stopped and found.steps < steps:
+                break
+            volumes = prior.restore(found.samples[:, 0]).numpy()
+            if "data" in guidance:
+                volumes[:, ::factor] = values
+            if keep:
+                kept.append(volumes)
+            drawn += count
+            middle = volumes.mean(axis=0, dtype=np.float64)
+            within += np.square(volumes[0] - middle)
+            total, squares, pairs = total + middle, squares + np.square(middle), pairs + 1
+            if stopped:
+                break
+    if not drawn:
+        return PlaneSamples(prior.restore(centre[0, 0]).numpy(), None, None, 0)
+    mean = total / pairs
+    # A sample is its pair's average plus or minus half the difference; the two are uncorrelated by symmetry.
+    between = np.maximum(squares - pairs * np.square(mean), 0) / max(pairs - 1, 1)
+    std = np.sqrt(within / pairs + between).astype(np.float32) if drawn > 1 else None
+    return PlaneSamples(mean.astype(np.float32), std, np.concatenate(kept) if keep else None, drawn)
+
+
+def falling_levels(steps: int) -> list[float]:
+    """Levels ``(steps + 1,)`` from the highest to zero, EDM's spacing (2206.00364, Eq. 5)."""
+    root = 1 / 7
+    share = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
+    levels = (HIGHEST_LEVEL**root + share * (LOWEST_LEVEL**root - HIGHEST_LEVEL**root)) ** 7
+    return [*levels.tolist(), 0.0]
+
+
+def volume_denoiser(
+    values: Floats, prior: LateralPrior, levels: Sequence[float], guidance: Sequence[str], slices_at_once: int
+) -> Denoiser:
+    """``E[x0 | x, measured planes]`` of volumes (K, 1, Z, Y, X): slices of one orientation at each of the levels.
+
+    Which orientation follows from the place of the level in the ladder, so that nothing is remembered between calls. A
+    prior of volumes sees them whole.
+    """
+    factor = prior.axial_factor
+    grid = torch.zeros(grid_rows(values, factor), *values.shape[1:])
+    grid[::factor] = torch.from_numpy(values)
+    whole = prior.standardise(grid)  # (Z, Y, X)
+    tucker = TuckerProjection() if "tucker" in guidance else None
+    tau = prior.network.config.condition_error
+
+    def guided(estimate: Tensor, level: float) -> Tensor:
+        if tucker is None:
+            return estimate
+        expected = level * tau / math.hypot(level, tau)  # of a Gaussian of deviation tau about the condition
+        return tucker(estimate, TUCKER_STRENGTH * expected)
+
+    if isinstance(prior, VolumePrior):
+        told = condition_of(whole[None, None], factor)
+
+        def denoise_volumes(x: Tensor, level: float | Tensor) -> Tensor:
+            each = [prior.denoise(one, level, told) for one in torch.split(x, 1)]
+            return guided(torch.cat(each), float(level))
+
+        return denoise_volumes
+
+    conditions = {axis: condition_of(whole.movedim(axis, 0)[:, None], factor) for axis in (1, 2)}
+    turns = (1, 2, 0) if "lateral" in guidance else (1, 2)
+    place = {level: turns[step % len(turns)] for step, level in enumerate(levels)}
+
+    def denoise_slices(x: Tensor, level: float | Tensor) -> Tensor:
+        axis = place.get(float(level), 1)
+        result = torch.empty_like(x)
+        for volume, out in zip(x[:, 0], result[:, 0], strict=True):
+            slices = volume.movedim(axis, 0)[:, None]  # (n, 1, H, W)
+            for first in range(0, len(slices), slices_at_once):
+                piece = slice(first, first + slices_at_once)
+                rows = conditions[axis][piece] if axis else None
+                out.movedim(axis, 0)[piece] = prior.denoise(slices[piece], level, rows)[:, 0]
+        return guided(result, float(level))
+
+    return denoise_slices
+
+
+def calibrated(
+    fill: PriorFill,
+    spread: Floats,
+    left_out_spread: Floats,
+    *,
+    factor: int,
+    noise: float = 0.0,
+) -> Floats:
+    """The uncertainty u of a fill between its measured planes.
+
+    Parameters
+    ----------
+    fill : PriorFill
+        With at least one turn of left-out planes.
+    spread : float32 array of the volume's shape
+        Standard deviation of samples.
+    left_out_spread : float32 array ((k - 1) s + 1, Y, X)
+        The same for the kept planes of ``fill.turns[0]``.
+    factor : int
+        ``s``.
+    noise : float
+        Standard deviation of the noise in the left-out planes.
+    """
+    turn = fill.turns[0]
+    left_out = middle_rows(_size(left_out_spread, np.float32(fill.ratio) * turn.error), factor).ravel()
+    errors = np.abs(middle_rows(turn.outcome, factor) - turn.truth).ravel()
+    parts = np.array_split(np.argsort(left_out), max(1, min(GROUPS, len(errors) // SMALLEST_GROUP)))
+    sizes = [float(np.median(left_out[part])) for part in parts]
+    widths = [_width(errors[part], noise) for part in parts]
+    u: Floats = np.interp(_size(spread, fill.error), sizes, widths).astype(np.float32)
+    return u
+
+
+def _size(spread: Floats, error: Floats) -> Floats:
+    """``sqrt(s e)``."""
+    size: Floats = np.sqrt(smoothed(spread) * error)
+    return size
+
+
+def _width(errors: Floats, noise: float) -> float:
+    """Standard deviation whose 90 % interval covers that share of the errors, without the noise in them."""
+    share = min(1.0, COVERED * (1 + 1 / errors.size))
+    width = float(np.quantile(errors, share)) / NORMAL_QUANTILE
+    return math.sqrt(max(width**2 - noise**2, LEAST_SHARE * width**2)) if noise > 0 else width
+
+
+def smoothed(spread: Floats) -> Floats:
+    """Root of the variance averaged over a few pixels of each plane, never far below the usual.
+
+    >>> smoothed(np.ones((1, 4, 4), np.float32)).round(2).max()
+    np.float32(1.0)
+    """
+    variance = np.square(spread)
+    floor = np.float32(SPREAD_FLOOR**2) * variance.mean()
+    nearby: Floats = np.sqrt(np.maximum(uniform_filter(variance, (1, SPREAD_WINDOW, SPREAD_WINDOW)), floor))
+    return nearby

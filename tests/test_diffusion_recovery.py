@@ -1,0 +1,315 @@
+"""``recover(method="diffusion")``: what users see of it, its files, its refusals, and what stays when it is stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'diffusion'")
+
+import torch
+from scipy.ndimage import gaussian_filter
+
+import tensorcell as tc
+from tensorcell import cli
+from tensorcell.diffusion_guidance import denoising
+from tensorcell.diffusion_guidance import recovery as diffusion
+from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
+from tensorcell.diffusion_guidance.priors import WEIGHTS, LateralPrior
+from tensorcell.recovery import Stage, share_left_open
+
+QUICK = {"method": "diffusion", "fit_steps": 3, "samples": 2, "steps": 2}
+TINY = SliceNetworkConfig(widths=(8,), blocks=1)
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SliceNetworkConfig.__init__, "__kwdefaults__", {
+        **SliceNetworkConfig.__init__.__kwdefaults__, "widths": (8,), "blocks": 1,
+    })  # fmt: skip
+    monkeypatch.setattr(denoising, "NETWORK", TINY)
+
+
+@pytest.fixture(scope="module")
+def truth() -> np.ndarray:
+    field = gaussian_filter(np.random.default_rng(0).standard_normal((25, 24, 26)), 2)
+    return (100 + 30 * field / field.std()).clip(0).astype(np.float32)
+
+
+def test_planes(truth: np.ndarray) -> None:
+    seen: list[tuple[str, Stage]] = []
+
+    def watch(record, state):
+        if isinstance(state, Stage):
+            seen.append((record.stage, state))
+
+    result = tc.recover(truth[::2], axial_factor=2, spacing=(2.0, 0.5, 0.5), keep_samples=True, callback=watch, **QUICK)
+    np.testing.assert_array_equal(result.volume.data[::2], truth[::2])
+    assert result.volume.spacing == (1.0, 0.5, 0.5)
+    assert result.volume.dtype == np.float32
+    assert result.samples.shape == (2, 25, 24, 26)
+    np.testing.assert_array_equal(result.samples[:, ::2], np.stack([truth[::2]] * 2))
+    # The samples lie about the volume.
+    np.testing.assert_allclose(result.samples.mean(axis=0), result.volume.data, atol=1e-3)
+    assert (result.uncertainty[1::2] > 0).all()
+    assert (result.invented[::2] == 0).all()
+    assert (result.invented[1::2] > 0).all()
+    assert result.invented.max() <= 1
+    told = "\n".join(result.notes)
+    for words in ("prior fitted to 13 planes of 24 x 26 in 3 steps", "prior's correction to kriging", "2 samples"):
+        assert words in told
+    assert seen[0][0] == "prior"
+    assert "fitting a prior to 13 planes of 24 x 26: about" in seen[0][1].message
+    assert [state.step for stage, state in seen if stage == "prior"] == [0, 1, 2, 3]
+    sampled = [state for stage, state in seen if stage == "samples"]
+    assert sampled[-1].step == sampled[-1].steps
+    assert [state.step for state in sampled] == sorted(state.step for state in sampled)
+
+
+def test_the_same_seed_gives_the_same_result(truth: np.ndarray) -> None:
+    one, two = (tc.recover(truth[::2], axial_factor=2, **QUICK) for _ in range(2))
+    np.testing.assert_array_equal(one.volume.data, two.volume.data)
+    np.testing.assert_array_equal(one.uncertainty, two.uncertainty)
+
+
+def test_noise(truth: np.ndarray) -> None:
+    noisy = truth + 10 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
+    result = tc.recover(noisy, noise=10.0, keep_samples=True, **(QUICK | {"fit_steps": 60}))
+    plain = tc.recover(noisy, noise=10.0, method="local")
+    before, after = (float(np.square(found.volume.data - truth).mean()) for found in (plain, result))
+    assert after < 1.01 * before  # Stein's estimate takes no correction that does harm
+    assert any(note.startswith("denoised volume: ") for note in result.notes)
+    assert (result.invented == 0).all()  # everything was measured
+    assert (result.uncertainty > 0).all()
+
+
+def test_noise_that_grows_with_the_intensity(truth: np.ndarray) -> None:
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(truth).astype(np.uint16)
+    result = tc.recover(counts, **QUICK)
+    assert result.volume.dtype == np.float32
+    assert float(np.square(result.volume.data - truth).mean()) < 0.5 * float(np.square(counts - truth).mean())
+
+
+def test_noisy_planes(truth: np.ndarray) -> None:
+    noisy = truth + 5 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
+    result = tc.recover(noisy[::2], axial_factor=2, noise=5.0, **QUICK)
+    assert (result.uncertainty[1::2] > 0).all()
+    told = "\n".join(result.notes)
+    assert "denoised volume: " in told
+    assert "prior fitted to 13 planes" in told
+
+
+def test_frames_are_fitted_one_by_one_and_keep_their_priors_apart(truth: np.ndarray, tmp_path: Path) -> None:
+    frames = np.stack([truth[::2], truth[::2][:, ::-1]])
+    result = tc.recover(
+        tc.Volume(frames, axes="TZYX"), axial_factor=2, cache=tmp_path / "p", keep_samples=True, **QUICK
+    )
+    assert result.samples.shape == (2, 2, 25, 24, 26)
+    assert sorted(folder.name for folder in (tmp_path / "p").iterdir()) == ["T-0", "T-1"]
+    assert sum("prior fitted" in note for note in result.notes) == 2
+
+
+def test_a_cached_prior_is_taken_again(truth: np.ndarray, tmp_path: Path) -> None:
+    first = tc.recover(truth[::2], axial_factor=2, cache=tmp_path / "prior", **QUICK)
+    second = tc.recover(truth[::2], axial_factor=2, cache=tmp_path / "prior", **QUICK)
+    assert f"prior {tmp_path / 'prior'}, fitted earlier" in second.notes
+    np.testing.assert_array_equal(first.volume.data, second.volume.data)
+    given = tc.recover(truth[::2], axial_factor=2, prior=tmp_path / "prior", **QUICK)
+    np.testing.assert_allclose(given.volume.data, first.volume.data, atol=1e-3)
+    loaded = LateralPrior.load(tmp_path / "prior")
+    np.testing.assert_allclose(
+        tc.recover(truth[::2], axial_factor=2, prior=loaded, **QUICK).volume.data, first.volume.data, atol=1e-3
+    )
+    with pytest.raises(tc.InputError, match="expected a prior kept for this stack, got that of another"):
+        tc.recover(truth[::4], axial_factor=4, cache=tmp_path / "prior", **QUICK)
+
+
+def test_a_cached_prior_for_noise_is_taken_again(truth: np.ndarray, tmp_path: Path) -> None:
+    noisy = truth + 10 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
+    first, second = (tc.recover(noisy, noise=10.0, cache=tmp_path / "p", **QUICK) for _ in range(2))
+    assert "prior for noise fitted in 3 steps" in first.notes
+    assert f"prior {tmp_path / 'p' / 'noise'}, fitted earlier" in second.notes
+    np.testing.assert_allclose(second.volume.data, first.volume.data, atol=1e-3)
+    with pytest.raises(tc.InputError, match="got that of another"):
+        tc.recover(noisy + 1, noise=10.0, cache=tmp_path / "p", **QUICK)
+
+
+def test_an_interrupted_fit_goes_on(truth: np.ndarray, tmp_path: Path) -> None:
+    options = QUICK | {"fit_steps": 6, "cache": tmp_path / "prior"}
+
+    def interrupt(record, state):
+        if record.stage == "prior" and state.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tc.recover(truth[::2], axial_factor=2, callback=interrupt, **options)
+    steps: list[int] = []
+
+    def watch(record, state):
+        if record.stage == "prior" and state.step:
+            steps.append(state.step)
+
+    resumed = tc.recover(truth[::2], axial_factor=2, callback=watch, **options)
+    assert steps == [5, 6]
+    straight = tc.recover(truth[::2], axial_factor=2, **(options | {"cache": None}))
+    np.testing.assert_array_equal(resumed.volume.data, straight.volume.data)
+    assert [path.name for path in tmp_path.iterdir()] == ["prior"]
+
+
+def test_a_callback_ends_the_fit_and_then_the_samples(truth: np.ndarray) -> None:
+    options = QUICK | {"fit_steps": 50, "samples": 8}
+
+    def stop(record, state):
+        return isinstance(state, Stage) and state.step == 2
+
+    result = tc.recover(truth[::2], axial_factor=2, callback=stop, **options)
+    told = "\n".join(result.notes)
+    assert "in 2 steps (stopped by the caller)" in told
+    assert "spread needs two samples" in told
+    assert np.isfinite(result.uncertainty).all()
+
+
+def test_uneven_planes_are_left_to_kriging(truth: np.ndarray) -> None:
+    stack = truth.copy()
+    stack[[1, 2, 6]] = np.nan
+    result = tc.recover(stack, **QUICK)
+    assert "not evenly spaced: a lateral prior says nothing between them" in "\n".join(result.notes)
+
+
+def test_gaps_alone_are_left_to_local(truth: np.ndarray) -> None:
+    stack = np.where(np.random.default_rng(4).random(truth.shape) < 0.3, np.nan, truth)
+    result, plain = (tc.recover(stack, **options) for options in (QUICK, {"method": "auto"}))
+    assert "a prior adds nothing to the gaps" in "\n".join(result.notes)
+    np.testing.assert_array_equal(result.volume.data, plain.volume.data)
+
+
+def test_few_planes_are_left_to_kriging(truth: np.ndarray) -> None:
+    result = tc.recover(truth[:9:4], axial_factor=4, **QUICK)
+    assert "3 measured planes are too few to judge the prior" in "\n".join(result.notes)
+    assert result.samples is None
+
+
+def test_memory_that_is_short_makes_the_pieces_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(diffusion, "free_memory", lambda: 4 << 20)
+    assert diffusion.slices_that_fit((81, 86, 94), said.append) < 8
+    assert said[0].startswith("memory is short (4 MiB free): ")
+    monkeypatch.setattr(diffusion, "free_memory", lambda: 8 << 30)
+    assert diffusion.slices_that_fit((81, 86, 94), said.append) == 8
+    monkeypatch.setattr(diffusion, "free_memory", lambda: None)
+    assert diffusion.slices_that_fit((81, 86, 94), said.append) == 8
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "whole number of at least 1 as samples, got 0"),
+        ({"steps": 1.5}, r"whole number of at least 1 as steps, got 1\.5"),
+        ({"fit_steps": 0}, "whole number of at least 1 as fit_steps, got 0"),
+        ({"guidance": "data,magic"}, "guidance among data, tucker, smooth, lateral, got 'magic'"),
+        ({"prior": 7}, "expected a LateralPrior, a path or None as prior, got int"),
+        ({"prior": "nowhere"}, "expected a prior with config.json and .*, got no such file"),
+    ],
+)
+def test_bad_options(truth: np.ndarray, options: dict, message: str) -> None:
+    with pytest.raises(tc.InputError, match=message):
+        tc.recover(truth[::2], axial_factor=2, **(QUICK | options))
+
+
+def test_priors_that_do_not_fit(truth: np.ndarray, tmp_path: Path) -> None:
+    def refused(message: str, prior: object, **options: object) -> None:
+        with pytest.raises(tc.InputError, match=message):
+            tc.recover(truth[::2], axial_factor=2, prior=prior, **QUICK, **options)
+
+    refused("expected a prior for axial factor 2, got one for 4", LateralPrior(SliceNetwork(TINY), axial_factor=4))
+    two = SliceNetworkConfig(widths=(8,), blocks=1, channels=2, condition_channels=3)
+    colour = LateralPrior(SliceNetwork(two), axial_factor=2)
+    refused("this prior is for 2 channel", colour)
+    colour.save(tmp_path / "colour")
+    refused("this prior is for 2 channel", tmp_path / "colour")
+    good = LateralPrior(SliceNetwork(TINY), axial_factor=2)
+    good.save(tmp_path / "cut")
+    whole = (tmp_path / "cut" / WEIGHTS).read_bytes()
+    (tmp_path / "cut" / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    refused("expected complete safetensors, got a truncated or foreign file", tmp_path / "cut")
+    (tmp_path / "cut" / WEIGHTS).unlink()
+    torch.save(good.network.state_dict(), tmp_path / "cut" / "weights.pt")
+    refused("got a pickle, which is refused unless allowed", tmp_path / "cut")
+    allowed = tc.recover(truth[::2], axial_factor=2, prior=tmp_path / "cut", allow_pickle=True, **QUICK)
+    assert f"prior {tmp_path / 'cut'}" in allowed.notes
+
+
+def test_without_torch_one_line_names_the_extra(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else found(name, *a))
+    with pytest.raises(tc.InputError, match=r'needs torch, found none \(pip install "tensorcell\[diffusion\]"\)'):
+        tc.recover(truth[::2], axial_factor=2, **QUICK)
+
+
+def test_options_of_another_method_are_unknown(truth: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="samples"):
+        tc.recover(truth, method="local", samples=3)
+
+
+def test_command_line(
+    truth: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tc.write("in.tif", tc.Volume(truth[::2], spacing=(2.0, 0.5, 0.5)))
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["tensorcell", "recover", "in.tif", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0)
+
+    few = ("--samples", "2", "--steps", "2", "--fit-steps", "3")
+    command = ("out.tif", "--axial-factor", "2", "--method", "diffusion", *few, "--cache", "prior", "--json")
+    assert run(*command, "--invented", "invented.tif", "--uncertainty", "u.tif", "--guidance", "data,tucker") == 0
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    assert any("prior fitted to" in note for note in facts["notes"])
+    assert "fitting a prior to 13 planes of 24 x 26: about" in printed.err
+    invented = tc.read("invented.tif")
+    assert invented.spacing == (1.0, 0.5, 0.5)
+    assert float(invented.data[::2].max()) == 0
+    assert float(invented.data[1::2].min()) > 0
+    assert (tmp_path / "prior" / "config.json").exists()
+    assert run("out2.tif", "--samples", "3") == 2
+    assert "expected --method diffusion with --samples, got --method auto" in capsys.readouterr().err
+    assert run("out2.tif", "--method", "diffusion", "--samples", "0", "--axial-factor", "2") == 2
+    assert "whole number of at least 1 as samples, got 0" in capsys.readouterr().err
+    assert run("out2.tif", "--invented", "in.tif") == 2
+    assert "expected another file for --invented than for IN" in capsys.readouterr().err
+    assert not (tmp_path / "out2.tif").exists()
+
+
+def test_invented_is_the_share_of_variance_left_open() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((20, 40, 40))
+    share = share_left_open(values, np.full(values.shape, 2.0))
+    # Variance 1 about a voxel, 4 left open; some 180 voxels count in a window.
+    assert float(np.median(share)) == pytest.approx(0.8, abs=0.01)
+    assert (share_left_open(values, np.zeros_like(values)) == 0).all()
+    assert (share_left_open(np.ones((4, 9, 9)), np.ones((4, 9, 9))) == 1).all()
+
+
+def test_invented_names_gaps_and_replaced_voxels_alone(truth: np.ndarray) -> None:
+    rng = np.random.default_rng(3)
+    stack = truth.copy()
+    gaps = rng.random(stack.shape) < 0.3
+    stack[gaps] = np.nan
+    hot = (12, 10, 10)
+    stack[hot] = 5000.0
+    result = tc.recover(stack, method="local")
+    assert result.outliers[hot] != 0
+    assert result.invented[hot] > 0
+    flagged = result.outliers != 0
+    assert (result.invented[~gaps & ~flagged] == 0).all()
+    assert (result.invented[gaps] > 0).all()
