@@ -24,7 +24,7 @@ from tensorcell.diffusion_guidance.denoising import CONDITION, denoise_with_prio
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.plane_samples import PlaneSamples, calibrated, sample_planes, smoothed
 from tensorcell.diffusion_guidance.planes import PriorFill, fill_with_prior, grid_rows
-from tensorcell.diffusion_guidance.priors import CONFIG, LateralPrior, load_prior
+from tensorcell.diffusion_guidance.priors import CONFIG, LateralPrior, load_prior, shipped_prior
 from tensorcell.diffusion_guidance.training import estimate_fit, fit_lateral_prior, matched_stretch
 from tensorcell.errors import InputError
 from tensorcell.solvers import NoiseModel
@@ -285,7 +285,7 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
     resumed = state is not None and (state / "training_state.json").exists()
     prior = fit_lateral_prior(
         values, axial_factor=factor, stretch=matched_stretch(values, factor), steps=request.fit_steps,
-        seed=request.seed, progress=progress, initial=state if resumed else None, keep=state,
+        seed=request.seed, progress=progress, initial=state if resumed else shipped_prior(), keep=state,
     )  # fmt: skip
     if cache is not None and state is not None:
         keep_prior(prior, cache, values)

@@ -291,3 +291,12 @@ def test_fill_planes_refuses(stack: np.ndarray, grid: list[float], planes: int, 
 def test_fill_planes_refuses_other_types() -> None:
     with pytest.raises(TypeError, match="expected NumPy or CuPy arrays, got list"):
         fill_planes([[[1.0]]], [0], 1)
+
+
+def test_errors_stay_within_the_range_where_many_planes_are_empty(volumes_folder):
+    """Where nothing is seen to change, the predicted variance is next to nothing; real errors over it are no factor."""
+    from tensorcell.files import read
+
+    stack = np.asarray(read(volumes_folder / "flybrain_confocal_neuropil.tif").data[:57:4, :80, :80], np.float32)
+    filled = fill_planes(stack, np.arange(0, 57, 4), 57)
+    assert float(filled.error.max()) < float(np.ptp(stack))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the diffusion extra: torch")
 pytest.importorskip("safetensors", reason="needs the diffusion extra: safetensors")
 
+from tensorcell.diffusion_guidance import priors as priors_module  # noqa: E402
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig  # noqa: E402
-from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, VolumePrior  # noqa: E402
+from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, VolumePrior, shipped_prior  # noqa: E402
 
 CONFIG_SMALL = SliceNetworkConfig(widths=(8, 8), blocks=1)
 
@@ -191,3 +193,16 @@ def test_scale_must_be_positive(saved):
         prior(scale=0.0)
     config = json.loads((saved / CONFIG).read_text())
     assert config["_class_name"] == "LateralPrior"  # as diffusers spells it
+
+
+def test_the_shipped_prior_is_small_and_made_for_the_usual_network():
+    prior = shipped_prior()
+    folder = Path(priors_module.__file__).with_name("pretrained")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
+    assert prior.network.config.widths == SliceNetworkConfig().widths
+    x = torch.zeros(1, 1, 16, 16)
+    assert prior.denoise(x, math.inf, torch.zeros(1, 2, 16, 16)).isfinite().all()
+
+
+def test_saved_files_can_be_read_by_whom_the_folder_can(saved):
+    assert (saved / WEIGHTS).stat().st_mode == (saved / CONFIG).stat().st_mode
