@@ -86,8 +86,8 @@ class PriorDenoised:
     slope, slope_error : float
         Slope of the true on the proposed correction by Stein's lemma, and its jackknife error.
     predicted : float
-        Root mean square error of ``volume`` by Stein's estimate; where that of the base was given, no more than it and
-        no less than half.
+        Root mean square error of ``volume`` by Stein's estimate; where that of the base was given, the mean of this and
+        of what the base's is less what the slope says the correction saves (mean of the squares).
     sentence : str
         All this in words.
     prior : LateralPrior
@@ -213,8 +213,11 @@ def denoise_with_prior(
     volume_moved = f_moved + np.float32(weight) * change_moved
     stein = np.square(y - volume, dtype=np.float64) + 2 * signs * (volume_moved - volume) * rate
     predicted = math.sqrt(max(float(stein.mean()) - sigma**2, 0.0))
-    if base_error is not None:  # one divergence is noisy
-        predicted = min(max(predicted, base_error / 2), base_error)
+    if base_error is not None:  # two estimates that err in different ways: their mean
+        saved = weight * (2 * min(max(slope, weight), 1.0) - weight) if weight > 0 else 0.0
+        size = float(np.mean(np.square(change, dtype=np.float64)))
+        own = max(base_error**2 - saved * size, base_error**2 / 2)
+        predicted = math.sqrt((predicted**2 + own) / 2)
     sentence = (
         f"{weight:.0%} of the prior's correction to the base: by Stein's estimate the slope of the true on the "
         f"proposed correction is {slope:.2f} +- {error:.2f}"

@@ -32,6 +32,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
         **SliceNetworkConfig.__init__.__kwdefaults__, "widths": (8,), "blocks": 1,
     })  # fmt: skip
     monkeypatch.setattr(denoising, "NETWORK", TINY)
+    monkeypatch.setattr(diffusion, "shipped_prior", lambda: LateralPrior(SliceNetwork(TINY), axial_factor=4))
 
 
 @pytest.fixture(scope="module")

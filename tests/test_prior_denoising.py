@@ -197,3 +197,14 @@ def test_a_constant_volume_stays_as_it_is() -> None:
     found = denoise_with_prior(flat, 1.0, restore=lambda y: np.full_like(y, 5.0), steps=2, config=TINY)
     assert np.isfinite(found.volume).all()
     assert rmse(found.volume, flat) < 1e-2
+
+
+def test_the_error_of_the_base_has_its_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """White data, a base that is half the best estimate: its error is known, and what the correction saves, too."""
+    truth, noisy = gaussian_data(1.0)
+    prior = proposing(monkeypatch, lambda f, y: 0.2 * (y - f))  # to .4 y, of .5 y
+    found = denoise_with_prior(noisy, 1.0, restore=lambda y: 0.25 * y, prior=prior)
+    told = denoise_with_prior(noisy, 1.0, restore=lambda y: 0.25 * y, prior=prior, base_error=rmse(found.base, truth))
+    assert told.predicted == pytest.approx(rmse(told.volume, truth), rel=0.05)  # a slope above 1 counts as 1
+    wrong = denoise_with_prior(noisy, 1.0, restore=lambda y: 0.25 * y, prior=prior, base_error=2 * told.predicted)
+    assert told.predicted < wrong.predicted < 2 * told.predicted
