@@ -29,6 +29,7 @@ M. Unser, Monte-Carlo SURE, doi:10.1109/TIP.2008.2001404. T. Karras et al., arXi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,7 +88,7 @@ class PriorDenoised:
         Slope of the true on the proposed correction by Stein's lemma, and its jackknife error.
     predicted : float
         Root mean square error of ``volume`` by Stein's estimate; where that of the base was given, the mean of this and
-        of what the base's is less what the slope says the correction saves (mean of the squares).
+        of what the base's is less what the slope says the correction saves (no less than half; mean of the squares).
     sentence : str
         All this in words.
     prior : LateralPrior
@@ -133,6 +134,7 @@ def denoise_with_prior(
     restore: Restore,
     base: npt.ArrayLike | None = None,
     base_error: float | None = None,
+    measured: npt.NDArray[np.bool_] | None = None,
     prior: LateralPrior | None = None,
     seconds: float | None = None,
     steps: int | None = None,
@@ -154,6 +156,9 @@ def denoise_with_prior(
         ``restore(noisy)`` where that is known already.
     base_error : float, optional
         Its root mean square error, if the denoiser says.
+    measured : bool array (Z, Y, X), optional
+        True = measured. Elsewhere `noisy` holds estimates, which count in no sum. A few per cent at most: what they
+        owe to the noise around them is neglected.
     prior : LateralPrior, optional
         From an earlier call; None: one is fitted, at the cost of two more runs of `restore`.
     seconds, steps
@@ -200,19 +205,22 @@ def denoise_with_prior(
         prior = replace(prior, location=float(f.mean()), scale=float(f.std()) or 1.0)
     n = _regressed(prior, f, y, sigma)
 
-    signs = rng.choice(np.array([-1, 1], np.float32), y.shape)
+    signs = np.random.default_rng([seed, 6]).choice(np.array([-1, 1], np.float32), y.shape)
+    if measured is not None:
+        signs *= measured
     moved = np.asarray(y + PERTURBATION * sigma * signs, np.float32)
     f_moved = _restored(restore, moved)
     change, change_moved = n - f, _regressed(prior, f_moved, moved, sigma) - f_moved
     rate = sigma / PERTURBATION  # sigma^2 div = rate * sum of signs * difference
 
-    products = _block_sums(change * (y - f) - signs * (change_moved - change) * rate)
-    squares = _block_sums(change * change)
+    counted = np.ones(y.shape, bool) if measured is None else measured
+    products = _block_sums(counted * change * (y - f) - signs * (change_moved - change) * rate)
+    squares = _block_sums(counted * change * change)
     slope, error, weight = _believed(products, squares)
     volume = f + np.float32(weight) * change if weight > 0 else f
     volume_moved = f_moved + np.float32(weight) * change_moved
     stein = np.square(y - volume, dtype=np.float64) + 2 * signs * (volume_moved - volume) * rate
-    predicted = math.sqrt(max(float(stein.mean()) - sigma**2, 0.0))
+    predicted = math.sqrt(max(float(stein[counted].mean()) - sigma**2, 0.0))
     if base_error is not None:  # two estimates that err in different ways: their mean
         saved = weight * (2 * min(max(slope, weight), 1.0) - weight) if weight > 0 else 0.0
         size = float(np.mean(np.square(change, dtype=np.float64)))
@@ -273,7 +281,7 @@ def posterior_samples(
     prior = found.prior
     tau = prior.network.config.condition_error
     condition = _condition(prior, found.base, y, sigma)
-    turn = iter(range(10**9))
+    turn = itertools.count()
 
     def denoise(x: Tensor, level: float | Tensor) -> Tensor:
         axis = next(turn) % 3

@@ -12,8 +12,10 @@ perpendicular priors, arXiv 2303.08440), each with its measured rows as conditio
 
 The uncertainty u is a function of ``sqrt(s e)``: s the standard deviation of the samples, averaged over a few pixels, e
 the error that kriging states for itself. At left-out planes voxels are sorted into groups by it, and the width that
-holds 90 % of a group's errors is its u (split conformal prediction by groups, doi:10.1007/3-540-36755-1_29); in between
-it is interpolated. One width for all would be ruled by the background, where errors are small and voxels many.
+holds 90 % of a group's errors is its u; in between it is interpolated, beyond the groups it grows in proportion. This
+is in the manner of split conformal prediction (doi:10.1007/3-540-36755-1_29) without its guarantee: weights and widths
+come from the same planes, at twice the gap. One width for all would be ruled by the background, where errors are small
+and voxels many.
 """
 
 from __future__ import annotations
@@ -36,12 +38,13 @@ from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
 from tensorcell.diffusion_guidance.samplers import sample
 from tensorcell.diffusion_guidance.solver_terms import TuckerProjection
 from tensorcell.diffusion_guidance.training import condition_of
+from tensorcell.recovery import GUIDANCE
+from tensorcell.solvers import NoiseModel
 from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE
 
 Floats = npt.NDArray[np.float32]
 Callback = Callable[[int, int], bool | None]
 
-GUIDANCE = ("data", "tucker", "smooth", "lateral")
 USUAL = ("data",)
 
 HIGHEST_LEVEL, LOWEST_LEVEL = 3.0, 0.02
@@ -73,6 +76,7 @@ class PlaneSamples:
     Attributes
     ----------
     mean : float32 array ((m - 1) s + 1, Y, X)
+        Mean of the pairs' means; a last sample without a partner counts as a pair.
     std : float32 array of that shape, or None with one sample
     samples : float32 array (K, ...) or None unless asked for
     count : int
@@ -150,7 +154,8 @@ def sample_planes(
     with without_denormals():
         for turn in range(rounds):
             count = min(2, samples - 2 * turn)
-            generator = torch.Generator().manual_seed(1_000_003 * seed + turn)
+            own = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0]
+            generator = torch.Generator().manual_seed(int(own >> 1))
             noise = torch.randn((1, 1, *shape), generator=generator)
             start = centre + levels[0] * (torch.cat([noise, -noise]) if count == 2 else noise)
             stopped: list[bool] = []
@@ -248,7 +253,7 @@ def calibrated(
     left_out_spread: Floats,
     *,
     factor: int,
-    noise: float = 0.0,
+    noise: float | NoiseModel = 0.0,
 ) -> Floats:
     """The uncertainty u of a fill between its measured planes.
 
@@ -262,16 +267,20 @@ def calibrated(
         The same for the kept planes of ``fill.turns[0]``.
     factor : int
         ``s``.
-    noise : float
-        Standard deviation of the noise in the left-out planes.
+    noise : float or NoiseModel
+        Of the left-out planes.
     """
     turn = fill.turns[0]
     left_out = middle_rows(_size(left_out_spread, np.float32(fill.ratio) * turn.error), factor).ravel()
     errors = np.abs(middle_rows(turn.outcome, factor) - turn.truth).ravel()
     parts = np.array_split(np.argsort(left_out), max(1, min(GROUPS, len(errors) // SMALLEST_GROUP)))
+    model = noise if isinstance(noise, NoiseModel) else NoiseModel(gain=0.0, offset=noise**2, sigma=noise)
+    variance = model.variance(middle_rows(turn.outcome, factor)).ravel()
     sizes = [float(np.median(left_out[part])) for part in parts]
-    widths = [_width(errors[part], noise) for part in parts]
-    u: Floats = np.interp(_size(spread, fill.error), sizes, widths).astype(np.float32)
+    widths = [_width(errors[part], math.sqrt(float(np.mean(variance[part])))) for part in parts]
+    size = _size(spread, fill.error)
+    beyond = np.maximum(size / sizes[-1], 1.0) if sizes[-1] > 0 else 1.0
+    u: Floats = (np.interp(size, sizes, widths) * beyond).astype(np.float32)
     return u
 
 

@@ -30,8 +30,8 @@ from tensorcell.solvers.interplane import fill_planes, judged_slope
 
 Floats = npt.NDArray[np.float32]
 
-FEWEST_LEFT_OUT = 2
-"""With fewer left-out planes than this the prior cannot be judged, and is not used."""
+FEWEST_PLANES = 5
+"""With fewer a prior cannot be judged: every second left out, two are to be between three."""
 
 
 class Share(NamedTuple):
@@ -88,7 +88,12 @@ class PriorFill:
 
 
 def fill_with_prior(
-    planes: npt.ArrayLike, prior: LateralPrior, *, noise: float | NoiseModel = 0.0, project: bool = True
+    planes: npt.ArrayLike,
+    prior: LateralPrior,
+    *,
+    noise: float | NoiseModel = 0.0,
+    project: bool = True,
+    slices_at_once: int = 8,
 ) -> PriorFill:
     """Fill the planes between measured ones by kriging, a prior, and a local Tucker projection.
 
@@ -102,6 +107,8 @@ def fill_with_prior(
         Of their noise, in their unit; filled planes are estimates without it.
     project : bool
         Whether the projection is tried.
+    slices_at_once : int
+        In one call of the network.
 
     Returns
     -------
@@ -128,18 +135,16 @@ def fill_with_prior(
     """
     values = checked_planes(planes, prior)
     factor = prior.axial_factor
+    if len(values) < FEWEST_PLANES:
+        return kriged_alone(values, factor, noise)
     base, error = _kriged(values, factor, noise)
     turns = [turn for first in (0, 1) for turn in _left_out(values, first, factor, noise)]
-    if sum(len(turn.truth) for turn in turns) < FEWEST_LEFT_OUT:
-        sentence = f"kriging alone: {len(values)} measured planes are too few to judge the prior"
-        return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
-
-    guesses = [regressed(prior, turn.kept) for turn in turns]
+    guesses = [regressed(prior, turn.kept, slices_at_once) for turn in turns]
     believed = _share(turns, guesses, factor)
     turns = _corrected(turns, guesses, believed, factor)
     volume: Floats = base
     if believed.weight > 0:
-        volume = np.add(base, np.float32(believed.weight) * (regressed(prior, values) - base))
+        volume = np.add(base, np.float32(believed.weight) * (regressed(prior, values, slices_at_once) - base))
         volume[::factor] = values
     ratio = _error_ratio(turns, factor)
 
@@ -163,10 +168,18 @@ def fill_with_prior(
     return PriorFill(volume, np.float32(ratio) * error, ratio, believed, projection, tuple(turns), sentence)
 
 
-def regressed(prior: LateralPrior, planes: Floats) -> Floats:
+def kriged_alone(values: Floats, factor: int, noise: float | NoiseModel = 0.0) -> PriorFill:
+    """The fill without a prior, for fewer planes than judge one."""
+    base, error = _kriged(values, factor, noise)
+    sentence = f"kriging alone: {len(values)} measured planes are too few to judge the prior"
+    return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
+
+
+def regressed(prior: LateralPrior, planes: Floats, slices_at_once: int = 8) -> Floats:
     """The prior's regression on measured planes, of slices or of volumes."""
-    found: Floats = regress_volume(prior, planes) if isinstance(prior, VolumePrior) else regress_planes(prior, planes)
-    return found
+    if isinstance(prior, VolumePrior):
+        return regress_volume(prior, planes)
+    return regress_planes(prior, planes, slices_at_once=slices_at_once)
 
 
 def checked_planes(planes: npt.ArrayLike, prior: LateralPrior) -> Floats:
@@ -258,8 +271,6 @@ def _error_ratio(turns: Sequence[LeftOut], factor: int) -> float:
 
 def _projected(volume: Floats, level: float) -> Floats:
     """The first stage of ``local_tucker`` at this noise level."""
-    if level == 0:
-        return volume
     flat: Floats = first_stage(volume, level, LocalOptions())
     return flat
 

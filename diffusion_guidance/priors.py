@@ -176,6 +176,14 @@ class LateralPrior:
         config = read_json(folder / CONFIG)
         if config.pop("_class_name", None) != cls.__name__ or config.pop("format", None) != FORMAT:
             raise ValueError(f"{folder / CONFIG}: expected a {cls.__name__} of format {FORMAT}, got another config")
+        numbers = ("location", "scale", "lowest_level", "axial_factor", "stretch")
+        wrong = [name for name in numbers if not isinstance(config.get(name, 1), int | float)]
+        if not isinstance(config.get("report", {}), dict):
+            wrong.append("report")
+        if wrong:
+            raise ValueError(
+                f"{folder / CONFIG}: expected the config of a {cls.__name__}, got {wrong[0]} of another kind"
+            )
         try:
             shape = SliceNetworkConfig(**config.pop("network"))
             network = SliceNetwork(shape)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,10 +22,11 @@ import torch
 from tensorcell.diffusion_guidance.denoising import CONDITION, denoise_with_prior, posterior_samples
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.plane_samples import PlaneSamples, calibrated, sample_planes, smoothed
-from tensorcell.diffusion_guidance.planes import PriorFill, fill_with_prior, grid_rows
+from tensorcell.diffusion_guidance.planes import FEWEST_PLANES, PriorFill, fill_with_prior, grid_rows, kriged_alone
 from tensorcell.diffusion_guidance.priors import CONFIG, LateralPrior, load_prior, shipped_prior
-from tensorcell.diffusion_guidance.training import estimate_fit, fit_lateral_prior, matched_stretch
+from tensorcell.diffusion_guidance.training import STOPPED, estimate_fit, fit_lateral_prior, matched_stretch
 from tensorcell.errors import InputError
+from tensorcell.progress import duration
 from tensorcell.solvers import NoiseModel
 
 Floats = npt.NDArray[np.float32]
@@ -36,14 +36,22 @@ Report = Callable[[str, int, int, float], bool | None]
 
 Say = Callable[[str], None]
 
+MOST_GAPS = 0.05
+"""With a larger share of estimates among the voxels no prior for noise is fitted."""
+
+LOWEST_LEVEL = 1e-2
+"""Of priors fitted to slices without noise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionRequest:
     """What :class:`tensorcell.recovery.DiffusionOptions` asks for, and where to report."""
 
-    prior: Any
+    prior: LateralPrior | None
+    prior_name: str
     cache: Path | None
-    allow_pickle: bool
+    key: str
+    """Digest of the stack and of all that a fit to it depends on: what is kept for another key is not used."""
     fit_steps: int
     samples: int
     steps: int
@@ -84,18 +92,35 @@ def diffused_planes(
     InputError
         For a prior that cannot be read or does not fit.
     """
-    values = np.ascontiguousarray(planes, dtype=np.float32)
+    centre = offset_of(planes)
+    values = np.ascontiguousarray(planes - centre, dtype=np.float32)
+    noise = shifted(noise, centre)
+    if len(values) < FEWEST_PLANES:
+        fill = kriged_alone(values, factor, noise)
+        return Diffused(fill.volume + centre, fill.error, None, (f"between planes: {fill.sentence}",))
     at_once = slices_that_fit((grid_rows(values, factor), *values.shape[1:]), request.say)
     with settled():
         try:
-            prior, sentence = prior_for(values, factor, request)
-            fill = fill_with_prior(values, prior, noise=noise)
+            prior, sentence = prior_for(values, factor, noise, request)
+            fill = fill_with_prior(values, prior, noise=noise, slices_at_once=at_once)
+            notes = [sentence, f"between planes: {fill.sentence}"]
+            found = _with_samples(values, prior, fill, noise, at_once, request, notes)
         except (ValueError, OSError) as error:
             raise InputError(str(error)) from None
-        notes = [sentence, f"between planes: {fill.sentence}"]
-        if not fill.turns:
-            return Diffused(fill.volume, fill.error, None, tuple(notes))
-        return _with_samples(values, prior, fill, noise, at_once, request, notes)
+    samples = None if found.samples is None else found.samples + centre
+    return found._replace(volume=found.volume + centre, samples=samples)
+
+
+def offset_of(values: npt.NDArray[Any]) -> Any:
+    """What to take off float64 values before they become float32: their mean; of float32 values nothing."""
+    return np.mean(values) if values.dtype == np.float64 else np.float32(0)
+
+
+def shifted(noise: NoiseModel | float, centre: float) -> NoiseModel | float:
+    """The noise of values less `centre`."""
+    if isinstance(noise, NoiseModel) and noise.gain != 0:
+        return replace(noise, offset=noise.offset + noise.gain * float(centre))
+    return noise
 
 
 def _with_samples(
@@ -111,30 +136,28 @@ def _with_samples(
     factor = prior.axial_factor
     stopped: list[bool] = []
 
-    def told(first: float, share: float) -> Callable[[int, int], bool]:
-        def step(number: int, steps: int) -> bool:
-            whole = round(steps / share)
-            if request.report("samples", round(first * whole) + number, whole, math.nan):
+    steps_a_draw = -(-request.samples // 2) * request.steps
+
+    def told(first: int) -> Callable[[int, int], bool]:
+        def step(number: int, _: int) -> bool:
+            if request.report("samples", first + number, 2 * steps_a_draw, math.nan):
                 stopped.append(True)
             return bool(stopped)
 
         return step
 
-    def draw(planes: Floats, keep: bool, first: float, share: float) -> PlaneSamples:
+    def draw(planes: Floats, keep: bool, first: int) -> PlaneSamples:
         return sample_planes(
             planes, prior, samples=request.samples, steps=request.steps, guidance=request.guidance, seed=request.seed,
-            keep=keep, slices_at_once=at_once, callback=told(first, share),
+            keep=keep, slices_at_once=at_once, callback=told(first),
         )  # fmt: skip
 
-    kept = fill.turns[0].kept
-    share = len(kept) / (len(kept) + len(values))
-    before = draw(kept, False, 0.0, share)
-    drawn = draw(values, request.keep_samples, share, 1 - share)
+    before = draw(fill.turns[0].kept, False, 0)
+    drawn = draw(values, request.keep_samples, steps_a_draw)
     if drawn.std is None or before.std is None:
         notes.append("errors between planes are those of kriging and left-out planes: spread needs two samples")
         return Diffused(fill.volume, fill.error, None, tuple(notes))
-    sigma = noise.sigma if isinstance(noise, NoiseModel) else noise
-    deviation = calibrated(fill, drawn.std, before.std, factor=factor, noise=sigma)
+    deviation = calibrated(fill, drawn.std, before.std, factor=factor, noise=noise)
     deviation[::factor] = fill.error[::factor]
     spread = f"{drawn.count} samples of the prior's posterior, {request.steps} steps each"
     notes.append(f"{spread}{' (stopped early)' if stopped else ''}: their spread and left-out planes give the errors")
@@ -150,6 +173,7 @@ def diffused_noise(
     base: npt.NDArray[Any],
     base_error: npt.NDArray[Any],
     restore: Callable[[npt.NDArray[Any]], Any],
+    measured: npt.NDArray[np.bool_],
     request: DiffusionRequest,
 ) -> Diffused:
     """What a prior adds to a denoised volume.
@@ -164,44 +188,55 @@ def diffused_noise(
         The volume denoised by `restore`, and the standard deviation of its error.
     restore : callable
         ``noisy -> result`` with a ``value``.
+    measured : bool array (Z, Y, X)
+        True = measured; estimates stand elsewhere.
     request : DiffusionRequest
     """
+
+    missing = 1 - float(measured.mean())
+    if missing > MOST_GAPS:
+        note = f"{missing:.0%} of the voxels are estimates: too many for Stein's estimate to judge a prior for noise"
+        return Diffused(np.asarray(base), np.asarray(base_error), None, (note,))
 
     def told(step: int, steps: int, loss: float, _: float) -> bool:
         return bool(request.report("noise", step, steps, loss))
 
+    centre = offset_of(noisy)
+    y, f = (np.asarray(values - centre, np.float32) for values in (noisy, base))
     cache = None if request.cache is None else request.cache / "noise"
     size = math.sqrt(float(np.mean(np.square(base_error, dtype=np.float64))))
     with settled():
         try:
-            prior, name = given_prior(request)
+            prior, name = request.prior, request.prior_name
             if prior is None or not is_for_noise(prior):
-                prior, name = kept_prior(cache, noisy), f"prior {cache}, fitted earlier"
+                prior, name = kept_prior(cache, request.key), f"prior {cache}, fitted earlier"
             if prior is None:
                 request.say(f"learning to denoise in {request.fit_steps} steps, and denoising three times more")
             found = denoise_with_prior(
-                noisy, sigma, restore=lambda y: restore(y).value, base=base, base_error=size, prior=prior,
-                steps=request.fit_steps, seed=request.seed, progress=told,
+                y, sigma, restore=lambda values: restore(values + centre).value - centre, base=f, base_error=size,
+                measured=measured, prior=prior, steps=request.fit_steps, seed=request.seed, progress=told,
             )  # fmt: skip
+            if prior is None:
+                name = f"prior for noise fitted in {found.prior.report['steps']} steps ({found.prior.report['ended']})"
+                if cache is not None and not was_stopped(found.prior):
+                    keep_prior(found.prior, cache, request.key)
         except (ValueError, OSError) as error:
             raise InputError(str(error)) from None
-        if prior is None:
-            name = f"prior for noise fitted in {found.prior.report['steps']} steps"
-            if cache is not None:
-                keep_prior(found.prior, cache, noisy)
         notes = (name, f"denoised volume: {found.sentence}")
-        volume = np.asarray(found.volume, base.dtype)
+        volume = np.asarray(found.volume + centre, base.dtype)
         if request.samples < 2 or found.weight == 0:
             scale = found.predicted / size if size > 0 else 1.0
             return Diffused(volume, np.asarray(base_error * scale, base.dtype), None, notes)
         drawn = posterior_samples(
-            noisy, sigma, found, samples=request.samples, steps=request.steps, seed=request.seed,
+            y, sigma, found, samples=request.samples, steps=request.steps, seed=request.seed,
             progress=lambda step, steps: bool(request.report("samples", step + 1, steps, math.nan)),
         )  # fmt: skip
     shape = np.sqrt(smoothed(drawn.spread) * base_error)
     size = math.sqrt(float(np.mean(np.square(shape, dtype=np.float64))))
     deviation = shape * (found.predicted / size if size > 0 else 0.0)
-    return Diffused(volume, deviation.astype(base.dtype), drawn.samples if request.keep_samples else None, notes)
+    return Diffused(
+        volume, deviation.astype(base.dtype), drawn.samples + centre if request.keep_samples else None, notes
+    )
 
 
 def is_for_noise(prior: Any) -> bool:
@@ -209,56 +244,81 @@ def is_for_noise(prior: Any) -> bool:
     return isinstance(prior, LateralPrior) and prior.report.get("condition") == CONDITION
 
 
-def prior_for(values: Floats, factor: int, request: DiffusionRequest) -> tuple[LateralPrior, str]:
+def prior_for(
+    values: Floats, factor: int, noise: NoiseModel | float, request: DiffusionRequest
+) -> tuple[LateralPrior, str]:
     """The prior given, the one kept by an earlier run, or one fitted now; and where it is from."""
-    given, name = given_prior(request)
+    given, name = request.prior, request.prior_name
     if given is not None and not is_for_noise(given):
-        return _checked(given, factor, name).adapted(values), name
-    kept = kept_prior(request.cache, values)
+        sigma = noise.sigma if isinstance(noise, NoiseModel) else noise
+        learnt = given.lowest_level > LOWEST_LEVEL  # from noisy slices, whose noise is not in its units
+        return _checked(given, factor, name).adapted(values, sigma if learnt else 0.0), name
+    kept = kept_prior(request.cache, request.key)
     if kept is not None:
         return _checked(kept, factor, str(request.cache)), f"prior {request.cache}, fitted earlier"
     return _fitted(values, factor, request)
 
 
-def given_prior(request: DiffusionRequest) -> tuple[LateralPrior | None, str]:
-    """The prior that the user gave, and what to call it."""
-    given = request.prior
+def given_prior(given: Any, allow_pickle: bool) -> tuple[LateralPrior | None, str]:
+    """The prior that the user gave, and what to call it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, is no prior, or is for another number of channels than one.
+    """
+    if given is None:
+        return None, ""
+    name = f"prior {given}" if isinstance(given, str | os.PathLike) else "the prior given"
     if isinstance(given, str | os.PathLike):
-        return load_prior(given, channels=1, allow_pickle=request.allow_pickle), f"prior {given}"
-    if given is not None and not isinstance(given, LateralPrior):
+        try:
+            given = load_prior(given, channels=1, allow_pickle=allow_pickle)
+        except (ValueError, OSError) as error:
+            raise InputError(f"{name}: {error}") from None
+    if not isinstance(given, LateralPrior):
         raise InputError(f"expected a LateralPrior, a path or None as prior, got {type(given).__name__}")
-    return given, "the prior given"
+    if given.network.config.channels != 1:
+        raise InputError(f"{name}: this prior is for {given.network.config.channels} channels, got data of 1")
+    return given, name
 
 
-def kept_prior(cache: Path | None, values: npt.NDArray[Any]) -> LateralPrior | None:
-    """The prior of an earlier run on the same values, if there is one; that of others is neither used nor replaced."""
+def checked_cache(cache: Any) -> Path | None:
+    """A folder for priors, or a name that one can get."""
+    if cache is None:
+        return None
+    folder = Path(os.path.abspath(cache))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{cache}: expected a folder or a new name as cache, got a file")
+    above = next(parent for parent in folder.parents if parent.exists())
+    if not os.access(folder if folder.exists() else above, os.W_OK):
+        raise InputError(f"{cache}: expected a cache that can be written to, got one that cannot")
+    return folder
+
+
+def kept_prior(cache: Path | None, key: str) -> LateralPrior | None:
+    """The prior of an earlier run with this key, if there is one; that of another is neither used nor replaced."""
     if cache is None or not (cache / CONFIG).exists():
         return None
     prior = load_prior(cache, channels=1)
-    if prior.report.get("data") != digest(values):
-        raise InputError(f"{cache}: expected a prior kept for this stack, got that of another; name another folder")
+    if prior.report.get("key") != key:
+        raise InputError(
+            f"{cache}: expected a prior kept for this stack and these options (noise, seed, fit_steps), "
+            "got that of others; name another folder"
+        )
     return prior
 
 
-def keep_prior(prior: LateralPrior, cache: Path, values: npt.NDArray[Any]) -> None:
-    """Save a prior with the digest of what it was fitted to."""
-    replace(prior, report={**prior.report, "data": digest(values)}).save(cache)
+def keep_prior(prior: LateralPrior, cache: Path, key: str) -> None:
+    """Save a prior with the key of what it was fitted to."""
+    replace(prior, report={**prior.report, "key": key}).save(cache)
 
 
-def digest(values: npt.NDArray[Any]) -> str:
-    """Of the values and their shape.
-
-    >>> digest(np.zeros((2, 3))) == digest(np.zeros((3, 2)))
-    False
-    """
-    found = hashlib.sha256(str(values.shape).encode())
-    found.update(np.ascontiguousarray(values).tobytes())
-    return found.hexdigest()[:12]
+def was_stopped(prior: LateralPrior) -> bool:
+    """Whether a callback ended its fit: such a one is not final."""
+    return bool(prior.report["ended"] == STOPPED)
 
 
 def _checked(prior: LateralPrior, factor: int, name: str) -> LateralPrior:
-    if prior.network.config.channels != 1:
-        raise InputError(f"{name}: this prior is for {prior.network.config.channels} channels, got data of 1")
     if prior.axial_factor != factor:
         raise InputError(f"{name}: expected a prior for axial factor {factor}, got one for {prior.axial_factor}")
     return prior
@@ -274,7 +334,7 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
     )
     cache, state = request.cache, None
     if cache is not None:
-        state = cache.with_name(f"{cache.name}.{digest(values)}.state")
+        state = cache.with_name(f"{cache.name}.{request.key}.state")
     stopped: list[bool] = []
 
     def progress(step: int, steps: int, loss: float, heldout: float) -> bool:
@@ -287,8 +347,8 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
         values, axial_factor=factor, stretch=matched_stretch(values, factor), steps=request.fit_steps,
         seed=request.seed, progress=progress, initial=state if resumed else shipped_prior(), keep=state,
     )  # fmt: skip
-    if cache is not None and state is not None:
-        keep_prior(prior, cache, values)
+    if cache is not None and state is not None and not was_stopped(prior):
+        keep_prior(prior, cache, request.key)
         for name in ("training_state.json", "training_state.safetensors"):
             (state / name).unlink(missing_ok=True)
         state.rmdir()
@@ -332,12 +392,3 @@ def settled() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def duration(seconds: float) -> str:
-    """Seconds or minutes, whole.
-
-    >>> duration(7.4), duration(400)
-    ('7 s', '7 min')
-    """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

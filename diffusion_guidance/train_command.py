@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, VolumePrior, write_json
-from tensorcell.diffusion_guidance.recovery import duration, free_memory, settled
+from tensorcell.diffusion_guidance.recovery import free_memory, settled
 from tensorcell.diffusion_guidance.training import (
     VOLUME_CONFIG,
     FitEstimate,
@@ -30,7 +30,7 @@ from tensorcell.diffusion_guidance.training import (
 )
 from tensorcell.errors import InputError
 from tensorcell.files import read, same_file, split_path
-from tensorcell.progress import ProgressBar
+from tensorcell.progress import ProgressBar, duration
 from tensorcell.recovery import Stage
 from tensorcell.solvers import IterationRecord, estimate_noise
 from tensorcell.volume import stacks
@@ -65,7 +65,8 @@ class TrainRequest:
     @property
     def state(self) -> Path:
         """Where an interrupted fit is kept."""
-        return self.out.with_name(self.out.name + ".state")
+        out = self.out if self.out.name else self.out.absolute()  # "." has no name of its own
+        return out.with_name(out.name + ".state")
 
     def kept(self) -> dict[str, Any]:
         """What must be the same when a fit goes on."""
@@ -192,6 +193,8 @@ def check_request(request: TrainRequest) -> None:
     for name, value in (("--axial-factor", request.axial_factor), ("--steps", request.steps)):
         if value is not None and value < 1:
             raise InputError(f"expected {name} of at least 1, got {value}")
+    if not 0 <= request.seed < 2**32:
+        raise InputError(f"expected --seed from 0 to 2**32 - 1, got {request.seed}")
     if request.minutes is not None and request.steps is not None:
         raise InputError("expected --minutes or --steps, got both")
     if request.minutes is not None and not 0 < request.minutes < math.inf:

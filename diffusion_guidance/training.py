@@ -75,6 +75,8 @@ LOG_LEVEL, LOG_SPREAD = -1.2, 1.4
 CHECK_EVERY, PATIENCE = 25, 20
 """Steps between looks at held-out slices, and looks without a better one before it stops."""
 
+STOPPED = "stopped by the caller"
+
 LEAST_MARGIN = 1.1
 """Lowest level trained, over the least one at which the loss is defined."""
 
@@ -714,7 +716,7 @@ def run_training(
                         break
                 expected = total if elapsed == 0 or steps is not None else max(state.step, round(state.step / elapsed))
                 if progress is not None and progress(state.step, expected, loss, heldout):
-                    ended = "stopped by the caller"
+                    ended = STOPPED
                     break
     finally:
         if keep is not None:

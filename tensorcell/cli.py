@@ -154,7 +154,8 @@ def recover(
                 write(staged[invented], replace(result.volume, data=result.invented))
             written = write(staged[target], volume, dtype=wanted)
     except KeyboardInterrupt:
-        kept = "" if cache is None else f"; the same command goes on from the state of the fit beside {cache}"
+        states = [] if cache is None else list(cache.absolute().parent.glob(f"{cache.name}.*.state"))
+        kept = f"; the same command goes on from the fit kept in {states[0]}" if states else ""
         raise _Interrupted(f"interrupted; nothing was written{kept}") from None
     stored = np.dtype(wanted or volume.dtype).name
     facts |= {

@@ -82,7 +82,7 @@ class ProgressBar:
             description=self._name(record.stage),
             completed=done,
             total=total,
-            detail=f"iteration {record.iteration}, about {_duration(left)} left, "
+            detail=f"iteration {record.iteration}, about {duration(left)} left, "
             f"residual {record.residual:.3g}, change {record.change:.1e}",
         )
         self.last = record
@@ -101,7 +101,7 @@ class ProgressBar:
             description=self._name(what),
             completed=stage.step,
             total=stage.steps,
-            detail=f"step {stage.step} of {stage.steps}, about {_duration(left)} left{loss}",
+            detail=f"step {stage.step} of {stage.steps}, about {duration(left)} left{loss}",
         )
 
     def _name(self, stage: str) -> str:
@@ -117,10 +117,10 @@ class ProgressBar:
         return later * (time.perf_counter() - self.begun) / (self.stack + 1)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds or minutes, whole.
 
-    >>> _duration(7.4), _duration(400)
+    >>> duration(7.4), duration(400)
     ('7 s', '7 min')
     """
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

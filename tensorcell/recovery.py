@@ -15,6 +15,7 @@ Every channel and time frame is one 3-D stack and is recovered on its own:
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 import time
@@ -101,8 +102,8 @@ class DiffusionOptions:
     fit_steps : int
         Largest number of steps of the fit; it ends earlier if held-out slices are no longer predicted better.
     cache : path, optional
-        Folder for the fitted prior. If it holds one for this axial factor, that is taken; a fit that was interrupted
-        goes on from the state beside it.
+        Folder for the fitted priors. If it holds those of the same stack and options, they are taken; those of others
+        are neither used nor replaced. A fit for planes that was interrupted goes on from the state beside the folder.
     allow_pickle : bool
         Accept a prior whose weights are a pickle (loaded weights-only).
     keep_samples : bool
@@ -125,6 +126,8 @@ class DiffusionOptions:
                 raise InputError(f"expected a whole number of at least 1 as {name}, got {value!r}")
         if isinstance(self.guidance, str):
             object.__setattr__(self, "guidance", tuple(part for part in self.guidance.split(",") if part))
+        if not isinstance(self.guidance, Sequence):
+            raise InputError(f"expected guidance as names, got {self.guidance!r}")
         unknown = [name for name in self.guidance if name not in GUIDANCE]
         if unknown:
             raise InputError(f"expected guidance among {', '.join(GUIDANCE)}, got {unknown[0]!r}")
@@ -238,6 +241,10 @@ class _Request(NamedTuple):
     options: TuckerOptions
     local: LocalOptions
     diffusion: DiffusionOptions
+    prior_name: str
+    """What notes call the prior given."""
+    key: str
+    """Digest of a stack and of what a fit to it depends on."""
     callback: Callable[[IterationRecord, Any], bool | None] | None
 
 
@@ -301,7 +308,7 @@ def recover(
         Whether measured voxels that are not outliers come back bit for bit. "auto": a fully measured input is denoised;
         with ``axial_factor`` above 1, a mask or NaN, and no ``noise`` given, measured voxels are kept.
     device : {"auto", "cpu", "cuda"}
-        Where the fit runs; "auto" takes a GPU if CuPy finds one.
+        Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
     seed : int
         For the choice of left-out voxels.
     progress : bool
@@ -363,7 +370,7 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
     dtype = float_type(volume.dtype)
     out, uncertainty, measured = np.empty(shape, dtype), np.empty(shape, dtype), np.zeros(shape, bool)
     outliers: list[_Outliers] = []
-    samples: Array | None = None
+    drawn: list[tuple[Any, Array | None]] = []
     for stack in stacks(volume):
         try:
             part = _recover_stack(stack.data, stack.mask, _for_stack(request, stack.label))
@@ -372,11 +379,7 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
         zyx_view(out, volume.axes, stack.where)[...] = part.volume
         zyx_view(uncertainty, volume.axes, stack.where)[...] = part.uncertainty
         zyx_view(measured, volume.axes, stack.where)[...] = part.measured
-        if part.samples is not None:
-            if samples is None:
-                samples = np.broadcast_to(out, (len(part.samples), *shape)).copy()
-            for whole, one in zip(samples, part.samples, strict=True):
-                zyx_view(whole, volume.axes, stack.where)[...] = one
+        drawn.append((stack.where, part.samples))
         outliers.append(_Outliers(stack.where, part.positions, part.values))
         labels.append(stack.label)
         parts.append(part._replace(volume=np.empty(0), uncertainty=np.empty(0), measured=np.empty(0), samples=None))
@@ -398,8 +401,21 @@ def _recover_volume(volume: Volume, request: _Request, start: float) -> Recovery
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
         _outliers=tuple(outliers),
-        samples=samples,
+        samples=_together(drawn, out, volume.axes),
     )
+
+
+def _together(drawn: Sequence[tuple[Any, Array | None]], out: Array, axes: str) -> Array | None:
+    """The samples of all stacks: as many as every stack has that has any; the result where a stack has none."""
+    counts = [len(samples) for _, samples in drawn if samples is not None]
+    if not counts:
+        return None
+    whole = np.stack([out] * min(counts))
+    for where, samples in drawn:
+        if samples is not None:
+            for one, sample in zip(whole, samples[: len(whole)], strict=True):
+                zyx_view(one, axes, where)[...] = sample
+    return whole
 
 
 def _for_stack(request: _Request, label: str) -> _Request:
@@ -473,8 +489,15 @@ def _checked(
     rank = whole_rank(rank)
     check_shape(volume)
     tucker, local, diffusion = _split_options(method, options)
+    prior_name = ""
     if method == "diffusion":
         _check_torch()
+        from tensorcell.diffusion_guidance.recovery import checked_cache, given_prior
+
+        if seed >= 2**32:
+            raise InputError(f"expected a seed below 2**32 for method diffusion, got {seed}")
+        prior, prior_name = given_prior(diffusion.prior, diffusion.allow_pickle)
+        diffusion = replace(diffusion, prior=prior, cache=checked_cache(diffusion.cache))
     return _Request(
         method=method,
         axial_factor=int(axial_factor),
@@ -487,6 +510,8 @@ def _checked(
         options=tucker,
         local=local,
         diffusion=diffusion,
+        prior_name=prior_name,
+        key="",
         callback=callback,
     )
 
@@ -597,6 +622,9 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
     if lateral:
         raise InputError(lateral)
 
+    if request.method == "diffusion":
+        fitting = (factor, request.noise, keep, request.seed, request.diffusion.fit_steps)
+        request = request._replace(key=digest(np.where(kept, stack, np.nan), *fitting))
     noise = _noise_of(stack, kept, request)
     rank = request.rank
     if rank is None and kept.all() and request.method != "tucker":  # the model only looks for outliers then
@@ -633,8 +661,8 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
         between = np.hypot(error, remaining)
         between[grid] = uncertainty
         uncertainty = between
-    elif request.method == "diffusion" and keep:
-        notes.append("no plane is missing and measured voxels are kept: a prior adds nothing to the gaps")
+    elif request.method == "diffusion" and (keep or noise.sigma == 0):
+        notes.append("no plane is missing and there is no noise to be taken away: a prior adds nothing")
     if request.nonnegative or (request.nonnegative is None and lowest >= 0):
         np.maximum(volume, 0, out=volume)
         if samples is not None:
@@ -647,6 +675,10 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
         np.copyto(volume[::factor], y, where=inlier)
         if samples is not None:
             np.copyto(samples[:, ::factor], y, where=inlier)
+    if request.prior_name and not any(note.startswith(request.prior_name) for note in notes):
+        notes.append(f"{request.prior_name} was not used: it is not of the kind that this stack needs")
+    if request.method == "diffusion" and request.diffusion.keep_samples and samples is None:
+        notes.append("no samples were drawn of this stack")
     if len(positions):
         notes.append(f"{len(positions)} of {int(seen.sum())} measured voxels stand out and were replaced as outliers")
     return _StackResult(
@@ -665,14 +697,15 @@ def _diffusion_request(request: _Request, history: tuple[IterationRecord, ...]) 
     """What the torch module is asked; its progress goes to the callback as records of further stages."""
     from tensorcell.diffusion_guidance.recovery import DiffusionRequest
 
-    options, start = request.diffusion, time.perf_counter()
+    options = request.diffusion
     before = history[-1].iteration if history else 0
+    begun: dict[str, float] = {}
 
     def record(stage: str, step: int, value: float) -> IterationRecord:
-        seconds = time.perf_counter() - start
+        now = time.perf_counter()
         return IterationRecord(
             iteration=before + step, stage=stage, change=math.nan, residual=value, outliers=0, threshold=0.0,
-            seconds=seconds,
+            seconds=now - begun.setdefault(stage, now),
         )  # fmt: skip
 
     def report(stage: str, step: int, steps: int, value: float) -> bool:
@@ -682,11 +715,22 @@ def _diffusion_request(request: _Request, history: tuple[IterationRecord, ...]) 
         if request.callback is not None:
             request.callback(record("prior", 0, math.nan), Stage(0, 1, message))
 
-    given = {name: getattr(options, name) for name in ("prior", "allow_pickle", "fit_steps", "samples", "steps")}
+    given = {name: getattr(options, name) for name in ("prior", "cache", "fit_steps", "samples", "steps")}
     return DiffusionRequest(
-        **given, cache=None if options.cache is None else Path(options.cache), guidance=tuple(options.guidance),
+        **given, prior_name=request.prior_name, key=request.key, guidance=tuple(options.guidance),
         keep_samples=options.keep_samples, seed=int(request.seed), report=report, say=say,
     )  # fmt: skip
+
+
+def digest(values: Array, *options: Any) -> str:
+    """Of values, their shape, and options.
+
+    >>> digest(np.zeros((2, 3)), 1) == digest(np.zeros((3, 2)), 1)
+    False
+    """
+    found = hashlib.sha256(repr((values.shape, *options)).encode())
+    found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()[:12]
 
 
 def _noise_of(stack: Array, kept: Array, request: _Request) -> NoiseModel:
@@ -820,7 +864,7 @@ def local_by_noise(
         from tensorcell.diffusion_guidance.recovery import diffused_noise
 
         asked = _diffusion_request(request, history)
-        value, error, samples, notes = diffused_noise(stable, level, found.value, found.error, restore, asked)
+        value, error, samples, notes = diffused_noise(stable, level, found.value, found.error, restore, inlier, asked)
     if noise.gain != 0:
         error = (back(value + error) - back(value - error)) / 2
     samples = None if samples is None else np.stack([back(one) for one in samples])

@@ -126,17 +126,17 @@ def test_a_cached_prior_is_taken_again(truth: np.ndarray, tmp_path: Path) -> Non
     np.testing.assert_allclose(
         tc.recover(truth[::2], axial_factor=2, prior=loaded, **QUICK).volume.data, first.volume.data, atol=1e-3
     )
-    with pytest.raises(tc.InputError, match="expected a prior kept for this stack, got that of another"):
+    with pytest.raises(tc.InputError, match="this stack and these options"):
         tc.recover(truth[::4], axial_factor=4, cache=tmp_path / "prior", **QUICK)
 
 
 def test_a_cached_prior_for_noise_is_taken_again(truth: np.ndarray, tmp_path: Path) -> None:
     noisy = truth + 10 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
     first, second = (tc.recover(noisy, noise=10.0, cache=tmp_path / "p", **QUICK) for _ in range(2))
-    assert "prior for noise fitted in 3 steps" in first.notes
+    assert "prior for noise fitted in 3 steps (all steps done)" in first.notes
     assert f"prior {tmp_path / 'p' / 'noise'}, fitted earlier" in second.notes
     np.testing.assert_allclose(second.volume.data, first.volume.data, atol=1e-3)
-    with pytest.raises(tc.InputError, match="got that of another"):
+    with pytest.raises(tc.InputError, match="got that of others"):
         tc.recover(noisy + 1, noise=10.0, cache=tmp_path / "p", **QUICK)
 
 
@@ -185,7 +185,7 @@ def test_uneven_planes_are_left_to_kriging(truth: np.ndarray) -> None:
 def test_gaps_alone_are_left_to_local(truth: np.ndarray) -> None:
     stack = np.where(np.random.default_rng(4).random(truth.shape) < 0.3, np.nan, truth)
     result, plain = (tc.recover(stack, **options) for options in (QUICK, {"method": "auto"}))
-    assert "a prior adds nothing to the gaps" in "\n".join(result.notes)
+    assert "a prior adds nothing" in "\n".join(result.notes)
     np.testing.assert_array_equal(result.volume.data, plain.volume.data)
 
 
@@ -314,3 +314,85 @@ def test_invented_names_gaps_and_replaced_voxels_alone(truth: np.ndarray) -> Non
     flagged = result.outliers != 0
     assert (result.invented[~gaps & ~flagged] == 0).all()
     assert (result.invented[gaps] > 0).all()
+
+
+def test_gaps_do_not_count_in_the_weight(truth: np.ndarray) -> None:
+    """Completed voxels carry no noise: counted like the others they would feign a slope far above the true one."""
+    rng = np.random.default_rng(6)
+    few, many = (rng.random(truth.shape) < share for share in (0.03, 0.3))
+    noisy = truth + 10 * rng.standard_normal(truth.shape).astype(np.float32)
+    told = tc.recover(np.where(few, np.nan, noisy), noise=10.0, **QUICK).notes
+    assert any(note.startswith("denoised volume: ") for note in told)
+    told = tc.recover(np.where(many, np.nan, noisy), noise=10.0, **QUICK).notes
+    assert "30% of the voxels are estimates: too many for Stein's estimate to judge a prior for noise" in told
+
+
+def test_noisy_planes_with_a_cache_twice(truth: np.ndarray, tmp_path: Path) -> None:
+    noisy = truth + 5 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
+    options = QUICK | {"noise": 5.0, "axial_factor": 2, "cache": tmp_path / "p"}
+    first, second = (tc.recover(noisy[::2], **options) for _ in range(2))
+    assert sum("fitted earlier" in note for note in second.notes) == 2
+    np.testing.assert_allclose(second.volume.data, first.volume.data, rtol=1e-3)
+
+
+def test_a_fit_that_was_stopped_is_not_kept_as_final(truth: np.ndarray, tmp_path: Path) -> None:
+    options = QUICK | {"fit_steps": 6, "axial_factor": 2, "cache": tmp_path / "p"}
+    tc.recover(truth[::2], callback=lambda r, s: r.stage == "prior" and s.step == 2, **options)
+    assert not (tmp_path / "p" / "config.json").exists()
+    resumed = tc.recover(truth[::2], **options)
+    assert "prior fitted to 13 planes of 24 x 26 in 6 steps (all steps done)" in resumed.notes
+    with pytest.raises(tc.InputError, match="these options"):
+        tc.recover(truth[::2], **(options | {"fit_steps": 7}))
+
+
+@pytest.mark.parametrize("noise", ["auto", 5.0])
+def test_a_large_offset_in_float64_costs_nothing(truth: np.ndarray, noise: object) -> None:
+    stack = truth[::2] + 5 * np.random.default_rng(1).standard_normal(truth[::2].shape) * (noise != "auto")
+    plain = tc.recover(stack.astype(np.float64), axial_factor=2, noise=noise, **QUICK)
+    far = tc.recover(stack.astype(np.float64) + 2.0**30, axial_factor=2, noise=noise, **QUICK)
+    assert far.volume.dtype == np.float64
+    # The core of the fit and its stopping differ in rounding; without the shift errors would be of the size of 64.
+    assert np.abs(far.volume.data - 2.0**30 - plain.volume.data).max() < 5.0
+
+
+def test_frames_without_samples_stand_as_they_are(truth: np.ndarray) -> None:
+    frames = np.stack([truth[::2], np.full_like(truth[::2], 7.0)])
+    result = tc.recover(tc.Volume(frames, axes="TZYX"), axial_factor=2, keep_samples=True, **QUICK)
+    assert result.samples.shape == (2, 2, 25, 24, 26)
+    assert (result.samples[:, 1] == 7).all()
+
+
+def test_a_prior_that_was_not_used_is_named(truth: np.ndarray) -> None:
+    prior = LateralPrior(SliceNetwork(TINY), axial_factor=2)
+    noisy = truth + 10 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
+    told = tc.recover(noisy, noise=10.0, prior=prior, **QUICK).notes
+    assert "the prior given was not used: it is not of the kind that this stack needs" in told
+    told = tc.recover(truth[::2], axial_factor=2, prior=prior, **QUICK).notes
+    assert not any("not used" in note for note in told)
+
+
+def test_caches_and_configs_that_cannot_be_used(truth: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(tc.InputError, match="expected a folder or a new name as cache, got a file"):
+        tc.recover(truth[::2], axial_factor=2, cache=tmp_path / "file", **QUICK)
+    LateralPrior(SliceNetwork(TINY), axial_factor=2).save(tmp_path / "p")
+    config = json.loads((tmp_path / "p" / "config.json").read_text())
+    for name, value in (("report", None), ("location", "x")):
+        (tmp_path / "p" / "config.json").write_text(json.dumps(config | {name: value}))
+        with pytest.raises(tc.InputError, match=f"got {name} of another kind"):
+            tc.recover(truth[::2], axial_factor=2, prior=tmp_path / "p", **QUICK)
+    with pytest.raises(tc.InputError, match="seed below"):
+        tc.recover(truth[::2], axial_factor=2, seed=2**40, **QUICK)
+
+
+def test_time_left_is_that_of_the_stage(truth: np.ndarray) -> None:
+    seen: dict[str, list[tuple[float, Stage]]] = {}
+
+    def watch(record, state):
+        if isinstance(state, Stage) and state.step:
+            seen.setdefault(record.stage, []).append((record.seconds, state))
+
+    tc.recover(truth[::2], axial_factor=2, callback=watch, **(QUICK | {"samples": 4, "steps": 3}))
+    first_seconds, first = seen["samples"][0]
+    assert (first_seconds, first) == (0.0, Stage(1, 12))
+    assert [state.step for _, state in seen["samples"]] == list(range(1, 13))
