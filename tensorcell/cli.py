@@ -107,7 +107,7 @@ def recover(
     quiet: Annotated[bool, typer.Option(help="No progress and no summary.")] = False,
 ) -> None:
     """Recover a stack: fill gaps and planes, remove outliers, reduce noise."""
-    from tensorcell import reports
+    from tensorcell.pages import recovery as reports
 
     options = {
         "axial_factor": axial_factor,

@@ -14,7 +14,7 @@ import numpy as np
 
 from tensorcell.diagnosis import RecoveryReport, in_axes, table
 from tensorcell.files import check_writable, write_whole
-from tensorcell.reports import TEXT, data_uri, png_bytes
+from tensorcell.pages.pictures import TEXT, data_uri, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -45,7 +45,8 @@ import numpy.typing as npt
 from tensorcell import metrics, recovery
 from tensorcell.errors import InputError
 from tensorcell.files import read, write_whole
-from tensorcell.reports import choose_slices, interpolate_planes
+from tensorcell.interpolation import interpolate_planes
+from tensorcell.pages.pictures import choose_slices
 from tensorcell.volume import Volume, stacks
 
 Array = npt.NDArray[Any]

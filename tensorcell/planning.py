@@ -29,8 +29,8 @@ from scipy import ndimage, stats
 
 from tensorcell import gaps
 from tensorcell.errors import InputError
+from tensorcell.interpolation import interpolate_planes
 from tensorcell.recovery import float_type, recover
-from tensorcell.reports import interpolate_planes
 from tensorcell.volume import Volume, stacks
 
 Array = npt.NDArray[Any]
