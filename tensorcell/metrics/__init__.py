@@ -89,7 +89,7 @@ __all__ = [
 ]
 
 _IMPORTED_ON_DEMAND = {"lpips": "lpips_score", "niqe": "niqe_score", "nrqm": "nrqm_score", "piqe": "piqe_score"}
-"""The perceptual scores and their modules: these need h5py, scipy.io and scipy.special, which take time to import."""
+"""The perceptual scores and their modules, which need h5py and scipy.io: these take time to import."""
 
 
 def __getattr__(name: str) -> Any:

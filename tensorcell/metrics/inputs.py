@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tensorcell.errors import InputError
 
-from .slabs import slabs
+from .slabs import plane_slabs
 
 PAIR = ("reference", "estimate")
 """Names of the two arrays in messages, unless a score has others."""
@@ -31,7 +31,7 @@ def as_array(name: str, data: Any) -> NDArray[Any]:
 
 
 def checked_pair(reference: Any, estimate: Any, mask: Any, names: tuple[str, str] = PAIR) -> Checked:
-    """Two Volumes or array-likes as arrays of one shape, and the mask as a bool array of that shape; nothing is copied."""
+    """Two Volumes or array-likes as arrays of one shape, and the mask as a bool array of that shape, without copies."""
     reference, estimate = as_array(names[0], reference), as_array(names[1], estimate)
     if reference.shape != estimate.shape:
         raise InputError(f"{names[1]} has shape {estimate.shape}, {names[0]} has shape {reference.shape}")
@@ -64,7 +64,7 @@ def check_finite(name: str, array: NDArray[Any], where: str) -> None:
     """Raise `InputError` where an array holds NaN or infinite values anywhere, scored or not."""
     if array.dtype.kind != "f":
         return
-    count = sum(int(np.count_nonzero(~np.isfinite(array[slab]))) for slab in slabs(array.shape))
+    count = sum(int(np.count_nonzero(~np.isfinite(array[slab]))) for slab in plane_slabs(array.shape))
     refuse_not_finite(name, count, where)
 
 

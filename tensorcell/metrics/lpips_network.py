@@ -122,7 +122,7 @@ def _check_tensors(tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
 
 
 def _short_name(key: str) -> str:
-    """``features.<n>.weight`` or ``lin<k>`` for the names of torchvision and of the LPIPS authors; others as they are."""
+    """``features.<n>.weight`` or ``lin<k>`` for the names of torchvision and of the LPIPS authors; else the name."""
     if found := re.fullmatch(r"(?:net\.)?slice\d+\.(\d+)\.(weight|bias)", key):
         return f"features.{found[1]}.{found[2]}"
     if found := re.fullmatch(r"lin(?:s\.)?(\d)\.model\.\d\.weight", key):

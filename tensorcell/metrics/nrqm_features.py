@@ -10,9 +10,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
+from .image_pyramid import BANDS, LEVELS, steerable_pyramid
 from .natural_statistics import gaussian_shape, whole_blocks
 from .resampling import resized
-from .steerable_pyramid import BANDS, LEVELS, steerable_pyramid
 from .windows import gaussian_kernel, gaussian_mean, similarity, smoothed
 
 Array = NDArray[np.float64]
@@ -24,7 +24,7 @@ GUARD = 16
 """Pixels at each border of a band of the finer level that are left out after the normalisation."""
 
 
-def nrqm_features(image: Array) -> tuple[Array, Array, Array]:
+def image_features(image: Array) -> tuple[Array, Array, Array]:
     """18, 45 and 75 features of an image of whole numbers from 0 to 255."""
     scales = [image / 255]
     for _ in range(2):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .grey_planes import grey_planes, in_bytes, mean_over_planes
-from .nrqm_features import SMALLEST, nrqm_features
+from .nrqm_features import SMALLEST, image_features
 from .parameter_files import PathLike, existing_file
 from .regression_forests import predicted, read_model
 from .scores import PlaneScore
@@ -55,7 +55,7 @@ def nrqm(volume: Any, model: PathLike, *, data_range: float | None = None, axis:
     planes, _ = grey_planes("volume", volume, data_range, axis, smallest=SMALLEST, score="nrqm")
     scores = []
     for plane in planes:
-        features = nrqm_features(in_bytes(plane))
+        features = image_features(in_bytes(plane))
         parts = [predicted(forest, group) for forest, group in zip(forests, features, strict=True)]
         scores.append(float(linear @ np.array([1.0, *parts])))
     return mean_over_planes(scores)

@@ -14,7 +14,7 @@ from tensorcell.errors import InputError
 from .axes import z_axis
 from .inputs import PAIR, check_finite, check_window, checked_pair
 from .scores import ProfileScore
-from .slabs import slabs
+from .slabs import plane_slabs
 from .sums import check_scored, intensity_width, scored_sums
 from .windows import similarity
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 CONSTANT = 1e-14
-"""A profile is constant where its variance over its mean square is at most this: it is what rounding of the mean leaves."""
+"""Variance over mean square up to which a profile is constant: rounding of the mean leaves about as much."""
 
 FEWEST_VOXELS = 3
 """Scored voxels below which a profile has no correlation."""
@@ -234,6 +234,6 @@ def _profile_slabs(
     planes = reference.shape[axis]
     reference, estimate = profiles_last(reference), profiles_last(estimate)
     mask = None if mask is None else profiles_last(mask)
-    for slab in slabs(reference.shape):
+    for slab in plane_slabs(reference.shape):
         r, e = (a[slab].reshape(-1, planes).astype(np.float64) for a in (reference, estimate))
         yield r, e, np.ones(r.shape, bool) if mask is None else mask[slab].reshape(-1, planes)

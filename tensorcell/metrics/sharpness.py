@@ -12,7 +12,7 @@ from tensorcell.errors import InputError
 
 from .axes import axis_names, chosen_axes
 from .inputs import checked_pair, refuse_not_finite
-from .slabs import slabs
+from .slabs import plane_slabs
 
 
 def laplacian_variance(
@@ -63,7 +63,7 @@ def laplacian_variance(
     bad = 0
     moments = []  # number, mean and variance of the Laplacian in each slab
     reach = 1 if 0 in axes else 0
-    for slab in slabs(array.shape):
+    for slab in plane_slabs(array.shape):
         around = slice(max(0, slab.start - reach), min(array.shape[0], slab.stop + reach))
         if around.stop - around.start < 1 + 2 * reach:
             continue

@@ -13,7 +13,7 @@ SLAB_VOXELS = 2**20
 """Voxels of a slab, about; a slab holds at least one whole plane along the first axis."""
 
 
-def slabs(shape: tuple[int, ...], smallest: int = 1) -> Iterator[slice]:
+def plane_slabs(shape: tuple[int, ...], smallest: int = 1) -> Iterator[slice]:
     """Slices of at least ``smallest`` whole planes along the first axis, which cover it once."""
     planes = max(smallest, SLAB_VOXELS // max(1, math.prod(shape[1:])))
     for start in range(0, shape[0], planes):
@@ -34,7 +34,7 @@ def transform_slabs(shape: tuple[int, ...], axes: tuple[int, ...]) -> Iterator[t
 
 def scored_slabs(*arrays: NDArray[Any], mask: NDArray[np.bool_] | None) -> Iterator[tuple[NDArray[Any], ...]]:
     """The scored voxels of arrays of one shape, a slab at a time; slabs without a scored voxel are left out."""
-    for slab in slabs(arrays[0].shape):
+    for slab in plane_slabs(arrays[0].shape):
         chosen = ... if mask is None else mask[slab]
         parts = tuple(array[slab][chosen] for array in arrays)
         if parts[0].size:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tensorcell.errors import InputError
 
 from .inputs import PAIR, check_finite, check_window, checked_pair, refuse_constant
-from .slabs import slabs
+from .slabs import plane_slabs
 from .sums import intensity_width, scored_moments, scored_sums
 
 Normalization = Literal["euclidean", "min-max", "mean"]
@@ -171,7 +171,7 @@ def ssim(
     planes, half = reference.shape[0], window // 2
     inner = (slice(None),) + (slice(half, -half),) * (reference.ndim - 1)
     total, count = 0.0, 0
-    for slab in slabs(reference.shape, smallest=window):
+    for slab in plane_slabs(reference.shape, smallest=window):
         stop = min(planes, slab.stop + half)
         start = max(0, min(slab.start - half, stop - window))
         _, values = structural_similarity(
