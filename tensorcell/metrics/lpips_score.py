@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .axes import planes_axis
-from .grey_planes import grey_planes, mean_over_planes
+from .grey_images import grey_planes, mean_over_planes
 from .inputs import as_array, checked_pair
 from .lpips_network import Network, import_torch, read_network
 from .parameter_files import PathLike

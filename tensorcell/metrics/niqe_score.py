@@ -12,7 +12,7 @@ from scipy.special import gammaln
 
 from tensorcell.errors import InputError
 
-from .grey_planes import grey_planes, in_bytes, mean_over_planes
+from .grey_images import grey_planes, in_bytes, mean_over_planes
 from .natural_statistics import asymmetric_gaussian, contrast_normalized, whole_blocks
 from .parameter_files import PathLike, existing_file, named_arrays
 from .resampling import resized

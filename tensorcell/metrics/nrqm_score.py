@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .grey_planes import grey_planes, in_bytes, mean_over_planes
+from .grey_images import grey_planes, in_bytes, mean_over_planes
 from .nrqm_features import SMALLEST, image_features
 from .parameter_files import PathLike, existing_file
 from .regression_forests import predicted, read_model

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from .grey_planes import grey_planes, in_bytes, mean_over_planes
+from .grey_images import grey_planes, in_bytes, mean_over_planes
 from .natural_statistics import contrast_normalized, whole_blocks
 from .scores import PlaneScore
 
