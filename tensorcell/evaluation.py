@@ -846,7 +846,7 @@ class Cell:
 def code_version(method: Method) -> str:
     """Digest of the code that a method's scores come from, and the versions of the packages it needs."""
     package = Path(__file__).parent
-    files = [Path(__file__), package / "metrics.py"]
+    files = [Path(__file__), *(package / "metrics").glob("*.py")]
     run: Any = method.run
     while isinstance(run, functools.partial):
         run = run.func
