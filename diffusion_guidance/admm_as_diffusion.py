@@ -55,6 +55,7 @@ import torch
 from torch import Tensor
 
 from tensorcell.solvers import AdmmOptions
+from tensorcell.solvers.spread import MEDIAN_DEVIATION, UPPER_QUARTILE
 
 # Diffusion -----------------------------------------------------------------------------------------------------------
 
@@ -248,8 +249,8 @@ def adapted(
         if options.threshold is not None:
             return state
         off = (data - state.x)[mask].abs().sort().values
-        count = len(off)
-        scale = 2.5 * max(float(off[count // 2]) / 0.6745, float(off[3 * count // 4]) / 1.1503)
+        middle, upper = float(off[len(off) // 2]), float(off[3 * len(off) // 4])
+        scale = 2.5 * max(middle / MEDIAN_DEVIATION, upper / UPPER_QUARTILE)
         return state._replace(threshold=min(tau, max(scale, tau / 2)))
     factor = 0.5 if primal > 10 * relative else 2.0 if relative > 10 * primal else 1.0
     new = min(8 * state.start, max(state.start / 8, factor * tau))

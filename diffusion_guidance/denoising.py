@@ -39,10 +39,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tensorcell.diffusion_guidance.batches import Batch
+from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, broad
 from tensorcell.diffusion_guidance.priors import LateralPrior
-from tensorcell.diffusion_guidance.samplers import Method, sample
-from tensorcell.diffusion_guidance.training import Batch, Progress, TrainingState, run_training
+from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.training_loop import Progress, TrainingState, run_training
 from tensorcell.solvers.interplane import judged_slope
 
 Volume = npt.NDArray[np.float32]

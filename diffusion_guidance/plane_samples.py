@@ -30,17 +30,19 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from tensorcell.diffusion_guidance.guidance import AxialSmoothness, Denoiser, GaussianConsistency, Term
+from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
 from tensorcell.diffusion_guidance.networks import without_denormals
 from tensorcell.diffusion_guidance.operators import Planes
+from tensorcell.diffusion_guidance.options import GUIDANCE
+from tensorcell.diffusion_guidance.paths import Denoiser, karras_levels
 from tensorcell.diffusion_guidance.planes import PriorFill, checked_planes, grid_rows, middle_rows, regressed
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
 from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.slices import condition_of
 from tensorcell.diffusion_guidance.solver_terms import TuckerProjection
-from tensorcell.diffusion_guidance.training import condition_of
-from tensorcell.recovery import GUIDANCE
+from tensorcell.diffusion_guidance.terms import AxialSmoothness, Term
 from tensorcell.solvers import NoiseModel
-from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE
+from tensorcell.solvers.spread import conformal_width
 
 Floats = npt.NDArray[np.float32]
 Callback = Callable[[int, int], bool | None]
@@ -64,9 +66,6 @@ SPREAD_FLOOR = 0.1
 
 GROUPS, SMALLEST_GROUP = 16, 250
 """Most groups of voxels, and fewest voxels of one."""
-
-LEAST_SHARE = 0.65
-"""Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,11 +191,8 @@ def sample_planes(
 
 
 def falling_levels(steps: int) -> list[float]:
-    """Levels ``(steps + 1,)`` from the highest to zero, EDM's spacing (2206.00364, Eq. 5)."""
-    root = 1 / 7
-    share = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
-    levels = (HIGHEST_LEVEL**root + share * (LOWEST_LEVEL**root - HIGHEST_LEVEL**root)) ** 7
-    return [*levels.tolist(), 0.0]
+    """Levels ``(steps + 1,)`` from the highest to the lowest, and then zero."""
+    return [*karras_levels(HIGHEST_LEVEL, LOWEST_LEVEL, steps).tolist(), 0.0]
 
 
 def volume_denoiser(
@@ -274,10 +270,10 @@ def calibrated(
     left_out = middle_rows(_size(left_out_spread, np.float32(fill.ratio) * turn.error), factor).ravel()
     errors = np.abs(middle_rows(turn.outcome, factor) - turn.truth).ravel()
     parts = np.array_split(np.argsort(left_out), max(1, min(GROUPS, len(errors) // SMALLEST_GROUP)))
-    model = noise if isinstance(noise, NoiseModel) else NoiseModel(gain=0.0, offset=noise**2, sigma=noise)
+    model = noise if isinstance(noise, NoiseModel) else NoiseModel.white(noise)
     variance = model.variance(middle_rows(turn.outcome, factor)).ravel()
     sizes = [float(np.median(left_out[part])) for part in parts]
-    widths = [_width(errors[part], math.sqrt(float(np.mean(variance[part])))) for part in parts]
+    widths = [conformal_width(errors[part], math.sqrt(float(np.mean(variance[part])))) for part in parts]
     size = _size(spread, fill.error)
     beyond = np.maximum(size / sizes[-1], 1.0) if sizes[-1] > 0 else 1.0
     u: Floats = (np.interp(size, sizes, widths) * beyond).astype(np.float32)
@@ -288,13 +284,6 @@ def _size(spread: Floats, error: Floats) -> Floats:
     """``sqrt(s e)``."""
     size: Floats = np.sqrt(smoothed(spread) * error)
     return size
-
-
-def _width(errors: Floats, noise: float) -> float:
-    """Standard deviation whose 90 % interval covers that share of the errors, without the noise in them."""
-    share = min(1.0, COVERED * (1 + 1 / errors.size))
-    width = float(np.quantile(errors, share)) / NORMAL_QUANTILE
-    return math.sqrt(max(width**2 - noise**2, LEAST_SHARE * width**2)) if noise > 0 else width
 
 
 def smoothed(spread: Floats) -> Floats:

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
+from tensorcell.diffusion_guidance.regression import regress_planes, regress_volume
+from tensorcell.diffusion_guidance.slices import lateral_slices
 from tensorcell.diffusion_guidance.solver_terms import first_stage
-from tensorcell.diffusion_guidance.training import lateral_slices, regress_planes, regress_volume
 from tensorcell.solvers import LocalOptions, NoiseModel
 from tensorcell.solvers.interplane import fill_planes, judged_slope
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,11 @@ from tensorcell.solvers.noise import NoiseModel, estimate_noise, generalised_ans
 from tensorcell.solvers.ranks import affordable
 from tensorcell.volume import Volume, stacks, zyx_view
 
+if TYPE_CHECKING:
+    from tensorcell.diffusion_guidance.options import DiffusionOptions
+
 Array = npt.NDArray[Any]
 METHODS = ("auto", "tucker", "local", "diffusion")
-GUIDANCE = ("data", "tucker", "smooth", "lateral")
 DEVICES = ("auto", "cpu", "cuda")
 SLAB_VOXELS = 1 << 22
 SURROUNDINGS = (1.0, 2.0, 2.0)
@@ -85,52 +87,6 @@ class TuckerOptions:
             raise InputError(f"expected a positive tolerance, got {self.tolerance}")
         if self.max_iterations < 1:
             raise InputError(f"expected max_iterations of at least 1, got {self.max_iterations}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionOptions:
-    """Options of ``method="diffusion"``, passed to :func:`recover` by name.
-
-    Attributes
-    ----------
-    prior : None, path or LateralPrior
-        None: one is fitted to the stack itself. Else one for the axial factor at hand, of ``tensorcell train`` say.
-    samples, steps : int
-        How many samples of the posterior, and in how many steps each.
-    guidance : sequence of {"data", "tucker", "smooth", "lateral"}
-        What guides the samples: see :mod:`tensorcell.diffusion_guidance.plane_samples`.
-    fit_steps : int
-        Largest number of steps of the fit; it ends earlier if held-out slices are no longer predicted better.
-    cache : path, optional
-        Folder for the fitted priors. If it holds those of the same stack and options, they are taken; those of others
-        are neither used nor replaced. A fit for planes that was interrupted goes on from the state beside the folder.
-    allow_pickle : bool
-        Accept a prior whose weights are a pickle (loaded weights-only).
-    keep_samples : bool
-        Return the samples: `samples` volumes of memory.
-    """
-
-    prior: Any = None
-    samples: int = 8
-    steps: int = 20
-    guidance: Sequence[str] = ("data",)
-    fit_steps: int = 2000
-    cache: str | Path | None = None
-    allow_pickle: bool = False
-    keep_samples: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "steps", "fit_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-                raise InputError(f"expected a whole number of at least 1 as {name}, got {value!r}")
-        if isinstance(self.guidance, str):
-            object.__setattr__(self, "guidance", tuple(part for part in self.guidance.split(",") if part))
-        if not isinstance(self.guidance, Sequence):
-            raise InputError(f"expected guidance as names, got {self.guidance!r}")
-        unknown = [name for name in self.guidance if name not in GUIDANCE]
-        if unknown:
-            raise InputError(f"expected guidance among {', '.join(GUIDANCE)}, got {unknown[0]!r}")
 
 
 class Stage(NamedTuple):
@@ -319,7 +275,7 @@ def recover(
         For arrays: as in :class:`Volume`.
     **options
         Fields of :class:`TuckerOptions`; of :class:`tensorcell.solvers.LocalOptions` unless the method is
-        ``"tucker"``; of :class:`DiffusionOptions` if it is ``"diffusion"``.
+        ``"tucker"``; of :class:`tensorcell.diffusion_guidance.options.DiffusionOptions` if it is ``"diffusion"``.
 
     Returns
     -------
@@ -492,12 +448,15 @@ def _checked(
     prior_name = ""
     if method == "diffusion":
         _check_torch()
-        from tensorcell.diffusion_guidance.recovery import checked_cache, given_prior
+        from tensorcell.diffusion_guidance.fill_stack import checked_cache, given_prior
 
         if seed >= 2**32:
             raise InputError(f"expected a seed below 2**32 for method diffusion, got {seed}")
-        prior, prior_name = given_prior(diffusion.prior, diffusion.allow_pickle)
-        diffusion = replace(diffusion, prior=prior, cache=checked_cache(diffusion.cache))
+        try:
+            prior, prior_name = given_prior(diffusion.prior, diffusion.allow_pickle)
+            diffusion = replace(diffusion, prior=prior, cache=checked_cache(diffusion.cache))
+        except ValueError as error:
+            raise InputError(str(error)) from None
     return _Request(
         method=method,
         axial_factor=int(axial_factor),
@@ -524,6 +483,8 @@ def _check_torch() -> None:
 
 def _split_options(method: str, options: dict[str, Any]) -> tuple[TuckerOptions, LocalOptions, DiffusionOptions]:
     """The options of each stage; an unknown name is a TypeError."""
+    from tensorcell.diffusion_guidance.options import DiffusionOptions
+
     local_names = {each.name for each in fields(LocalOptions)} if method != "tucker" else set()
     names = {each.name for each in fields(DiffusionOptions)} if method == "diffusion" else set()
 
@@ -531,10 +492,10 @@ def _split_options(method: str, options: dict[str, Any]) -> tuple[TuckerOptions,
         return {name: value for name, value in options.items() if name in wanted}
 
     try:
-        local = LocalOptions(**chosen(local_names))
+        local, diffusion = LocalOptions(**chosen(local_names)), DiffusionOptions(**chosen(names))
     except ValueError as error:
         raise InputError(str(error)) from None
-    return TuckerOptions(**chosen(set(options) - local_names - names)), local, DiffusionOptions(**chosen(names))
+    return TuckerOptions(**chosen(set(options) - local_names - names)), local, diffusion
 
 
 def whole_rank(rank: Any) -> tuple[int, ...] | None:
@@ -647,9 +608,12 @@ def _recover_stack(data: Array, mask: Array | None, request: _Request) -> _Stack
         notes.append(_planes_note(grid, planes))
         spacing = _even_spacing(grid, planes)
         if request.method == "diffusion" and spacing > 1 and estimate.status is not Status.STOPPED:
-            from tensorcell.diffusion_guidance.recovery import diffused_planes
+            from tensorcell.diffusion_guidance.fill_stack import diffused_planes
 
-            diffused = diffused_planes(volume, spacing, passed, _diffusion_request(request, estimate.history))
+            try:
+                diffused = diffused_planes(volume, spacing, passed, _diffusion_request(request, estimate.history))
+            except ValueError as wrong:
+                raise InputError(str(wrong)) from None
             volume, error, samples = diffused.volume.astype(y.dtype, copy=False), diffused.error, diffused.samples
             notes.extend(diffused.notes)
         else:
@@ -695,7 +659,7 @@ def _even_spacing(grid: Array, planes: int) -> int:
 
 def _diffusion_request(request: _Request, history: tuple[IterationRecord, ...]) -> Any:
     """What the torch module is asked; its progress goes to the callback as records of further stages."""
-    from tensorcell.diffusion_guidance.recovery import DiffusionRequest
+    from tensorcell.diffusion_guidance.fill_stack import DiffusionRequest
 
     options = request.diffusion
     before = history[-1].iteration if history else 0
@@ -861,10 +825,14 @@ def local_by_noise(
     value, error, samples = found.value, found.error, None
     notes: tuple[str, ...] = ()
     if request.method == "diffusion":
-        from tensorcell.diffusion_guidance.recovery import diffused_noise
+        from tensorcell.diffusion_guidance.fill_stack import diffused_noise
 
         asked = _diffusion_request(request, history)
-        value, error, samples, notes = diffused_noise(stable, level, found.value, found.error, restore, inlier, asked)
+        try:
+            diffused = diffused_noise(stable, level, found.value, found.error, restore, inlier, asked)
+        except ValueError as wrong:
+            raise InputError(str(wrong)) from None
+        value, error, samples, notes = diffused
     if noise.gain != 0:
         error = (back(value + error) - back(value - error)) / 2
     samples = None if samples is None else np.stack([back(one) for one in samples])
