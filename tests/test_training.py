@@ -14,7 +14,7 @@ pytest.importorskip("safetensors", reason="needs the diffusion extra: safetensor
 from scipy.interpolate import CubicHermiteSpline  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
-from tensorcell.diffusion_guidance import batches, training, training_loop  # noqa: E402
+from tensorcell.diffusion_guidance import batches, training_loop  # noqa: E402
 from tensorcell.diffusion_guidance.batches import denoising_loss, draw_batch, draw_pieces  # noqa: E402
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig  # noqa: E402
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior  # noqa: E402
