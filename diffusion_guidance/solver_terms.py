@@ -22,7 +22,7 @@ from torch.utils.dlpack import from_dlpack
 
 from tensorcell.solvers import LocalOptions, hosvd, local_tucker, tucker_to_dense, unfold
 from tensorcell.solvers.arrays import Array, namespace_of, to_host
-from tensorcell.solvers.local import HARD, filtered, fitted, smoothed
+from tensorcell.solvers.patch_groups import HARD, filtered, fitted, smoothed
 
 RankOfLevel = Callable[[Array, float], Sequence[int]]
 
