@@ -43,7 +43,7 @@ LEAST_MARGIN = 1.1
 
 
 class Batch(NamedTuple):
-    """What one step sees, in prior units."""
+    """What the network is shown in one step, in prior units."""
 
     x: Tensor
     level: Tensor
@@ -59,7 +59,7 @@ def draw_batch(
     """Random pieces of slices (m, Y, X) with their conditions, levels and targets; noise in prior units.
 
     Pieces are turned, mirrored, stretched along the decimated axis by 0.8 to 1.25 times `stretch`, and scaled in
-    intensity by 0.9 to 1.1. Where there is noise they are not stretched, which would correlate it.
+    intensity by 0.9 to 1.1. Noisy pieces are not stretched, because that would correlate their noise.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -106,7 +106,7 @@ def draw_pieces(volume: Tensor, generator: torch.Generator, *, factor: int, nois
 
 
 def noised(clean: Tensor, generator: torch.Generator, *, factor: int, noise: float) -> Batch:
-    """Pieces (K, 1, H, W) or (K, 1, Z, Y, X) as the network is to see them; axis 2 is the decimated one."""
+    """Pieces (K, 1, H, W) or (K, 1, Z, Y, X) with levels, noise, conditions and targets; axis 2 is decimated."""
     batch, height = len(clean), clean.shape[2]
     line = (1, 1, height, *(1,) * (clean.ndim - 3))
 
@@ -147,7 +147,7 @@ def denoising_loss(network: SliceNetwork, batch: Batch) -> Tensor:
     start = torch.where(infinite, 0.0, batch.x)
     error = start + batch.gain * (estimate - start) - batch.target
     dropped = batch.condition[:, 0].flatten(1).isnan().all(dim=1)
-    free, told = (preconditioning(batch.level, tau)[1] for tau in (1.0, network.config.condition_error))
-    size = torch.where(dropped, free, told)
+    free, conditioned = (preconditioning(batch.level, tau)[1] for tau in (1.0, network.config.condition_error))
+    size = torch.where(dropped, free, conditioned)
     loss: Tensor = (error / broad(size, error)).square().mean()
     return loss

@@ -87,7 +87,7 @@ def divided(rhs: Tensor, spectrum: Tensor, weight: Weight) -> Tensor:
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything is seen: ``A x = x``."""
+    """Everything is observed: ``A x = x``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``x``."""
@@ -104,7 +104,7 @@ class Identity:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Some entries are seen: ``A x = x`` there and 0 elsewhere (so that NaN under the mask changes nothing).
+    """Some entries are observed: ``A x = x`` there and 0 elsewhere (so that NaN under the mask changes nothing).
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def difference_spectrum(size: int) -> tuple[Matrix, Matrix]:
 
 @dataclass(frozen=True)
 class SecondDifference:
-    """``(A x)_z = x_{z-1} - 2 x_z + x_{z+1}`` of inner planes, along axis -3; ends are free, so lines cost nothing.
+    """``(A x)_z = x_{z-1} - 2 x_z + x_{z+1}`` of inner planes, along axis -3; the map of a straight line is zero.
 
     >>> SecondDifference().forward(torch.arange(4.0).reshape(1, 1, 4, 1, 1) ** 2).flatten()
     tensor([2., 2.])
@@ -351,7 +351,7 @@ def orthonormal_rows(operator: Operator) -> bool:
 
 
 def observed(operator: Operator, y: Tensor) -> Tensor:
-    """True where an entry of ``y`` speaks of the volume: everywhere but under a mask's False."""
+    """True where an entry of ``y`` was observed: everywhere but where a mask is False."""
     if isinstance(operator, Compose):
         return observed(operator.operators[0], y)
     if isinstance(operator, Mask):

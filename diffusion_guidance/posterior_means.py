@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tensorcell.solvers.local import simplex_weights
+from tensorcell.solvers.stein import simplex_weights
 
 LARGEST_BIAS = 0.1
 """Largest squared bias of an estimate that takes part in the mean, in units of its noise."""

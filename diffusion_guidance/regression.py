@@ -15,9 +15,9 @@ from tensorcell.diffusion_guidance.tiles import tiled
 
 
 def regress_planes(prior: LateralPrior, planes: npt.ArrayLike, *, slices_at_once: int = 8) -> npt.NDArray[np.float32]:
-    """Measured planes (m, Y, X) -> ((m - 1) s + 1, Y, X): the regression on xz and on yz slices, averaged.
+    """Measured planes (m, Y, X) -> ((m - 1) s + 1, Y, X): the mean of the regressions on xz and on yz slices.
 
-    ``s`` is the prior's ``axial_factor``, the unit that of the data. Measured planes are estimated, too.
+    ``s`` is the prior's ``axial_factor``, and the unit is that of the data. Measured planes are estimated, too.
     """
     values, factor = lateral_slices(planes), prior.axial_factor
     whole = _gridded(prior, values)  # (Z, Y, X)
@@ -35,8 +35,8 @@ def regress_planes(prior: LateralPrior, planes: npt.ArrayLike, *, slices_at_once
 def regress_volume(prior: VolumePrior, planes: npt.ArrayLike, *, tile: int = 64) -> npt.NDArray[np.float32]:
     """Measured planes (m, Y, X) -> ((m - 1) s + 1, Y, X): the regression of a prior on volumes.
 
-    ``s`` is the prior's ``axial_factor``, the unit that of the data. Measured planes are estimated, too. Volumes longer
-    than `tile` (rounded to what the network asks for) are cut into tiles that overlap by a quarter.
+    ``s`` is the prior's ``axial_factor``, and the unit is that of the data. Measured planes are estimated, too. Volumes
+    longer than `tile` (rounded to what the network asks for) are cut into tiles that overlap by a quarter.
     """
     values, factor = lateral_slices(planes), prior.axial_factor
     condition = condition_of(_gridded(prior, values)[None, None], factor)  # (1, 2, Z, Y, X)
@@ -44,8 +44,8 @@ def regress_volume(prior: VolumePrior, planes: npt.ArrayLike, *, tile: int = 64)
     def regress(interpolation: Tensor, level: float | Tensor) -> Tensor:
         known = torch.zeros_like(interpolation)  # (1, 1, z, y, x)
         known[:, :, ::factor] = 1  # tiles begin at measured planes
-        there = torch.cat([interpolation, known], dim=1)  # (1, 2, z, y, x)
-        return prior.denoise(torch.zeros_like(interpolation), level, there)
+        part = torch.cat([interpolation, known], dim=1)  # (1, 2, z, y, x)
+        return prior.denoise(torch.zeros_like(interpolation), level, part)
 
     strides = (math.lcm(prior.stride, factor), prior.stride, prior.stride)
     tiles = [max(-(-tile // stride), 2) * stride for stride in strides]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def lateral_slices(volume: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Planes (m, Y, X) without a NaN.
+    """The planes (m, Y, X) of a volume that were measured throughout.
 
     >>> lateral_slices(np.stack([np.ones((8, 9)), np.full((8, 9), np.nan)])).shape
     (1, 8, 9)
@@ -33,7 +33,7 @@ def lateral_slices(volume: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def whole_volume(volume: npt.ArrayLike, axial_factor: int = 1) -> npt.NDArray[np.float32]:
-    """A volume (Z, Y, X) without gaps, at least 8 x 8 x 8 and as long along z as one gap.
+    """A volume (Z, Y, X) without gaps as float32. It must be at least 8 x 8 x 8, and longer along z than one gap.
 
     >>> whole_volume(np.ones((8, 9, 10))).dtype
     dtype('float32')
@@ -50,7 +50,9 @@ def whole_volume(volume: npt.ArrayLike, axial_factor: int = 1) -> npt.NDArray[np
 
 
 def filling_matrix(rows: int, factor: int) -> Tensor:
-    """Catmull-Rom interpolation (rows, kept) from rows 0, factor, 2 factor, ...; beyond the last it is repeated.
+    """Matrix (rows, kept) of the Catmull-Rom interpolation from rows 0, factor, 2 factor, ...
+
+    Rows beyond the last kept one are equal to it.
 
     >>> filling_matrix(3, 2)
     tensor([[1.0000, 0.0000],
@@ -92,11 +94,11 @@ def condition_of(slices: Tensor, factor: int) -> Tensor:
 
 
 def matched_stretch(planes: npt.ArrayLike, axial_factor: int, *, noise: float = 0.0) -> float:
-    """By what to stretch lateral slices so that they resemble axial ones, read off the measured planes.
+    """The factor by which lateral slices must be stretched to resemble axial ones, from the measured planes.
 
-    Neighbouring measured planes have a mean squared difference; `d` is the lateral distance in pixels at which it is
-    the same. Structures are then ``axial_factor / d`` times as long along z as laterally, counted in voxels: blur
-    along z and voxel size are both in it. Between 1/2 and 4.
+    Let `d` be the lateral distance in pixels at which the mean squared difference is the same as between neighbouring
+    measured planes. Then structures are ``axial_factor / d`` times as long along z as laterally, counted in voxels; the
+    factor holds the blur along z and the size of the voxels. It is limited to 1/2 to 4.
 
     >>> from scipy.ndimage import gaussian_filter
     >>> long = gaussian_filter(np.random.default_rng(0).standard_normal((65, 64, 64)), (6, 3, 3))

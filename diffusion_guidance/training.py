@@ -33,20 +33,21 @@ VOLUME_CONFIG = SliceNetworkConfig(dimensions=3, widths=(24, 32, 48), blocks=1)
 
 
 class Pool(NamedTuple):
-    """A volume in its own units: what is fitted to, what is held out, and its noise."""
+    """A volume in its own units: the part for the fit, the part that is held out, and the noise."""
 
     train: Tensor
     held: Tensor
+    """The same tensor as `train` where the volume is too small to hold a part of it out."""
     noise: float
 
     @property
-    def apart(self) -> bool:
-        """Whether what is held out is not fitted to."""
+    def separate(self) -> bool:
+        """Whether the part that is held out is not fitted to."""
         return self.held is not self.train
 
 
 class FitEstimate(NamedTuple):
-    """Cost of a fit: seconds, and bytes of memory beyond the volume."""
+    """Cost of a fit in seconds, and in bytes of memory beyond the volume."""
 
     seconds: float
     bytes: int
@@ -71,23 +72,23 @@ def fit_lateral_prior(
     Parameters
     ----------
     volume : array (Z, Y, X), or a list of such arrays
-        NaN = not measured. The planes alone, or on the wanted grid with NaN planes between them. Several may differ in
-        shape and unit; each is standardised by itself, and location and scale of the prior are those of all together
-        (for use on one of them or on another: :meth:`LateralPrior.adapted`).
+        NaN = not measured. The measured planes alone, or on the wanted grid with NaN planes between them. Several
+        volumes may differ in shape and unit; each is standardised by itself, and location and scale of the prior are
+        those of all together (:meth:`LateralPrior.adapted` makes it fit one of them, or another).
     axial_factor : int
-        Rows from one kept row to the next in the conditions; 1: a plain prior, condition = the slice itself.
+        Rows from one kept row to the next in the conditions; 1: a plain prior, whose condition is the slice itself.
     noise : float, or one a volume
-        Standard deviation of the noise in `volume`, in its unit; the prior is then that of the slices without it.
+        Standard deviation of the noise in `volume`, in its unit; the prior is that of the slices without the noise.
     stretch : float
-        By which lateral structures are to be stretched along the decimated axis to look like axial ones.
+        The factor by which lateral structures are stretched along the decimated axis to look like axial ones.
     seconds, steps
         Budget: the first to be reached ends the fit. With neither, 1500 steps. Only `steps` is reproducible.
     progress : callable, optional
-        ``progress(step, steps, loss, heldout)``; True stops.
+        ``progress(step, steps, loss, heldout)``; True stops the fit.
     initial
         A prior to start from, or a :class:`TrainingState` (or its folder) to go on from.
     keep : path, optional
-        Folder for the :class:`TrainingState` at the end, also after a stop by `progress` or Ctrl-C.
+        Folder that keeps the :class:`TrainingState` at the end, also after a stop by `progress` or Ctrl-C.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def fit_lateral_prior(
     Raises
     ------
     ValueError
-        Bad input, or a loss that is not finite before there was any good state.
+        If the input cannot be used, or the loss is not finite before there was any good state.
     """
     _check_options(axial_factor, stretch, seconds, steps)
     parts = [lateral_slices(each) for each in _listed(volume)]
@@ -111,7 +112,7 @@ def fit_lateral_prior(
         pools, draw, BATCH, config or SliceNetworkConfig(), initial, seed,
         {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep},
     )  # fmt: skip
-    report["held_out_slices"] = sum(len(pool.held) for pool in pools if pool.apart)
+    report["held_out_slices"] = sum(len(pool.held) for pool in pools if pool.separate)
     return LateralPrior(network, *units_of(parts, noises), _lowest_level(pools), axial_factor, stretch, report)
 
 
@@ -135,11 +136,11 @@ def fit_volume_prior(
     volumes : array (Z, Y, X), or a list of such arrays
         Without gaps. Several may differ in shape and unit; each is standardised by itself.
     axial_factor : int
-        Planes from one kept plane to the next in the conditions; 1: a plain prior, condition = the volume itself.
+        Planes from one kept plane to the next in the conditions; 1: a plain prior, whose condition is the volume.
     noise, seconds, steps, seed, progress, keep
         As in :func:`fit_lateral_prior`.
     config : SliceNetworkConfig, optional
-        With ``dimensions=3``; default ``VOLUME_CONFIG``.
+        Shape of the network, with ``dimensions=3``; ``VOLUME_CONFIG`` where not given.
     initial
         A prior to start from, or a :class:`TrainingState` (or its folder) to go on from.
 
@@ -152,7 +153,7 @@ def fit_volume_prior(
     Raises
     ------
     ValueError
-        Bad input, or a loss that is not finite before there was any good state.
+        If the input cannot be used, or the loss is not finite before there was any good state.
     """
     _check_options(axial_factor, 1.0, seconds, steps)
     parts = [whole_volume(each, axial_factor) for each in _listed(volumes)]
@@ -166,11 +167,12 @@ def fit_volume_prior(
         pools, draw, PIECES, config or VOLUME_CONFIG, initial, seed,
         {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep},
     )  # fmt: skip
-    report["held_out_voxels"] = sum(pool.held.numel() for pool in pools if pool.apart)
+    report["held_out_voxels"] = sum(pool.held.numel() for pool in pools if pool.separate)
     return VolumePrior(network, *units_of(parts, noises), _lowest_level(pools), axial_factor, 1.0, report)
 
 
 def _check_options(axial_factor: int, stretch: float, seconds: float | None, steps: int | None) -> None:
+    """Raise a ValueError where a number is out of its range."""
     for name, value, least in (("axial_factor", axial_factor, 1), ("steps", 1 if steps is None else steps, 1)):
         if int(value) != value or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
@@ -179,14 +181,14 @@ def _check_options(axial_factor: int, stretch: float, seconds: float | None, ste
 
 
 def _listed(volumes: Any) -> list[Any]:
-    """Several volumes are a list or tuple of arrays with three axes each."""
+    """The volumes as a list; several are given as a list or tuple of arrays with three axes each."""
     if isinstance(volumes, list | tuple) and volumes and np.ndim(volumes[0]) == 3:
         return list(volumes)
     return [volumes]
 
 
 def _noises(noise: float | Sequence[float], count: int) -> list[float]:
-    """One deviation a volume."""
+    """The standard deviation of the noise of each volume."""
     noises = [float(noise)] * count if isinstance(noise, int | float) else [float(each) for each in noise]
     if len(noises) != count:
         raise ValueError(f"noise must be one number or one a volume, {count}, got {len(noises)}")
@@ -197,7 +199,7 @@ def _noises(noise: float | Sequence[float], count: int) -> list[float]:
 
 
 def _slice_pool(planes: npt.NDArray[np.float32], noise: float) -> Pool:
-    """Every sixth plane is held out, if there are four."""
+    """The planes, of which every sixth is held out where there are at least four."""
     location, scale = units_of([planes], [noise])
     slices = torch.from_numpy((planes - location) / scale)
     if len(slices) < 4:
@@ -206,7 +208,7 @@ def _slice_pool(planes: npt.NDArray[np.float32], noise: float) -> Pool:
 
 
 def _volume_pool(values: npt.NDArray[np.float32], noise: float) -> Pool:
-    """The last sixth along x is held out, at least 8 voxels, if there are 24."""
+    """The volume, of which the last sixth along x (at least 8 voxels) is held out where there are at least 24."""
     location, scale = units_of([values], [noise])
     whole = torch.from_numpy((values - location) / scale)
     if whole.shape[2] < 24:
@@ -216,6 +218,7 @@ def _volume_pool(values: npt.NDArray[np.float32], noise: float) -> Pool:
 
 
 def _lowest_level(pools: Sequence[Pool]) -> float:
+    """The lowest level that the prior learns: that of the noisiest volume, and at least 0.01."""
     return max(LEAST_MARGIN * math.sqrt(2) * max(pool.noise for pool in pools), 1e-2)
 
 
@@ -228,7 +231,7 @@ def _fit(
     seed: int,
     budget: dict[str, Any],
 ) -> tuple[SliceNetwork, dict[str, Any]]:
-    """Each step sees pieces of one volume, chosen by its share of the voxels."""
+    """The fitted network and the report of the fit. A step takes pieces of one volume, chosen by its share of voxels."""
     count = len(pools)
     if isinstance(initial, str | Path):
         initial = TrainingState.load(initial)
@@ -260,7 +263,7 @@ def _fit(
 
 
 def _condition_error(batch: Batch, sigma: float) -> float:
-    """Root mean square of ``x0 - c``, the noise of the target taken out."""
+    """Root mean square of ``x0 - c``, without the noise of the target."""
     conditioned = ~batch.condition[:, 0].flatten(1).isnan().all(dim=1)
     error = (batch.target - batch.condition[:, :1])[conditioned]
     return math.sqrt(max(float(error.square().mean()) - 2 * sigma**2, 1e-4)) if len(error) else 0.3
@@ -275,7 +278,7 @@ def estimate_fit(
 ) -> FitEstimate:
     """Seconds (from four steps on this machine) and bytes that a fit of so many steps takes.
 
-    With a `config` of three dimensions (``VOLUME_CONFIG``): of :func:`fit_volume_prior`.
+    A `config` of three dimensions, such as ``VOLUME_CONFIG``, asks for the cost of :func:`fit_volume_prior`.
     """
     shape = config or SliceNetworkConfig()
     flat = shape.dimensions == 2

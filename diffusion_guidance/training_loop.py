@@ -38,7 +38,22 @@ STOPPED = "stopped by the caller"
 
 @dataclass
 class TrainingState:
-    """All that is needed to go on as if nothing had happened."""
+    """All that is needed to go on after an interruption as if there had been none.
+
+    Attributes
+    ----------
+    network, average, best : SliceNetwork
+        The network that is fitted, the running average of its weights, and the average with the least held-out loss.
+    optimiser : AdamW
+    generator : torch.Generator
+        Draws the pieces, levels and noise.
+    step : int
+        Number of steps done.
+    best_loss : float
+        Held-out loss of `best`.
+    since_best : int
+        Looks at held-out pieces since `best` was found.
+    """
 
     network: SliceNetwork
     average: SliceNetwork
@@ -51,7 +66,7 @@ class TrainingState:
 
     @classmethod
     def begin(cls, config: SliceNetworkConfig, seed: int, weights: dict[str, Tensor] | None = None) -> TrainingState:
-        """Fresh, or from the weights of another prior."""
+        """A state before the first step, with fresh weights or those of another prior."""
         three = [SliceNetwork(config, seed=seed) for _ in range(3)]
         for network in three:
             if weights is not None:
@@ -62,7 +77,7 @@ class TrainingState:
         return cls(three[0], three[1], three[2], optimiser, torch.Generator().manual_seed(seed))
 
     def save(self, folder: str | Path) -> None:
-        """Safetensors and JSON in a folder."""
+        """Write the state to a folder, as safetensors and JSON."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"generator": self.generator.get_state()}
@@ -99,7 +114,7 @@ class TrainingState:
     def advance(self, batch: Batch, rate: float) -> float:
         """One step of AdamW, and of the running average of the weights; returns the loss.
 
-        Where the loss or its gradient is not finite nothing changes, and NaN or infinity is returned.
+        Where the loss or its gradient is not finite nothing changes, and the value returned is NaN or infinite.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -139,9 +154,9 @@ def run_training(
     draw : callable
         A new batch from the state's generator.
     test : sequence of Batch
-        Held out; looked at every ``CHECK_EVERY`` steps.
+        Held-out pieces, at which the loss is looked every ``CHECK_EVERY`` steps.
     seconds, steps, progress, keep
-        As in :func:`fit_lateral_prior`.
+        As in :func:`tensorcell.diffusion_guidance.training.fit_lateral_prior`.
 
     Returns
     -------
@@ -190,7 +205,7 @@ def run_training(
 
 
 def _look(state: TrainingState, test: Sequence[Batch]) -> float:
-    """Held-out loss of the averaged weights; the best ones are kept."""
+    """Held-out loss of the averaged weights, which become the best ones where it is the least so far."""
     with torch.inference_mode():
         heldout = float(np.mean([float(denoising_loss(state.average, batch)) for batch in test]))
     state.since_best += 1
