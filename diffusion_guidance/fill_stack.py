@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorcell.diffusion_guidance.denoising import CONDITION, denoise_with_prior, posterior_samples
+from tensorcell.diffusion_guidance.denoising import CONDITION, PriorDenoised, denoise_with_prior, posterior_samples
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.plane_samples import PlaneSamples, calibrated, sample_planes, smoothed
 from tensorcell.diffusion_guidance.planes import FEWEST_PLANES, PriorFill, fill_with_prior, grid_rows, kriged_alone
@@ -212,36 +212,19 @@ def diffused_noise(
     ValueError
         If a prior cannot be read or written.
     """
-
     missing = 1 - float(measured.mean())
     if missing > MOST_GAPS:
         note = f"{missing:.0%} of the voxels are estimates: too many for Stein's estimate to judge a prior for noise"
         return Diffused(np.asarray(base), np.asarray(base_error), None, (note,))
 
-    def progress(step: int, steps: int, loss: float, _: float) -> bool:
-        return bool(request.report("noise", step, steps, loss))
-
     centre = offset_of(noisy)
     y, f = (np.asarray(values - centre, np.float32) for values in (noisy, base))
-    cache = None if request.cache is None else request.cache / "noise"
     size = math.sqrt(float(np.mean(np.square(base_error, dtype=np.float64))))
     with settled():
         try:
-            prior, name = request.prior, request.prior_name
-            if prior is None or not is_for_noise(prior):
-                prior, name = kept_prior(cache, request.key), f"prior {cache}, fitted earlier"
-            if prior is None:
-                request.say(
-                    f"fitting a prior for noise in {request.fit_steps} steps; the volume is denoised three times more"
-                )
-            found = denoise_with_prior(
-                y, sigma, restore=lambda values: restore(values + centre).value - centre, base=f, base_error=size,
-                measured=measured, prior=prior, steps=request.fit_steps, seed=request.seed, progress=progress,
-            )  # fmt: skip
-            if prior is None:
-                name = f"prior for noise fitted in {found.prior.report['steps']} steps ({found.prior.report['ended']})"
-                if cache is not None and not was_stopped(found.prior):
-                    keep_prior(found.prior, cache, request.key)
+            found, name = _denoised(
+                y, sigma, f, size, lambda values: restore(values + centre).value - centre, measured, request
+            )
         except OSError as error:
             raise ValueError(str(error)) from None
         notes = (name, f"denoised volume: {found.sentence}")
@@ -259,6 +242,37 @@ def diffused_noise(
     return Diffused(
         volume, deviation.astype(base.dtype), drawn.samples + centre if request.keep_samples else None, notes
     )
+
+
+def _denoised(
+    y: Floats,
+    sigma: float,
+    base: Floats,
+    base_error: float,
+    restore: Callable[[Floats], npt.NDArray[Any]],
+    measured: npt.NDArray[np.bool_],
+    request: DiffusionRequest,
+) -> tuple[PriorDenoised, str]:
+    """The base corrected by the prior given, the one kept, or one fitted now; and a note on where the prior is from."""
+
+    def progress(step: int, steps: int, loss: float, _: float) -> bool:
+        return bool(request.report("noise", step, steps, loss))
+
+    cache = None if request.cache is None else request.cache / "noise"
+    prior, name = request.prior, request.prior_name
+    if prior is None or not is_for_noise(prior):
+        prior, name = kept_prior(cache, request.key), f"prior {cache}, fitted earlier"
+    if prior is None:
+        request.say(f"fitting a prior for noise in {request.fit_steps} steps; the volume is denoised three times more")
+    found = denoise_with_prior(
+        y, sigma, restore=restore, base=base, base_error=base_error, measured=measured, prior=prior,
+        steps=request.fit_steps, seed=request.seed, progress=progress,
+    )  # fmt: skip
+    if prior is None:
+        name = f"prior for noise fitted in {found.prior.report['steps']} steps ({found.prior.report['ended']})"
+        if cache is not None and not was_stopped(found.prior):
+            keep_prior(found.prior, cache, request.key)
+    return found, name
 
 
 def is_for_noise(prior: Any) -> bool:

@@ -149,15 +149,12 @@ def sample_planes(
     data = GaussianConsistency(Planes(factor), measured, 0.0) if "data" in guidance else None
     centre = prior.standardise(torch.from_numpy(regressed(prior, values)))[None, None]
 
-    total, squares, within, pairs = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0
+    moments = PairMoments(shape)
     kept, drawn, rounds = [], 0, -(-samples // 2)
     with without_denormals():
         for turn in range(rounds):
             count = min(2, samples - 2 * turn)
-            own = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0]
-            generator = torch.Generator().manual_seed(int(own >> 1))
-            noise = torch.randn((1, 1, *shape), generator=generator)
-            start = centre + levels[0] * (torch.cat([noise, -noise]) if count == 2 else noise)
+            generator, start = _beginning(centre, levels[0], count, seed, turn)
             stopped: list[bool] = []
 
             def reporting(
@@ -179,18 +176,51 @@ def sample_planes(
             if keep:
                 kept.append(volumes)
             drawn += count
-            middle = volumes.mean(axis=0, dtype=np.float64)
-            within += np.square(volumes[0] - middle)
-            total, squares, pairs = total + middle, squares + np.square(middle), pairs + 1
+            moments.add(volumes)
             if stopped:
                 break
     if not drawn:
         return PlaneSamples(prior.restore(centre[0, 0]).numpy(), None, None, 0)
-    mean = total / pairs
-    # A sample is its pair's average plus or minus half the difference; the two are uncorrelated by symmetry.
-    between = np.maximum(squares - pairs * np.square(mean), 0) / max(pairs - 1, 1)
-    std = np.sqrt(within / pairs + between).astype(np.float32) if drawn > 1 else None
-    return PlaneSamples(mean.astype(np.float32), std, np.concatenate(kept) if keep else None, drawn)
+    std = moments.std() if drawn > 1 else None
+    return PlaneSamples(moments.mean(), std, np.concatenate(kept) if keep else None, drawn)
+
+
+class PairMoments:
+    """Mean and standard deviation of antithetic pairs of volumes that are added one pair after another."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.total, self.squares, self.within, self.pairs = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0
+
+    def add(self, volumes: Floats) -> None:
+        """Count a pair (2, Z, Y, X), or a last volume (1, Z, Y, X) without a partner as a pair."""
+        middle = volumes.mean(axis=0, dtype=np.float64)
+        self.within += np.square(volumes[0] - middle)
+        self.total += middle
+        self.squares += np.square(middle)
+        self.pairs += 1
+
+    def mean(self) -> Floats:
+        """Mean of the means of the pairs."""
+        mean: Floats = (self.total / self.pairs).astype(np.float32)
+        return mean
+
+    def std(self) -> Floats:
+        """Standard deviation of the samples, whose variance is that within pairs plus that between pairs.
+
+        A sample is its pair's mean plus or minus half the difference; the two are uncorrelated by symmetry.
+        """
+        between = self.squares - self.pairs * np.square(self.total / self.pairs)
+        between = np.maximum(between, 0) / max(self.pairs - 1, 1)
+        std: Floats = np.sqrt(self.within / self.pairs + between).astype(np.float32)
+        return std
+
+
+def _beginning(centre: Tensor, level: float, count: int, seed: int, turn: int) -> tuple[torch.Generator, Tensor]:
+    """The random numbers of one pair (or of a single sample), and its states (count, 1, Z, Y, X) at the first level."""
+    own = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(own >> 1))
+    noise = torch.randn(centre.shape, generator=generator)
+    return generator, centre + level * (torch.cat([noise, -noise]) if count == 2 else noise)
 
 
 def falling_levels(steps: int) -> list[float]:

@@ -149,7 +149,7 @@ def sample(
     dtype, device
         Those of the state.
     callback : callable ``(step, steps, estimate) -> bool or None``
-        After each step, with the estimate of x0 ``(K, C, *space)``; True stops.
+        Called after each step, with the estimate of x0 ``(K, C, *space)``; True stops the sampler.
     options : Options, optional
         Settings of single methods.
 
@@ -168,8 +168,8 @@ def sample(
 
     Notes
     -----
-    Memory: the state, two or three tensors of its size, and up to five estimates for the mean; "dps" and "pigdm" (but
-    with "none") also the denoiser's graph; all others run without one. Resuming gives the same bits as going on.
+    The memory holds the state, two or three tensors of its size, and up to five estimates for the mean. "dps" and
+    "pigdm" (unless its covariance is "none") also need the denoiser's graph. Resuming gives the same bits as going on.
 
     >>> prior = lambda x, level: x / (1 + level**2)  # of N(0, 1)
     >>> drawn = sample(prior, (1, 8, 8), levels=[80.0, 8.0, 0.8, 0.08, 0.0], samples=3,

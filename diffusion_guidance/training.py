@@ -231,7 +231,7 @@ def _fit(
     seed: int,
     budget: dict[str, Any],
 ) -> tuple[SliceNetwork, dict[str, Any]]:
-    """The fitted network and the report of the fit. A step takes pieces of one volume, chosen by its share of voxels."""
+    """The fitted network and the report of the fit. A step takes pieces of one volume, by its share of voxels."""
     count = len(pools)
     if isinstance(initial, str | Path):
         initial = TrainingState.load(initial)
