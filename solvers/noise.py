@@ -108,6 +108,11 @@ class NoiseModel:
     patches: int = 0
     sentence: str = ""
 
+    @staticmethod
+    def white(sigma: float) -> NoiseModel:
+        """White Gaussian noise of one standard deviation at all intensities."""
+        return NoiseModel(gain=0.0, offset=sigma**2, sigma=sigma, floor=sigma**2, sentence="")
+
     def variance(self, intensity: Array) -> Array:
         """``max(gain intensity + offset, floor)`` of an array of noise-free intensities (any shape; dtype kept)."""
         xp = namespace_of(intensity)

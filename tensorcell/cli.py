@@ -335,13 +335,8 @@ def train(
 ) -> None:
     """Fit a prior to stacks, for recover --method diffusion --prior PRIOR."""
     sigma = None if noise == "auto" else _numbers(noise, "--noise", 1)[0]
-    try:
-        from tensorcell.diffusion_guidance import train_command
-    except ImportError as error:
-        missing = (error.name or "torch").split(".")[0]
-        if missing == "tensorcell":
-            raise
-        raise InputError(f'expected {missing} for priors (pip install "tensorcell[diffusion]"), found none') from None
+    from tensorcell import train_command
+
     request = train_command.TrainRequest(
         sources=tuple(sources), out=out, kind=kind, axial_factor=axial_factor, minutes=minutes, steps=steps,
         noise=sigma, resume=resume, axes=axes, seed=seed, quiet=quiet,

@@ -1,4 +1,8 @@
-"""``tensorcell train``: a prior as a folder, from files; whole or not at all, resumable after Ctrl-C."""
+"""``tensorcell train``: files in, a prior as a folder out. The folder is written whole or not at all.
+
+A fit that Ctrl-C interrupts leaves its state beside the folder and can go on from there. Torch is imported when a
+command runs, not when this module is loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,44 +15,41 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, VolumePrior, write_json
-from tensorcell.diffusion_guidance.recovery import free_memory, settled
-from tensorcell.diffusion_guidance.training import (
-    VOLUME_CONFIG,
-    FitEstimate,
-    estimate_fit,
-    fit_lateral_prior,
-    fit_volume_prior,
-    lateral_slices,
-    matched_stretch,
-    whole_volume,
-)
 from tensorcell.errors import InputError
 from tensorcell.files import read, same_file, split_path
-from tensorcell.progress import ProgressBar, duration
+from tensorcell.progress import ProgressBar
 from tensorcell.recovery import Stage
 from tensorcell.solvers import IterationRecord, estimate_noise
+from tensorcell.solvers.iteration import duration
 from tensorcell.volume import stacks
 
-KINDS: dict[str, type[LateralPrior]] = {"lateral": LateralPrior, "volume": VolumePrior}
+if TYPE_CHECKING:
+    from tensorcell.diffusion_guidance.priors import LateralPrior
+    from tensorcell.diffusion_guidance.training import FitEstimate
+
+KINDS = {"lateral": "LateralPrior", "volume": "VolumePrior"}
+"""The values of ``--kind``, and the class of prior that each writes."""
+
 MINUTES = 5.0
+"""Time for a fit of which neither the time nor the number of steps is given."""
+
 STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json")
 
 BASE_BYTES = 500 << 20
-"""Measured: torch, the solvers and the reading of a small stack."""
+"""Memory of torch, the solvers and the reading of a small stack, as measured."""
 
 SLIGHT_NOISE = 0.01
-"""Estimated noise below this share of the contrast is taken for none: no level that low is trained."""
+"""Estimated noise below this share of the contrast counts as none: no level that low is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """The options of ``tensorcell train``; ``noise=None``: estimated."""
+    """The options of ``tensorcell train``; ``noise=None`` asks for an estimate of the noise."""
 
     sources: tuple[str, ...]
     out: Path
@@ -64,18 +65,18 @@ class TrainRequest:
 
     @property
     def state(self) -> Path:
-        """Where an interrupted fit is kept."""
+        """The folder that keeps the state of an interrupted fit."""
         out = self.out if self.out.name else self.out.absolute()  # "." has no name of its own
         return out.with_name(out.name + ".state")
 
     def kept(self) -> dict[str, Any]:
-        """What must be the same when a fit goes on."""
+        """The options that must be the same when an interrupted fit goes on."""
         content = asdict(self)
         return {name: content[name] for name in ("kind", "axial_factor", "seed")} | {"sources": list(self.sources)}
 
 
 class Input(NamedTuple):
-    """One stack of a file, and the deviation of its noise."""
+    """One stack of a file, and the standard deviation of its noise."""
 
     name: str
     data: npt.NDArray[np.float32]
@@ -83,7 +84,7 @@ class Input(NamedTuple):
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
-    """Read, estimate, fit and write; returns what there is to say.
+    """Read the stacks, estimate the cost, fit the prior and write it.
 
     Parameters
     ----------
@@ -92,20 +93,25 @@ def train(request: TrainRequest) -> dict[str, Any]:
     Returns
     -------
     dict
-        Numbers, strings and lists, as JSON holds them.
+        What there is to say of the fit: numbers, strings and lists, as JSON holds them.
 
     Raises
     ------
     InputError
-        One line: what, expected, got.
+        If torch is missing or the input cannot be used, in one line.
     KeyboardInterrupt
-        After the state was kept beside the output.
+        On Ctrl-C, after the state was kept beside the output.
     """
+    check_torch()
+    from tensorcell.diffusion_guidance import training
+    from tensorcell.diffusion_guidance.fill_stack import settled
+    from tensorcell.diffusion_guidance.priors import write_json
+
     check_request(request)
     inputs = [each for source in request.sources for each in read_input(source, request)]
     volumes, noises = [each.data for each in inputs], [each.noise for each in inputs]
     lateral = request.kind == "lateral"
-    config = None if lateral else VOLUME_CONFIG
+    config = None if lateral else training.VOLUME_CONFIG
     options: dict[str, Any] = {"axial_factor": request.axial_factor, "noise": noises}
     if lateral:
         options["stretch"] = common_stretch(inputs, request.axial_factor)
@@ -114,7 +120,9 @@ def train(request: TrainRequest) -> dict[str, Any]:
         seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
     try:
         with settled(), ProgressBar(enabled=False if request.quiet else None) as bar:
-            cost = estimate_fit(volumes, steps=request.steps or 1, axial_factor=request.axial_factor, config=config)
+            cost = training.estimate_fit(
+                volumes, steps=request.steps or 1, axial_factor=request.axial_factor, config=config
+            )
             if not request.quiet:
                 print(announcement(request, inputs, cost, seconds), file=sys.stderr)
             request.state.mkdir(exist_ok=True)
@@ -129,7 +137,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
                 )  # fmt: skip
                 bar.update(record, Stage(step, steps))
 
-            fit = fit_lateral_prior if lateral else fit_volume_prior
+            fit = training.fit_lateral_prior if lateral else training.fit_volume_prior
             prior = fit(
                 volumes, **options, seconds=seconds, steps=request.steps, seed=request.seed, progress=progress,
                 initial=request.state if request.resume else None, keep=request.state,
@@ -166,8 +174,19 @@ def train(request: TrainRequest) -> dict[str, Any]:
     }
 
 
+def check_torch() -> None:
+    """Raise an InputError in one line where what priors need is not installed."""
+    try:
+        import tensorcell.diffusion_guidance.training  # noqa: F401
+    except ImportError as error:
+        missing = (error.name or "torch").split(".")[0]
+        if missing == "tensorcell":
+            raise
+        raise InputError(f'expected {missing} for priors (pip install "tensorcell[diffusion]"), found none') from None
+
+
 def summary(facts: dict[str, Any]) -> str:
-    """Two lines on stdout."""
+    """The two lines that the command prints on stdout."""
     noises = facts["noise"]
     noise = f"{min(noises):.3g}" if max(noises) - min(noises) < 1e-9 else f"{min(noises):.3g} to {max(noises):.3g}"
     return (
@@ -178,7 +197,7 @@ def summary(facts: dict[str, Any]) -> str:
 
 
 def how_to_go_on(request: TrainRequest) -> str:
-    """What an interruption is answered with."""
+    """The line that is printed after Ctrl-C."""
     try:
         step = json.loads((request.state / STATE_FILES[0]).read_text())["step"]
     except (OSError, ValueError, KeyError):
@@ -187,7 +206,7 @@ def how_to_go_on(request: TrainRequest) -> str:
 
 
 def check_request(request: TrainRequest) -> None:
-    """Everything that can be refused before a file is read."""
+    """Refuse whatever can be refused before a file is read."""
     if request.kind not in KINDS:
         raise InputError(f"expected --kind {' or '.join(KINDS)}, got {request.kind!r}")
     for name, value in (("--axial-factor", request.axial_factor), ("--steps", request.steps)):
@@ -218,7 +237,7 @@ def check_request(request: TrainRequest) -> None:
 
 
 def check_state(request: TrainRequest) -> None:
-    """An interrupted fit is gone on from only if asked for, and only with the options it was begun with."""
+    """An interrupted fit goes on only where that is asked for, and only with the options with which it began."""
     there = (request.state / STATE_FILES[0]).exists()
     if request.resume and not there:
         raise InputError(f"{request.state}: expected an interrupted fit to go on from, found none")
@@ -242,7 +261,9 @@ def check_state(request: TrainRequest) -> None:
 
 
 def is_prior(folder: Path) -> bool:
-    """Whether a folder holds a prior of ours and nothing else; an empty one counts."""
+    """Whether a folder is empty, or holds a prior of ours and nothing else."""
+    from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS
+
     names = {path.name for path in folder.iterdir()}
     if not names:
         return True
@@ -250,11 +271,13 @@ def is_prior(folder: Path) -> bool:
         kind = json.loads((folder / CONFIG).read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return names <= {CONFIG, WEIGHTS} and kind in {each.__name__ for each in KINDS.values()}
+    return names <= {CONFIG, WEIGHTS} and kind in KINDS.values()
 
 
 def read_input(source: str, request: TrainRequest) -> list[Input]:
-    """The stacks of a file, one a time frame, each with its noise."""
+    """The stacks of a file, one for each time frame, with the noise of each."""
+    from tensorcell.diffusion_guidance.slices import lateral_slices, whole_volume
+
     volume = read(source, axes=request.axes)
     channels = volume.shape[volume.axes.index("C")] if "C" in volume.axes else 1
     if channels > 1:
@@ -274,7 +297,7 @@ def read_input(source: str, request: TrainRequest) -> list[Input]:
 
 
 def noise_of(stored: npt.NDArray[Any], used: npt.NDArray[np.float32], given: float | None, name: str) -> float:
-    """Deviation of the noise of a stack; told from values as they are stored, whose steps betray rounding."""
+    """Standard deviation of the noise of a stack, estimated from the stored values, whose steps show rounding."""
     deviation = float(used.std(dtype=np.float64))
     sigma = given
     if sigma is None:
@@ -286,7 +309,9 @@ def noise_of(stored: npt.NDArray[Any], used: npt.NDArray[np.float32], given: flo
 
 
 def common_stretch(inputs: list[Input], axial_factor: int) -> float:
-    """Geometric mean of what the planes of each stack ask for; 1 for a plain prior."""
+    """Geometric mean of the stretches that suit the planes of each stack; 1 for a plain prior."""
+    from tensorcell.diffusion_guidance.slices import matched_stretch
+
     if axial_factor == 1:
         return 1.0
     logs = [math.log(matched_stretch(each.data, axial_factor, noise=each.noise)) for each in inputs]
@@ -294,7 +319,9 @@ def common_stretch(inputs: list[Input], axial_factor: int) -> float:
 
 
 def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, seconds: float | None) -> str:
-    """What the fit will take, before it starts."""
+    """The line on the time and memory of the fit that is printed before it starts."""
+    from tensorcell.diffusion_guidance.fill_stack import free_memory
+
     shapes = " x ".join(map(str, inputs[0].data.shape)) if len(inputs) == 1 else f"{len(inputs)} stacks"
     if seconds is None:
         takes = f"about {duration(cost.seconds)} for {request.steps} steps"
@@ -306,7 +333,7 @@ def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, 
 
 
 def write_prior(prior: LateralPrior, out: Path) -> None:
-    """The folder under a temporary name, then renamed; an earlier prior there is replaced or stays whole."""
+    """Write the folder under a temporary name and rename it; an earlier prior there is replaced or stays whole."""
     target = Path(os.path.realpath(out))  # a link stays a link
     stem = f".tensorcell-{secrets.token_hex(8)}"
     part, old = target.with_name(stem), target.with_name(stem + ".old")
@@ -326,7 +353,7 @@ def write_prior(prior: LateralPrior, out: Path) -> None:
 
 
 def remove_state(request: TrainRequest) -> None:
-    """The state of a fit that is done."""
+    """Remove the state of a fit that is done."""
     for name in STATE_FILES:
         (request.state / name).unlink(missing_ok=True)
     if request.state.is_dir() and not any(request.state.iterdir()):
