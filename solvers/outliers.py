@@ -47,7 +47,7 @@ PART = 1 << 16
 
 
 class Outliers(NamedTuple):
-    """Measured voxels that are taken for wrong: flat positions in C order, and ``E``, how far they are off the model."""
+    """Measured voxels that are taken for wrong: flat positions in C order, and ``E``, their distance from the model."""
 
     positions: Positions
     values: Floats

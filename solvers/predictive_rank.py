@@ -1,8 +1,8 @@
 """The rank that predicts measured voxels best which its fit did not see.
 
-Real volumes are of no low rank: their spectra fall without an end, and an estimator of the rank finds as many directions
-as the samples carry. What a fit is for, however, has a best rank: a larger one follows the noise, a smaller one misses
-structure. So a few ranks are tried on a central block of which one voxel in twenty is left out, and the one with the
+Real volumes are of no low rank: their spectra fall without an end, and an estimator of the rank finds as many
+directions as the samples carry. What a fit is for, however, has a best rank: a larger one follows the noise, a smaller
+one misses structure. So a few ranks are tried on a central block of which one voxel in twenty is left out, and the one with the
 smallest error there is taken. Where the spectrum ends, the rank that was read from it is among them and wins a draw, so
 that the rank of a tensor that has one is found.
 """
@@ -59,7 +59,7 @@ class Candidates(NamedTuple):
     """Whether the residual's rank stayed below the largest one looked for, so that the tensor has a rank."""
 
     def ranks(self, shape: Sequence[int], observed: float) -> list[Rank]:
-        """All ranks to be tried for a tensor of that shape, none of which needs more unknowns than the samples carry."""
+        """All ranks to be tried for a tensor of that shape; none needs more unknowns than the samples carry."""
         estimates = [self.residual.rank, self.spectral.rank]
         shares = [tuple(max(1, round(share * size)) for size in shape) for share in SHARES]
         cut = [tuple(min(r, size) for r, size in zip(rank, shape, strict=True)) for rank in estimates]

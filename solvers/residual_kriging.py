@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from .results import CompletionResult
 from .slabs import block_residual, central_block, model_planes, slabs, widened
+from .spread import conformal_width
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -46,6 +47,9 @@ class NeighbourEstimate(NamedTuple):
     """``(Z, Y, X)``, every voxel."""
     own_weight: float
     """Weight of a measured voxel's own deviation where it is denoised, in [0, 1]; 0 where measured voxels are kept."""
+    left_out_width: float
+    """Standard deviation of its error where a voxel is left out of the mean over its neighbours, though the model saw
+    it; NaN where measured voxels are kept."""
 
 
 def estimate_with_neighbours(
@@ -76,7 +80,7 @@ def estimate_with_neighbours(
     """
     block, residual = block_residual(stack, fit)
     kernel = choose_kernel(residual, inlier[block]) if neighbours else Kernel(1.0, 1.0, 0.0)
-    own = 0.0 if keep else wiener_weight(residual, inlier[block], kernel, noise)
+    own, width = (0.0, math.nan) if keep else wiener_weight(residual, inlier[block], kernel, noise)
     value = np.empty_like(stack)
     rim = math.ceil(CUT * kernel.width_z) + 1
     for slab in slabs(stack.shape):
@@ -90,15 +94,17 @@ def estimate_with_neighbours(
         value[slab] = part[inner]
     if keep:
         np.copyto(value, stack, where=inlier)
-    return NeighbourEstimate(value, own)
+    return NeighbourEstimate(value, own, width)
 
 
-def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> float:
-    """``1 - noise^2 / var(R - S)`` over the inliers, at least 0."""
+def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> tuple[float, float]:
+    """``1 - noise^2 / var(R - S)`` over the inliers, at least 0, and the conformal width of ``R - S`` without noise."""
     shared = shared_residual(residual, inlier, kernel, leave_out=True)
-    rest = (residual - shared)[inlier]
-    variance = float(np.mean(rest.astype(float) ** 2)) if rest.size else 0.0
-    return max(0.0, 1 - noise**2 / variance) if variance > 0 else 0.0
+    rest = (residual - shared)[inlier].astype(np.float64)
+    variance = float(np.mean(rest**2)) if rest.size else 0.0
+    if variance == 0:
+        return 0.0, 0.0
+    return max(0.0, 1 - noise**2 / variance), conformal_width(rest, noise)
 
 
 def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:

@@ -78,7 +78,7 @@ def checked_rank(value: Any) -> Rank | None:
     numbers = tuple(value) if np.ndim(value) else (value,) * 3
     if len(numbers) != 3:
         raise InputError(f"rank has {len(numbers)} entries, a stack has 3 axes (z, y, x)")
-    if not all(isinstance(r, Integral) and not isinstance(r, bool | np.bool_) and r >= 1 for r in numbers):
+    if not all(isinstance(r, Integral) and not isinstance(r, bool | np.bool_) and int(r) >= 1 for r in numbers):
         raise InputError(f"expected whole numbers of at least 1 as rank, got {value!r}")
     z, y, x = (int(r) for r in numbers)
     return z, y, x

@@ -26,8 +26,8 @@ import tensorcell
 from tensorcell.errors import InputError
 from tensorcell.files import check_writable, read, read_mask, same_file, split_path, write
 from tensorcell.progress import ProgressBar
-from tensorcell.recovery import float_type
 from tensorcell.recovery import recover as recover_volume
+from tensorcell.stack import float_type
 from tensorcell.volume import Volume, stacks
 
 app = typer.Typer(

@@ -18,7 +18,8 @@ from tensorcell.errors import InputError
 from tensorcell.files import write
 from tensorcell.interpolation import interpolate_planes
 from tensorcell.pages.pictures import Picture, choose_slices, grey_scale, picture_bytes, take_slices
-from tensorcell.recovery import Recovery, recover
+from tensorcell.recovered import Recovery
+from tensorcell.recovery import recover
 from tensorcell.volume import Volume
 
 SHAPE = (33, 128, 128)

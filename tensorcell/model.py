@@ -86,7 +86,11 @@ def model_of(
     fit = fitting(values, mask, found.rank)
     outliers = find_outliers(values, mask, fit)
     inlier = outliers.inliers(mask)
-    law = NoiseModel.white(noise) if noise is not None else bounded_by_fit(estimate_noise(values, inlier), values, inlier, fit)
+    law = (
+        NoiseModel.white(noise)
+        if noise is not None
+        else bounded_by_fit(estimate_noise(values, inlier), values, inlier, fit)
+    )
     return StackModel(law, found, fit, outliers, inlier)
 
 
@@ -107,7 +111,7 @@ def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: Complet
     if np.count_nonzero(counted) < FEWEST:
         return noise
     off = (y - x)[counted] / np.sqrt(np.asarray(noise.variance(x[counted])))
-    free = 1 - degrees_of_freedom(fit.rank, values.shape) / max(1, np.count_nonzero(inlier))
+    free = 1 - degrees_of_freedom(fit.rank, values.shape) / max(1, int(np.count_nonzero(inlier)))
     share = robust_sigma(off) / math.sqrt(max(0.1, free))
     if share >= TEXTURE:
         return noise

@@ -25,7 +25,7 @@ from tensorcell import arguments
 from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
-from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem
+from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.methods.table import METHODS
 from tensorcell.model import model_of
 from tensorcell.progress import with_progress

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from tensorcell.errors import InputError
 from tensorcell.files import read, same_file, split_path
+from tensorcell.methods.protocol import Stage
 from tensorcell.progress import ProgressBar
-from tensorcell.recovery import Stage
 from tensorcell.solvers import IterationRecord, estimate_noise
 from tensorcell.solvers.iteration import duration
 from tensorcell.volume import stacks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tensorcell.methods.local import METHOD as LOCAL
-from tensorcell.methods.local import from_patches
+from tensorcell.methods.local import from_patches, needs_sweeps
 from tensorcell.methods.patches import Correct
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import global_trial, patch_trial
@@ -23,19 +23,19 @@ def better_estimate(problem: Problem, correct: Correct | None) -> Estimate:
     start = global_estimate(problem)
     if was_stopped(problem):
         return from_global_model(problem, start, None)
-    trial = global_trial(problem) if problem.has_gaps else None
+    trial = global_trial(problem) if needs_sweeps(problem) else None
     if trial is None:
-        return from_patches(problem, start.value, start.own_weight, None, correct)
+        return from_patches(problem, start, None, correct)
     patches = patch_trial(trial, problem.option(LocalOptions), problem.fitting.seed)
     if not problem.keep:
-        return from_patches(problem, start.value, start.own_weight, patches, correct)
+        return from_patches(problem, start, patches, correct)
     better = patches.error < trial.error
     note = (
         f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
         f"groups of patches is {patches.error:.4g}, of the global model {trial.error:.4g}"
     )
     if better:
-        found = from_patches(problem, start.value, start.own_weight, patches, correct)
+        found = from_patches(problem, start, patches, correct)
     else:
         found = from_global_model(problem, start, trial)
     return found._replace(notes=(note, *found.notes))

@@ -13,6 +13,7 @@ from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import PatchTrial, global_trial, patch_trial
 from tensorcell.methods.tucker import from_global_model, global_estimate, was_stopped
 from tensorcell.solvers import LocalOptions, Status
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 
 def estimate(problem: Problem) -> Estimate:
@@ -20,15 +21,20 @@ def estimate(problem: Problem) -> Estimate:
     start = global_estimate(problem)
     if was_stopped(problem):
         return from_global_model(problem, start, None)
-    trial = global_trial(problem) if problem.has_gaps else None
+    trial = global_trial(problem) if needs_sweeps(problem) else None
     patches = None
     if trial is not None:
         patches = patch_trial(trial, problem.option(LocalOptions), problem.fitting.seed)
-    return from_patches(problem, start.value, start.own_weight, patches)
+    return from_patches(problem, start, patches)
+
+
+def needs_sweeps(problem: Problem) -> bool:
+    """Whether there are gaps that groups of patches are to complete."""
+    return problem.has_gaps and not problem.only_outliers_lack
 
 
 def from_patches(
-    problem: Problem, start: np.ndarray, own_weight: float, trial: PatchTrial | None, correct: Correct | None = None
+    problem: Problem, start: NeighbourEstimate, trial: PatchTrial | None, correct: Correct | None = None
 ) -> Estimate:
     """Groups of patches as the answer, from the global estimate on.
 
@@ -38,12 +44,12 @@ def from_patches(
     values, inlier, noise = problem.stack.values, problem.model.inlier, problem.model.noise
     options, fitting = problem.option(LocalOptions), problem.fitting
     notes = list(_thin(problem, options))
-    error = np.sqrt(noise.variance(start)) * (1.0 if problem.keep else math.sqrt(own_weight))
-    best, history, status, spread = start, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
-    if problem.has_gaps:
+    error = np.sqrt(noise.variance(start.value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
+    best, history, status, spread = start.value, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
+    if needs_sweeps(problem):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
-            values, inlier, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
+            values, inlier, start.value, noise.sigma, levels=levels, options=options, seed=fitting.seed,
             callback=fitting.callback, history=history,
         )  # fmt: skip
         best, spread = completed.value.astype(values.dtype), completed.spread
@@ -58,6 +64,8 @@ def from_patches(
         notes.extend(found.notes)
     if trial is not None:
         error = np.where(inlier, error, trial.uncertainty(spread)).astype(values.dtype)
+    elif problem.only_outliers_lack and problem.has_gaps:
+        error = np.where(inlier, error, start.left_out_width).astype(values.dtype)
     if problem.keep:
         np.copyto(best, values, where=inlier)
     return Estimate(best, error, status, history, tuple(notes), samples)

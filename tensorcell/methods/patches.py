@@ -121,7 +121,9 @@ def denoise_by_patches(
         return np.asarray(values if noise.gain == 0 else inverse_anscombe(values, noise))
 
     found = restore(values)
-    value, error, samples, notes = found.value, found.error, None, ()
+    value, error = found.value, np.asarray(found.error)
+    samples: Array | None = None
+    notes: tuple[str, ...] = ()
     if correct is not None:
         value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
     if noise.gain != 0:

@@ -26,6 +26,9 @@ Kind = TypeVar("Kind")
 Options = Mapping[type, Any]
 """Option objects by their class."""
 
+FEW = 0.01
+"""A smaller share of gaps than this is no reason for sweeps that complete them: neighbours and the model do."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
@@ -69,6 +72,12 @@ class Problem:
     def has_gaps(self) -> bool:
         """Whether some voxel of the measured planes was not measured, or is an outlier."""
         return not bool(self.model.inlier.all())
+
+    @property
+    def only_outliers_lack(self) -> bool:
+        """Whether a stack that is to be denoised is complete but for a few outliers: no gaps to speak of."""
+        inlier = self.model.inlier
+        return not self.keep and bool(inlier.size - np.count_nonzero(inlier) < FEW * inlier.size)
 
     @property
     def noise_passed_on(self) -> NoiseModel:

@@ -124,8 +124,8 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
     """Go on from the global model with groups of patches, at levels that fall from its error to the noise."""
     before, sigma = trial.error, trial.noise.sigma
     levels = tuple(np.geomspace(max(before, sigma), max(sigma, before / 8), options.sweeps).tolist())
-    found = complete_by_patches(trial.values, trial.training, trial.start, sigma, levels=levels, options=options, seed=seed)
-    errors = trial.errors_of(found.value)
-    return PatchTrial(
-        trial.beyond_noise(errors), levels, errors, np.asarray(found.spread)[trial.left_out], trial.noise
+    found = complete_by_patches(
+        trial.values, trial.training, trial.start, sigma, levels=levels, options=options, seed=seed
     )
+    errors = trial.errors_of(found.value)
+    return PatchTrial(trial.beyond_noise(errors), levels, errors, np.asarray(found.spread)[trial.left_out], trial.noise)

@@ -40,7 +40,7 @@ from tensorcell.pages.pictures import (
     swatch,
     take_slices,
 )
-from tensorcell.recovery import Recovery
+from tensorcell.recovered import Recovery
 from tensorcell.solvers import IterationRecord
 from tensorcell.volume import Stack, Volume, stacks, zyx_view
 

@@ -6,14 +6,12 @@ matplotlib and jinja2 are imported only when a page is made.
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorcell.diagnosis import RecoveryReport, in_axes, table
-from tensorcell.files import check_writable, write_whole
+from tensorcell import pages
+from tensorcell.diagnosis.result import Diagnosis, in_axes, table
 from tensorcell.pages.pictures import TEXT, data_uri, png_bytes
 
 if TYPE_CHECKING:
@@ -31,17 +29,7 @@ VERDICT_COLOURS = {
 }  # fmt: skip
 
 
-def write_page(path: str | os.PathLike[str], report: RecoveryReport) -> None:
-    """Write the page of a diagnosis (see `RecoveryReport.to_html`)."""
-    target = Path(path)
-    check_writable(target, (".html",))
-    write_whole(target, page(report).encode())
-
-
-# ------------------------------------------------------------------------------------------------------ figures
-
-
-def draw_ladder(report: RecoveryReport) -> Figure:
+def draw_ladder(report: Diagnosis) -> Figure:
     """Numbers of samples needed, by what argument, and the number there is, on one logarithmic axis."""
     figure, ax = _figure(7.6, 3.1)
     bound, total = report.bound, math.prod(report.shape)
@@ -78,7 +66,7 @@ def draw_ladder(report: RecoveryReport) -> Figure:
     return figure
 
 
-def draw_spectra(report: RecoveryReport) -> Figure:
+def draw_spectra(report: Diagnosis) -> Figure:
     """The values that the rank was read from, one panel an axis, with their edge and the chosen rank."""
     figure, panels = _figures(7.6, 2.6, 3)
     for ax, name, values, edge, rank in zip(
@@ -100,7 +88,7 @@ def draw_spectra(report: RecoveryReport) -> Figure:
     return figure
 
 
-def draw_slices(report: RecoveryReport) -> Figure:
+def draw_slices(report: Diagnosis) -> Figure:
     """Share of the voxels of each slice that was measured, one panel an axis."""
     figure, panels = _figures(7.6, 2.2, 3)
     total = math.prod(report.shape)
@@ -118,7 +106,7 @@ def draw_slices(report: RecoveryReport) -> Figure:
     return figure
 
 
-def draw_axial(report: RecoveryReport) -> Figure:
+def draw_axial(report: Diagnosis) -> Figure:
     """Power along z and within planes, and what planes a step apart can carry."""
     band = report.axial_band
     figure, ax = _figure(7.6, 2.9)
@@ -146,7 +134,7 @@ def draw_axial(report: RecoveryReport) -> Figure:
     return figure
 
 
-def draw_blocks(report: RecoveryReport) -> Figure:
+def draw_blocks(report: Diagnosis) -> Figure:
     """How the ranks of blocks are distributed."""
     assert report.blocks is not None
     figure, ax = _figure(7.6, 2.6)
@@ -243,7 +231,8 @@ largest where one slice is unlike all others. They are those of a model fitted t
 """
 
 
-def page(report: RecoveryReport) -> str:
+@pages.page.register
+def page(report: Diagnosis) -> str:
     """One self-contained HTML page."""
     import jinja2
 
@@ -274,12 +263,12 @@ def page(report: RecoveryReport) -> str:
     )
 
 
-def _stack_row(report: RecoveryReport) -> tuple[str, ...]:
+def _stack_row(report: Diagnosis) -> tuple[str, ...]:
     rank = " × ".join(map(str, report.rank))
     return report.label, report.verdict, report.axial_verdict, f"{report.observed_ratio:.3g}", rank
 
 
-def _picture(draw: Any, report: RecoveryReport) -> str:
+def _picture(draw: Any, report: Diagnosis) -> str:
     return data_uri(png_bytes(lambda: draw(report)))
 
 
