@@ -1,4 +1,4 @@
-"""Conversion of intensities to another data type, with a count of what it costs."""
+"""Conversion of intensities to another data type, with a count of the voxels that it changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorcell.errors import InputError
 
 @dataclass(frozen=True)
 class Cast:
-    """Intensities in another dtype, and what that cost."""
+    """Intensities in another dtype, and how many voxels the conversion changed."""
 
     data: np.ndarray
     rounded: int
@@ -35,9 +35,9 @@ def cast(data: np.ndarray, dtype: Any) -> Cast:
     Returns
     -------
     Cast
-        ``data`` of the given dtype (the same array if it has it already). A voxel that is rounded beyond the
-        range counts as clipped only. Towards a float dtype only voxels beyond its largest number count (as
-        clipped); infinities stay, and lost digits are not counted.
+        ``data`` of the given dtype (the same array if it has that dtype already). A voxel that is rounded beyond the
+        range counts as clipped only. Where the dtype is a float, only voxels beyond
+        its largest number count (as clipped); infinities stay, and lost digits are not counted.
 
     Raises
     ------

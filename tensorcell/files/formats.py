@@ -14,7 +14,7 @@ FilePath = str | os.PathLike[str]
 
 
 class NotHeld(InputError):
-    """The format has no place for the volume as it is; the message is completed by formats that have one."""
+    """The format has no place for the volume as it is; `write` adds to the message which formats have one."""
 
 
 class Stored(NamedTuple):
@@ -55,12 +55,12 @@ class Format:
     name: str
     """The name in messages, such as ``HDF5``."""
     suffixes: tuple[str, ...]
-    """In lower case, with the dot; no two formats share one. The longest that fits a name decides."""
+    """They are in lower case, with the dot. No two formats share one; the longest that fits a name decides."""
     read: Reader
     write: Writer | None = None
     """None for a format that can only be read."""
     holds: Literal["one", "several", "tree"] = "one"
-    """One dataset; several, chosen by ``dataset=``; or a tree, whose path may also follow a colon: ``a.h5:/b/c``."""
+    """A file holds one dataset; several, chosen by ``dataset=``; or a tree, with paths that may also follow a colon."""
     dtypes: tuple[str, ...] = ()
     """The data types that can be written; empty if all can."""
     axes: str = ""
@@ -68,7 +68,7 @@ class Format:
     complete: bool = False
     """Whether a file keeps everything that a `Volume` holds: axes, voxel size, mask and metadata."""
     folder_marks: tuple[str, ...] = ()
-    """For a format that is a folder: names of which at least one lies in each. A folder without is never replaced."""
+    """If it is a folder: names, one of which every such folder holds; a folder that holds none is never replaced."""
 
     @property
     def is_folder(self) -> bool:

@@ -1,4 +1,4 @@
-"""Read HDF5 files: ours, plantseg's, ilastik's, and those whose dimensions bear labels."""
+"""Read HDF5 files: those of tensorcell, plantseg and ilastik, and any whose dimensions are labelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_hdf5(path: Path, dataset: str | None, axes: str | None) -> Volume:
-    """Read the dataset of that name, or the only one that can be a volume, and the mask that it names."""
+    """Read the dataset of that name, or the only one that can be a volume, and its mask if there is one."""
     import h5py
 
     if not h5py.is_hdf5(path):

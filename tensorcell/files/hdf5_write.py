@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import h5py
 
 BLOCK = {"Z": 8, "Y": 128, "X": 128}
-"""Largest lengths of a chunk; along other axes it is 1."""
+"""The largest length of a chunk along each axis; it is 1 along other axes."""
 
 ATTRIBUTE_LIMIT = 60_000
-"""Characters of the metadata: an HDF5 attribute holds 64 kB."""
+"""The largest number of characters of the metadata: an HDF5 attribute holds 64 kB."""
 
 
 def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) -> Stored:
@@ -61,7 +61,7 @@ def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) 
 
 
 def _chunks(volume: Volume) -> tuple[tuple[int, ...], int]:
-    """Shape of a chunk, of nearly equal ones along each axis, and the number of chunks."""
+    """Shape of a chunk, such that all are nearly equal along each axis, and the number of chunks."""
     sizes = dict(zip(volume.axes, volume.shape, strict=True))
     counts = [math.ceil(size / BLOCK.get(letter, 1)) for letter, size in sizes.items()]
     shape = tuple(math.ceil(size / count) for size, count in zip(sizes.values(), counts, strict=True))

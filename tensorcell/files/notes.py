@@ -1,4 +1,4 @@
-"""Notes that are kept inside files: one line of JSON with what a format has no place for."""
+"""Notes inside files: one line of JSON with what a format has no place for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTES_KEY = "tensorcell"
 
 
 def plain_metadata(volume: Volume) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The metadata that JSON can hold, and the names of those that it cannot."""
+    """The metadata that JSON can hold, and a name for each item that it cannot."""
     metadata, lost = {}, []
     for key, value in volume.metadata.items():
         if key in ("source", "format", "series"):  # `read` sets these anew
@@ -28,7 +28,7 @@ def plain_metadata(volume: Volume) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 
 def notes_of(volume: Volume) -> tuple[str, tuple[str, ...]]:
-    """Axes, shape, voxel size and metadata as one line of ASCII, and the names of metadata that JSON cannot hold."""
+    """Axes, shape, voxel size and metadata as one line of ASCII, and a name for each item that JSON cannot hold."""
     metadata, lost = plain_metadata(volume)
     notes = {"axes": volume.axes, "shape": volume.shape, "spacing": volume.spacing, "metadata": metadata}
     return json.dumps(notes), lost

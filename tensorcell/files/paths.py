@@ -42,7 +42,7 @@ def same_file(first: FilePath, second: FilePath) -> bool:
 
 
 def check_writable(path: FilePath, suffixes: Sequence[str] | None = None) -> None:
-    """Raise `InputError` if ``path`` cannot become an output; to be asked before long work.
+    """Raise `InputError` if ``path`` cannot become an output; call it before long work.
 
     Parameters
     ----------

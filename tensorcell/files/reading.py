@@ -25,16 +25,16 @@ def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None)
         A file of a format in `tensorcell.files.table`; the path inside an HDF5 file may follow a colon, as in
         ``scan.h5:/group/raw``. The file is never written to.
     dataset : str, optional
-        Path inside an HDF5 file or name inside an ``.npz``, where it holds more than one volume.
+        Path inside an HDF5 file or name inside an ``.npz``, where the file holds more than one volume.
     axes : str, optional
-        Names of the axes, such as ``"TZYX"``, where the file does not tell or is wrong: one letter per axis
-        of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).
+        Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
+        letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).
 
     Returns
     -------
     Volume
         ``data`` with the file's dtype and intensities, in the file's order of axes. ``spacing`` in
-        micrometres where the file tells all three steps in a unit of length (ImageJ's calibration, OME's
+        micrometres where the file gives all three steps in a unit of length (ImageJ's calibration, OME's
         PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
         name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
         ``description``, ``info``, ``series``, ``pixel_size`` (dy, dx in micrometres where the step along z
@@ -43,15 +43,16 @@ def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None)
     Raises
     ------
     InputError
-        In one line that starts with the path: missing, empty, damaged, truncated, not an image, a single
-        plane, a colour photo, more than one candidate, or axes without names.
+        In one line that starts with the path, if the file is missing, empty, damaged, truncated, no image, a single
+        plane or a colour photo, if it holds more than one candidate, or if its axes have no names.
 
     Notes
     -----
-    Of several images in a TIFF file the largest is read, the first of these; ``metadata["series"]`` says so.
+    Of several images in a TIFF file the largest is read (the first, if several are equally large); then
+    ``metadata["series"]`` says which one.
     A page axis without a name is Z. ImageJ leaves ``spacing=1`` out, so that a calibrated ImageJ file
-    without it has a step of 1 in its unit; files that other programs write in ImageJ's form are not credited
-    with that.
+    without it has a step of 1 in its unit. This is not assumed for files that other programs write in ImageJ's
+    form.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Several outputs that appear all or not at all, and what is checked of them before the work."""
+"""Several outputs that appear all or not at all, and the checks of them before the work."""
 
 from __future__ import annotations
 

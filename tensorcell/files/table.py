@@ -13,12 +13,12 @@ suffix            holds                                does not hold
 ================  ===================================  =====================================
 
 A ``.tif`` is an ImageJ hyperstack where ImageJ has the data type (uint8, uint16, int16, float32): Fiji opens
-it with its axes and voxel size. Other types are not changed silently: int8, int32, uint32, float64 and bool,
+it with its axes and voxel size. Other types are not converted: int8, int32, uint32, float64 and bool,
 and volumes of 4 GB and more, become OME-TIFF inside, which Fiji opens through Bio-Formats; int64, uint64 and
 float16, which neither has, become a plain TIFF whose description holds the axes as JSON. A format stores the
 axes in the order that it wants; they come back in the order in which they were written.
 
-Whoever needs to know something of a format asks the functions of this module. The modules of the formats load
+Every question about a format goes to the functions of this module. The modules of the formats load
 tifffile and h5py when they are first used.
 """
 
@@ -53,7 +53,7 @@ def format_of(path: Path) -> Format:
 
 
 def writable_format_of(path: Path) -> tuple[Format, Writer]:
-    """The format by the suffix, and its writer; an `InputError` that lists the suffixes that can be written if none."""
+    """The format by the suffix, and its writer; an `InputError` that lists the writable suffixes if it is none."""
     found = _find(path)
     if found is None:
         raise unknown_suffix(path, writable_suffixes())
@@ -95,7 +95,7 @@ def complete_suffixes() -> str:
 
 
 def readable_formats() -> str:
-    """What can be read, in a few words for a help text, such as ``TIFF, HDF5 (file.h5:/path) or .npy``."""
+    """The formats that can be read, for a help text, such as ``TIFF, HDF5 (file.h5:/path) or .npy``."""
     names = [
         f"{one.name} (file{one.suffixes[0]}:/path)" if one.holds == "tree" else one.name for one in FORMATS
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def readable_formats() -> str:
 
 
 def unknown_suffix(path: Path, expected: Sequence[str]) -> InputError:
-    """The error that a suffix is none of those expected, to be raised."""
+    """The error for a suffix that is none of those expected; the caller raises it."""
     got = f"the suffix {path.suffix!r} is unknown" if path.suffix else "the name has no suffix"
     return InputError(f"{got}, expected one of {', '.join(expected)}")
 

@@ -1,4 +1,4 @@
-"""Read TIFF files: OME-TIFF, ImageJ hyperstacks, those that tifffile describes as JSON, and plain ones."""
+"""Read TIFF files: OME-TIFF, ImageJ hyperstacks, files with tifffile's JSON description, and plain ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Details = tuple[Spacing | None, dict[str, Any], Any]
 
 
 def read_tiff(path: Path, _dataset: str | None, axes: str | None) -> Volume:
-    """Read the largest image of a TIFF file, the first of these; a page axis without a name is Z."""
+    """Read the largest image of a TIFF file, the first one if several are equally large."""
     import tifffile
 
     check_directories(path)

@@ -1,4 +1,4 @@
-"""Lengths in micrometres and times in seconds, from what files say of them."""
+"""Units of length and time, and lengths in micrometres as files state them."""
 
 from __future__ import annotations
 

@@ -45,9 +45,10 @@ class Move:
             shutil.copyfile(self.target, self.part)
 
     def make(self, *, keep_old: bool = False) -> None:
-        """Move the output to its place; what lay there keeps the second name if wanted, and always if it is a folder.
+        """Move the output to its place.
 
-        A folder cannot be replaced by a rename, as a file can.
+        With ``keep_old`` what lay there gets the second name. A folder gets it in any case, since a rename cannot
+        replace a folder.
         """
         if self.target.exists():
             shutil.copymode(self.target, self.part)
@@ -73,7 +74,7 @@ class Move:
 def whole_file(path: Path, *, extend: bool = False) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` at the end, or is removed on any exception.
 
-    With ``extend`` a copy of what lies at ``path`` lies there to begin with.
+    With ``extend`` it begins as a copy of what lies at ``path``.
     """
     move = Move.to(path)
     try:
@@ -101,12 +102,12 @@ def write_whole(path: FilePath, content: bytes) -> None:
 
 
 def temporary_name(path: Path, ending: str = ".part") -> Path:
-    """A new hidden name in the folder of ``path``, or of what it is a link to."""
+    """A new hidden name in the folder of ``path``; if ``path`` is a link, in the folder of its target."""
     return Path(os.path.realpath(path)).with_name(f".tensorcell-{secrets.token_hex(8)}{ending}")
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder if it is there; what cannot be removed stays, so that an earlier error is shown."""
+    """Remove a file or a folder if it exists; no error is raised, so that an earlier one is shown."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -19,7 +19,7 @@ from tensorcell.volume import Volume
 
 @dataclass(frozen=True)
 class Written:
-    """What `write` did."""
+    """The result of `write`."""
 
     path: Path
     format: str
@@ -47,7 +47,7 @@ def write(
     path : path
         The output. ``file.h5:/group/data`` puts the volume beside what an HDF5 file already holds.
     volume : Volume or array_like
-        An array is taken as by `Volume.from_array`.
+        An array is completed as by `Volume.from_array`.
     dtype : dtype, optional
         Convert to this dtype as `cast` does; None keeps the volume's.
     compress : bool
@@ -64,8 +64,9 @@ def write(
     Raises
     ------
     InputError
-        In one line that starts with the path: unknown suffix, a format that can only be read, missing or
-        unwritable folder, full disk, a dtype or axes that the format does not have, NaN for an integer dtype.
+        In one line that starts with the path, if the suffix is unknown or of a format that can only be read, if the
+        folder is missing or cannot be written to, if the disk is full, if the format does not have the dtype or the
+        axes, or if NaN would have to become an integer.
 
     Notes
     -----
