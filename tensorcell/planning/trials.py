@@ -7,7 +7,7 @@ from the sums.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,7 @@ def _sums(pilot: Pilot, degraded: _Degraded, recovered: Floats) -> Sums:
     noise = np.asarray(pilot.noise.model.variance(pilot.intensity[part][left_out].astype(float)))
     where = pilot.blocks[part][left_out]
 
-    def by_block(values: Floats) -> Floats:
+    def by_block(values: Floats) -> npt.NDArray[Any]:
         return np.bincount(where, values, minlength=int(pilot.blocks.max()) + 1)
 
     return Sums(
