@@ -91,6 +91,7 @@ class Case:
 
 
 def _complete(data: Array, truth: Array, sigma: float | None = None, **options: Any) -> Degraded:
+    """A degradation after which every voxel is still measured."""
     return Degraded(Measurement(np.asarray(data, np.float32), 1, sigma, options), truth, np.ones(truth.shape, bool))
 
 
@@ -113,22 +114,23 @@ def degrade_poisson(truth: Array, rng: np.random.Generator, *, peak: float, sigm
 def degrade_planes(truth: Array, rng: np.random.Generator, *, factor: int, sigma: float = 0.0) -> Degraded:
     """Measure planes 0, s, 2s, ... of the reference, cut to the last of them; with ``sigma`` they are noisy."""
     truth = truth[: (len(truth) - 1) // factor * factor + 1]
-    kept = truth[::factor]
+    planes = truth[::factor]
     measured = np.zeros(truth.shape, bool)
     measured[::factor] = True
     if sigma == 0:
-        return Degraded(Measurement(kept, factor), truth, measured)
-    noisy = (kept + sigma * rng.standard_normal(kept.shape)).astype(np.float32)
+        return Degraded(Measurement(planes, factor), truth, measured)
+    noisy = (planes + sigma * rng.standard_normal(planes.shape)).astype(np.float32)
     return Degraded(Measurement(noisy, factor, sigma, {"keep_measured": False}), truth, measured)
 
 
 def _masked(data: Array, truth: Array, measured: Bools) -> Degraded:
+    """A degradation after which some voxels are not measured."""
     return Degraded(Measurement(np.where(measured, data, np.nan).astype(np.float32)), truth, measured)
 
 
-def degrade_pixels(truth: Array, rng: np.random.Generator, *, keep: float, outliers: float = 0.05) -> Degraded:
+def degrade_pixels(truth: Array, rng: np.random.Generator, *, share: float, outliers: float = 0.05) -> Degraded:
     """Measure a share of the voxels at random; a share of these is replaced by uniform numbers in [0, 2]."""
-    measured = rng.random(truth.shape) < keep
+    measured = rng.random(truth.shape) < share
     wrong = rng.random(truth.shape) < outliers
     return _masked(np.where(wrong, rng.uniform(0, 2, truth.shape), truth), truth, measured)
 
@@ -170,15 +172,15 @@ def _cases() -> Iterator[Case]:
         says = f"Poisson noise of {peak} photons at 1, and Gaussian noise, sigma 0.01"
         yield Case(f"poisson-{peak}", "noise", says, p(degrade_poisson, peak=peak))
     for factor in (2, 3, 4):
-        says = f"planes 0, {factor}, {2 * factor}, ... kept"
+        says = f"planes 0, {factor}, {2 * factor}, ... measured"
         yield Case(f"planes-{factor}", "planes", says, p(degrade_planes, factor=factor))
     for factor in (2, 3, 4):
-        says = f"planes 0, {factor}, {2 * factor}, ... kept, with Gaussian noise, sigma 0.05"
+        says = f"planes 0, {factor}, {2 * factor}, ... measured, with Gaussian noise, sigma 0.05"
         noisy = p(degrade_planes, factor=factor, sigma=0.05)
         yield Case(f"planes-{factor}+noise-0.05", "noisy planes", says, noisy)
-    for keep in (50, 20, 5):
-        says = f"{keep} % of the voxels kept, 5 % of these replaced by uniform numbers in [0, 2]"
-        yield Case(f"pixels-{keep}", "gaps", says, p(degrade_pixels, keep=keep / 100))
+    for percent in (50, 20, 5):
+        says = f"{percent} % of the voxels measured, 5 % of these replaced by uniform numbers in [0, 2]"
+        yield Case(f"pixels-{percent}", "gaps", says, p(degrade_pixels, share=percent / 100))
     yield Case("lines", "gaps", "20 % of the rows of each plane missing", degrade_lines)
     yield Case("blocks", "gaps", "10 % of the blocks of 3 x 8 x 8 voxels missing", degrade_blocks)
     yield Case("stripes", "artefacts", "every row of a plane shifted by an offset, sigma 0.05", degrade_stripes)

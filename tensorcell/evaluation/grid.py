@@ -52,7 +52,7 @@ def evaluate(
     out : path
         Folder for ``cells.jsonl`` (finished cells), ``scores.csv``, ``scores.md``, ``index.html`` and ``pictures``.
     methods : names or Method, optional
-        See `METHODS` and `choose_methods`. A method is run on the cases it is for.
+        See `METHODS` and `choose_methods`. A method is run only on cases of its kinds.
     cases : names or Case, optional
         See `CASES` and `choose_cases`.
     crop : (planes, rows, columns), optional
@@ -122,6 +122,7 @@ def evaluate(
 
 
 def _made(folder: Path) -> Path:
+    """The folder, which is made if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,6 +133,7 @@ def _made(folder: Path) -> Path:
 def _cells(
     stacks: Sequence[Reference], cases: Sequence[Case], methods: Sequence[Method], seed: int, noise: Noise
 ) -> list[Cell]:
+    """All combinations of a reference, a case and a method that is for it."""
     versions = {method.name: code_version(method) for method in methods}
     cells = [
         Cell(reference, case, method, seed, noise, versions[method.name])
@@ -166,7 +168,7 @@ def _notes(cells: Sequence[Cell], rows: Sequence[Row], jobs: int) -> tuple[str, 
             said += f"{reference.limit:.0f} dB or above says nothing"
         notes.append(f"{reference.label}: {shape} voxels, {said}")
     first = cells[0]
-    given = "given to all methods where it is one" if first.noise == "given" else "estimated by each method"
+    given = "given to all methods where there is a single one" if first.noise == "given" else "estimated by each method"
     notes.append(f"seed {first.seed}; the standard deviation of the noise is {given}; no method sees the truth")
     notes.append(
         "scores on [0, 1] without a fit of scale or shift; memory is the peak above that before the restoration"

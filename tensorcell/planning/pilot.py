@@ -21,11 +21,13 @@ Bools = npt.NDArray[np.bool_]
 PILOT_VOXELS = 500_000
 """A larger pilot is cropped to its middle: then one recovery takes some ten seconds on two cores."""
 PILOT_PLANES = 64
+"""Planes that a crop leaves at least."""
 SMALLEST_PLANE = 8
 """Pixels along y and along x."""
 FEWEST_PLANES = 3
-"""Kept planes that a prediction needs: with two, every left-out plane lies at the border of the stack."""
+"""Imaged planes that a prediction needs: with two, every left-out plane lies in the gap at the border of the stack."""
 FEWEST_LEFT_OUT = 100
+"""Left-out voxels that a prediction needs."""
 HELD_OUT = 0.05
 """Share of the pixels left out where a choice leaves out none."""
 BLOCKS = (2, 3, 3)
@@ -96,7 +98,7 @@ def check_content(y: Floats, mask: Bools) -> None:
 def pilot_block(shape: Sequence[int], largest: int) -> tuple[slice, ...]:
     """The middle of a pilot, at most about 500 000 voxels.
 
-    Planes are kept before pixels: at least 64 of them, and ten times the largest factor.
+    Pixels are cut before planes, of which at least 64 are left, and ten times the largest factor.
 
     >>> pilot_block((94, 512, 712), 8)
     (slice(7, 87, None), slice(222, 289, None), slice(309, 402, None))
@@ -106,8 +108,8 @@ def pilot_block(shape: Sequence[int], largest: int) -> tuple[slice, ...]:
     proportional = round(shape[0] * (PILOT_VOXELS / math.prod(shape)) ** (1 / 3))
     planes = min(shape[0], max(PILOT_PLANES, 10 * largest, proportional))
     shrink = min(1.0, math.sqrt(PILOT_VOXELS / (planes * shape[1] * shape[2])))
-    kept = (planes, *(max(SMALLEST_PLANE, round(size * shrink)) for size in shape[1:]))
-    return tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(shape, kept, strict=True))
+    sizes = (planes, *(max(SMALLEST_PLANE, round(size * shrink)) for size in shape[1:]))
+    return tuple(slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(shape, sizes, strict=True))
 
 
 def intensity_range(y: Floats, scored: Bools, mask: Bools) -> float:

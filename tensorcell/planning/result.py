@@ -23,7 +23,7 @@ class Target(NamedTuple):
 class PlannedChoice:
     """A way to sample, and the error that the pilot predicts for what it leaves out.
 
-    Scored are the voxels of the planes left out; where every plane is kept, the pixels left out.
+    The voxels of the planes left out are scored; where every plane is imaged, the pixels left out.
 
     Attributes
     ----------

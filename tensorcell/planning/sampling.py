@@ -1,9 +1,9 @@
 """`plan`: from a small, densely sampled pilot stack, how sparsely the next ones may be imaged.
 
-The pilot is degraded in each way asked for: planes 0, s, 2s, ... are kept, a random share of the pixels, less light.
-What is left is recovered with :func:`tensorcell.recover` as it will be used, and compared with the measured voxels that
-were left out. A pilot of plane distance dz of which every s-th plane is kept is a stack of plane distance s dz, so
-nothing is extrapolated.
+The pilot is degraded in each way asked for: of planes 0, s, 2s, ... a random share of the pixels is taken, at a lower
+exposure. :func:`tensorcell.recover` recovers the rest as it will be used later, and the result is compared with the
+measured voxels that were left out. Every s-th plane of a pilot of plane distance dz is a stack of plane distance s dz,
+so nothing is extrapolated.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tensorcell.planning.trials import Sampling, outliers_of
 from tensorcell.volume import Volume
 
 ASSUMPTIONS = (
-    "Errors are those in planes left out (where every plane is kept: of pixels left out) against the noise-free "
+    "Errors are those in planes left out (where every plane is imaged: of pixels left out) against the noise-free "
     "intensity; the intervals (90 %) come from a bootstrap over blocks of the pilot and hold for other stacks only as "
     "far as these look like the pilot.",
     "Time and dose are relative to the pilot: fraction of planes x fraction of pixels x exposure. Planes and pixels "
@@ -214,7 +214,7 @@ def _finite(name: str, value: Any) -> float | None:
 
 @contextmanager
 def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr over the recoveries, if that is a terminal; yields what counts one on."""
+    """A progress bar on stderr, if that is a terminal; yields a function that counts one more recovery."""
     if not (wanted and sys.stderr.isatty()):
         yield lambda: None
         return

@@ -89,6 +89,7 @@ def trial(pilot: Pilot, way: Sampling, turn: int, seed: int) -> Sums:
 
 
 def _degrade(pilot: Pilot, way: Sampling, turn: int, seed: int) -> _Degraded:
+    """Leave out planes and pixels, and add the noise of a lower exposure."""
     # The same pixels and the same noise whatever the other factors: choices differ by what they are, not by chance.
     pixels, light = (np.random.default_rng([seed, turn, stream]) for stream in (0, 1))
     factor = way.axial_factor
@@ -108,7 +109,7 @@ def _degrade(pilot: Pilot, way: Sampling, turn: int, seed: int) -> _Degraded:
 
 
 def _span(planes: int, factor: int, turn: int) -> slice:
-    """From the first to the last kept plane; each turn begins a plane later, where enough planes are left for that."""
+    """From the first to the last imaged plane; each turn begins a plane later, where enough planes are left."""
     first = turn % factor
     last = first + (planes - 1 - first) // factor * factor
     if (last - first) // factor + 1 < FEWEST_PLANES:
@@ -117,6 +118,7 @@ def _span(planes: int, factor: int, turn: int) -> slice:
 
 
 def _sums(pilot: Pilot, degraded: _Degraded, recovered: Floats) -> Sums:
+    """Sums over the left-out voxels of each block."""
     part, left_out = degraded.part, degraded.left_out
     straight = interpolate_planes(np.where(degraded.mask, degraded.given, 0), degraded.mask)
     np.copyto(straight, degraded.given[degraded.mask].mean(), where=np.isnan(straight))  # columns never measured
