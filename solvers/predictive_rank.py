@@ -2,9 +2,9 @@
 
 Real volumes are of no low rank: their spectra fall without an end, and an estimator of the rank finds as many
 directions as the samples carry. What a fit is for, however, has a best rank: a larger one follows the noise, a smaller
-one misses structure. So a few ranks are tried on a central block of which one voxel in twenty is left out, and the one with the
-smallest error there is taken. Where the spectrum ends, the rank that was read from it is among them and wins a draw, so
-that the rank of a tensor that has one is found.
+one misses structure. So a few ranks are tried on a central block of which one voxel in twenty is left out, and the one
+with the smallest error there is taken. Where the spectrum ends, the rank that was read from it is among them and wins a
+draw, so that the rank of a tensor that has one is found.
 """
 
 from __future__ import annotations
