@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from tensorcell.solvers import outliers
 
 NAN = float("nan")
 
 
+def brute_neighbours(volume: np.ndarray, mask: np.ndarray, where: tuple[int, ...]) -> list[float]:
     """Measured values among the 26 around one voxel."""
     found = []
     for step in itertools.product((-1, 0, 1), repeat=3):
