@@ -62,7 +62,7 @@ class DiffusionOptions:
         default=None, metadata={"help": "Folder that keeps the fitted priors for the next run on the same stack."}
     )
     allow_pickle: bool = field(default=False, metadata={"help": "Accept a prior whose weights are a pickle."})
-    keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too."})
+    keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too.", "flag": False})
 
     def __post_init__(self) -> None:
         for name in ("samples", "steps", "fit_steps"):

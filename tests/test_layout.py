@@ -104,7 +104,7 @@ def test_diffusion_guidance_imports_nothing_of_ours_but_the_solvers(file: Path) 
             assert name.split(".")[1] in ("solvers", "diffusion_guidance"), f"{file.name} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["tensorcell.diffusion_guidance.options", "tensorcell.train_command"])
+@pytest.mark.parametrize("module", ["tensorcell.diffusion_guidance.options", "tensorcell.prior_training"])
 def test_import_needs_no_torch(module: str) -> None:
     script = f"import sys, {module}; print([name for name in ('torch', 'safetensors') if name in sys.modules])"
     done = subprocess.run(

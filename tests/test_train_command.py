@@ -17,7 +17,8 @@ pytest.importorskip("safetensors", reason="needs the diffusion extra: safetensor
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 import tensorcell as tc  # noqa: E402
-from tensorcell import cli, train_command  # noqa: E402
+from tensorcell import cli  # noqa: E402
+from tensorcell import prior_training as train_command  # noqa: E402
 from tensorcell.diffusion_guidance import batches, training  # noqa: E402
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig  # noqa: E402
 from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, VolumePrior  # noqa: E402
