@@ -285,6 +285,7 @@ class TermSum:
 
     Examples
     --------
+    >>> from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
     >>> from tensorcell.diffusion_guidance.operators import Identity
     >>> box = TermSum((NonNegative(0.0), GaussianConsistency(Identity(), torch.zeros(1, 1, 1), 1.0)))
     >>> box.prox(torch.full((1, 1, 1), 4.0), 1.0).round(decimals=3)
