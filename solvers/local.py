@@ -212,8 +212,8 @@ def local_tucker(
     Returns
     -------
     LocalResult
-        After a stop by the callback (or a sweep that was not finite) ``value`` is the estimate of the last sweep: what
-        would follow, a second stage or denoising, takes longer than all sweeps together, and is left out.
+        After a stop by the callback (or a sweep that was not finite) ``value`` is the estimate of the last sweep. The
+        second stage, or denoising, which takes longer than all sweeps together, is left out.
 
     Raises
     ------

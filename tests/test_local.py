@@ -335,7 +335,7 @@ def test_without_gaps_there_is_no_sweep_and_the_state_holds_the_data(gaps: Any) 
     np.testing.assert_allclose(found.value, gaps[0], atol=1e-6)  # float32
 
 
-@pytest.mark.parametrize("at", [(4, 5, 5)])
+@pytest.mark.parametrize("at", [(4, 5, 5), (0, 5, 5), (7, 9, 0)])
 def test_the_first_guess_at_a_voxel_leaves_the_voxel_out(at: tuple[int, int, int]) -> None:
     data, mask = smooth((8, 10, 10)), np.random.default_rng(22).random((8, 10, 10)) < 0.5
     mask[at] = True
