@@ -212,8 +212,8 @@ def local_tucker(
     Returns
     -------
     LocalResult
-        After a stop by the callback (or a sweep that was not finite) ``value`` is the estimate of the last sweep: what
-        would follow, a second stage or denoising, takes longer than all sweeps together, and is left out.
+        After a stop by the callback (or a sweep that was not finite) ``value`` is the estimate of the last sweep. The
+        second stage, or denoising, which takes longer than all sweeps together, is left out.
 
     Raises
     ------
@@ -284,6 +284,8 @@ def init(problem: Completion, initial: Array | None, centre: float) -> LocalStat
     if not problem.levels:
         return LocalState(y, nothing, nothing, 0)
     estimate = neighbour_mean(y, problem.mask) if initial is None else xp.astype(initial - centre, xp.float32)
+    if not bool(xp.all(xp.isfinite(estimate))):
+        raise ValueError("expected finite numbers as initial, got NaN or infinity")
     outliers = far_off(problem, estimate, problem.levels[0]) if problem.robust else nothing
     return LocalState(estimate, outliers, nothing, 0)
 

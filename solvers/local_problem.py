@@ -99,8 +99,9 @@ def neighbour_mean(y: Array, mask: Array) -> Array:
     spike[1, 1, 1] = 1
     for width in (0.6, 1.0, 2.0, 4.0, 8.0):
         own = float(ndimage.gaussian_filter(np.pad(spike, 32), width)[33, 33, 33])
-        weight = ndimage.gaussian_filter(known, width) - own * known
-        total = ndimage.gaussian_filter(values, width) - own * values
+        # A mirrored border would bring the voxel back into its own mean.
+        weight = ndimage.gaussian_filter(known, width, mode="constant") - own * known
+        total = ndimage.gaussian_filter(values, width, mode="constant") - own * values
         new = (weight > 0.02) & ~found
         guess[new] = total[new] / weight[new]
         found |= new
