@@ -79,6 +79,17 @@ def test_complete_tucker_recovers_planted_tensors(
         assert result.status is Status.CONVERGED
 
 
+@pytest.mark.parametrize("seed", [0, 2, 4, 5])
+def test_complete_tucker_takes_no_entry_for_an_outlier_because_the_model_is_late(planted: Any, seed: int) -> None:
+    # With few samples the typical residual falls faster than that of the worst fibres: a threshold that followed it
+    # at once would cut these off for good. Exact data hold no outlier at all.
+    problem = planted((30, 31, 32), (3, 2, 3), seen=0.2, seed=seed)
+    result = complete_tucker(problem.data, problem.mask, problem.rank)
+    assert problem.error(result.value) < 1e-8  # as above
+    assert result.history[-1].outliers == 0
+    assert result.sparse.positions.shape == (0,)
+
+
 def test_complete_tucker_recovers_on_every_backend(xp: Any, planted: Any) -> None:
     problem = planted((20, 21, 22), (3, 2, 3), seen=0.4, outliers=0.1, size=(1.0, 3.0))
     data, mask = xp.put(problem.data), xp.put(problem.mask)
