@@ -177,6 +177,19 @@ def test_history_counts_through_both_stages(planted: Any) -> None:
     assert all(later.seconds >= earlier.seconds for earlier, later in itertools.pairwise(seen))
 
 
+@pytest.mark.parametrize("constrained", [False, True])
+def test_sweeps_end_as_soon_as_the_model_is_near(planted: Any, constrained: bool) -> None:
+    # A sweep moves the model by about the sampling ratio times its error: 6 % of error are near enough for
+    # Gauss-Newton, and each sweep beyond is lost. The constraint acts in the sweeps alone, which go on to .3 %.
+    problem = planted((20, 21, 22), (2, 3, 2), seen=0.3, outliers=0.05, nonnegative=True)
+    result = complete_tucker(problem.data, problem.mask, problem.rank, nonnegative=constrained)
+    *before, last = [record.change for record in result.history if record.stage == "admm"]
+    enough = 3e-3 if constrained else 0.06 * np.mean(problem.mask)
+    assert last <= enough
+    assert len(before) > 3
+    assert all(change > enough for change in before)
+
+
 @pytest.mark.parametrize("stage", ["admm", "polish"])
 def test_callback_stops_either_stage(planted: Any, stage: str) -> None:
     problem = planted((9, 10, 11), (2, 3, 2), seen=0.7, outliers=0.1)
