@@ -26,7 +26,7 @@ letter   meaning                                                         shape
    blurred image is, heavy-tailed as structures of mixed size are) through two measured values: planes one gap
    apart and two gaps apart. Values below one gap, where nothing was measured, follow from it.
 3. Weights of the nearest planes: ``w = (R + q I)^-1 r`` with ``R = rho_j(z_k - z_l)``, ``r = rho_j(z_k - z)``, and
-   `q` the ratio of noise to signal in the band. What is coarser than four periods a side is interpolated by pchip.
+   `q` the ratio of noise to signal in the band. What has at most one period a side is interpolated by pchip.
 4. The result is ``pchip + weight (kriged - pchip)``. The weight is judged on the measured planes: every second plane
    is left out and predicted in the same way at twice the gap. The slope `b` of the true on the predicted correction,
    at the lower end of its 95 % confidence interval and clipped to [0, 1], holds there. At the gap itself it is
@@ -69,7 +69,7 @@ NEIGHBOURS = 4
 """Measured planes used on either side."""
 
 COARSEST = 4
-"""Periods along the shorter side at the lowest band."""
+"""Half-periods along the shorter side from which on all is kriged; half as many and fewer are left to pchip."""
 
 COVERED, NORMAL_QUANTILE = 0.9, 1.6449
 """Share that intervals are to cover, and the half-width of that interval of a normal distribution."""

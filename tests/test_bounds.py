@@ -253,6 +253,9 @@ def test_coherence_of_a_constant_and_of_a_spike() -> None:
     assert even.mode == pytest.approx((1, 1, 1))
     assert even.mu == pytest.approx(64 / 14 * (1 / 8 + 1 / 16 + 1 / 32 - 2 / 64))
     assert (even.alpha, even.lam, even.effective_rank) == pytest.approx((1, 1, 1))
+    for size in range(2, 30):  # rounding must not take lambda* below 1, which the bound refuses
+        lam = coherence(np.ones((1, 1)), [np.ones((size, 1))] * 2).lam
+        recovery_bound((size, size), 1, mu=1, alpha=1, lam=lam, sparsity=0)
     spike = coherence(np.full((1, 1, 1), -3.0), [np.eye(size, 1) for size in (2, 4, 8)])
     assert spike.mode == pytest.approx((2, 4, 8))
     assert (spike.mu, spike.alpha, spike.lam) == pytest.approx((64 / 14, 8, 8))

@@ -245,18 +245,43 @@ cli.main()
 """
 
 
+def interrupted_fit(folder: Path) -> subprocess.CompletedProcess[str]:
+    """A fit that receives SIGINT after every iteration."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    words = [sys.executable, "-c", INTERRUPTED_FIT]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_interrupt_in_the_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", BAD.stack())
     before = contents(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    words = [sys.executable, "-c", INTERRUPTED_FIT]
-    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+    run = interrupted_fit(tmp_path)
     assert (run.returncode, run.stderr) == (130, "tensorcell: interrupted; nothing was written\n")
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_in_the_middle_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+@pytest.mark.usefixtures("ignores_interrupts")
+def test_interrupt_does_not_reach_a_command_in_the_background(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", BAD.stack())
+    run = interrupted_fit(tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert sorted(contents(tmp_path)) == ["e.tif", "in.npy", "out.tif"]
+
+
+@pytest.mark.parametrize(
+    ("number", "disposition"),
+    [
+        (signal.SIGINT, "heeds_interrupts"),
+        (signal.SIGTERM, "heeds_interrupts"),
+        (signal.SIGTERM, "ignores_interrupts"),  # in the background: a scheduler still ends it in an orderly way
+    ],
+)
+def test_interrupt_in_the_middle_leaves_nothing_behind(
+    tmp_path: Path, number: signal.Signals, disposition: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(disposition)
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     np.save(tmp_path / "in.npy", np.random.default_rng(0).uniform(0, 1, (8, 20, 120, 120)).astype(np.float32))
     before = contents(tmp_path)
@@ -268,15 +293,19 @@ def test_interrupt_in_the_middle_leaves_nothing_behind(tmp_path: Path, number: s
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=slave, env=environment)
     os.close(slave)
     shown = b""
-    while b"iteration" not in shown:  # the progress bar: the fit has begun
-        shown += os.read(master, 4096)
-    process.send_signal(number)
-    rest = b""
-    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-        while piece := os.read(master, 4096):
-            rest += piece
-    os.close(master)
-    out, _ = process.communicate(timeout=120)
+    try:
+        while b"iteration" not in shown:  # the progress bar: the fit has begun
+            shown += os.read(master, 4096)
+        process.send_signal(number)
+        rest = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while piece := os.read(master, 4096):
+                rest += piece
+        out, _ = process.communicate(timeout=120)
+    finally:  # whatever failed, the next test must find nothing running and nothing open
+        process.kill()
+        process.communicate()
+        os.close(master)
     assert (process.returncode, out) == (130, b"")
     assert b"about" in shown
     assert b"MiB of memory will be needed" in shown

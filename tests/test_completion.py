@@ -79,6 +79,17 @@ def test_complete_tucker_recovers_planted_tensors(
         assert result.status is Status.CONVERGED
 
 
+@pytest.mark.parametrize("seed", [0, 2, 4, 5])
+def test_complete_tucker_takes_no_entry_for_an_outlier_because_the_model_is_late(planted: Any, seed: int) -> None:
+    # With few samples the typical residual falls faster than that of the worst fibres: a threshold that followed it
+    # at once would cut these off for good. Exact data hold no outlier at all.
+    problem = planted((30, 31, 32), (3, 2, 3), seen=0.2, seed=seed)
+    result = complete_tucker(problem.data, problem.mask, problem.rank)
+    assert problem.error(result.value) < 1e-8  # as above
+    assert result.history[-1].outliers == 0
+    assert result.sparse.positions.shape == (0,)
+
+
 def test_complete_tucker_recovers_on_every_backend(xp: Any, planted: Any) -> None:
     problem = planted((20, 21, 22), (3, 2, 3), seen=0.4, outliers=0.1, size=(1.0, 3.0))
     data, mask = xp.put(problem.data), xp.put(problem.mask)
@@ -164,6 +175,19 @@ def test_history_counts_through_both_stages(planted: Any) -> None:
     assert stages == ["admm"] * stages.count("admm") + ["polish"] * stages.count("polish")
     assert set(stages) == {"admm", "polish"}
     assert all(later.seconds >= earlier.seconds for earlier, later in itertools.pairwise(seen))
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_sweeps_end_as_soon_as_the_model_is_near(planted: Any, constrained: bool) -> None:
+    # A sweep moves the model by about the sampling ratio times its error: 6 % of error are near enough for
+    # Gauss-Newton, and each sweep beyond is lost. The constraint acts in the sweeps alone, which go on to .3 %.
+    problem = planted((20, 21, 22), (2, 3, 2), seen=0.3, outliers=0.05, nonnegative=True)
+    result = complete_tucker(problem.data, problem.mask, problem.rank, nonnegative=constrained)
+    *before, last = [record.change for record in result.history if record.stage == "admm"]
+    enough = 3e-3 if constrained else 0.06 * np.mean(problem.mask)
+    assert last <= enough
+    assert len(before) > 3
+    assert all(change > enough for change in before)
 
 
 @pytest.mark.parametrize("stage", ["admm", "polish"])

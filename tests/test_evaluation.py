@@ -519,6 +519,7 @@ def test_results_do_not_depend_on_other_methods(tmp_path: Path, in_process: None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to another process")
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_running(helpers: Any, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -538,11 +539,15 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_running(helpers: Any, tmp_
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert [process.stdout.readline().strip() for _ in range(2)] == ["0", "1"]
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["0", "1"]
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:  # whatever failed, the next test must find nothing running and nothing open
+        process.kill()
+        process.communicate()
     assert "KeyboardInterrupt" in err
     assert process.returncode != 0
     assert len((tmp_path / "out" / "cells.jsonl").read_text().splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tifffile
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.ndimage import gaussian_filter
+from scipy.stats import t as student
 
 from tensorcell.solvers.interplane import (
     FEWEST_PLANES,
@@ -20,6 +22,7 @@ from tensorcell.solvers.interplane import (
     _Noise,
     _pairs,
     fill_planes,
+    judged_slope,
 )
 from tensorcell.solvers.noise import NoiseModel
 
@@ -122,7 +125,7 @@ def test_fill_planes_of_white_noise_is_its_mean() -> None:
     noise = 10 + np.random.default_rng(0).standard_normal((17, 48, 48))
     filled = fill_planes(noise, np.arange(0, 33, 2), 33)
     # Nothing carries over: the best estimate is the mean, and linear interpolation keeps a deviation of sqrt(1/2).
-    # Kept here are the coarse trend, some fifty of 2304 coefficients, and what a correlation of .001 at the gap may
+    # Kept here are the coarse trend, nine of 2304 coefficients, and what a correlation of .001 at the gap may
     # mean within it: weights of .001^(1/4) = .18 for both neighbours. Told that all is noise, only the trend stays.
     assert filled.volume[1::2].std() < 0.4
     assert fill_planes(noise, np.arange(0, 33, 2), 33, noise=1.0).volume[1::2].std() < 0.2
@@ -170,6 +173,51 @@ def test_fill_planes_distrusts_corrections_that_left_out_planes_refute() -> None
     assert np.allclose(filled.volume, linear(stack, np.arange(0, 33, 4), 33), rtol=0, atol=1e-3)
 
 
+def test_weight_at_the_gap_is_the_root_of_that_at_twice_the_gap() -> None:
+    truth, grid = field(1)[:64], np.arange(0, 64, 3)
+    filled = fill_planes(truth[::3], grid, 64)
+    (judged,) = re.findall(r"at (\d+) left-out planes", filled.sentence)
+    lowest = filled.slope - student.ppf(0.95, int(judged) - 1) * filled.slope_error
+    assert 0.3 < lowest < 0.7  # neither end of [0, 1], where the root changes nothing
+    assert filled.weight == pytest.approx(np.sqrt(lowest), rel=1e-6)
+    # What holds at twice the gap is too careful at the gap: the field is one that kriging suits.
+    missing, base = ~filled.measured, PchipInterpolator(grid, truth[::3])(np.arange(64))
+    careful = base + filled.weight * (filled.volume - base)
+    assert decibels(filled.volume[missing], truth[missing]) > decibels(careful[missing], truth[missing])
+
+
+def test_judged_slope_is_the_jackknife_of_the_quotient() -> None:
+    products, squares = np.random.default_rng(0).uniform(1.0, 3.0, (2, 7))
+    slope, error, weight = judged_slope(products, squares)
+    without = [np.delete(products, n).sum() / np.delete(squares, n).sum() for n in range(7)]
+    assert slope == pytest.approx(products.sum() / squares.sum())
+    assert error == pytest.approx(np.sqrt(6 / 7 * np.sum(np.square(without - np.mean(without)))))
+    assert weight == pytest.approx(min(max(slope - student.ppf(0.95, 6) * error, 0.0), 1.0))
+    assert judged_slope(products[:1], squares[:1])[2] == 0.0  # one plane tells nothing of its error
+    assert judged_slope(np.zeros(3), np.zeros(3)) == (0.0, 0.0, 0.0)  # no correction was predicted at all
+
+
+def test_judged_slope_exceeds_the_truth_once_in_twenty() -> None:
+    rng = np.random.default_rng(1)
+    products = 0.5 + 0.15 * rng.standard_normal((4000, 8))  # corrections of length 1, half of which is true
+    weights = np.array([judged_slope(each, np.ones(8))[2] for each in products])
+    # 4000 draws: a standard deviation of .35 %, of which four are allowed.
+    assert np.mean(weights > 0.5) == pytest.approx(0.05, abs=0.014)
+
+
+def test_errors_where_nothing_changes_are_small_but_not_nothing() -> None:
+    stack, grid = field(), np.arange(0, 65, 4)
+    stack[:40] = 1e-3
+    filled = fill_planes(stack[::4], grid, 65)
+    missing = np.flatnonzero(~filled.measured)
+    empty, busy = (filled.error[each] for each in (missing[missing < 36], missing[missing > 40]))
+    # The smallest variance is a hundredth of the mean one at left-out planes: a tenth of its root, the planes there
+    # being twice as far apart and half of them empty.
+    assert 0.03 < np.sqrt(np.mean(np.square(empty)) / np.mean(np.square(busy))) < 0.3
+    # Nor does a tiny prediction in the empty planes blow up the factor that widens all others.
+    assert filled.error.max() < np.ptp(stack)
+
+
 def test_fill_planes_removes_noise_from_filled_planes() -> None:
     truth = field(2, width=2.5)
     noisy = truth + 0.5 * np.random.default_rng(1).standard_normal(truth.shape)
@@ -207,6 +255,14 @@ def test_bands_are_a_partition_of_unity(length: int) -> None:
     bands, coarse = _bands(length, 29)
     assert np.allclose(bands.sum(axis=0) + coarse, 1, atol=1e-6)  # single precision
     assert coarse[0, 0] == 1
+
+
+@pytest.mark.parametrize("length", [8, 16, 41, 64, 100])
+def test_bands_leave_one_period_a_side_to_the_trend_and_take_two(length: int) -> None:
+    _, coarse = _bands(length, length + 3)
+    along = coarse[:, 0]  # by the number of half-periods along the shorter side
+    assert (along[:3] == 1).all()
+    assert (along[4:] == 0).all()
 
 
 @pytest.mark.parametrize(

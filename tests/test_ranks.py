@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorcell.datasets import planted_tucker
-from tensorcell.solvers import block_ranks, estimate_rank
+from tensorcell.solvers import block_ranks, complete_tucker, estimate_rank, hosvd, ranks
+from tensorcell.solvers.problem import Problem
 from tensorcell.solvers.ranks import affordable, degrees_of_freedom
 
 
@@ -96,6 +98,56 @@ def test_left_out_entries_lower_a_rank_that_fits_but_does_not_predict() -> None:
     loud = np.where(np.arange(40) % 10 == 0, 3.0, 0.1)[:, None, None] * rng.standard_normal(planted.truth.shape)
     shown, chosen = (estimate_rank(planted.truth + loud, planted.mask, method=m).rank for m in ("residual", "holdout"))
     assert all(3 <= a < b for a, b in zip(chosen, shown, strict=True))
+
+
+@pytest.mark.parametrize("observed", [0.3, 1.0])
+@pytest.mark.parametrize("count", ["gram", "subspaces"])
+def test_directions_are_counted_from_the_edge_of_noise_upwards(count: str, observed: float) -> None:
+    rng = np.random.default_rng(0)
+    shape, mode = (20, 60, 61), 0  # many more columns than rows, as in a volume
+    factors = [np.linalg.qr(rng.standard_normal((size, 4)))[0] for size in shape]
+    outside = np.linalg.qr(np.c_[factors[0], rng.standard_normal((20, 1))])[0][:, 4]
+    direction = np.einsum("i,j,k->ijk", outside, factors[1][:, 0], factors[2][:, 0])
+
+    def found(strength: float) -> int:
+        residual = (rng.standard_normal(shape) + strength * direction) * (rng.random(shape) < observed)
+        if count == "gram":
+            return ranks.beyond_noise_in_gram(residual, factors[0], mode, observed)
+        return ranks.beyond_noise_in_subspaces(residual, factors, mode, observed)
+
+    # Edges of the noise by random matrices: Wigner's of the Gram matrix, whose eigenvalues are squares of strengths,
+    # and that of a matrix of 20 rows and 16 columns. What noise alone shows varies by some per cent around them.
+    edge = (2 * math.sqrt(20 * 3660)) ** 0.5 if count == "gram" else math.sqrt(20) + 4
+    edge /= math.sqrt(observed)
+    assert [found(0.0) for _ in range(20)] == [0] * 20
+    assert [found(1.3 * edge) for _ in range(20)] == [1] * 20
+
+
+def test_a_fit_that_missed_the_model_is_no_argument_against_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = planted_tucker((30, 31, 32), (3, 3, 3), observed=0.5, noise=0.3, seed=0)
+    problem = Problem(planted.data, planted.mask)
+    found, fit = ranks.from_residual(problem, planted.data.shape, None)
+    assert found.rank == (3, 3, 3)
+    nowhere = hosvd(0.1 * np.random.default_rng(0).standard_normal(planted.data.shape), (3, 3, 3))
+
+    def lost(data: Any, mask: Any, rank: Any, **options: Any) -> Any:
+        result = complete_tucker(data, mask, rank, **options)
+        # Its residual is the whole signal: some three times the noise.
+        return replace(result, tucker=nowhere) if rank == (3, 3, 3) else result
+
+    monkeypatch.setattr(ranks, "complete_tucker", lost)
+    assert ranks.arbitrate(problem, found, fit, seed=0).rank == (3, 3, 3)
+
+
+def test_what_stands_clear_of_the_noise_is_among_the_ranks_tried() -> None:
+    # The rank found is twice the true one, and so no share of it (a third, .6, .8) is near enough to half.
+    planted = planted_tucker((30, 31, 32), (3, 3, 3), observed=0.5, noise=0.1, seed=0)
+    problem = Problem(planted.data, planted.mask)
+    fit = ranks.fitted(problem, (6, 6, 6), None, True)
+    # Directions of noise that exceed their edge a little, as they do where the noise is uneven.
+    fit = fit._replace(edges=tuple(float(values[3]) / 1.2 for values in fit.spectra))
+    found = replace(estimate_rank(planted.data, planted.mask, method="residual"), rank=(6, 6, 6))
+    assert ranks.arbitrate(problem, found, fit, seed=0).rank == (3, 3, 3)
 
 
 def test_bright_structures_on_zeros_are_not_taken_for_outliers() -> None:

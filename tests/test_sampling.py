@@ -322,6 +322,19 @@ def test_upper_tail_equals_scipy(skew: float, z: float) -> None:
     assert sampling.upper_tail(z, skew) == pytest.approx(pearson3.sf(z, skew), rel=1e-8)
 
 
+@pytest.mark.parametrize("observed", [7, 30, 111])
+def test_the_whole_number_nearest_to_the_mean_is_no_surprise(observed: int) -> None:
+    groups = sampling.cliques(12, 10)
+    mean, _ = sampling.pair_moments(*groups[:2], observed, 120)
+
+    def probability(found: int) -> float:
+        return sampling.pairs_probability(found, *groups, observed, 120).probability
+
+    # One, but for the skewness of a count with a mean of 1.6 only: its median is below its mean.
+    assert probability(round(mean)) > 0.75
+    assert probability(round(mean) + 20) < 0.5
+
+
 def test_pairs_probability_is_near_uniform_under_uniform_sampling() -> None:
     """Of 400 masks about 4 have a probability below 1 % for a given count; 20 would be 8 standard deviations off."""
     shape = (10, 11, 12)
