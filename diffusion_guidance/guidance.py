@@ -475,7 +475,7 @@ def sparse_step(
 
     References
     ----------
-    RCT Eqs. 11-12; :class:`tensorcell.solvers.sweeps.Rule`.
+    RCT Eqs. 11-12; :class:`tensorcell.solvers.rules.Rule`.
 
     Examples
     --------

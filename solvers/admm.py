@@ -37,14 +37,15 @@ from typing import Literal, NamedTuple
 from .arrays import Array, namespace_of, scalar
 from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
-from .kernels_numba import one_blas_thread
 from .passes import sparse_part
 from .problem import Problem
 from .proximal import procrustes
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
+from .rules import Rule
 from .subspaces import ResidualGrid, masked_spectra, recompress
-from .sweeps import Rule, Sweep, sweep
+from .sweeps import Sweep, sweep
 from .tensors import multi_mode_product, tucker_distance, unfold
+from .threads import one_blas_thread
 
 
 @dataclass(frozen=True, kw_only=True)

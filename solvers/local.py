@@ -54,9 +54,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, is_numpy, namespace_of, scalar, to_host
-from .kernels_local import filter_groups
-from .kernels_numba import one_blas_thread, share_out
 from .results import IterationRecord
+from .threads import one_blas_thread, share_out
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -388,6 +387,8 @@ def filter_numba(
     places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
     extents = [2 * r + p for r, p in zip(reach, patch, strict=True)]
     axis = max(range(3), key=lambda a: data.shape[a] / extents[a])
+    from .kernels_local import filter_groups
+
     chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(data.shape[axis] // extents[axis] + 1)]
     total, squares, weights = (np.zeros(data.shape, np.float32) for _ in range(3))
     y, where = (np.ascontiguousarray(array, dtype=np.float32) for array in (data, guide))

@@ -20,23 +20,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-from tensorly.tucker_tensor import TuckerTensor
 
 from .admm import AdmmOptions, robust_tucker_admm
 from .arrays import Array, as_double, clip, contiguous, count, from_host, namespace_of, scalar, to_host
 from .checks import checked_problem
 from .completion import TRIM, complete_tucker
-from .kernels_numba import one_blas_thread
 from .passes import residuals
 from .problem import Problem
 from .results import tucker_tensor
 from .riemannian import GaussNewtonOptions, gauss_newton
-from .subspaces import Spectra, masked_spectra, median, recompress, subgrid, take_grid
+from .spread import MEDIAN_DEVIATION, median, robust_sigma
+from .subspaces import Spectra, masked_spectra, recompress, subgrid, take_grid
 from .tensors import multi_mode_product, planes_of, unfold
+from .threads import one_blas_thread
+
+if TYPE_CHECKING:
+    from tensorly.tucker_tensor import TuckerTensor
 
 Method = Literal["auto", "ratio", "threshold", "core", "residual", "holdout"]
 Rank = tuple[int, ...]
@@ -257,8 +260,8 @@ def has_outliers(data: Array, mask: Array) -> bool:
     values = take_grid(data, grid)[take_grid(mask, grid)]
     if values.shape[0] == 0:
         return False
-    distance = xp.abs(values - median(values))
-    return bool(count(distance > 15 * 1.4826 * median(distance)) > 1e-3 * values.shape[0])
+    deviations = values - median(values)
+    return bool(count(xp.abs(deviations) > 15 * robust_sigma(deviations)) > 1e-3 * values.shape[0])
 
 
 def on_subgrid(data: Array, mask: Array, voxels: int, seed: int) -> tuple[Array, Array]:
@@ -545,7 +548,7 @@ def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> Ran
             parts.append(np.abs(to_host(xp.reshape(residual, (-1,))[xp.reshape(held[part, :, :], (-1,))])))
         errors[rank] = np.concatenate(parts).astype(np.float64)
     floor = RELATIVE_FLOOR * problem.norm / math.sqrt(count(problem.mask))  # smaller errors are not told apart
-    cap = 5 * 1.4826 * max(floor, min(float(np.median(error)) for error in errors.values()))
+    cap = 5 * max(floor / MEDIAN_DEVIATION, min(map(robust_sigma, errors.values())))
     capped = {rank: np.clip(error, floor, cap) ** 2 for rank, error in errors.items()}
     best = min(trials, key=lambda rank: float(capped[rank].mean()))
     for rank in sorted(trials, key=lambda rank: degrees_of_freedom(rank, shape)):

@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtrc, gammaincc, ndtr
 
 from .arrays import Array, chunk_elements, contiguous, count, namespace_of, to_host
 
@@ -289,6 +288,8 @@ def extreme_probability(counts: npt.NDArray[np.int64], n: int, total: int) -> Ch
 
     The hypergeometric tails are replaced by the wider binomial ones of the sparser of observed and unobserved entries.
     """
+    from scipy.special import bdtr, bdtrc
+
     size, share = total // len(counts), 1 / len(counts)
     few, many, turned = int(counts.min()), int(counts.max()), 2 * n > total
     if turned:
@@ -330,6 +331,8 @@ def pairs_probability(found: int, pairs: int, shared: int, trace: int, n: int, t
 
 def upper_tail(z: float, skew: float) -> float:
     """Probability above z of the standardised Pearson type III distribution of that skewness (0 if negative)."""
+    from scipy.special import gammaincc, ndtr
+
     if skew < 1e-3:
         return float(ndtr(-z))
     shape = 4 / skew**2

@@ -47,7 +47,6 @@ from scipy.optimize import isotonic_regression
 
 from .checks import checked_rank
 from .completion import complete_tucker
-from .kernels_numba import one_blas_thread
 from .ranks import degrees_of_freedom
 from .tensors import tucker_to_dense
 

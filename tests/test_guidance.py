@@ -42,7 +42,8 @@ from tensorcell.diffusion_guidance.operators import (  # noqa: E402
     Planes,
 )
 from tensorcell.solvers import NoiseModel  # noqa: E402
-from tensorcell.solvers.sweeps import Rule, direction  # noqa: E402
+from tensorcell.solvers.rules import Rule  # noqa: E402
+from tensorcell.solvers.sweeps import direction  # noqa: E402
 
 SHAPE = (2, 1, 5, 3, 2)
 
