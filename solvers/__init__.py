@@ -8,8 +8,6 @@
 'converged: the model changed by less than the tolerance'
 """
 
-from typing import TYPE_CHECKING, Any
-
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
@@ -17,6 +15,7 @@ from .em import EmState, em_tucker
 from .interplane import PlaneFill, fill_planes
 from .local import LocalOptions, LocalResult, local_tucker
 from .noise import NoiseModel, estimate_noise, generalised_anscombe, inverse_anscombe
+from .phase_simulation import PhaseTransition, phase_transition
 from .proximal import (
     hard_threshold,
     procrustes,
@@ -30,9 +29,7 @@ from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_n
 from .sampling import Sampling, describe_sampling
 from .subspaces import hosvd, leading_vectors
 from .tensors import fold, mode_product, multi_mode_product, tucker_to_dense, unfold
-
-if TYPE_CHECKING:
-    from .transitions import PhaseTransition, Threshold, empirical_threshold, phase_transition
+from .thresholds import Threshold, empirical_threshold
 
 __all__ = [
     "AdmmOptions",
@@ -86,12 +83,3 @@ __all__ = [
     "unfold",
     "verdict",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Phase transitions load HDF5 and are a command of their own (``python -m``): imported when first asked for."""
-    if name in ("PhaseTransition", "Threshold", "empirical_threshold", "phase_transition"):
-        from . import transitions
-
-        return getattr(transitions, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,12 +26,12 @@ import numpy.typing as npt
 from tensorcell import gaps, recovery
 from tensorcell.axial import AxialBand, axial_band, axial_verdict, optics_limits
 from tensorcell.errors import InputError
-from tensorcell.solvers import transitions
 from tensorcell.solvers.bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from tensorcell.solvers.completion import complete_tucker
 from tensorcell.solvers.ranks import BlockRanks, affordable, block_ranks, degrees_of_freedom, estimate_rank
 from tensorcell.solvers.results import CompletionResult
 from tensorcell.solvers.sampling import Sampling, describe_sampling
+from tensorcell.solvers.thresholds import empirical_threshold
 from tensorcell.volume import Stack, Volume, stacks
 
 Array = npt.NDArray[Any]
@@ -459,7 +459,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: _Request) -> RecoveryR
         sparsity=model.outliers,
     )  # fmt: skip
     pattern = "lines" if sampling.pattern == "lines" else "uniform"
-    threshold = transitions.empirical_threshold(shape, model.rank, pattern=pattern)
+    threshold = empirical_threshold(shape, model.rank, pattern=pattern)
     word, sentence = verdict(
         observed=sampling.observed,
         total=math.prod(shape),
