@@ -9,12 +9,13 @@
 """
 
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
+from .anscombe import generalised_anscombe, inverse_anscombe
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .em import EmState, em_tucker
 from .interplane import PlaneFill, fill_planes
 from .local import LocalOptions, LocalResult, local_tucker
-from .noise import NoiseModel, estimate_noise, generalised_anscombe, inverse_anscombe
+from .noise import NoiseModel, estimate_noise
 from .phase_simulation import PhaseTransition, phase_transition
 from .proximal import (
     hard_threshold,
