@@ -40,7 +40,7 @@ from tensorcell.diffusion_guidance.solver_terms import TuckerProjection
 from tensorcell.diffusion_guidance.training import condition_of
 from tensorcell.recovery import GUIDANCE
 from tensorcell.solvers import NoiseModel
-from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE
+from tensorcell.solvers.spread import COVERED, NORMAL_QUANTILE
 
 Floats = npt.NDArray[np.float32]
 Callback = Callable[[int, int], bool | None]

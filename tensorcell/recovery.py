@@ -33,10 +33,11 @@ from tensorcell import gaps
 from tensorcell.errors import InputError
 from tensorcell.solvers import CompletionResult, IterationRecord, Status, complete_tucker, estimate_rank
 from tensorcell.solvers.anscombe import generalised_anscombe, inverse_anscombe
-from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE, fill_planes
+from tensorcell.solvers.interplane import fill_planes
 from tensorcell.solvers.local import LocalOptions, local_tucker
 from tensorcell.solvers.noise import NoiseModel, estimate_noise
 from tensorcell.solvers.ranks import affordable
+from tensorcell.solvers.spread import COVERED, NORMAL_QUANTILE
 from tensorcell.volume import Volume, stacks, zyx_view
 
 Array = npt.NDArray[Any]
