@@ -1,12 +1,12 @@
 """Planes between measured planes: best linear prediction along z, one lateral frequency band at a time.
 
-Linear interpolation treats all detail alike. In a stack it is not alike: coarse structure passes through several
+Linear interpolation treats all detail alike, but detail in a stack differs: coarse structure passes through several
 planes, fine structure is gone at the next one, and the mean of two unrelated planes is a worse estimate of the fine
-structure between them than its shrunken mean. How fast each lateral frequency decays along z can be read off the
-measured planes themselves; simple kriging (Wiener prediction) with that correlation then gives the weights. Nothing
-is trained: all that depends on the data comes from the stack at hand, at a cost of a few cosine transforms a plane.
-The fixed choices (roots, a third of the mean, neighbours, nugget, pchip beneath, root of the slope) were compared on
-real volumes whose planes were known, so figures on those volumes are somewhat too good.
+structure between them than its shrunken mean. How fast each lateral frequency decays along z is measured on the planes
+themselves; simple kriging (Wiener prediction) with that correlation then gives the weights. Nothing is trained: all
+that depends on the data comes from the stack itself, at a cost of a few cosine transforms a plane. The fixed choices
+(roots, a third of the mean, neighbours, nugget, pchip beneath, root of the slope) were compared on real volumes of
+which every plane was measured, so figures on those volumes are somewhat too good.
 
 Symbols:
 
@@ -21,16 +21,16 @@ letter   meaning                                                         shape
 =======  ==============================================================  =================
 
 1. `y` replaces `x`, since light is counted (its noise grows with the root) and brightness differs by factors between
-   structures: roots are closer to Gaussian, and a few bright spots no longer decide the correlation of everything.
+   structures: roots are closer to Gaussian, and a few bright spots do not decide the correlation of everything else.
 2. `rho_j` is the Cauchy function (Gneiting and Schlather 2004, with exponent 2: parabolic at the origin as any
    blurred image is, heavy-tailed as structures of mixed size are) through two measured values: planes one gap
    apart and two gaps apart. Values below one gap, where nothing was measured, follow from it.
 3. Weights of the nearest planes: ``w = (R + q I)^-1 r`` with ``R = rho_j(z_k - z_l)``, ``r = rho_j(z_k - z)``, and
-   `q` the ratio of noise to signal in the band. What is coarser than four periods a side is interpolated by pchip.
+   `q` the ratio of noise to signal in the band. Structure coarser than four periods a side is interpolated by pchip.
 4. The result is ``pchip + weight (kriged - pchip)``. The weight is judged on the measured planes: every second plane
    is left out and predicted in the same way at twice the gap. The slope `b` of the true on the predicted correction,
-   at the lower end of its 95 % confidence interval and clipped to [0, 1], holds there. At the gap itself it is
-   unknown; between one at no gap and `b` at twice the gap the geometric mean is taken, ``sqrt(b)``.
+   at the lower end of its 95 % confidence interval and clipped to [0, 1], is the weight there. At the gap itself the
+   slope cannot be measured; the geometric mean of one, its value at no gap, and `b` is taken: ``sqrt(b)``.
 
 References
 ----------
@@ -58,13 +58,13 @@ Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 FEWEST_PLANES = 5
-"""Fewer measured planes than this give no correlation along z worth the name: pchip."""
+"""Fewer measured planes than this do not determine the correlation along z: pchip interpolates between them."""
 
 CONFIDENCE = 0.95
-"""That the correction is not taken with too large a weight."""
+"""Probability that the weight of the correction is not too large."""
 
 LEAST_VARIANCE = 0.01
-"""Of the mean variance predicted at left-out planes: where nothing is seen to change, that is no certainty."""
+"""Smallest predicted variance, as a share of its mean at left-out planes: planes that are alike prove no certainty."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def fill_planes(
         Standard deviation of the noise in `stack`, in its unit, or a model of its variance; filled planes are estimates
         without it.
     denoise : bool
-        False: the weights are those of noise-free planes, and `noise` only counts in the error.
+        False: the weights are those of noise-free planes, and `noise` enters the error alone.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def fill_planes(
     new = _filled(values, positions, targets[inside], level, blend)
     for n, (plane, deviation) in zip(filled, new, strict=True):
         volume[n], error[n] = plane, deviation
-    if filled.size:  # beyond the ends nothing is known: at least the error inside the nearest gap
+    if filled.size:  # nothing was measured beyond the ends: the error there is at least that inside the nearest gap
         error[targets < positions[0]] = error[filled[0]]
         error[targets > positions[-1]] = error[filled[-1]]
     volume, error = from_host(volume, stack), from_host(error, stack)
@@ -176,14 +176,14 @@ def fill_planes(
 
 
 class _Blend(NamedTuple):
-    """How kriged and pchip planes are mixed, and by what to multiply the predicted errors."""
+    """How kriged and pchip planes are mixed, and the factor of the predicted errors."""
 
     weight: float
     slope: float
     slope_error: float
     scale: float
     least: float
-    """Smallest variance, before the factor."""
+    """Smallest predicted variance, before the factor."""
     sentence: str
 
 
@@ -202,35 +202,35 @@ def _filled(
 
 
 def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
-    """Weight of the kriged planes from left-out measured planes.
+    """Weight of the kriged planes, judged at measured planes that are left out.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is
     ``sum <d, e> / sum <d, d>``. The lower end of its one-sided confidence interval is taken (Student's t with the
-    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. It holds at twice
-    the gap; at no gap it would be one; at the gap itself the geometric mean of the two is used.
+    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. This weight is that of
+    twice the gap, and the weight of no gap is one; the geometric mean of the two is used at the gap itself.
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, 1.0, 0.0, sentence)
     sums, samples = [], []
     for first in (0, 1):
-        kept, left = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
-        if len(positions[kept]) < 3:  # no second gap to take a correlation at
+        used, left_out = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
+        if len(positions[used]) < 3:  # two gaps are needed for a correlation
             continue
-        predicted = kriged(values[kept], positions[kept], positions[left], noise)
-        simple = pchip(values[kept], positions[kept], positions[left])
-        for measured, base, plane in zip(values[left], simple, predicted, strict=True):
+        predicted = kriged(values[used], positions[used], positions[left_out], noise)
+        simple = pchip(values[used], positions[used], positions[left_out])
+        for measured, base, plane in zip(values[left_out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
             each = max(1, measured.size >> 12)
-            doubt = plane.passed + noise.present.variance(plane.value)
-            samples.append(np.stack([truth, change, plane.variance, doubt]).reshape(4, -1)[:, ::each])
+            noisy = plane.passed + noise.present.variance(plane.value)
+            samples.append(np.stack([truth, change, plane.variance, noisy]).reshape(4, -1)[:, ::each])
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
-    truth, change, variance, doubt = np.concatenate(samples, axis=1).astype(np.float64)
+    truth, change, variance, noisy = np.concatenate(samples, axis=1).astype(np.float64)
     least = LEAST_VARIANCE * float(np.mean(variance))
-    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), doubt)
+    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), noisy)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
@@ -239,7 +239,7 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
 
 
 def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:
-    """Slope of a true on a predicted correction, its jackknife error, and how much of the correction to believe.
+    """Slope of a true on a predicted correction, its jackknife error, and the weight that the correction deserves.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     -------
     (slope, error, weight)
         ``sum <d, e> / sum <d, d>``; its standard error over planes; the lower end of its one-sided 95 % confidence
-        interval (Student's t), between 0 and 1: 0 where one plane is all there is.
+        interval (Student's t), between 0 and 1; the weight of a single plane is 0.
 
     Examples
     --------
@@ -269,16 +269,17 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
 
 
 def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
-    """Factor by which predicted standard deviations cover nine in ten of the left-out voxels.
+    """Factor with which the intervals of the predicted standard deviations cover nine in ten of the left-out voxels.
 
-    ``square`` are their squared errors, of which ``noise`` is expected from noise alone. Conformal: a quantile of the
-    errors over the predictions, less the noise. Few large errors count, too: no less than the root mean square. A
-    factor below one was found at twice the gap; at the gap the model is nearer to the truth, so that its root is taken.
+    ``square`` are the squared errors at these voxels, of which ``noise`` is expected from noise alone. The factor is
+    the conformal width of the errors over the predictions, but at least the ratio of their root mean squares, so that
+    few large errors count, too. A factor below one was found at twice the gap; at the gap itself the model is nearer to
+    the truth, so that the root of the factor is taken.
     """
-    known = variance > 0
-    if not known.any():
+    predicted = variance > 0
+    if not predicted.any():
         return 1.0
-    square, variance, noise = square[known], variance[known], noise[known]
+    square, variance, noise = square[predicted], variance[predicted], noise[predicted]
     width = conformal_width(np.sqrt(square / variance), float(np.sqrt(np.median(noise / variance))))
     excess = max(float(np.mean(square - noise)), 0.0)
     factor = max(width, float(np.sqrt(excess / np.mean(variance))))
@@ -286,5 +287,5 @@ def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
 
 
 def _ratio(above: float, below: float) -> float:
-    """The quotient, 0 where nothing is divided by nothing."""
+    """The quotient, and 0 where the divisor is 0."""
     return float(above / below) if below > 0 else 0.0

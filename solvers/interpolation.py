@@ -18,7 +18,7 @@ def pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floa
     interval, curve = -1, None
     for target in targets:
         near = int(np.searchsorted(positions, target))
-        if curve is None or near != interval:  # local: two planes on either side give the slopes at the nearest two
+        if curve is None or near != interval:  # two planes on either side determine the slopes at the nearest two
             nearby = slice(max(near - 2, 0), near + 2)
             interval, curve = near, PchipInterpolator(positions[nearby], values[nearby], axis=0)
         yield curve(target).astype(values.dtype)

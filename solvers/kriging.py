@@ -19,28 +19,31 @@ Doubles = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 
 NEIGHBOURS = 4
-"""Measured planes used on either side."""
+"""Number of measured planes that are used on either side."""
 
 COARSEST = 4
-"""Periods along the shorter side at the lowest band."""
+"""Number of periods along the shorter side at the lowest band."""
 
 SMALLEST_NUGGET = 1e-5
-"""Added to the diagonal of R, of unit diagonal, so that it is never singular."""
+"""Least number that is added to the unit diagonal of R, so that it is never singular."""
 
 
 class NoiseLevels(NamedTuple):
-    """The noise that errors hold, and the standard deviation that the weights take into account."""
+    """The noise of the measured planes, and what the weights take into account of it."""
 
     present: NoiseModel
     weighed: float
+    """Standard deviation; 0 for the weights of noise-free planes."""
 
 
 class KrigedPlane(NamedTuple):
-    """A kriged plane, the variance of its error without noise, and what the noise of the measured planes adds."""
+    """A kriged plane and the two parts of the variance of its error."""
 
     value: Floats
     variance: Floats
+    """Of the prediction, without noise."""
     passed: Floats
+    """From the noise of the measured planes, which the weights pass on."""
 
 
 def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLevels) -> Iterator[KrigedPlane]:
@@ -49,14 +52,14 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLev
     from scipy.interpolate import PchipInterpolator
 
     floor = float(np.quantile(values, 0.001))
-    offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # a third: by trial, see the module
-    if not offset > 0:  # no contrast above the floor: nothing that roots could even out
+    offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # the third was found by trial
+    if not offset > 0:  # there is no contrast above the floor that roots could even out
         for target, plane in zip(targets, pchip(values, positions, targets), strict=True):
             yield KrigedPlane(plane, bridge_variance(values, positions, target), noise.present.variance(plane))
         return
     roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
     darkest = np.float32(np.sqrt(offset))
-    # Mean of (dy / dx)^2 = 1 / (2 y)^2, kept finite in the dark.
+    # Mean of (dy / dx)^2 = 1 / (2 y)^2, which the noise in the divisor holds finite in the dark.
     slope = np.mean(0.25 / (np.square(roots) + noise.weighed))
 
     spectra = dctn(roots, axes=(1, 2), norm="ortho")
@@ -68,7 +71,7 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLev
     for target in targets:
         near = np.searchsorted(positions, target)
         chosen = np.arange(max(near - NEIGHBOURS, 0), min(near + NEIGHBOURS, len(positions)))
-        weights, unknown = kriging_weights(correlation, positions[chosen], target)
+        weights, left = kriging_weights(correlation, positions[chosen], target)
         spectrum, passed = np.zeros(coarse.shape, dtype=np.float32), 0.0
         for k, plane in enumerate(chosen):
             gains = (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape)
@@ -77,28 +80,30 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLev
         spectrum[few] += trend(target)
         root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
         energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
-        spread = float(energy @ unknown) * local_share(np.square(roots[near] - roots[near - 1]))
+        spread = float(energy @ left) * local_share(np.square(roots[near] - roots[near - 1]))
         plane = np.square(root).astype(values.dtype)
-        plane += floor - offset  # in the precision of the stack: the floor may be high above the contrast
+        plane += floor - offset  # in the precision of the stack, since the floor may be large beside the contrast
         # The variance is that of the square of a normal variable.
         yield KrigedPlane(plane, (4 * np.square(root) + 2 * spread) * spread, passed * noise.present.variance(plane))
 
 
 def local_share(change: Singles) -> Singles:
-    """Where in a plane the error lies, of mean 1: where the two measured planes around it differ."""
+    """How the error is spread over a plane, of mean 1: most lies where the two measured planes around it differ."""
     from scipy.ndimage import gaussian_filter
 
     mean = float(change.mean())
     if mean == 0:
         return np.ones_like(change)
-    share: Singles = 0.1 + 0.9 * gaussian_filter(change, 3.0) / mean  # a tenth everywhere: no difference is no proof
+    # A tenth of the error lies everywhere, since two planes that are alike do not prove that the one between them is.
+    share: Singles = 0.1 + 0.9 * gaussian_filter(change, 3.0) / mean
     return share
 
 
 def bands_of(rows: int, columns: int) -> tuple[Singles, Singles]:
-    """Radial bands of the plane's cosine transform (J, Y, X), and what is coarser (Y, X); all together sum to one.
+    """Radial bands of a plane's cosine transform (J, Y, X), and what is coarser than they are (Y, X); they sum to one.
 
-    Raised cosines in the logarithm of the frequency, centred half an octave apart from the Nyquist frequency down.
+    The bands are raised cosines in the logarithm of the frequency. Their centres lie half an octave from each other,
+    from the Nyquist frequency down.
     """
     frequency = np.hypot(np.arange(rows)[:, None] / rows, np.arange(columns) / columns)  # 1 = Nyquist
     octaves = 2 * np.log2(np.maximum(frequency, 1e-9))
@@ -111,7 +116,7 @@ def bands_of(rows: int, columns: int) -> tuple[Singles, Singles]:
 
 
 class Correlation(NamedTuple):
-    """``rho_j(t) = (1 + b_j t^2)^-a_j``, ratio of noise to signal, and energy of each plane a voxel."""
+    """``rho_j(t) = (1 + b_j t^2)^-a_j``, the ratio of noise to signal, and the energy a voxel of each plane."""
 
     a: Doubles
     b: Doubles
@@ -139,7 +144,7 @@ def correlations_of(spectra: Singles, positions: Doubles, bands: Singles, noise:
         rho = np.divide(product / voxels, middle, out=np.zeros_like(middle), where=middle > 0)
         points.append((float(np.mean(positions[upper] - positions[lower])), rho))
     samples = np.maximum(flat.sum(axis=1, dtype=np.float64), 1) * len(pairs[1][0])
-    a, b = cauchy_through(points, 2 / np.sqrt(samples))  # two standard errors of a correlation of nothing
+    a, b = cauchy_through(points, 2 / np.sqrt(samples))  # two standard errors of a correlation of zero
     mean = signal.mean(axis=0)
     nugget = np.maximum(np.divide(level, mean, out=np.zeros_like(mean), where=mean > 0), SMALLEST_NUGGET)
     return Correlation(a, b, nugget, signal)
@@ -148,7 +153,8 @@ def correlations_of(spectra: Singles, positions: Doubles, bands: Singles, noise:
 def pairs_of(positions: Doubles) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Pairs (lower, upper) of planes about one and about two median gaps apart.
 
-    Where gaps are so uneven that there are none: all neighbours, and all that are further apart than those.
+    Where the gaps are so uneven that there are no such pairs, all neighbours are taken, and all planes at larger
+    distances than those.
     """
     lower, upper = np.triu_indices(len(positions), k=1)
     distance = (positions[upper] - positions[lower]) / np.median(np.diff(positions))
@@ -164,8 +170,8 @@ def cauchy_through(points: list[tuple[float, Doubles]], unsure: Doubles) -> tupl
     """`a` and `b` of ``(1 + b t^2)^-a`` through two points ``(t, rho)``, by bisection.
 
     The ratio of the two ``-log rho`` falls with `b` from ``(t2 / t1)^2`` (Gaussian) to 1 (heavy tail); a measured
-    ratio outside is clipped to that. Where the far `rho` is below `unsure`, its ratio says nothing and that of the next
-    coarser band is taken: bands come from fine to coarse.
+    ratio beyond these ends is clipped to them. Bands are ordered from fine to coarse. Where the far `rho` of a band is
+    below `unsure`, its ratio says nothing, and that of the next coarser band is taken.
     """
     (near, first), (far, second) = points
     near_log = -np.log(np.clip(first, 1e-3, 1 - 1e-6))
@@ -186,9 +192,9 @@ def cauchy_through(points: list[tuple[float, Doubles]], unsure: Doubles) -> tupl
 
 
 def kriging_weights(correlation: Correlation, positions: Doubles, target: float) -> tuple[Floats, Floats]:
-    """Weights (J, k) of the planes at `positions` for the one at `target`, and the share of variance left (J,)."""
+    """Weights (J, k) of the planes at `positions` for the one at `target`, and the share of the variance left (J,)."""
     between = correlation(positions[:, None] - positions) + correlation.nugget[:, None, None] * np.eye(len(positions))
     towards = correlation(positions - target)
     weights: Floats = np.linalg.solve(between, towards[..., None])[..., 0]
-    unknown: Floats = np.clip(1 - np.sum(weights * towards, axis=1), 0, 1)
-    return weights, unknown
+    left: Floats = np.clip(1 - np.sum(weights * towards, axis=1), 0, 1)
+    return weights, left

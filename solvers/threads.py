@@ -81,8 +81,8 @@ if hasattr(os, "register_at_fork"):
 def one_blas_thread() -> Iterator[None]:
     """Hold BLAS to one thread for the length of a solve.
 
-    The shares of a pass are the parallelism. BLAS threads that the small algebra between passes wakes would spin beside
-    them: seen to slow a pass from 10 ms to 200 ms.
+    The threads are those that share a pass. BLAS threads that the small algebra between passes wakes would spin beside
+    them, which slowed a pass from 10 ms to 200 ms.
     """
     limit = _blas
     limit.enter()
