@@ -35,7 +35,7 @@ class Planned(NamedTuple):
     pattern: Pattern = "uniform"
 
     def ratios(self) -> list[list[float]]:
-        """Sampling ratios, ``(ranks, multiples)``; multiples above full sampling become that."""
+        """Sampling ratios, ``(ranks, multiples)``; multiples above full sampling become full sampling."""
         voxels = math.prod(self.shape)
         free = [degrees_of_freedom(checked_rank(rank, self.shape), self.shape) for rank in self.ranks]
         return [[min(1.0, multiple * f / voxels) for multiple in self.multiples] for f in free]
@@ -59,7 +59,7 @@ PLAN = (
     Planned((30, 30, 30), (2, 4), (6, 9, 13, 18, 25, 35), "lines"),
     Planned((30, 30, 30), (2,), (75, 148), "planes"),
 )
-"""What ships: between a hundredth and a half of the entries of small tensors, about eight minutes on one core."""
+"""The shipped table: a hundredth to a half of the entries of small tensors, about eight minutes on one core."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""How many samples a solver needs: success probability over rank and sampling ratio, and the number where it is 1/2.
+"""How many samples a solver needs: its success probability over rank and sampling ratio, and where it is 1/2.
 
-No theorem gives the constant of a bound (see :mod:`tensorcell.solvers.bounds`); simulation does. A planted tensor of
-multilinear rank ``r`` is sampled, completed, and counted as recovered when the relative error of the whole tensor is
+No theorem gives the constant of a bound (see :mod:`tensorcell.solvers.bounds`), but a simulation does. A planted tensor
+of multilinear rank ``r`` is sampled, completed, and counted as recovered when the relative error of the whole tensor is
 below ``success``. The number of samples where half of the trials succeed, divided by the degrees of freedom, is the
 *oversampling* of a solver: 1 would be perfect.
 
@@ -85,13 +85,13 @@ class PhaseTransition:
     ranks : tuple of tuples of int
         Planted ranks, one row of the arrays each.
     ratios : float array ``(ranks, columns)``
-        Observed entries / all entries, as asked for.
+        Observed entries over all entries, as asked for.
     pattern : {"uniform", "planes", "lines"}
         How entries were chosen.
     trials : int
-        Tensors a cell.
+        Number of tensors in each cell.
     samples : int array ``(ranks, columns)``
-        Observed entries, as they were (whole numbers of entries, planes or lines).
+        Number of entries that were observed (whole numbers of entries, planes or lines).
     successes : int array ``(ranks, columns)``
         Tensors recovered, 0 to ``trials``; -1 in cells that a callback's stop left out.
     """
@@ -118,8 +118,8 @@ class PhaseTransition:
     def threshold(self) -> Floats:
         """Samples at which half of the tensors are recovered, ``(ranks,)``; infinite where that was never reached.
 
-        Monotone regression of the success probability on the samples, then linear interpolation in the logarithm of
-        the samples. At the degrees of freedom the probability is taken as 0.
+        A monotone regression of the success probability on the samples is interpolated linearly in the logarithm of the
+        samples. At the degrees of freedom the probability is taken as 0.
         """
         return np.array(
             [
@@ -162,30 +162,30 @@ def phase_transition(
     ranks : sequence of ints or of k ints
         Multilinear ranks; an int stands for all modes.
     ratios : floats in (0, 1], ``(columns,)`` or ``(ranks, columns)``
-        Observed entries / all entries; two-dimensional: each rank has ratios of its own.
+        Observed entries over all entries; if they are two-dimensional, each rank has ratios of its own.
     method : callable, optional
         ``method(data, mask, rank)`` with a result that has ``value``; :func:`complete_tucker` by default. More than one
         worker needs one that can be pickled (a function of a module, or ``functools.partial`` of one).
     pattern : {"uniform", "planes", "lines"}
-        Which entries are observed: single ones at random; whole slices of mode 0, chosen at random; whole fibres of the
-        last mode, chosen at random. The low-rank model alone says nothing about a slice without an entry, so with
+        Which entries are observed: single entries, whole slices of mode 0, or whole fibres of the last mode, each
+        chosen at random. The low-rank model alone says nothing about a slice without an entry, so with
         ``"planes"`` the probability is 0 below full sampling.
     trials : int
-        Tensors a cell.
+        Number of tensors in each cell.
     success : float
-        Largest relative error that counts as recovered; with ``noise``, choose it above what noise allows.
+        Largest relative error that counts as recovered; with ``noise``, it must be above what the noise allows.
     noise : float
         Standard deviation of Gaussian noise, in root mean squares of the tensor.
     outliers : float
         Share of observed entries off by 1 to 3 root mean squares of the tensor, either sign.
     seed : int
-        Each trial has a stream of its own, from the seed, the shape, the rank, the samples and its number: results do
-        not depend on the workers, on the order or on which other cells there are.
+        Each trial has a random stream of its own, which depends on the seed, the shape, the rank, the samples and the
+        number of the trial, so that results depend neither on the workers, nor on the order, nor on other cells.
     workers : int, optional
-        Processes; all cores by default, 1 stays in this process. A script that asks for more must keep its own calls
-        under ``if __name__ == "__main__":``. Every process has one thread.
+        Number of processes; all cores by default, and 1 stays in this process. A script that asks for more must have
+        its own calls under ``if __name__ == "__main__":``. Every process has one thread.
     path : path, optional
-        HDF5 file to resume from and to write to, after each cell, whole or not at all. Cells in it are not computed
+        HDF5 file to resume from. It is written after each cell, whole or not at all, and cells in it are not computed
         again. It may hold several shapes and patterns, but one choice of all other settings; it also records versions.
     callback : callable, optional
         ``callback(cell)`` after every computed cell; returning True stops.
@@ -203,7 +203,7 @@ def phase_transition(
 
     Notes
     -----
-    Cost: that of ``trials`` completions a cell. Trials that fail take the most iterations.
+    A cell costs as much as ``trials`` completions. Trials that fail take the most iterations.
 
     Examples
     --------
@@ -226,8 +226,8 @@ def phase_transition(
         found[cell] = recoveries
         if store is not None:
             store.write(found)
-        seen = Cell(rank=cell[0], samples=cell[1], successes=recoveries, trials=trials, done=done, total=len(missing))
-        if callback is not None and callback(seen):
+        news = Cell(rank=cell[0], samples=cell[1], successes=recoveries, trials=trials, done=done, total=len(missing))
+        if callback is not None and callback(news):
             break
     for rank, row in zip(given, samples, strict=True):
         for m in row:
@@ -264,7 +264,7 @@ def checked_workers(workers: int | None, cells: Sequence[Any]) -> int:
 
 
 def computed(job: Job, cells: Sequence[tuple[Rank, int]], workers: int) -> Iterator[tuple[tuple[Rank, int], int]]:
-    """Cells with their successes, as they are finished."""
+    """Cells with their successes, in the order in which they are finished."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
@@ -303,7 +303,7 @@ def successes_of(job: Job, rank: Rank, samples: int) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of Numba and BLAS: shares of a sum are added in the same order everywhere."""
+    """Hold Numba and BLAS to one thread, so that shares of a sum are added in the same order everywhere."""
     import numba
 
     before = numba.get_num_threads()
@@ -316,7 +316,7 @@ def one_thread() -> Iterator[None]:
 
 
 def recovered(job: Job, rank: Rank, samples: int, trial: int) -> bool:
-    """One trial."""
+    """Whether one trial recovers the planted tensor."""
     truth, data, mask = planted(job, rank, samples, trial)
     found = job.method(data, mask, rank).value
     return bool(np.linalg.norm(found - truth) <= job.success * np.linalg.norm(truth))

@@ -69,7 +69,7 @@ class Store:
 
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            # Written anew: HDF5 keeps the space of what is deleted.
+            # The file is written anew, since HDF5 does not give the space of deleted groups back.
             with h5py.File(part, "w") as file:
                 file.attrs["format"] = FORMAT
                 file.attrs["settings"] = json.dumps(self.settings)

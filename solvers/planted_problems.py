@@ -58,7 +58,7 @@ def checked_job(
     outliers: float,
     seed: int,
 ) -> Job:
-    """The settings after a check of each."""
+    """The settings of a job, after a check of each."""
     if pattern not in get_args(Pattern):
         raise ValueError(f"expected pattern {', '.join(map(repr, get_args(Pattern)))}, got {pattern!r}")
     if method is not None and not callable(method):
@@ -77,14 +77,14 @@ def checked_job(
 
 
 def whole_samples(shape: Shape, pattern: Pattern, ratio: float) -> int:
-    """Observed entries nearest to the ratio: whole entries, planes or lines, at least one."""
+    """Number of observed entries nearest to the ratio, in whole entries, planes or lines, at least one of them."""
     unit = unit_size(shape, pattern)
     units = math.prod(shape) // unit
     return unit * min(units, max(1, round(ratio * units)))
 
 
 def unit_size(shape: Shape, pattern: str) -> int:
-    """Entries that a pattern observes together."""
+    """Number of entries that a pattern observes together."""
     return {"uniform": 1, "planes": math.prod(shape[1:]), "lines": shape[-1]}[pattern]
 
 
@@ -107,7 +107,7 @@ def planted(job: Job, rank: Rank, samples: int, trial: int) -> tuple[Floats, Flo
 
 
 def observed_entries(shape: Shape, pattern: Pattern, samples: int, rng: np.random.Generator) -> Bools:
-    """A mask (True = observed) of exactly that many entries, made of whole units of the pattern."""
+    """A mask (True = observed) with exactly that many observed entries, in whole units of the pattern."""
     unit = unit_size(shape, pattern)
     units = math.prod(shape) // unit
     chosen = rng.permutation(units) < samples // unit

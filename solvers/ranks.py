@@ -46,20 +46,23 @@ Rank = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
 
 BUDGET = 3 << 20
-"""Voxels on which ranks are estimated."""
+"""Number of voxels on which ranks are estimated."""
 UNKNOWNS = 2.0
-"""Observed entries for each unknown of a trial fit, at least."""
+"""Least number of observed entries for each unknown of a trial fit."""
 MARGIN = 1.1
 """Singular values must exceed the edge of the noise by this factor."""
 HELD_OUT = 0.1
+"""Share of the observed entries that the fits of a comparison leave out."""
 RELATIVE_FLOOR = 1e-3
+"""Parts of the data, or of the largest singular value, below which differences are put down to unfinished fits."""
 GROWTH_STEPS = 30
+"""Largest number of fits while the rank grows."""
 CLEAR = 1.5
-"""Times the edge of noise at which a direction stands clear of it."""
+"""A direction stands clear of the noise from this multiple of its edge on."""
 LOST = 1.2
-"""Times the residual of the best fit at which another fit of that rank has not found the model."""
+"""A fit whose residual exceeds this multiple of the best one of the same rank has not found the model."""
 CLIP = 3.0
-"""Singular values below this part of the largest are not told from rounding and unfinished fits."""
+"""Residuals are clipped to this multiple of their robust standard deviation before directions are counted in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ def estimate_rank(
     seed: int = 0,
     voxels: int = BUDGET,
 ) -> RankEstimate:
-    """Estimate the multilinear rank of a tensor of which only some entries are known.
+    """Estimate the multilinear rank of a tensor of which only some entries are observed.
 
     Parameters
     ----------
@@ -132,7 +135,7 @@ def estimate_rank(
     max_rank : int or sequence of int, optional
         Upper limits.
     seed : int
-        Of the random subgrid of large tensors and of the entries left out.
+        Seed of the random subgrid of large tensors and of the choice of entries to leave out.
     voxels : int
         Larger tensors are represented by a random subgrid of that size, which has the same multilinear rank (as long as
         it is the smaller one).
@@ -148,8 +151,8 @@ def estimate_rank(
 
     Notes
     -----
-    No rank is returned that has more unknowns than half the observed entries: more could not be told from noise.
-    Cost: that of a handful of fits.
+    No rank is returned that has more unknowns than half the observed entries: more unknowns would fit the noise.
+    The cost is that of a handful of fits.
 
     Examples
     --------
@@ -253,7 +256,7 @@ def has_outliers(data: Array, mask: Array) -> bool:
     """Whether more than one observed entry in a thousand is further out than fifteen robust standard deviations.
 
     Clipping bends the spectra of data without outliers, so it must have a reason. Outliers of the size of the data are
-    not seen here; they do little harm to a spectrum.
+    not found here, but they do little harm to a spectrum.
     """
     xp = namespace_of(data)
     grid = subgrid(data.shape, 1 << 18, 0)
@@ -281,7 +284,7 @@ def spectra_of(data: Array, mask: Array) -> Spectra:
 def from_spectra(
     spectra: Spectra, shape: Sequence[int], limits: Sequence[int], noise: float | None, method: str
 ) -> RankEstimate:
-    """The two estimators that look at the debiased Gram matrices only."""
+    """The two estimators that need nothing but the debiased Gram matrices."""
     values = [np.asarray(to_host(value)) for value in spectra.values]
     observed = spectra.ratio * math.prod(shape)
     if method == "ratio":
@@ -306,7 +309,7 @@ def from_spectra(
 
 
 def lowered(wanted: Rank, rank: Rank, observed: float) -> str:
-    """What to add to a reason when a rank had to be lowered."""
+    """Addition to a reason where a rank had to be lowered."""
     return "" if rank == wanted else f"; lowered from {wanted}, which {round(observed)} observed entries cannot carry"
 
 
@@ -322,7 +325,7 @@ def spectral_edge(values: Floats, spectra: Spectra, shape: Sequence[int], mode: 
 
     Entries of ``Z Z' / p^2`` off the diagonal have a variance of about ``m (v^2 / p^2 - s^2)`` with ``m`` columns, the
     second moments ``v`` of what was observed and ``s`` of the signal: twice its root times ``sqrt(I)`` is the edge
-    (Wigner). The most negative eigenvalue is the same edge seen from the other side. Noise raises the diagonal.
+    (Wigner). The most negative eigenvalue shows the same edge on the other side. Noise raises the diagonal.
     """
     columns = math.prod(shape) / shape[mode]
     variance = (noise or 0.0) ** 2
@@ -339,7 +342,7 @@ def from_core(problem: Problem, limits: Sequence[int], noise: float | None) -> R
     observed = count(problem.mask)
     first = from_spectra(spectra_of(problem.data, problem.mask), shape, limits, noise, "threshold").rank
     trial = affordable([min(2 * r + 2, n) for r, n in zip(first, limits, strict=True)], shape, observed / UNKNOWNS)
-    options = AdmmOptions(fidelity="huber", tolerance=1e-3, max_iterations=60)  # stopped early: less noise is fitted
+    options = AdmmOptions(fidelity="huber", tolerance=1e-3, max_iterations=60)  # an early stop fits less noise
     fit = judged(problem, robust_tucker_admm(problem.data, problem.mask, trial, options=options).tucker, noise)
     kept = []
     for values, edge in zip(fit.spectra, fit.edges, strict=True):
@@ -365,7 +368,7 @@ def from_residual(
     Returns the estimate and the last fit, of at least that rank.
 
     Missing entries blur the spectra of the data by as much as the data are large. The residual of a fit is smaller, and
-    so is what missing entries add to its spectra: weak directions come out once the strong ones are fitted.
+    so is what missing entries add to its spectra: weak directions stand out once the strong ones are fitted.
     """
     shape = problem.data.shape
     observed = count(problem.mask)
@@ -379,7 +382,7 @@ def from_residual(
     for _ in range(GROWTH_STEPS):
         fit = fitted(problem, rank, noise, robust)
         before, kept = kept, tuple(max(1, int((s > e).sum())) for s, e in zip(fit.spectra, fit.edges, strict=True))
-        if kept == before:  # what the last step added is noise
+        if kept == before:  # the last step added nothing but noise
             break
         if fit.scale <= RELATIVE_FLOOR * problem.norm / math.sqrt(observed):
             if robust and overlooks_structure(problem, fit, ratio):
@@ -407,7 +410,7 @@ def from_residual(
 
 
 class Fit(NamedTuple):
-    """A robust fit, as far as its rank is concerned."""
+    """A robust fit and the spectra that its rank is judged by."""
 
     tucker: TuckerTensor
     scale: float
@@ -419,7 +422,7 @@ class Fit(NamedTuple):
 
 
 def fitted(problem: Problem, rank: Rank, noise: float | None, robust: bool) -> Fit:
-    """Fit of a given rank, judged."""
+    """Fit of a given rank, with its spectra and their edges."""
     result = complete_tucker(problem.data, problem.mask, rank, robust=robust, tolerance=1e-4, max_iterations=8)
     return judged(problem, result.tucker, noise, robust)
 
@@ -436,7 +439,7 @@ def judged(problem: Problem, tucker: TuckerTensor, noise: float | None, robust: 
     found = [np.asarray(to_host(singular_values(unfold(core, mode)))) for mode in range(len(shape))]
     observed = count(problem.mask)
     scale = problem.grid.scale(core, factors, robust)
-    free = max(0.2, 1 - degrees_of_freedom(rank, shape) / observed)  # what a fit leaves of the noise
+    free = max(0.2, 1 - degrees_of_freedom(rank, shape) / observed)  # share of the noise that a fit leaves
     spread = (scale / math.sqrt(free) if noise is None else noise) / math.sqrt(observed / math.prod(shape))
     edges = tuple(
         max(
@@ -456,7 +459,7 @@ def singular_values(matrix: Array) -> Array:
 def overlooks_structure(problem: Problem, fit: Fit, ratio: float) -> bool:
     """Whether most of the energy is in entries that the robust fit took for outliers, and they are not scattered.
 
-    So it is with a few bright structures on a background of exact zeros.
+    This happens with a few bright structures on a background of exact zeros.
     """
     xp = namespace_of(problem.data)
     rest = clipped_residual(problem, fit, math.inf)
@@ -479,7 +482,7 @@ def clipped_residual(problem: Problem, fit: Fit, limit: float) -> Array:
 def beyond_noise_in_gram(residual: Array, factor: Array, mode: int, ratio: float) -> int:
     """Number of directions of a mode, outside its factor, in which the residual is larger than noise would make it.
 
-    Where there is nothing to find, the Gram matrix of the unfolding without its diagonal has independent entries of
+    Where there is no such direction, the Gram matrix of the unfolding without its diagonal has independent entries of
     variance ``m v^2 / p^2`` (``m`` columns, ``v`` the mean square of the observed residual), so its eigenvalues lie
     between plus and minus ``2 sqrt(I)`` times the root of that (Wigner); the most negative one shows the same edge.
     """
@@ -498,7 +501,7 @@ def beyond_noise_in_gram(residual: Array, factor: Array, mode: int, ratio: float
 
 
 def beyond_noise_in_subspaces(residual: Array, factors: Sequence[Array], mode: int, ratio: float) -> int:
-    """The same count from the residual contracted with the other modes' factors: finer, once these are known.
+    """The same count from the residual contracted with the other modes' factors: it is finer once these are fitted.
 
     Its entries have the variance ``v / p``, so noise has the largest singular value
     ``sqrt(v / p) (sqrt(rows) + sqrt(columns))``.
@@ -515,10 +518,11 @@ def beyond_noise_in_subspaces(residual: Array, factors: Sequence[Array], mode: i
 def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> RankEstimate:
     """Score nested ranks up to the one found on observed entries that were left out of the fits.
 
-    The ranks are shares of that one, and what stands clear of the edge of noise. Each is fitted from nothing; where the
-    samples are too few for that (it ends far above the residual of ``fit``, which grew step by step), once more from
-    ``fit``. Errors are capped at five times their typical size (outliers cannot be predicted) and compared entry by
-    entry; the smallest rank that is not worse than the best by more than one standard error of the difference is taken.
+    The ranks are shares of that one, and the number of directions that stand clear of the edge of noise. Each is fitted
+    from nothing; where the samples are too few for that (the fit ends far above the residual of ``fit``, which grew
+    step by step), it is fitted once more from ``fit``. Errors are capped at five times their typical size (outliers
+    cannot be predicted) and compared entry by entry; the smallest rank that is not worse than the best by more than one
+    standard error of the difference is taken.
     """
     xp = namespace_of(problem.data)
     shape = problem.data.shape
@@ -547,7 +551,7 @@ def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> Ran
         for part, residual in residuals(problem.data, *result.tucker):
             parts.append(np.abs(to_host(xp.reshape(residual, (-1,))[xp.reshape(held[part, :, :], (-1,))])))
         errors[rank] = np.concatenate(parts).astype(np.float64)
-    floor = RELATIVE_FLOOR * problem.norm / math.sqrt(count(problem.mask))  # smaller errors are not told apart
+    floor = RELATIVE_FLOOR * problem.norm / math.sqrt(count(problem.mask))  # smaller errors count as equal
     cap = 5 * max(floor / MEDIAN_DEVIATION, min(map(robust_sigma, errors.values())))
     capped = {rank: np.clip(error, floor, cap) ** 2 for rank, error in errors.items()}
     best = min(trials, key=lambda rank: float(capped[rank].mean()))

@@ -34,9 +34,9 @@ class Threshold:
     Attributes
     ----------
     samples : float
-        From the degrees of freedom to the number of voxels.
+        At least the degrees of freedom, and at most the number of voxels.
     extrapolated : bool
-        Whether shape or rank lie outside of what was simulated.
+        Whether the shape or the rank lies outside of what was simulated.
     sentence : str
         The number and how it was obtained.
     """
@@ -58,13 +58,13 @@ class Curve(NamedTuple):
 
     @property
     def oversampling(self) -> float:
-        """Samples at probability 1/2 / degrees of freedom; infinite where not reached."""
+        """Samples at probability 1/2 over degrees of freedom; infinite where it is not reached."""
         free = degrees_of_freedom(self.rank, self.shape)
         return half_point(self.samples, np.array(self.successes) / self.trials, free) / free
 
     @property
     def bracketed(self) -> bool:
-        """Whether some cells lie below probability 1/2 and some above, so that the transition is known."""
+        """Whether some cells lie below probability 1/2 and some above, so that the transition lies between them."""
         few = [2 * found < self.trials for found in self.successes]
         return any(few) and math.isfinite(self.oversampling)
 
@@ -97,20 +97,21 @@ def empirical_threshold(
     Raises
     ------
     TypeError, ValueError
-        A rank that does not fit, an unknown pattern, a table with too few transitions of that pattern.
+        If the rank does not fit, the pattern is unknown, or the table has too few transitions of that pattern.
 
     Notes
     -----
-    Oversampling ``rho`` falls as the degrees of freedom become a larger share of the voxels, and ranks 2 and 3 need
-    more than that says. For ``"uniform"`` the transitions of the table are fitted by least squares, ``log rho = a +
-    b log(N / F) + c / r + d / r^2`` with the geometric mean ``r`` of the ranks. Each of the 18 transitions of the
-    shipped table, predicted from the others, is off by 11 % (root mean square) and at most 27 %. For ``"lines"`` the
-    number of lines is a multiple (1.4; two transitions only, 1.3 and 1.5) of what is least: lines that determine the
-    other modes, and none of their slices empty. In no case is it less than the degrees of freedom or than what leaves
-    no slice empty in half of the draws, nor more than the voxels, which is the answer for ``"planes"``.
+    The oversampling ``rho`` falls as the degrees of freedom become a larger share of the voxels, and ranks 2 and 3 need
+    more samples than that alone explains. For ``"uniform"`` the transitions of the table are fitted by least squares,
+    ``log rho = a + b log(N / F) + c / r + d / r^2`` with the geometric mean ``r`` of the ranks. Each of the 18
+    transitions of the shipped table, predicted from the others, is off by 11 % (root mean square) and at most 27 %. For
+    ``"lines"`` the number of lines is 1.4 times the least number of lines that determine the other modes and leave none
+    of their slices empty; this factor rests on two transitions, with 1.3 and 1.5. The threshold is never less than the
+    degrees of freedom or than the number that leaves no slice empty in half of the draws, and never more than the
+    number of voxels, which is the answer for ``"planes"``.
 
-    The threshold is that of random tensors and of one solver, without noise: real volumes are only nearly of low rank.
-    Cost: none worth counting.
+    The threshold is that of random tensors and of one solver, without noise; real volumes are only nearly of low rank.
+    It costs next to nothing.
 
     Examples
     --------
@@ -172,7 +173,7 @@ def entry_law(curves: Sequence[Curve], shape: Shape, rank: Rank) -> tuple[float,
 
 
 def coordinates(shape: Shape, rank: Rank) -> tuple[float, float, float, float]:
-    """What the logarithm of the oversampling is linear in: ``1, log(N / F), 1/r, 1/r^2``, r the geometric mean rank."""
+    """Terms of the fit to the logarithm of the oversampling: ``1, log(N/F), 1/r, 1/r^2``, r the geometric mean rank."""
     r = math.prod(rank) ** (1 / len(rank))
     return 1.0, math.log(math.prod(shape) / degrees_of_freedom(rank, shape)), 1 / r, 1 / r**2
 
@@ -181,7 +182,7 @@ def fibre_law(curves: Sequence[Curve], shape: Shape, rank: Rank) -> tuple[float,
     """Samples at probability 1/2 for whole fibres of the last mode, and the relative spread of the curves."""
 
     def fewest(shape: Shape, rank: Rank) -> float:
-        # A fibre gives r_k numbers once U_k is known, which r_k of them suffice for.
+        # U_k takes r_k fibres; once it is determined, each fibre gives r_k numbers.
         others = degrees_of_freedom(rank, shape) - rank[-1] * (shape[-1] - rank[-1])
         return max(others / rank[-1], covering_units(shape, "lines"))
 
@@ -193,9 +194,9 @@ def fibre_law(curves: Sequence[Curve], shape: Shape, rank: Rank) -> tuple[float,
 
 
 def covering_units(shape: Shape, pattern: str) -> float:
-    """Units (entries or lines) at random with which no slice of any mode stays empty in half of the draws.
+    """Number of random units (entries or lines) with which no slice of any mode stays empty in half of the draws.
 
-    The expected number of empty slices, a hypergeometric probability each, is then ``log 2`` (Poisson).
+    The expected number of empty slices is then ``log 2`` (Poisson); each is empty with a hypergeometric probability.
 
     >>> round(covering_units((30, 30, 30), "uniform"))
     143
@@ -220,7 +221,7 @@ def covering_units(shape: Shape, pattern: str) -> float:
 
 
 def extrapolates(curves: Sequence[Curve], shape: Shape, rank: Rank) -> str:
-    """Which limit of the simulated transitions the shape and rank exceed; empty where none."""
+    """The limit of the simulated transitions that the shape and rank exceed; an empty string where they exceed none."""
     alike = [curve for curve in curves if len(curve.shape) == len(shape)]
     if not alike:
         return f"the simulated numbers of modes, {sorted({len(curve.shape) for curve in curves})}"
@@ -238,7 +239,7 @@ def extrapolates(curves: Sequence[Curve], shape: Shape, rank: Rank) -> str:
 
 
 def half_point(samples: npt.ArrayLike, probability: npt.ArrayLike, free: float) -> float:
-    """Samples at probability 1/2; infinite where it is not reached.
+    """Samples at probability 1/2, infinite where it is not reached; the probability at ``free`` samples is 0.
 
     >>> half_point([200, 400], [0.0, 1.0], 100)  # the geometric mean of both
     282.842...
