@@ -22,7 +22,7 @@ if __name__ == "__main__":  # run as a script: find `tensorcell` where it is not
 from tensorcell.solvers.checks import checked_rank
 from tensorcell.solvers.phase_simulation import Cell, phase_transition
 from tensorcell.solvers.planted_problems import Pattern, Rank, Shape, checked_shape
-from tensorcell.solvers.ranks import degrees_of_freedom
+from tensorcell.solvers.rank_limits import degrees_of_freedom
 from tensorcell.solvers.thresholds import TABLE
 
 

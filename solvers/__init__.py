@@ -24,7 +24,8 @@ from .proximal import (
     singular_value_threshold,
     soft_threshold,
 )
-from .ranks import BlockRanks, RankEstimate, block_ranks, degrees_of_freedom, estimate_rank
+from .rank_limits import degrees_of_freedom
+from .ranks import BlockRanks, RankEstimate, block_ranks, estimate_rank
 from .results import CompletionResult, IterationRecord, SparsePart, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
 from .sampling import Sampling, describe_sampling

@@ -44,7 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, chunk_elements, from_host, namespace_of, scalar, to_host
-from .ranks import degrees_of_freedom
+from .rank_limits import degrees_of_freedom
 from .tensors import fold, lead, multi_mode_product, unfold
 
 Floats = npt.NDArray[np.float64]

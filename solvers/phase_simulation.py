@@ -43,7 +43,7 @@ from .planted_problems import (
     planted,
     whole_samples,
 )
-from .ranks import degrees_of_freedom
+from .rank_limits import degrees_of_freedom
 from .threads import one_blas_thread
 from .thresholds import half_point
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from .checks import checked_rank
 from .phase_store import recorded
 from .planted_problems import Pattern, Rank, Shape, checked_shape, unit_size
-from .ranks import degrees_of_freedom
+from .rank_limits import degrees_of_freedom
 
 TABLE = "phase_transition.h5"
 """Name of the table that ships with the package."""

@@ -28,7 +28,8 @@ from tensorcell.axial import AxialBand, axial_band, axial_verdict, optics_limits
 from tensorcell.errors import InputError
 from tensorcell.solvers.bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from tensorcell.solvers.completion import complete_tucker
-from tensorcell.solvers.ranks import BlockRanks, affordable, block_ranks, degrees_of_freedom, estimate_rank
+from tensorcell.solvers.rank_limits import affordable, degrees_of_freedom
+from tensorcell.solvers.ranks import BlockRanks, block_ranks, estimate_rank
 from tensorcell.solvers.results import CompletionResult
 from tensorcell.solvers.sampling import Sampling, describe_sampling
 from tensorcell.solvers.thresholds import empirical_threshold

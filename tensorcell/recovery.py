@@ -36,7 +36,7 @@ from tensorcell.solvers.anscombe import generalised_anscombe, inverse_anscombe
 from tensorcell.solvers.interplane import fill_planes
 from tensorcell.solvers.local import LocalOptions, local_tucker
 from tensorcell.solvers.noise import NoiseModel, estimate_noise
-from tensorcell.solvers.ranks import affordable
+from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.spread import COVERED, NORMAL_QUANTILE
 from tensorcell.volume import Volume, stacks, zyx_view
 

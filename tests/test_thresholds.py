@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tensorcell.solvers import planted_problems, thresholds
 from tensorcell.solvers.phase_simulation import phase_transition
-from tensorcell.solvers.ranks import degrees_of_freedom
+from tensorcell.solvers.rank_limits import degrees_of_freedom
 from tensorcell.solvers.thresholds import empirical_threshold, half_point
 
 
