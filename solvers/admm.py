@@ -270,13 +270,13 @@ def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: boo
 
 
 def supported(factor: Array, mask: Array, mode: int) -> Array:
-    """The factor with zero rows where an index was never observed: nothing says anything about it."""
+    """The factor with zero rows where an index was never observed, since the data say nothing about it."""
     xp = namespace_of(factor, mask)
-    seen = xp.any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
-    if bool(xp.all(seen)):
+    observed = xp.any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
+    if bool(xp.all(observed)):
         return factor
-    kept, _ = xp.linalg.qr(factor * xp.astype(seen, factor.dtype)[:, None], mode="reduced")
-    return kept
+    basis, _ = xp.linalg.qr(factor * xp.astype(observed, factor.dtype)[:, None], mode="reduced")
+    return basis
 
 
 def outer(vectors: Sequence[Array]) -> Array:

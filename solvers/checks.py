@@ -41,9 +41,9 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
     flat_step = max(1, chunk_elements(xp) * shape[0] // math.prod(shape))
     for first in range(0, shape[0], flat_step):
         part = slice(first, min(shape[0], first + flat_step))
-        seen = mask[part, ...]
-        observed += count(seen)
-        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~seen)):
+        here = mask[part, ...]
+        observed += count(here)
+        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~here)):
             raise ValueError("expected finite values at observed entries, got NaN or infinity")
     if observed == 0:
         raise ValueError("expected at least one observed entry, got a mask without any True")

@@ -1,7 +1,7 @@
 """The noise of a volume: its variance against intensity, and its correlation between neighbouring voxels.
 
-Model: ``var(y) = gain E[y] + offset`` (Poisson-Gaussian; ``gain = 0``: Gaussian). Nothing but the volume is known, and
-real volumes have texture, so noise has to be told from structure. Square patches within planes are used, and no
+Model: ``var(y) = gain E[y] + offset`` (Poisson-Gaussian; ``gain = 0``: Gaussian). Nothing but the volume is given, and
+real volumes have texture, so noise must be separated from structure. Square patches within planes are used, and no
 intensities are compared across planes: a gap between planes changes nothing, and the lateral axes of real stacks are
 sampled finely enough that the fit of a patch leaves no more structure than the fit of a cube of as many voxels would.
 
@@ -48,7 +48,7 @@ FLOOR_SHARE = 0.25
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """What is known of the noise of a volume; intensities and standard deviations are in the data's unit.
+    """Model of the noise of a volume; intensities and standard deviations are in the data's unit.
 
     Attributes
     ----------
@@ -62,9 +62,9 @@ class NoiseModel:
         Typical intensity: the mean over the analysed patches, weighted by what they hold above the darkest class, so
         that it lies in what was imaged even where most of the volume is background.
     correlation : tuple of three floats
-        Correlation of the noise of neighbouring voxels along z, y, x; NaN where too few voxels were observed to tell it
-        or where structure hides it. ``gain``, ``offset`` and ``sigma`` are those of single voxels: the effect of the
-        correlation on the residuals is undone.
+        Correlation of the noise of neighbouring voxels along z, y, x; NaN where too few voxels were observed or where
+        it cannot be separated from structure. ``gain``, ``offset`` and ``sigma`` are those of single voxels: the effect
+        of the correlation on the residuals is undone.
     correlated : bool or None
         Whether the correlation exceeds .08 along y or x, or .1 along z; None where correlated noise cannot be told from
         structure. White noise was assumed then, and ``sigma`` is too small if the noise is correlated within planes.
@@ -132,7 +132,7 @@ class NoiseModel:
 
 
 def estimate_noise(data: Array, mask: Array | None = None) -> NoiseModel:
-    """Noise of a stack, which is told from its structure.
+    """Estimate of the noise of a stack, which is separated from its structure.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def estimate_noise(data: Array, mask: Array | None = None) -> NoiseModel:
     A sample of patches is read and analysed on the host: memory and time stop growing at about two million voxels
     (below half a second on one core). The result is deterministic.
 
-    No single noisy volume can tell texture as fine as a pixel that fills the volume from noise. Such texture is counted
+    Texture as fine as a pixel that fills the volume cannot be told from noise in a single noisy volume. It is counted
     as noise, so that ``sigma`` is an upper bound for white noise. Where few voxels are observed, less of the texture
     can be fitted, and the bound is looser.
 

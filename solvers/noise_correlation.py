@@ -1,4 +1,4 @@
-"""Correlation of the noise between neighbouring voxels, within planes and along z, told from structure.
+"""Correlation of the noise between neighbouring voxels, within planes and along z, as opposed to structure.
 
 The noise of resampled or demosaiced images is weak at the highest frequencies. The products of neighbouring residuals,
 after a fit of few cosines, are compared with those that a Gaussian blur of white noise would leave after the same fit.
@@ -32,7 +32,7 @@ FEWEST = 30
 
 
 class Within(NamedTuple):
-    """Correlation along y and x, and whether it matters (None: unknown)."""
+    """Correlation along y and x, and whether it matters (None: it cannot be told from structure)."""
 
     correlation: tuple[float, float]
     correlated: bool | None
@@ -155,7 +155,7 @@ def partner_fits(data: Array, mask: Array | None, sample: Sample, fits: Fits, ro
 
 
 def correlation_of(fits: Fits, rows: Ints, partner: Fits) -> tuple[float, float]:
-    """Correlation ``c`` of the noise of patches one above the other, and its standard error; NaN where too few tell it.
+    """Correlation ``c`` of the noise of patches one above the other, and its standard error; NaN if they are too few.
 
     ``E[r' s] = c tr(Q S)`` for residuals ``r``, ``s`` of two planes with operators ``Q``, ``S``.
     """

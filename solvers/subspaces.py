@@ -242,11 +242,11 @@ def in_shares(
 def subgrid(shape: Sequence[int], budget: int, seed: int) -> list[IndexSet]:
     """Sorted random index sets, one a mode, whose product has about ``budget`` entries (all, where that is enough)."""
     generator = np.random.default_rng(seed)
-    kept = list(shape)
-    while np.prod([float(size) for size in kept]) > budget:
-        largest = int(np.argmax(kept))
-        kept[largest] = max(1, int(kept[largest] * 0.9))
-    return [np.sort(generator.choice(size, count, replace=False)) for size, count in zip(shape, kept, strict=True)]
+    counts = list(shape)
+    while np.prod([float(each) for each in counts]) > budget:
+        largest = int(np.argmax(counts))
+        counts[largest] = max(1, int(counts[largest] * 0.9))
+    return [np.sort(generator.choice(size, each, replace=False)) for size, each in zip(shape, counts, strict=True)]
 
 
 def take_grid(array: Array, grid: Sequence[IndexSet]) -> Array:
@@ -261,8 +261,7 @@ def take_grid(array: Array, grid: Sequence[IndexSet]) -> Array:
 def location_and_spread(data: Array, mask: Array, *, budget: int = 1 << 16, seed: int = 0) -> tuple[float, float]:
     """Median and robust standard deviation of the observed entries (of a random subgrid when large)."""
     grid = subgrid(data.shape, budget, seed)
-    values, seen = take_grid(data, grid), take_grid(mask, grid)
-    values = values[seen]
+    values = take_grid(data, grid)[take_grid(mask, grid)]
     if values.shape[0] == 0:
         values = data[mask]
     centre = median(values)
@@ -277,11 +276,11 @@ class ResidualGrid:
         xp = namespace_of(data, mask)
         observed = count(mask)
         self.indices = subgrid(data.shape, int(min(size, budget * size / max(observed, 1.0))), seed=1)
-        self.values, self.seen = take_grid(data, self.indices), take_grid(mask, self.indices)
-        if not bool(xp.any(self.seen)):
+        values, self.observed = take_grid(data, self.indices), take_grid(mask, self.indices)
+        if not bool(xp.any(self.observed)):
             self.indices = subgrid(data.shape, size, seed=1)
-            self.values, self.seen = data, mask
-        self.values = self.values[self.seen]
+            values, self.observed = data, mask
+        self.values = values[self.observed]
 
     def scale(self, core: Array, factors: Sequence[Array], robust: bool) -> float:
         """Standard deviation of the residual over observed entries: root mean square, or a robust one.
@@ -292,7 +291,7 @@ class ResidualGrid:
         """
         xp = namespace_of(core)
         rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]
-        residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.seen])
+        residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.observed])
         if robust:
             size = residual.shape[0]
             middle, upper = order_statistics(residual, [size // 2, (3 * size) // 4])
