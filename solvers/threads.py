@@ -55,12 +55,20 @@ class _BlasLimit:
             self.users += 1
             if self.users == 1:
                 self.limit = _blas_libraries().limit(limits=1, user_api="blas")
+                self.give_up_control()
 
     def leave(self) -> None:
         with self.lock:
             self.users -= 1
             if self.users == 0:
                 self.limit.restore_original_limits()
+                self.give_up_control()
+
+    def give_up_control(self) -> None:
+        """Let any thread change the limit: threadpoolctl ignores all but the one that set it while that is alive."""
+        for library in _blas_libraries().lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):  # older versions have no such rule
+                library.clear_controlling_thread()
 
 
 _blas = _BlasLimit()
