@@ -5,7 +5,7 @@
 >>> tensor = np.einsum("i,j,k->ijk", *(np.arange(1.0, n) for n in (8, 9, 10)))
 >>> result = complete_tucker(tensor, np.random.default_rng(0).random(tensor.shape) < 0.6, 1)
 >>> str(result.status)
-'converged: the model changed by less than the tolerance'
+'converged: a further step would hardly change the estimate'
 """
 
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
@@ -14,7 +14,7 @@ from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .em import EmState, em_tucker
 from .interplane import PlaneFill, fill_planes
-from .local import LocalOptions, LocalResult, local_tucker
+from .local import LocalOptions, LocalResult, LocalState, local_tucker
 from .noise import NoiseModel, estimate_noise
 from .phase_simulation import PhaseTransition, phase_transition
 from .proximal import (
@@ -45,6 +45,7 @@ __all__ = [
     "IterationRecord",
     "LocalOptions",
     "LocalResult",
+    "LocalState",
     "NoiseModel",
     "PhaseTransition",
     "PlaneFill",

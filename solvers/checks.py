@@ -79,3 +79,46 @@ def effective_tolerance(tolerance: float, data: Array) -> float:
     """The tolerance, but not below what the precision of the data allows."""
     xp = namespace_of(data)
     return max(tolerance, 8 * float(xp.finfo(data.dtype).eps))
+
+
+def whole_number(value: object, name: str, least: int) -> int:
+    """The value as Python's own integer; NumPy's integers are whole numbers, ``True`` and ``2.0`` are not.
+
+    Raises
+    ------
+    ValueError
+        If the value is not a whole number of at least ``least``.
+
+    Examples
+    --------
+    >>> whole_number(np.int16(3), "step", 1)
+    3
+    >>> whole_number(True, "step", 1)
+    Traceback (most recent call last):
+    ValueError: expected step as a whole number of at least 1, got True
+    """
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise ValueError(f"expected {name} as a whole number of at least {least}, got {value!r}")
+
+
+def one_or_three(value: object, name: str, least: int) -> int | tuple[int, int, int]:
+    """A whole number, or three of them, as Python's own integers."""
+    several = isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    given: tuple[object, ...] = tuple(value) if several else (value,) * 3  # type: ignore[arg-type]
+    try:
+        z, y, x = (whole_number(number, name, least) for number in given)
+    except ValueError:
+        raise ValueError(f"expected {name} as a whole number of at least {least}, or three, got {value!r}") from None
+    return (z, y, x) if several else z
+
+
+def power_of_two(value: object, name: str) -> int:
+    """A power of two as Python's own integer."""
+    try:
+        number = whole_number(value, name, 1)
+    except ValueError:
+        number = 0
+    if number & (number - 1) or number == 0:
+        raise ValueError(f"expected a power of two as {name}, got {value!r}")
+    return number

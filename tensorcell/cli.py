@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -24,10 +20,19 @@ from typer.core import TyperGroup
 
 import tensorcell
 from tensorcell.errors import InputError
-from tensorcell.files import check_writable, read, read_mask, same_file, split_path, write
+from tensorcell.files import (
+    check_outputs,
+    read,
+    read_mask,
+    readable_formats,
+    rehearse,
+    staged,
+    writable_suffixes,
+    write,
+)
 from tensorcell.progress import ProgressBar
-from tensorcell.recovery import float_type
 from tensorcell.recovery import recover as recover_volume
+from tensorcell.stack import float_type
 from tensorcell.volume import Volume, stacks
 
 app = typer.Typer(
@@ -40,6 +45,12 @@ app = typer.Typer(
 
 BYTES_A_VOXEL = 80
 """Measured peak of a recovery from file to file: input, masks, output, and a few slabs."""
+
+SOURCE_HELP = f"Stack: {readable_formats()}"
+TARGET_HELP = f"Output; its suffix says the format: {', '.join(writable_suffixes())}"
+
+PAGE_SUFFIXES = {"--report": (".png", ".html"), "--html": (".html",)}
+"""Suffixes of the outputs that are no volumes."""
 
 MISSED = 3
 INTERRUPTED = 130
@@ -62,8 +73,8 @@ def _main(
 
 @app.command()
 def recover(
-    source: Annotated[str, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, HDF5 (file.h5:/path), .npy or .npz")],
-    target: Annotated[str, typer.Argument(metavar="OUT", help="Output; its suffix says the format.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
+    target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET_HELP)],
     axial_factor: Annotated[int, typer.Option(help="s: the planes given are planes 0, s, 2s, ... of the output.")] = 1,
     method: Annotated[str, typer.Option(help="auto, local, tucker or diffusion (minutes; needs torch)")] = "auto",
     rank: Annotated[str, typer.Option(help="auto, one number, or three (z,y,x).")] = "auto",
@@ -107,7 +118,7 @@ def recover(
     quiet: Annotated[bool, typer.Option(help="No progress and no summary.")] = False,
 ) -> None:
     """Recover a stack: fill gaps and planes, remove outliers, reduce noise."""
-    from tensorcell import reports
+    from tensorcell.pages import recovery as reports
 
     options = {
         "axial_factor": axial_factor,
@@ -124,18 +135,17 @@ def recover(
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
     try:
-        _check_outputs(source, mask, outputs)
+        check_outputs({"IN": source, "--mask": mask}, outputs, PAGE_SUFFIXES)
         before = read(source, axes=axes)
         if spacing is not None:
             before = replace(before, spacing=_numbers(spacing, "--spacing", 3))
         measured = read_mask(mask, like=before) if mask is not None else None
         wanted = before.dtype if dtype == "input" else dtype
-        _rehearse(target, before, wanted)
-        if outliers is not None:
-            _rehearse(outliers, before, None)
-        for path in (uncertainty, invented):
+        small = Volume(np.zeros([2] * len(before.axes), float_type(before.dtype)), before.axes, before.spacing)
+        rehearse(target, small, wanted)
+        for path in (outliers, uncertainty, invented):
             if path is not None:
-                _rehearse(path, before, None)
+                rehearse(path, small)
         if not quiet:
             _say_cost(source, before, axial_factor)
         labels = [stack.label for stack in stacks(before)]
@@ -143,16 +153,16 @@ def recover(
             result = recover_volume(before, measured, callback=bar.update, **options)
         facts = {"input": source, "output": target, **reports.facts(before, result)}
         volume = _signed(result.volume, options)
-        with _staged([path for path in outputs.values() if path is not None]) as staged:
+        with staged([path for path in outputs.values() if path is not None]) as names:
             if report is not None:
-                reports.write_report(staged[report], before, result)
+                reports.write_report(names[report], before, result)
             if outliers is not None:
-                write(staged[outliers], replace(result.volume, data=result.outliers, spacing=before.spacing))
+                write(names[outliers], replace(result.volume, data=result.outliers, spacing=before.spacing))
             if uncertainty is not None:
-                write(staged[uncertainty], replace(result.volume, data=result.uncertainty))
+                write(names[uncertainty], replace(result.volume, data=result.uncertainty))
             if invented is not None:
-                write(staged[invented], replace(result.volume, data=result.invented))
-            written = write(staged[target], volume, dtype=wanted)
+                write(names[invented], replace(result.volume, data=result.invented))
+            written = write(names[target], volume, dtype=wanted)
     except KeyboardInterrupt:
         states = [] if cache is None else list(cache.absolute().parent.glob(f"{cache.name}.*.state"))
         kept = f"; the same command goes on from the fit kept in {states[0]}" if states else ""
@@ -179,7 +189,7 @@ def recover(
 
 @app.command()
 def diagnose(
-    source: Annotated[str, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, HDF5 (file.h5:/path), .npy or .npz")],
+    source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
     axial_factor: Annotated[int, typer.Option(help="s: the planes given are planes 0, s, 2s, ... of the stack.")] = 1,
     mask: Annotated[str | None, typer.Option(help="File of the input's shape, not zero = measured.")] = None,
     rank: Annotated[str, typer.Option(help="auto, one number, or three (z,y,x).")] = "auto",
@@ -203,7 +213,7 @@ def diagnose(
         raise InputError(f"expected --fail-under {', '.join(VERDICTS[1:-1])} or {VERDICTS[-1]}, got {fail_under!r}")
     try:
         if html is not None:
-            _check_outputs(source, mask, {"--html": html})
+            check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
         volume = read(source, axes=axes)
         if spacing is not None:
             volume = replace(volume, spacing=_numbers(spacing, "--spacing", 3))
@@ -248,7 +258,7 @@ def plan(
 
     try:
         if html is not None:
-            _check_outputs(source, None, {"--html": html})
+            check_outputs({"IN": source}, {"--html": html}, PAGE_SUFFIXES)
         result = plan_sampling(
             read(source, axes=axes),
             axial_factors=_list(axial_factors, "--axial-factors", int),
@@ -335,13 +345,8 @@ def train(
 ) -> None:
     """Fit a prior to stacks, for recover --method diffusion --prior PRIOR."""
     sigma = None if noise == "auto" else _numbers(noise, "--noise", 1)[0]
-    try:
-        from tensorcell.diffusion_guidance import train_command
-    except ImportError as error:
-        missing = (error.name or "torch").split(".")[0]
-        if missing == "tensorcell":
-            raise
-        raise InputError(f'expected {missing} for priors (pip install "tensorcell[diffusion]"), found none') from None
+    from tensorcell import train_command
+
     request = train_command.TrainRequest(
         sources=tuple(sources), out=out, kind=kind, axial_factor=axial_factor, minutes=minutes, steps=steps,
         noise=sigma, resume=resume, axes=axes, seed=seed, quiet=quiet,
@@ -407,120 +412,6 @@ def _numbers(text: str, name: str, count: int) -> Any:
         what = "a number" if count == 1 else f"{count} numbers separated by commas"
         raise InputError(f"expected {what} for {name}, got {text!r}")
     return numbers
-
-
-def _check_outputs(source: str, mask: str | None, outputs: dict[str, str | None]) -> None:
-    """Refuse outputs that cannot be written, or that would replace an input or each other, before any work."""
-    inputs = {"IN": source, "--mask": mask}
-    given = [(name, path) for name, path in outputs.items() if path is not None]
-    for place, (name, path) in enumerate(given):
-        for other, used in [(k, v) for k, v in inputs.items() if v is not None] + given[:place]:
-            if same_file(split_path(path)[0], split_path(used)[0]):
-                raise InputError(f"{path}: expected another file for {name} than for {other}, got the same")
-        check_writable(path, {"--report": (".png", ".html"), "--html": (".html",)}.get(name))
-
-
-@contextmanager
-def _staged(outputs: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Temporary names beside the outputs; at the end all of them become the outputs, on any exception none.
-
-    Outputs that existed before come back as they were if a later one cannot be put in its place. Messages name the
-    output, not the temporary file.
-    """
-    moves = {path: _Move.of(path) for path in outputs}
-    try:
-        for move in moves.values():
-            move.prepare()
-        yield {path: move.name for path, move in moves.items()}
-        for move in moves.values():
-            move.make(keep_old=len(moves) > 1)
-    except BaseException as error:
-        for move in moves.values():
-            move.undo()
-        if isinstance(error, InputError):
-            message = str(error)
-            for path, move in moves.items():
-                message = message.replace(move.name, path)
-            raise InputError(message) from None
-        raise
-    else:
-        for move in moves.values():
-            move.old.unlink(missing_ok=True)
-    finally:
-        for move in moves.values():
-            move.part.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class _Move:
-    """An output ``target``, the file ``part`` that becomes it, and ``old``, a second name of what was there before."""
-
-    name: str
-    """How `write` is to call ``part``: with the path inside an HDF5 file."""
-    target: Path
-    part: Path
-    old: Path
-    existed: bool
-
-    @staticmethod
-    def of(path: str) -> _Move:
-        file, inside = split_path(path)
-        target = Path(os.path.realpath(file))  # a link stays a link
-        ending = (".ome" if target.stem.lower().endswith(".ome") else "") + target.suffix
-        stem = f".tensorcell-{secrets.token_hex(8)}"
-        part = target.with_name(stem + ending)
-        name = str(part) if inside is None else f"{part}:{inside}"
-        return _Move(name, target, part, target.with_name(stem + ".old"), target.exists())
-
-    def prepare(self) -> None:
-        """What else an HDF5 file holds is kept."""
-        if self.existed and self.name != str(self.part):
-            with self._named():
-                shutil.copyfile(self.target, self.part)
-
-    def make(self, *, keep_old: bool) -> None:
-        with self._named():
-            if self.existed:
-                shutil.copymode(self.target, self.part)
-                if keep_old:
-                    _second_name(self.target, self.old)
-            os.replace(self.part, self.target)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(f"{self.name}: cannot be written: {error.strerror or error}") from None
-
-    def undo(self) -> None:
-        with suppress(OSError):  # then the old file stays beside it under its second name
-            if not self.old.exists():
-                if not self.existed and not self.part.exists():
-                    self.target.unlink(missing_ok=True)
-            elif self.target.exists() and os.path.samefile(self.old, self.target):
-                self.old.unlink()
-            else:
-                os.replace(self.old, self.target)
-
-
-def _second_name(file: Path, name: Path) -> None:
-    try:
-        os.link(file, name)
-    except OSError:  # a disk without hard links
-        os.replace(file, name)
-
-
-def _rehearse(path: str, before: Volume, dtype: Any) -> None:
-    """Write a tiny volume of the kind that is to come, so that what the format refuses is said before the work."""
-    trial = _Move.of(path).part
-    tiny = np.zeros([2] * len(before.axes), float_type(before.dtype))
-    try:
-        write(trial, Volume(tiny, before.axes, before.spacing), dtype=dtype)
-    except InputError as error:
-        raise InputError(str(error).replace(str(trial), path)) from None
-    finally:
-        trial.unlink(missing_ok=True)
 
 
 def _say_cost(source: str, before: Volume, axial_factor: int) -> None:

@@ -45,7 +45,8 @@ import numpy.typing as npt
 from tensorcell import metrics, recovery
 from tensorcell.errors import InputError
 from tensorcell.files import read, write_whole
-from tensorcell.reports import choose_slices, interpolate_planes
+from tensorcell.interpolation import interpolate_planes
+from tensorcell.pages.pictures import choose_slices
 from tensorcell.volume import Volume, stacks
 
 Array = npt.NDArray[Any]
@@ -845,7 +846,7 @@ class Cell:
 def code_version(method: Method) -> str:
     """Digest of the code that a method's scores come from, and the versions of the packages it needs."""
     package = Path(__file__).parent
-    files = [Path(__file__), package / "metrics.py"]
+    files = [Path(__file__), *(package / "metrics").glob("*.py")]
     run: Any = method.run
     while isinstance(run, functools.partial):
         run = run.func

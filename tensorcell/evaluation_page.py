@@ -26,7 +26,7 @@ from tensorcell.evaluation import (
     Store,
 )
 from tensorcell.files import write_whole
-from tensorcell.reports import GAP, choose_slices, grey_scale, png_bytes
+from tensorcell.pages.pictures import GAP, choose_slices, grey_scale, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,10 +27,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, stats
 
-from tensorcell import gaps
 from tensorcell.errors import InputError
-from tensorcell.recovery import float_type, recover
-from tensorcell.reports import interpolate_planes
+from tensorcell.interpolation import interpolate_planes
+from tensorcell.recovery import recover
+from tensorcell import gaps
+from tensorcell.stack import float_type
 from tensorcell.volume import Volume, stacks
 
 Array = npt.NDArray[Any]

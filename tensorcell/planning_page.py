@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tensorcell.files import check_writable, write_whole
+from tensorcell.pages.pictures import TEXT, data_uri, png_bytes
 from tensorcell.planning import PlannedChoice, SamplingPlan, row
-from tensorcell.reports import TEXT, data_uri, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

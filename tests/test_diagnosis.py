@@ -16,7 +16,7 @@ import pytest
 
 import tensorcell as tc
 from tensorcell import cli
-from tensorcell.diagnosis import VERDICTS, RecoveryReport, diagnose, in_axes
+from tensorcell.diagnosis import VERDICTS, Diagnosis, diagnose, in_axes
 from tensorcell.solvers.rank_limits import degrees_of_freedom
 
 KEYS = (
@@ -54,7 +54,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def bad_value(report: RecoveryReport) -> list[str]:
+def bad_value(report: Diagnosis) -> list[str]:
     """Keys whose numbers are not finite."""
     numbers = {k: v for k, v in report.to_dict().items() if isinstance(v, float)}
     return [k for k, v in numbers.items() if not math.isfinite(v)]
@@ -201,7 +201,7 @@ def test_optics_limit_is_mccutchens(planted: Callable[..., Any]) -> None:
 # -------------------------------------------------------------------------------------------------- invariances
 
 
-def compared(report: RecoveryReport) -> dict[str, Any]:
+def compared(report: Diagnosis) -> dict[str, Any]:
     content = report.to_dict()
     return {key: content[key] for key in KEYS}
 
@@ -302,7 +302,7 @@ def test_in_axes_names_the_axes() -> None:
     assert in_axes("half of mode 2, mode-0 unfolding") == "half along x, z unfolding"
 
 
-def page_of(report: RecoveryReport, folder: Path) -> str:
+def page_of(report: Diagnosis, folder: Path) -> str:
     report.to_html(folder / "page.html")
     assert [p.name for p in folder.iterdir()] == ["page.html"]
     return (folder / "page.html").read_text()

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.diffusion_guidance import denoising
-from tensorcell.diffusion_guidance import recovery as diffusion
+from tensorcell.diffusion_guidance import fill_stack as diffusion
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
 from tensorcell.diffusion_guidance.priors import WEIGHTS, LateralPrior
 from tensorcell.recovery import Stage, share_left_open

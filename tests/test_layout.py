@@ -13,6 +13,7 @@ import tensorcell
 from tensorcell import solvers
 
 FILES = sorted(Path(solvers.__path__[0]).glob("*.py"))
+GUIDANCE = sorted((Path(tensorcell.__path__[0]) / "diffusion_guidance").glob("*.py"))
 
 ABSENT = ("numba", "llvmlite", "scipy", "tensorly", "h5py", "threadpoolctl")
 """Modules that would make the import of the solvers slow; the functions that need them import them."""
@@ -45,17 +46,13 @@ def test_import_is_light_and_under_one_name(module: str) -> None:
 
 
 def test_solvers_import_no_module_that_is_slow_to_load() -> None:
-    # The package above is replaced by an empty one, so that the solvers alone are judged.
     script = (
-        "import sys, types\n"
-        f"package = types.ModuleType('tensorcell'); package.__path__ = {[str(path) for path in tensorcell.__path__]}\n"
-        "sys.modules['tensorcell'] = package\n"
-        "import tensorcell.solvers\n"
-        f"print(sorted({{name.split('.')[0] for name in sys.modules}} & set({ABSENT})))"
+        f"import sys, tensorcell.solvers\nprint(sorted({{name.split('.')[0] for name in sys.modules}} & set({ABSENT})))"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False, timeout=120
-    )
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(tensorcell.__path__[0]).parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.strip() == "[]"
 
@@ -147,3 +144,40 @@ def test_solvers_export_what_they_define() -> None:
     for name in solvers.__all__:
         assert getattr(solvers, name).__module__.startswith("tensorcell.solvers.")
         assert getattr(solvers, name).__doc__
+
+
+@pytest.mark.parametrize("file", GUIDANCE, ids=lambda file: file.name)
+def test_diffusion_guidance_imports_nothing_of_ours_but_the_solvers(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = imported(tree)
+    for node in ast.walk(tree):  # `from tensorcell import name` names a module, too
+        if isinstance(node, ast.ImportFrom) and node.module == "tensorcell":
+            names |= {f"tensorcell.{alias.name}" for alias in node.names}
+    names.discard("tensorcell")
+    for name in names:
+        assert not name.startswith(".."), f"{file.name} imports {name}"
+        if name.split(".")[0] == "tensorcell":
+            assert name.split(".")[1] in ("solvers", "diffusion_guidance"), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["tensorcell.diffusion_guidance.options", "tensorcell.train_command"])
+def test_import_needs_no_torch(module: str) -> None:
+    script = f"import sys, {module}; print([name for name in ('torch', 'safetensors') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(tensorcell.__path__[0]).parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[]"
+
+
+def test_diffusion_guidance_exports_what_it_names() -> None:
+    pytest.importorskip("torch", reason="needs the extra 'diffusion'")
+    from tensorcell import diffusion_guidance
+
+    assert diffusion_guidance.__all__ == sorted(diffusion_guidance.__all__)
+    assert set(diffusion_guidance.__all__) <= set(dir(diffusion_guidance))
+    for name in diffusion_guidance.__all__:
+        assert getattr(diffusion_guidance, name).__module__.startswith("tensorcell.diffusion_guidance.")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = diffusion_guidance.nothing

@@ -9,19 +9,17 @@ import pytest
 from scipy import ndimage
 
 from tensorcell.solvers import LocalOptions, local_tucker
-from tensorcell.solvers.local import (
+from tensorcell.solvers.patch_groups import (
     Geometry,
     corners_along,
-    error_law,
-    filter_arrays,
-    filter_numba,
     filtered,
     fitted,
     haar_matrix,
-    sample_blocks,
-    simplex_weights,
+    sums_arrays,
+    sums_numba,
     window_of,
 )
+from tensorcell.solvers.stein import error_law, sample_blocks, simplex_weights
 
 
 def smooth(shape: tuple[int, ...], seed: int = 0, width: float = 2.0) -> np.ndarray:
@@ -44,7 +42,7 @@ def test_the_kernel_equals_its_array_twin(geometry: Geometry, second: bool) -> N
     data = smooth((9, 13, 11)) + 0.3 * np.random.default_rng(1).standard_normal((9, 13, 11)).astype(np.float32)
     pilot = smooth((9, 13, 11)) if second else None
     strength = 1.0 if second else 2.9
-    kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry) for way in (filter_numba, filter_arrays))
+    kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry) for way in (sums_numba, sums_arrays))
     for ours, twin in zip(kernel, arrays, strict=True):
         assert np.allclose(ours, twin, rtol=2e-4, atol=2e-4 * np.abs(twin).max())  # float32, other order of sums
 
@@ -105,7 +103,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
         results = []
         for threads in (1, before):
             numba.set_num_threads(threads)
-            results.append(filter_numba(data, data, None, 0.3, 2.9, geometry)[0])
+            results.append(sums_numba(data, data, None, 0.3, 2.9, geometry)[0])
     finally:
         numba.set_num_threads(before)
     assert np.array_equal(*results)
@@ -304,7 +302,7 @@ def test_bad_types_are_said() -> None:
         ({"patch": 0}, "expected patch as a whole number of at least 1"),
         ({"reach": (1, 2)}, "expected reach as a whole number of at least 0, or three"),
         ({"group": 12}, "expected a power of two as group, got 12"),
-        ({"step": 0}, "expected step and sweeps of at least 1"),
+        ({"step": 0}, "expected step as a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_options_are_said(options: dict, message: str) -> None:
