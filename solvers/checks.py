@@ -104,7 +104,7 @@ def whole_number(value: object, name: str, least: int) -> int:
 
 def one_or_three(value: object, name: str, least: int) -> int | tuple[int, int, int]:
     """A whole number, or three of them, as Python's own integers."""
-    several = isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    several = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1
     given: tuple[object, ...] = tuple(value) if several else (value,) * 3  # type: ignore[arg-type]
     try:
         z, y, x = (whole_number(number, name, least) for number in given)
