@@ -21,23 +21,28 @@ from tensorcell.volume import Volume
 Rank = tuple[int, int, int]
 
 
+def is_number(value: Any) -> bool:
+    """Whether this is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """A whole number of at least ``least``; 2.0 is one, True is none.
 
     >>> whole_number("repeats", np.int64(3)), whole_number("axial factor", 2.0)
     (3, 2)
     """
-    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    if not number or not float(value).is_integer() or value < least:
+    if not is_number(value) or not float(value).is_integer() or value < least:
         raise InputError(f"expected a whole number of at least {least} as {name}, got {value!r}")
     return int(value)
 
 
 def positive(name: str, value: Any) -> float:
     """A finite number above 0."""
-    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    if not number or not 0 < float(value) < math.inf:
-        raise InputError(f"expected a positive number as {name}, got {value!r}")
+    if not is_number(value) or not math.isfinite(value):
+        raise InputError(f"expected a finite number as {name}, got {value!r}")
+    if value <= 0:
+        raise InputError(f"expected {name} above 0, got {value!r}")
     return float(value)
 
 
@@ -59,8 +64,7 @@ def checked_noise(value: Any) -> float | None:
     """
     if isinstance(value, str) and value == "auto":
         return None
-    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    if not number or not 0 <= float(value) < math.inf:
+    if not is_number(value) or not 0 <= float(value) < math.inf:
         raise InputError(f"expected noise 'auto' or a standard deviation of at least 0, got {value!r}")
     return float(value)
 

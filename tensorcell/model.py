@@ -94,6 +94,11 @@ def model_of(
     return StackModel(law, found, fit, outliers, inlier)
 
 
+def noise_of_stack(values: Array, mask: Bools, seed: int = 0) -> NoiseModel:
+    """The noise of a stack that is not constant, as `recover` has it; arguments as for :func:`model_of`."""
+    return model_of(values, mask, Fitting(seed=seed)).noise
+
+
 def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult) -> NoiseModel:
     """The noise, lowered to what the model leaves over where that is less than half of it.
 

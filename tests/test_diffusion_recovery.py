@@ -20,7 +20,8 @@ from tensorcell.diffusion_guidance import denoising
 from tensorcell.diffusion_guidance import fill_stack as diffusion
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
 from tensorcell.diffusion_guidance.priors import WEIGHTS, LateralPrior
-from tensorcell.recovery import Stage, share_left_open
+from tensorcell.methods.protocol import Stage
+from tensorcell.recovered import share_left_open
 
 QUICK = {"method": "diffusion", "fit_steps": 3, "samples": 2, "steps": 2}
 TINY = SliceNetworkConfig(widths=(8,), blocks=1)

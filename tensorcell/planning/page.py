@@ -6,13 +6,11 @@ matplotlib and jinja2 are imported only when a page is made.
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tensorcell.files import check_writable, write_whole
+from tensorcell import pages
 from tensorcell.pages.pictures import TEXT, data_uri, png_bytes
-from tensorcell.planning import PlannedChoice, SamplingPlan, row
+from tensorcell.planning.result import PlannedChoice, SamplingPlan, row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,13 +31,6 @@ HEADINGS = (
 )
 
 
-def write_page(path: str | os.PathLike[str], plan: SamplingPlan) -> None:
-    """Write the page of a plan (see `SamplingPlan.to_html`)."""
-    target = Path(path)
-    check_writable(target, (".html",))
-    write_whole(target, page(plan).encode())
-
-
 def draw_choices(plan: SamplingPlan) -> Figure:
     """Predicted PSNR against the light dose, a line for each share of pixels and exposure."""
     from matplotlib.figure import Figure
@@ -50,30 +41,45 @@ def draw_choices(plan: SamplingPlan) -> Figure:
     for choice in plan.choices:
         groups.setdefault((choice.pixel_fraction, choice.exposure_factor), []).append(choice)
     for place, ((pixels, exposure), choices) in enumerate(groups.items()):
-        colour = COLOURS[place % len(COLOURS)]
-        name = (
-            f"{100 * pixels:.3g}% of the pixels, {100 * exposure:.3g}% of the exposure"
-            if len(groups) > 1
-            else "recover"
+        name = f"{100 * pixels:.3g}% of the pixels, {100 * exposure:.3g}% of the exposure"
+        _draw_line(
+            ax,
+            choices,
+            COLOURS[place % len(COLOURS)],
+            name if len(groups) > 1 else "recover",
+            "" if place else "linear along z",
         )
-        dose = [100 * (1 - choice.dose_saved) for choice in choices]
-        # Where the noise outweighs the error, only the lower end is known: an open triangle stands there.
-        known = [choice.psnr if math.isfinite(choice.psnr) else choice.psnr_interval[0] for choice in choices]
-        ax.plot(dose, known, color=colour, linewidth=1.5, label=name, zorder=2)
-        for choice, x, y in zip(choices, dose, known, strict=True):
-            low, high = choice.psnr_interval
-            bounded = not math.isfinite(high)
-            ax.plot([x, x], [low, y if bounded else high], color=colour, linewidth=3, alpha=0.35, zorder=1)
-            ax.plot(x, y, "^" if bounded else "o", color=colour, mfc="white" if bounded else colour, ms=7, zorder=3)
-            ax.annotate(f"1/{choice.axial_factor}", (x, y), (6, 6), textcoords="offset points", size=TEXT - 2)
-        linear = [choice.linear_psnr if math.isfinite(choice.linear_psnr) else math.nan for choice in choices]
-        ax.plot(dose, linear, "x", color=colour, alpha=0.8, ms=6, zorder=2, label="" if place else "linear along z")
     if plan.target.psnr is not None:
         ax.axhline(plan.target.psnr, color=DARK, linewidth=1, linestyle="--", label="wanted PSNR")
     if plan.best is not None:
-        ax.axvline(100 * (1 - plan.best.dose_saved), color=GREY, linewidth=1, zorder=0, label="advised")
+        ax.axvline(_dose(plan.best), color=GREY, linewidth=1, zorder=0, label="advised")
+    _finish_axes(ax, sorted({round(_dose(choice), 2) for choice in plan.choices}))
+    return figure
+
+
+def _dose(choice: PlannedChoice) -> float:
+    """Light dose in percent of the pilot's."""
+    return 100 * (1 - choice.dose_saved)
+
+
+def _draw_line(ax: Any, choices: list[PlannedChoice], colour: str, name: str, linear_name: str) -> None:
+    """Choices of one share of pixels and exposure: points with their intervals, and crosses of linear interpolation."""
+    dose = [_dose(choice) for choice in choices]
+    # Where the noise outweighs the error, only the lower end is known: an open triangle stands there.
+    known = [choice.psnr if math.isfinite(choice.psnr) else choice.psnr_interval[0] for choice in choices]
+    ax.plot(dose, known, color=colour, linewidth=1.5, label=name, zorder=2)
+    for choice, x, y in zip(choices, dose, known, strict=True):
+        low, high = choice.psnr_interval
+        bounded = not math.isfinite(high)
+        ax.plot([x, x], [low, y if bounded else high], color=colour, linewidth=3, alpha=0.35, zorder=1)
+        ax.plot(x, y, "^" if bounded else "o", color=colour, mfc="white" if bounded else colour, ms=7, zorder=3)
+        ax.annotate(f"1/{choice.axial_factor}", (x, y), (6, 6), textcoords="offset points", size=TEXT - 2)
+    linear = [choice.linear_psnr if math.isfinite(choice.linear_psnr) else math.nan for choice in choices]
+    ax.plot(dose, linear, "x", color=colour, alpha=0.8, ms=6, zorder=2, label=linear_name)
+
+
+def _finish_axes(ax: Any, doses: list[float]) -> None:
     ax.set_xscale("log")
-    doses = sorted({round(100 * (1 - choice.dose_saved), 2) for choice in plan.choices})
     shown = [dose for place, dose in enumerate(doses) if place == 0 or dose > 1.25 * doses[place - 1]]
     ax.set_xticks(shown, [f"{dose:.3g} %" for dose in shown])
     ax.minorticks_off()
@@ -83,7 +89,6 @@ def draw_choices(plan: SamplingPlan) -> Figure:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#dfe3e7", linewidth=0.8)
     ax.legend(fontsize=TEXT - 2, frameon=False, loc="best")
-    return figure
 
 
 PAGE = """<!doctype html>
@@ -105,7 +110,7 @@ td, th { font-size: .95rem; white-space: nowrap }
 {% for cell in cells %}<td>{{ cell }}</td>{% endfor %}<td>{{ mark }}</td></tr>{% endfor %}
 </table></div>
 {% for remark in remarks %}<p>+ {{ remark }}</p>{% endfor %}
-<h2>What was seen</h2>
+<h2>What is known of the pilot</h2>
 <ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
 <h2>What this rests on</h2>
 <ul>{% for line in assumptions %}<li>{{ line }}</li>{% endfor %}</ul>
@@ -120,8 +125,9 @@ the recovery adds nothing to it. A choice is advised only if the worse end of it
 """
 
 
-def page(plan: SamplingPlan) -> str:
-    """One self-contained HTML page."""
+@pages.page.register
+def plan_page(plan: SamplingPlan) -> str:
+    """One self-contained HTML page of a plan."""
     import jinja2
 
     facts = (
@@ -137,7 +143,7 @@ def page(plan: SamplingPlan) -> str:
             picture=data_uri(png_bytes(lambda: draw_choices(plan))),
             headings=HEADINGS,
             rows=[(row(choice), "+" if choice.note else "", choice == plan.best) for choice in plan.choices],
-            remarks=sorted({choice.note for choice in plan.choices if choice.note}),
+            remarks=plan.remarks,
             notes=(facts, *plan.notes),
             assumptions=plan.assumptions,
         )
