@@ -41,9 +41,9 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
     flat_step = max(1, chunk_elements(xp) * shape[0] // math.prod(shape))
     for first in range(0, shape[0], flat_step):
         part = slice(first, min(shape[0], first + flat_step))
-        seen = mask[part, ...]
-        observed += count(seen)
-        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~seen)):
+        here = mask[part, ...]
+        observed += count(here)
+        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~here)):
             raise ValueError("expected finite values at observed entries, got NaN or infinity")
     if observed == 0:
         raise ValueError("expected at least one observed entry, got a mask without any True")
@@ -104,7 +104,7 @@ def whole_number(value: object, name: str, least: int) -> int:
 
 def one_or_three(value: object, name: str, least: int) -> int | tuple[int, int, int]:
     """A whole number, or three of them, as Python's own integers."""
-    several = isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    several = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1
     given: tuple[object, ...] = tuple(value) if several else (value,) * 3  # type: ignore[arg-type]
     try:
         z, y, x = (whole_number(number, name, least) for number in given)

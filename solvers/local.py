@@ -48,11 +48,11 @@ from typing import NamedTuple
 from .arrays import Array, namespace_of, scalar
 from .checks import one_or_three, power_of_two, whole_number
 from .iteration import Measures, iterate
-from .kernels_numba import one_blas_thread
 from .local_problem import Completion, checked, completion, neighbour_mean
 from .patch_denoising import STRONG, denoised
 from .patch_groups import HARD, filtered, three
 from .results import IterationRecord, Status
+from .threads import one_blas_thread
 
 OUTLIER = 4.5
 """Outlier threshold in standard deviations of the noise: Gaussian noise exceeds it once in 150 000 voxels."""

@@ -23,8 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, is_numpy, namespace_of, to_host
-from .kernels_local import filter_groups
-from .kernels_numba import share_out
+from .threads import share_out
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -139,6 +138,8 @@ def sums_numba(
     The result does not depend on the number of threads. Corners are cut into chunks along one axis. Patches of a chunk
     do not reach beyond the next one, so that first the even chunks and then the odd ones are added up side by side.
     """
+    from .kernels_local import filter_groups
+
     patch, reach, group, step = geometry
     places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
     extents = [2 * r + p for r, p in zip(reach, patch, strict=True)]

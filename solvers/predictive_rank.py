@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .outliers import find_outliers
-from .ranks import Rank, RankEstimate, affordable, estimate_rank
+from .rank_limits import Rank, affordable
+from .ranks import RankEstimate, estimate_rank
 from .residual_kriging import estimate_with_neighbours
 from .results import CompletionResult
 from .slabs import central_block

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any, NamedTuple
-
-from tensorly.tucker_tensor import TuckerTensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arrays import Array, clip, namespace_of, scatter
 from .tensors import tucker_to_dense
+
+if TYPE_CHECKING:
+    from tensorly.tucker_tensor import TuckerTensor
 
 
 class Status(Enum):
@@ -122,5 +123,7 @@ class CompletionResult:
 
 def tucker_tensor(core: Array, factors: Any, dtype: Any) -> TuckerTensor:
     """TensorLy's Tucker tensor in the wanted dtype."""
+    from tensorly.tucker_tensor import TuckerTensor
+
     xp = namespace_of(core)
     return TuckerTensor((xp.astype(core, dtype), [xp.astype(factor, dtype) for factor in factors]))

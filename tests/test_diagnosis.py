@@ -17,7 +17,7 @@ import pytest
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.diagnosis import VERDICTS, Diagnosis, diagnose, in_axes
-from tensorcell.solvers.ranks import degrees_of_freedom
+from tensorcell.solvers.rank_limits import degrees_of_freedom
 
 KEYS = (
     "shape",

@@ -56,7 +56,7 @@ def test_the_bound_scales_the_law_and_counts_the_degrees_of_freedom() -> None:
     bounded = bounded_by_fit(NoiseModel(gain=0.5, offset=2.0, sigma=1.5, floor=1.0), noisy, whole, fit)
     ratio = bounded.gain / 0.5
     assert (bounded.offset, bounded.floor, bounded.sigma**2) == pytest.approx((2 * ratio, ratio, 1.5**2 * ratio))
-    # A model of rank 12 takes 9 % of the freedom, 4 % of the deviation; as it takes the directions that hold most of the
+    # A model of rank 12 takes 9 % of the freedom, 4 % of the deviation; as it takes the directions that hold most
     # noise, another 4 % go with them. Without counting, 8 % would lack.
     white = bounded_by_fit(NoiseModel.white(1.0), noisy, whole, fit)
     assert white.sigma == pytest.approx(0.1, rel=0.05)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tensorcell.datasets import planted_tucker
 from tensorcell.solvers import block_ranks, complete_tucker, estimate_rank, hosvd, ranks
 from tensorcell.solvers.problem import Problem
-from tensorcell.solvers.ranks import affordable, degrees_of_freedom
+from tensorcell.solvers.rank_limits import affordable, degrees_of_freedom
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tensorcell.solvers import (
     degrees_of_freedom,
     estimate_noise,
 )
-from tensorcell.solvers.ranks import affordable
+from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.slabs import model_planes, slabs
 from tensorcell.stack import GivenStack, measured_stack
 

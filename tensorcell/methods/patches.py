@@ -9,15 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.fitting import Callback
-from tensorcell.solvers import (
-    IterationRecord,
-    LocalOptions,
-    LocalResult,
-    NoiseModel,
-    generalised_anscombe,
-    inverse_anscombe,
-    local_tucker,
-)
+from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
+from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -111,14 +104,10 @@ def denoise_by_patches(
     correct : callable, optional
         Improves on the result while the noise is stabilised.
     """
-    level = noise.sigma if noise.gain == 0 else 1.0
-    values = whole if noise.gain == 0 else generalised_anscombe(whole, noise)
+    values, level = stabilised(whole, noise)
 
     def restore(y: Array) -> LocalResult:
         return local_tucker(y, None, noise=level, options=options, seed=seed)
-
-    def back(values: Array) -> Array:
-        return np.asarray(values if noise.gain == 0 else inverse_anscombe(values, noise))
 
     found = restore(values)
     value, error = found.value, np.asarray(found.error)
@@ -126,8 +115,7 @@ def denoise_by_patches(
     notes: tuple[str, ...] = ()
     if correct is not None:
         value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
-    if noise.gain != 0:
-        error = (back(value + error) - back(value - error)) / 2
+    error = destabilised_error(value, error, noise)
     if samples is not None:
-        samples = np.stack([back(one) for one in samples])
-    return Denoised(back(value).astype(whole.dtype), error, found.weights, notes, samples)
+        samples = np.stack([destabilised(one, noise) for one in samples])
+    return Denoised(destabilised(value, noise).astype(whole.dtype), error, found.weights, notes, samples)

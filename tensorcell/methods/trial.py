@@ -18,7 +18,7 @@ from tensorcell.methods.protocol import Problem
 from tensorcell.solvers import LocalOptions, NoiseModel
 from tensorcell.solvers.outliers import find_outliers
 from tensorcell.solvers.predictive_rank import has_empty_lines
-from tensorcell.solvers.ranks import affordable
+from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.residual_kriging import estimate_with_neighbours
 from tensorcell.solvers.slabs import central_block
 from tensorcell.solvers.spread import conformal_width, robust_sigma
