@@ -179,24 +179,31 @@ def _blas_libraries() -> ThreadpoolController:
 
 
 class _BlasLimit:
-    """One BLAS thread while at least one solve runs: the first one in sets it, the last one out restores it."""
+    """One BLAS thread while at least one solve runs: the first one in sets it, the last one out restores it.
+
+    OpenBLAS ignores a thread that changes the number while another one that has changed it is alive. The first one in
+    and the last one out may be two threads, so both changes are made by a third.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
         self.limit: Any = None
+        self.setter: Any = None
 
     def enter(self) -> None:
         with self.lock:
             self.users += 1
             if self.users == 1:
-                self.limit = _blas_libraries().limit(limits=1, user_api="blas")
+                self.setter = ThreadPoolExecutor(1, thread_name_prefix="tensorcell-blas")
+                self.limit = self.setter.submit(_blas_libraries().limit, limits=1, user_api="blas").result()
 
     def leave(self) -> None:
         with self.lock:
             self.users -= 1
             if self.users == 0:
-                self.limit.restore_original_limits()
+                self.setter.submit(self.limit.restore_original_limits).result()
+                self.setter.shutdown()
 
 
 _blas = _BlasLimit()

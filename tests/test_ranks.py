@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,36 @@ def test_what_stands_clear_of_the_noise_is_among_the_ranks_tried() -> None:
     fit = fit._replace(edges=tuple(float(values[3]) / 1.2 for values in fit.spectra))
     found = replace(estimate_rank(planted.data, planted.mask, method="residual"), rank=(6, 6, 6))
     assert ranks.arbitrate(problem, found, fit, seed=0).rank == (3, 3, 3)
+
+
+@pytest.mark.parametrize(("worse", "chosen"), [(0.9, (3, 3, 3)), (1.1, (4, 4, 4))])
+def test_the_smallest_rank_within_one_standard_error_of_the_best_is_taken(
+    monkeypatch: pytest.MonkeyPatch, worse: float, chosen: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((20, 21, 22))
+    best, drawn = rng.uniform(1.0, 2.0, data.shape), rng.standard_normal(data.shape)
+    left_out = np.zeros(data.shape, bool)
+
+    def fit(data: Any, mask: Any, rank: Any, **options: Any) -> Any:
+        left_out[...] = ~mask
+        return SimpleNamespace(tucker=hosvd(data, rank))
+
+    def residuals(data: Any, core: Any, factors: Any) -> Any:
+        # Squared errors of rank 3 are above those of rank 4 by so many standard errors; others are far above.
+        change = (drawn - drawn[left_out].mean()) / drawn[left_out].std() + worse / math.sqrt(left_out.sum())
+        yield slice(0, len(data)), np.sqrt(best + {4: 0.0, 3: 0.1 * change, 2: 1.0, 1: 2.0}[core.shape[0]])
+
+    monkeypatch.setattr(ranks, "complete_tucker", fit)
+    monkeypatch.setattr(ranks, "residuals", residuals)
+    problem = Problem(data, np.ones(data.shape, bool))
+    found = ranks.RankEstimate(rank=(4, 4, 4), spectra=(), thresholds=(), noise=1.0, reason="found")
+    largest = ranks.Fit(hosvd(data, (4, 4, 4)), 1.0, [np.ones(4)] * 3, (0.5,) * 3)
+    estimate = ranks.arbitrate(problem, found, largest, seed=0)
+    assert estimate.rank == chosen
+    assert estimate.reason == (
+        "found" if chosen == (4, 4, 4) else "predicts left-out entries as well as rank (4, 4, 4), the best of 4"
+    )
 
 
 def test_bright_structures_on_zeros_are_not_taken_for_outliers() -> None:
