@@ -18,6 +18,7 @@ from tensorcell.datasets import planted_tucker
 from tensorcell.solvers import block_ranks, complete_tucker, estimate_rank, hosvd, ranks
 from tensorcell.solvers.problem import Problem
 from tensorcell.solvers.ranks import affordable, degrees_of_freedom
+from tensorcell.solvers.subspaces import subgrid
 
 
 @pytest.mark.parametrize(
@@ -267,6 +268,27 @@ def test_estimate_rank_never_asks_for_more_than_the_entries_can_pay() -> None:
     for method in ("threshold", "residual", "auto"):
         found = estimate_rank(planted.data, planted.mask, method=method)
         assert degrees_of_freedom(found.rank, planted.data.shape) <= planted.mask.sum() / 2
+
+
+def test_estimate_rank_of_zeros_is_one_and_says_so() -> None:
+    found = estimate_rank(np.zeros((5, 6, 7)))
+    assert (found.rank, found.noise, found.reason) == ((1, 1, 1), 0.0, "all zero")
+
+
+def test_too_few_left_out_entries_decide_nothing() -> None:
+    planted = planted_tucker((7, 7, 7), (2, 2, 2), seed=0)  # a tenth of 343 entries is less than fifty
+    assert estimate_rank(planted.truth) == estimate_rank(planted.truth, method="residual")
+
+
+def test_data_of_which_a_subgrid_shows_nothing_are_not_clipped() -> None:
+    mask = np.zeros((70, 71, 72), bool)  # more than 2^18 entries
+    missed = [
+        sorted(set(range(size)) - set(kept.tolist()))
+        for size, kept in zip(mask.shape, subgrid(mask.shape, 1 << 18, 0), strict=True)
+    ]
+    mask[tuple(some[0] if some else 0 for some in missed)] = True
+    assert any(missed)
+    assert not ranks.has_outliers(np.ones(mask.shape), mask)
 
 
 def test_estimate_rank_limits() -> None:
