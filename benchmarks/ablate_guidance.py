@@ -40,7 +40,9 @@ def table(file: str, chosen: Any) -> str:
     from tensorcell.diffusion_guidance.plane_samples import calibrated, sample_planes
     from tensorcell.diffusion_guidance.planes import fill_with_prior
     from tensorcell.diffusion_guidance.priors import LateralPrior
-    from tensorcell.diffusion_guidance.training import fit_lateral_prior, matched_stretch, regress_planes
+    from tensorcell.diffusion_guidance.regression import regress_planes
+    from tensorcell.diffusion_guidance.slices import matched_stretch
+    from tensorcell.diffusion_guidance.training import fit_lateral_prior
     from tensorcell.evaluation import references
     from tensorcell.solvers.interplane import fill_planes
 

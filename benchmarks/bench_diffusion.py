@@ -69,7 +69,7 @@ def volume(shape: tuple[int, ...]) -> Any:
 @lru_cache(maxsize=1)
 def network() -> Callable[..., Any]:
     """The lateral network over both axial orientations of a volume."""
-    from tensorcell.diffusion_guidance.guidance import perpendicular
+    from tensorcell.diffusion_guidance.denoisers import perpendicular
     from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
     from tensorcell.diffusion_guidance.priors import LateralPrior
 
@@ -100,10 +100,12 @@ def run(
     """Sample by "ddim" down these levels; projections follow the network, at the noise of its estimate."""
     import torch
 
-    from tensorcell.diffusion_guidance.guidance import AxialSmoothness, GaussianConsistency
+    from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
     from tensorcell.diffusion_guidance.operators import Planes
-    from tensorcell.diffusion_guidance.samplers import sample, spread
+    from tensorcell.diffusion_guidance.samplers import sample
     from tensorcell.diffusion_guidance.solver_terms import LocalTuckerProjection, TuckerProjection
+    from tensorcell.diffusion_guidance.steps import spread
+    from tensorcell.diffusion_guidance.terms import AxialSmoothness
 
     parts = GUIDANCE[guidance]
     operator = Planes(FACTOR, planes=shape[0])

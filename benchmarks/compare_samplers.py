@@ -54,12 +54,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import machine, timed, version
+from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
 from tensorcell.diffusion_guidance.gaussian import GaussianPrior
-from tensorcell.diffusion_guidance.guidance import GaussianConsistency
+from tensorcell.diffusion_guidance.methods import Options
 from tensorcell.diffusion_guidance.operators import Mask
 from tensorcell.diffusion_guidance.paths import edm
 from tensorcell.diffusion_guidance.priors import LateralPrior
-from tensorcell.diffusion_guidance.samplers import Options, dps_step, sample
+from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.steps import dps_step
 
 FACTOR = 4
 """Every so many rows of a slice are seen."""

@@ -3,7 +3,7 @@
     python benchmarks/rank_grid.py [--seeds 2] [--largest 100x200x200] [--json FILE]
 
 One row a shape and rank, columns for the number of samples: multiples of the empirical threshold
-(:func:`tensorcell.solvers.transitions.empirical_threshold`), then shares of all voxels. A cell counts the exact
+(:func:`tensorcell.solvers.empirical_threshold`), then shares of all voxels. A cell counts the exact
 answers over outliers (none, 5 %) x noise (20 dB, 10 dB) x seeds; ``|`` stands between the cells below and those above
 twice the threshold. Outliers are 3-9 standard deviations of the tensor, of either sign.
 """
@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.problems import planted_tucker
 from tensorcell.solvers.ranks import estimate_rank
-from tensorcell.solvers.transitions import empirical_threshold
+from tensorcell.solvers.thresholds import empirical_threshold
 
 SHAPES = ((50, 50, 50), (100, 100, 100), (60, 100, 140), (100, 200, 200))
 RANKS = ((3, 3, 3), (5, 5, 5), (3, 5, 8), (10, 10, 10), (6, 10, 15), (8, 15, 20), (20, 20, 20))

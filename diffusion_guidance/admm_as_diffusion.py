@@ -1,8 +1,8 @@
 """RCT's reading of its ADMM as a reverse diffusion, executable: what is exact, and what is an analogy.
 
 "Recover Cell Tensor" (RCT, Section 3.2) calls the iterates of its solver the states of a deterministic conditional
-diffusion. This page writes both sides down, densely and on their own, so that the claim can be checked number by
-number against :func:`tensorcell.solvers.robust_tucker_admm`.
+diffusion. This module writes both sides down as dense tensors, so that the claim can be checked number by number
+against :func:`tensorcell.solvers.robust_tucker_admm`.
 
 **Exact.** Take the deterministic sampler (DDIM, ``eta = 0``)
 
@@ -23,9 +23,9 @@ Then the states of the sampler are the iterates of ``robust_tucker_admm``, one b
 With ``acceleration`` the denoiser is evaluated at a point extrapolated from two states; the iterates are the same
 again, but the extrapolated model is decomposed anew, so that columns of factors agree up to their sign.
 
-**What this says, and what not.** It is an identity of iterations, not of models:
+**What this means.** It is an identity of iterations, not of models:
 
-- ``eps_hat`` is multiplied by ``sqrt(1 - abar_next) = 0``: ``abar`` cancels and no noise schedule is in it. Any
+- ``eps_hat`` is multiplied by ``sqrt(1 - abar_next) = 0``: ``abar`` cancels, and the noise schedule has no effect. Any
   fixed-point iteration ``x <- F(x)`` is such a sampler with ``F`` as denoiser.
 - The denoiser remembers the dual and the threshold. (Core and factors are only coordinates: the subspaces are those of
   ``x``.) With ``fidelity="huber"``, a fixed threshold and no constraint it is a function of ``x`` and the data alone.
@@ -55,6 +55,7 @@ import torch
 from torch import Tensor
 
 from tensorcell.solvers import AdmmOptions
+from tensorcell.solvers.spread import MEDIAN_DEVIATION, UPPER_QUARTILE
 
 # Diffusion -----------------------------------------------------------------------------------------------------------
 
@@ -137,7 +138,7 @@ def polar(matrix: Tensor) -> Tensor:
 
 
 class DiffusionState(NamedTuple):
-    """The state ``x``, and what the denoiser remembers. All tensors float64.
+    """The state ``x``, and the variables that the denoiser remembers. All tensors are float64.
 
     Attributes
     ----------
@@ -152,7 +153,7 @@ class DiffusionState(NamedTuple):
     earlier : tensor
         ``x`` of the step before.
     momentum, change : float
-        Nesterov's ``t``, and how far the last step went.
+        Nesterov's ``t``, and the length of the last step.
     """
 
     x: Tensor
@@ -168,7 +169,7 @@ class DiffusionState(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """What :func:`corrected_observation` returns, tensors like the data."""
+    """The result of :func:`corrected_observation`, tensors like the data."""
 
     target: Tensor
     """``T``, the observation freed from outliers and dual; completed where nothing was observed."""
@@ -178,7 +179,7 @@ class Corrected(NamedTuple):
 
 
 def initial_state(core: Tensor, factors: Sequence[Tensor], threshold: float) -> DiffusionState:
-    """The state to start from: a Tucker model, dual zero."""
+    """The state to start from: a Tucker model, and a dual of zero."""
     core = core.double()
     factors = tuple(factor.double() for factor in factors)
     x = multiplied(core, factors)
@@ -237,7 +238,7 @@ def extrapolated(state: DiffusionState) -> tuple[Tensor, tuple[Tensor, ...], flo
 def adapted(
     state: DiffusionState, data: Tensor, mask: Tensor, primal: float, relative: float, options: AdmmOptions
 ) -> DiffusionState:
-    """The threshold every ten of the first hundred steps, and the dual that is scaled with it.
+    """Adapt the threshold, and the dual that is scaled with it, every ten of the first hundred steps.
 
     The scale of the residual is taken over all observed entries; the solver takes a subgrid of large tensors.
     """
@@ -248,8 +249,8 @@ def adapted(
         if options.threshold is not None:
             return state
         off = (data - state.x)[mask].abs().sort().values
-        count = len(off)
-        scale = 2.5 * max(float(off[count // 2]) / 0.6745, float(off[3 * count // 4]) / 1.1503)
+        middle, upper = float(off[len(off) // 2]), float(off[3 * len(off) // 4])
+        scale = 2.5 * max(middle / MEDIAN_DEVIATION, upper / UPPER_QUARTILE)
         return state._replace(threshold=min(tau, max(scale, tau / 2)))
     factor = 0.5 if primal > 10 * relative else 2.0 if relative > 10 * primal else 1.0
     new = min(8 * state.start, max(state.start / 8, factor * tau))
@@ -270,13 +271,13 @@ def admm_as_diffusion(
     Parameters
     ----------
     data : tensor ``(I_1, ..., I_k)``
-        Float64; anything where the mask is False.
+        Float64; where the mask is False it may hold anything.
     mask : bool tensor of the same shape
         True = observed.
     state : DiffusionState
         See :func:`initial_state`.
     options : AdmmOptions, optional
-        Those of the solver; ``tolerance`` and ``max_iterations`` are the caller's business here.
+        Options of the solver. ``tolerance`` and ``max_iterations`` are not used: the caller decides when to stop.
     nonnegative : bool
         As in the solver.
     abar : float

@@ -1,24 +1,25 @@
-"""A denoised volume corrected by a prior that is fitted to nothing else, as far as Stein's estimate bears it out.
+"""A denoised volume corrected by a prior that is fitted to this volume alone, as far as Stein's estimate supports it.
 
-The data are ``y = v + sigma n``; ``f = R(y)`` is what a denoiser `R` makes of them. What it misses can be learnt where
-the truth is known: take ``f`` for a truth, add noise, and denoise again,
+The data are ``y = v + sigma n``, and ``f = R(y)`` is the result of a denoiser `R`. The error of `R` can be learnt where
+the truth is known: ``f`` is taken for the truth, noise is added, and the sum is denoised again,
 
     y' = f + sigma n',    f' = R(y'),    train  D(f', (y' - f') / sigma) -> f
 
-on xy, xz and yz slices: the bootstrap. Then ``n = D(f, (y - f) / sigma)``, averaged over the three orientations, is a
-guess at `v`, and ``d = n - f`` the correction it proposes. ``f`` is smoother than `v`, so that the corrections learnt
-are rather too weak. How much of it to take is not left to the bootstrap but read off the data: by Stein's lemma
+on xy, xz and yz slices: the bootstrap. Then ``n = D(f, (y - f) / sigma)``, averaged over the three orientations, is an
+estimate of `v`, and ``d = n - f`` is the correction that it proposes. ``f`` is smoother than `v`, so that the network
+learns corrections that are rather too weak. The share of the correction that is taken does not come from the bootstrap
+but from the data: by Stein's lemma
 
     E <d(y), v - f(y)> = E [<d(y), y - f(y)> - sigma^2 div d(y)],
 
 so that the slope of the true on the proposed correction is known without the truth. The divergence comes from one more
-run of `R` on ``y + h b`` with random signs `b` (`d` depends on `y` through `f`, too), the slope's error from a
-jackknife over blocks, and the weight is the lower end of its confidence interval. What this neglects: the network was
-fitted to ``f``, hence to `y`, and counts as fixed. What it can learn by heart is ``f``, which draws `d` to zero
-and not to the noise.
+run of `R` on ``y + h b`` with random signs `b` (`d` depends on `y` through `f`, too), and the error of the slope from a
+jackknife over blocks. The weight is the lower end of the confidence interval of the slope. This neglects that the
+network was fitted to ``f``, hence to `y`: it counts as fixed. A network that overfits learns ``f`` by heart, and that
+draws `d` to zero and not to the noise.
 
-The same network at finite levels, ``D(x, level, f, (y - f) / sigma)``, is the score of `v` given what is known, from
-which :func:`posterior_samples` draws.
+The same network at finite levels, ``D(x, level, f, (y - f) / sigma)``, gives the score of `v` given the base and its
+residual. :func:`posterior_samples` draws from it.
 
 References
 ----------
@@ -39,39 +40,47 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tensorcell.diffusion_guidance.batches import Batch
+from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, broad
 from tensorcell.diffusion_guidance.priors import LateralPrior
-from tensorcell.diffusion_guidance.samplers import Method, sample
-from tensorcell.diffusion_guidance.training import Batch, Progress, TrainingState, run_training
+from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.training_loop import Progress, TrainingState, run_training
 from tensorcell.solvers.interplane import judged_slope
+from tensorcell.solvers.stein import divergence_terms, random_direction, squared_error_terms
 
 Volume = npt.NDArray[np.float32]
 Restore = Callable[[Volume], npt.ArrayLike]
 
 NETWORK = SliceNetworkConfig(widths=(32, 48), blocks=1)
+"""The network that is fitted."""
+
 BATCH, SIDE = 12, 64
+"""Number of pieces of slices in a step, and their sides in pixels."""
+
 PAIRS = 2
-"""Volumes simulated and denoised again."""
+"""Number of volumes that are simulated and denoised again."""
 
 FINITE = 0.25
-"""Share of samples at finite levels."""
+"""Share of the pieces that are shown at finite levels."""
 
 LOG_SPREAD = 1.2
-"""Deviation of the logarithm of finite levels about the error of the base."""
+"""Standard deviation of the logarithm of finite levels about the error of the base."""
 
 PERTURBATION = 0.03
-"""Step, in noise levels, of the divergence's finite difference. It adds ``h^2 sigma^2`` to the noise that `restore` was
-told of: at 0.1, one per cent, a restorer that weighs the data by what the residual leaves over (local_tucker does)
-takes it for structure of that size, and lets more noise through than it did before."""
+"""Step of the divergence's finite difference, in standard deviations of the noise. It adds ``h^2 sigma^2`` to the
+variance for which `restore` was made. At 0.1, one per cent, a denoiser that weighs the data by the variance of its
+residual (as local_tucker does) takes this for structure of that size, and lets more noise through than it did before.
+"""
 
 BLOCK = 16
-"""Sides of the blocks that the jackknife leaves out: several times what a correction extends over."""
-
+"""Sides of the blocks that the jackknife leaves out, in voxels: several times as long as a correction extends."""
 
 HIGHEST, LOWEST = 8.0, 0.05
-"""First and last level of sampling, in errors of the base."""
+"""First and last level of sampling, as multiples of the error of the base."""
 
 CONDITION = "base and its residual in noise levels"
+"""The entry ``condition`` in the report of a prior for noise, by which such a prior is recognised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +92,17 @@ class PriorDenoised:
     volume : float32 array (Z, Y, X)
         ``f + w (n - f)``, in the unit of the data.
     weight : float
-        ``w``: share of the prior's correction taken; 0: the base alone, bit for bit.
+        ``w``, the share of the prior's correction that is taken; with 0 the volume is the base, bit for bit.
     slope, slope_error : float
         Slope of the true on the proposed correction by Stein's lemma, and its jackknife error.
     predicted : float
-        Root mean square error of ``volume`` by Stein's estimate; where that of the base was given, the mean of this and
-        of what the base's is less what the slope says the correction saves (no less than half; mean of the squares).
+        Root mean square error of ``volume`` by Stein's estimate. Where the error of the base was given, a second
+        estimate is the square of that error less the reduction that the slope predicts (at least half of the square),
+        and the mean of both squares is taken.
     sentence : str
         All this in words.
     prior : LateralPrior
-        Its condition is ``f`` in prior units, and ``(y - f) / sigma``.
+        The prior. Its condition is ``f`` in prior units, and ``(y - f) / sigma``.
     base, regression : float32 arrays (Z, Y, X)
         ``f`` and ``n``.
     """
@@ -118,8 +128,8 @@ class PosteriorSamples:
     spread : float32 array (Z, Y, X)
         Their standard deviation.
     factor : float
-        By which the network's own deviations were multiplied, so that their mean square is Stein's estimate of the
-        squared error.
+        The factor by which the network's own deviations were multiplied, so that their mean square is Stein's estimate
+        of the squared error.
     """
 
     samples: Volume
@@ -142,7 +152,7 @@ def denoise_with_prior(
     progress: Progress | None = None,
     config: SliceNetworkConfig | None = None,
 ) -> PriorDenoised:
-    """Denoise a volume, learn from simulations what the denoiser misses, and add it as far as the data bear it out.
+    """Denoise a volume, learn the denoiser's error from simulations, and correct it as far as the data support that.
 
     Parameters
     ----------
@@ -155,19 +165,19 @@ def denoise_with_prior(
     base : array (Z, Y, X), optional
         ``restore(noisy)`` where that is known already.
     base_error : float, optional
-        Its root mean square error, if the denoiser says.
+        Root mean square error of the base, where the denoiser states it.
     measured : bool array (Z, Y, X), optional
-        True = measured. Elsewhere `noisy` holds estimates, which count in no sum. A few per cent at most: what they
-        owe to the noise around them is neglected.
+        True = measured. Elsewhere `noisy` holds estimates, which count in no sum. They should be a few per cent of the
+        voxels at most, because their dependence on the noise around them is neglected.
     prior : LateralPrior, optional
-        From an earlier call; None: one is fitted, at the cost of two more runs of `restore`.
+        A prior of an earlier call; None: one is fitted, at the cost of two more runs of `restore`.
     seconds, steps
         Budget of the fit: the first to be reached ends it. With neither, 1500 steps. Only `steps` is reproducible.
     seed : int
     progress : callable, optional
         ``progress(step, steps, loss, loss on other pieces)``; True stops the fit.
     config : SliceNetworkConfig, optional
-        Of the network to be fitted.
+        Shape of the network that is fitted.
 
     Returns
     -------
@@ -205,30 +215,29 @@ def denoise_with_prior(
         prior = replace(prior, location=float(f.mean()), scale=float(f.std()) or 1.0)
     n = _regressed(prior, f, y, sigma)
 
-    signs = np.random.default_rng([seed, 6]).choice(np.array([-1, 1], np.float32), y.shape)
-    if measured is not None:
-        signs *= measured
-    moved = np.asarray(y + PERTURBATION * sigma * signs, np.float32)
+    counted = np.ones(y.shape, bool) if measured is None else measured
+    step = PERTURBATION * sigma
+    signs = random_direction(np.random.default_rng([seed, 6]), counted, "signs")
+    moved = np.asarray(y + step * signs, np.float32)
     f_moved = _restored(restore, moved)
     change, change_moved = n - f, _regressed(prior, f_moved, moved, sigma) - f_moved
-    rate = sigma / PERTURBATION  # sigma^2 div = rate * sum of signs * difference
 
-    counted = np.ones(y.shape, bool) if measured is None else measured
-    products = _block_sums(counted * change * (y - f) - signs * (change_moved - change) * rate)
+    products = _block_sums(counted * change * (y - f) - sigma**2 * divergence_terms(signs, change, change_moved, step))
     squares = _block_sums(counted * change * change)
-    slope, error, weight = _believed(products, squares)
+    slope, error, weight = _supported(products, squares)
     volume = f + np.float32(weight) * change if weight > 0 else f
     volume_moved = f_moved + np.float32(weight) * change_moved
-    stein = np.square(y - volume, dtype=np.float64) + 2 * signs * (volume_moved - volume) * rate
-    predicted = math.sqrt(max(float(stein[counted].mean()) - sigma**2, 0.0))
-    if base_error is not None:  # two estimates that err in different ways: their mean
+    divergence = divergence_terms(signs, volume, volume_moved, step)[counted]
+    squared_errors = squared_error_terms((volume - y)[counted].astype(np.float64), divergence, sigma)
+    predicted = math.sqrt(max(float(squared_errors.mean()), 0.0))
+    if base_error is not None:  # the mean of two estimates of the error that are wrong in different ways
         saved = weight * (2 * min(max(slope, weight), 1.0) - weight) if weight > 0 else 0.0
         size = float(np.mean(np.square(change, dtype=np.float64)))
         own = max(base_error**2 - saved * size, base_error**2 / 2)
         predicted = math.sqrt((predicted**2 + own) / 2)
     sentence = (
-        f"{weight:.0%} of the prior's correction to the base: by Stein's estimate the slope of the true on the "
-        f"proposed correction is {slope:.2f} +- {error:.2f}"
+        f"{weight:.0%} of the prior's correction to the base was taken: by Stein's estimate the slope of the true on "
+        f"the proposed correction is {slope:.2f} +- {error:.2f}"
     )
     return PriorDenoised(volume, weight, slope, error, predicted, sentence, prior, f, n)
 
@@ -244,17 +253,18 @@ def posterior_samples(
     seed: int = 0,
     progress: Callable[[int, int], bool | None] | None = None,
 ) -> PosteriorSamples:
-    """Volumes that the measurement does not tell apart: draws from the prior's score given the base and its residual.
+    """Volumes between which the measurement does not decide: samples from the prior, given the base and its residual.
 
     Parameters
     ----------
     noisy, sigma
         As given to :func:`denoise_with_prior`.
     found : PriorDenoised
-        What that returned.
+        The result of that call.
     samples, steps : int
+        Number of samples, and of the steps that each takes.
     method : str
-        One that needs no measurement: "ode", "ddim", "ddpm", "sde".
+        A method that needs no measurement: "ode", "ddim", "ddpm" or "sde".
     seed : int
     progress : callable, optional
         ``progress(step, steps)``; True stops, with the estimates at that level as samples.
@@ -271,9 +281,10 @@ def posterior_samples(
 
     Notes
     -----
-    xy, xz and yz slices take turns from step to step. Whatever the prior says of the size of the spread, its mean
-    square is set to Stein's estimate of the squared error; what it adds is where the spread is, and that neighbours
-    go together. One pass of the network per sample and step over one orientation.
+    xy, xz and yz slices take turns from step to step. The mean square of the spread is set to Stein's estimate of the
+    squared error, whatever the size of the prior's own spread. The prior decides where the spread is large, and how the
+    deviations of neighbouring voxels are correlated. Each step of a sample costs one pass of the network over the
+    slices of one orientation.
     """
     y = _checked(noisy, "noisy", found.volume.shape)
     if samples < 2 or steps < 1:
@@ -322,7 +333,7 @@ def _fitted(
     progress: Progress | None,
     config: SliceNetworkConfig,
 ) -> LateralPrior:
-    """The prior of the bootstrap: ``f`` from what becomes of it under noise and `restore`."""
+    """The prior of the bootstrap, fitted to predict ``f`` from the denoised sum of ``f`` and noise."""
     location, scale = float(f.mean()), float(f.std()) or 1.0
     target = torch.from_numpy((f - location) / scale)  # (Z, Y, X)
     triples = []
@@ -375,7 +386,7 @@ def _drawn(triples: list[Tensor], generator: torch.Generator, tau: float) -> Bat
 
 
 def _condition(prior: LateralPrior, f: Volume, y: Volume, sigma: float) -> Tensor:
-    """(2, Z, Y, X): the base in prior units, and what it leaves of the data in noise levels."""
+    """(2, Z, Y, X): the base in prior units, and the residual of the data in standard deviations of the noise."""
     return torch.stack([prior.standardise(torch.from_numpy(f)), torch.from_numpy((y - f) / np.float32(sigma))])
 
 
@@ -399,7 +410,7 @@ def _regressed(prior: LateralPrior, f: Volume, y: Volume, sigma: float) -> Volum
     return np.asarray(prior.restore(torch.stack(guesses).mean(dim=0)).numpy(), np.float32)
 
 
-def _believed(products: npt.NDArray[np.float64], squares: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+def _supported(products: npt.NDArray[np.float64], squares: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     """Slope, its jackknife error, and the lower end of its confidence interval, from 0 to 1: never magnified."""
     if len(products) < 2 or not squares.sum() > 0:  # nothing proposed, or no second block to compare with
         return math.nan, math.nan, 0.0
@@ -420,7 +431,7 @@ def _restored(restore: Restore, y: Volume) -> Volume:
 
 
 def _checked(given: npt.ArrayLike, name: str, shape: tuple[int, ...] | None = None) -> Volume:
-    """Finite float32 (Z, Y, X), or one line on why not."""
+    """The array as finite float32 (Z, Y, X), or a ValueError of one line."""
     volume = np.ascontiguousarray(given, dtype=np.float32)
     if volume.ndim != 3 or 0 in volume.shape:
         raise ValueError(f"{name} must have three axes (z, y, x) and voxels, got shape {volume.shape}")

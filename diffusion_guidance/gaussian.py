@@ -24,6 +24,7 @@ from torch import Tensor
 from tensorcell.diffusion_guidance.operators import Operator, observed
 
 DENSE_LIMIT = 4096
+"""Largest number of voxels of which a dense covariance is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ class GaussianPrior:
         if squared.ndim:
             squared = squared.reshape(-1, *(1,) * self.variances.ndim)
         variances = self.variances.to(x)
-        # A direction without variance is known: its gain is 0 at every level, 0 included.
+        # Along an eigenvector without variance the value is certain: the gain is 0 at every level, also at 0.
         gain = torch.where(variances > 0, variances / (variances + squared).clamp(min=torch.finfo(x.dtype).tiny), 0)
         mean = self.mean.to(x)
         return mean + self._filtered(x - mean, gain)
@@ -169,7 +170,7 @@ class GaussianPrior:
         operator : Operator
             Linear; its matrix is found by applying it to the unit vectors.
         y : tensor ``(1, C, *measured)``
-            One measurement; anything where a mask says that nothing was observed, NaN too.
+            One measurement; where a mask says that nothing was observed it may hold anything, NaN too.
         sigma : float
             Standard deviation of the noise, above zero.
 

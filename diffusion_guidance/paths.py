@@ -101,12 +101,11 @@ class Path:
             return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64)
         largest, last = (float(level) for level in self.level(ends))
         smallest = max(last, self.smallest)
-        fractions = torch.linspace(0, 1, steps if last == 0 else steps + 1, dtype=torch.float64)
+        count = steps if last == 0 else steps + 1
         if kind == "karras":
-            first, final = largest ** (1 / KARRAS_RHO), smallest ** (1 / KARRAS_RHO)
-            levels = (first + fractions * (final - first)) ** KARRAS_RHO
+            levels = karras_levels(largest, smallest, count)
         else:
-            levels = largest * (smallest / largest) ** fractions
+            levels = largest * (smallest / largest) ** torch.linspace(0, 1, count, dtype=torch.float64)
         times = self.time(levels)
         if last == 0:
             return torch.cat([times, ends[1:]])
@@ -126,6 +125,20 @@ class Path:
         start = torch.tensor([self.start], dtype=torch.float64)
         above = self.level(self.grid(steps - 1, kind) if steps > 1 else start)
         return torch.cat([above, torch.zeros(1, dtype=torch.float64)])
+
+
+def karras_levels(largest: float, smallest: float, count: int) -> Tensor:
+    """Levels from the largest to the smallest, dense where they are small: float64 ``(count,)``.
+
+    Evenly spaced in ``level^(1 / 7)`` (arXiv 2206.00364, Eq. 5); a single level is the largest.
+
+    >>> [round(float(level), 3) for level in karras_levels(80.0, 0.002, 4)]
+    [80.0, 9.723, 0.47, 0.002]
+    """
+    first, final = largest ** (1 / KARRAS_RHO), smallest ** (1 / KARRAS_RHO)
+    fractions = torch.linspace(0, 1, count, dtype=torch.float64)
+    levels: Tensor = (first + fractions * (final - first)) ** KARRAS_RHO
+    return levels
 
 
 def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
@@ -292,8 +305,8 @@ def from_scheduler(scheduler: Any) -> Path:
     ValueError
         If a training step holds no signal at all, or the table does not descend.
 
-    >>> from diffusers import DDPMScheduler
-    >>> path = from_scheduler(DDPMScheduler())
+    >>> from types import SimpleNamespace
+    >>> path = from_scheduler(SimpleNamespace(alphas_cumprod=torch.linspace(0.999, 0.001, 1000)))
     >>> path.start, path.end
     (999.0, 0.0)
     """

@@ -1,21 +1,21 @@
-"""Samples of the planes between measured ones, drawn from a lateral prior, and the uncertainty that they tell.
+"""Samples of the planes between measured ones, drawn from a lateral prior, and the uncertainty that follows from them.
 
-The denoiser of a volume is made of that of slices: at every level the xz or the yz slices in turn (a product of
-perpendicular priors, arXiv 2303.08440), each with its measured rows as condition. Guidance enters after it:
+The denoiser of a volume is made of that of slices: the levels take the xz and the yz slices in turn (a product of
+perpendicular priors, arXiv 2303.08440), each slice with its measured rows as condition. Guidance is applied after it:
 
 =========== =====================================================================================================
 "data"      measured planes are put back into every estimate
 "tucker"    the estimate is projected to a Tucker rank that follows the error still expected in it
-"smooth"    gradients along z are kept smooth (:class:`~tensorcell.diffusion_guidance.guidance.AxialSmoothness`)
-"lateral"   xy slices take their turn, too, without condition
+"smooth"    gradients along z are kept smooth (:class:`~tensorcell.diffusion_guidance.terms.AxialSmoothness`)
+"lateral"   xy slices take their turn, too, without a condition
 =========== =====================================================================================================
 
-The uncertainty u is a function of ``sqrt(s e)``: s the standard deviation of the samples, averaged over a few pixels, e
-the error that kriging states for itself. At left-out planes voxels are sorted into groups by it, and the width that
-holds 90 % of a group's errors is its u; in between it is interpolated, beyond the groups it grows in proportion. This
-is in the manner of split conformal prediction (doi:10.1007/3-540-36755-1_29) without its guarantee: weights and widths
-come from the same planes, at twice the gap. One width for all would be ruled by the background, where errors are small
-and voxels many.
+The uncertainty u is a function of ``sqrt(s e)``, where s is the standard deviation of the samples, averaged over a few
+pixels, and e the error that kriging states for itself. At left-out planes the voxels are sorted into groups by it, and
+u of a group is the width that holds 90 % of its errors. Between the groups u is interpolated, and beyond them it grows
+in proportion. This is in the manner of split conformal prediction (doi:10.1007/3-540-36755-1_29) without its guarantee:
+weights and widths come from the same planes, at twice the gap. One width for all voxels would be that of the
+background, where most voxels are and errors are small.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ import torch
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from tensorcell.diffusion_guidance.guidance import AxialSmoothness, Denoiser, GaussianConsistency, Term
+from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
 from tensorcell.diffusion_guidance.networks import without_denormals
 from tensorcell.diffusion_guidance.operators import Planes
+from tensorcell.diffusion_guidance.options import GUIDANCE
+from tensorcell.diffusion_guidance.paths import Denoiser, karras_levels
 from tensorcell.diffusion_guidance.planes import PriorFill, checked_planes, grid_rows, middle_rows, regressed
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
 from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.slices import condition_of
 from tensorcell.diffusion_guidance.solver_terms import TuckerProjection
-from tensorcell.diffusion_guidance.training import condition_of
-from tensorcell.recovery import GUIDANCE
+from tensorcell.diffusion_guidance.terms import AxialSmoothness, Term
 from tensorcell.solvers import NoiseModel
-from tensorcell.solvers.interplane import COVERED, NORMAL_QUANTILE
+from tensorcell.solvers.spread import conformal_width
 
 Floats = npt.NDArray[np.float32]
 Callback = Callable[[int, int], bool | None]
 
 USUAL = ("data",)
+"""The guidance where none is asked for."""
 
 HIGHEST_LEVEL, LOWEST_LEVEL = 3.0, 0.02
-"""First and last level in prior units: far above and far below the error of an interpolation."""
+"""First and last level in prior units: they are far above and far below the error of an interpolation."""
 
 TUCKER_STRENGTH = 0.5
-"""Share of the error expected in an estimate that the Tucker projection takes for noise."""
+"""Share of the expected error of an estimate that the Tucker projection takes for noise."""
 
 SMOOTHNESS = 0.1
-"""Weight of "smooth"."""
+"""Weight of the guidance "smooth"."""
 
 SPREAD_WINDOW = 5
-"""Pixels a side over which the samples' variance is averaged: a few samples alone are noisy."""
+"""Side, in pixels, of the window over which the samples' variance is averaged: that of a few samples is noisy."""
 
 SPREAD_FLOOR = 0.1
-"""Of the root mean square spread: no spread in a few samples is no proof."""
+"""Smallest spread, over its root mean square: a few samples may agree by chance."""
 
 GROUPS, SMALLEST_GROUP = 16, 250
-"""Most groups of voxels, and fewest voxels of one."""
-
-LEAST_SHARE = 0.65
-"""Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
+"""Largest number of groups of voxels, and smallest number of voxels in one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,11 @@ class PlaneSamples:
     Attributes
     ----------
     mean : float32 array ((m - 1) s + 1, Y, X)
-        Mean of the pairs' means; a last sample without a partner counts as a pair.
+        Mean of the means of antithetic pairs; a last sample without a partner counts as a pair.
     std : float32 array of that shape, or None with one sample
     samples : float32 array (K, ...) or None unless asked for
     count : int
-        Samples drawn; fewer than asked for if the callback stopped.
+        Number of samples drawn, fewer than asked for if the callback stopped.
     """
 
     mean: Floats
@@ -106,17 +106,17 @@ def sample_planes(
     Parameters
     ----------
     planes : array (m, Y, X)
-        Measured planes 0, s, 2s, ..., ``s = prior.axial_factor``, without gaps.
+        Measured planes 0, s, 2s, ... with ``s = prior.axial_factor``, without gaps.
     prior : LateralPrior
     samples, steps : int
-        At least 1 each. Samples come in antithetic pairs.
+        Number of samples, which come in antithetic pairs, and of the steps of each; at least 1.
     guidance : sequence of {"data", "tucker", "smooth", "lateral"}
-        See the module.
+        What guides the samples; see the table of the module.
     seed : int
     keep : bool
-        Whether the samples themselves are returned: K volumes of memory.
+        Whether the samples themselves are returned, which takes the memory of K volumes.
     slices_at_once : int
-        In one call of the network.
+        Number of slices in one call of the network.
     callback : callable ``(step, steps) -> bool or None``
         After each step of all samples; True stops, and samples not finished are left out.
 
@@ -128,12 +128,12 @@ def sample_planes(
     Raises
     ------
     ValueError
-        For planes that do not fit, numbers below 1, or an unknown guidance.
+        If the planes do not fit the prior, a number is below 1, or a guidance is unknown.
 
     Notes
     -----
-    ``samples * steps`` passes of the network over the slices of one orientation; memory for about twenty volumes
-    whatever the number of samples (plus those kept).
+    The cost is ``samples * steps`` passes of the network over the slices of one orientation, and memory for about
+    twenty volumes whatever the number of samples (plus those kept).
     """
     values = checked_planes(planes, prior)
     if samples < 1 or steps < 1:
@@ -149,25 +149,24 @@ def sample_planes(
     data = GaussianConsistency(Planes(factor), measured, 0.0) if "data" in guidance else None
     centre = prior.standardise(torch.from_numpy(regressed(prior, values)))[None, None]
 
-    total, squares, within, pairs = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0
+    moments = PairMoments(shape)
     kept, drawn, rounds = [], 0, -(-samples // 2)
     with without_denormals():
         for turn in range(rounds):
             count = min(2, samples - 2 * turn)
-            own = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0]
-            generator = torch.Generator().manual_seed(int(own >> 1))
-            noise = torch.randn((1, 1, *shape), generator=generator)
-            start = centre + levels[0] * (torch.cat([noise, -noise]) if count == 2 else noise)
+            generator, start = _beginning(centre, levels[0], count, seed, turn)
             stopped: list[bool] = []
 
-            def told(step: int, all_steps: int, _: Tensor, turn: int = turn, stopped: list[bool] = stopped) -> bool:
+            def reporting(
+                step: int, all_steps: int, _: Tensor, turn: int = turn, stopped: list[bool] = stopped
+            ) -> bool:
                 if callback is not None and callback(turn * all_steps + step + 1, rounds * all_steps):
                     stopped.append(True)
                 return bool(stopped)
 
             found = sample(
                 denoise, (1, *shape), levels=levels, method="ode", measurement=data, terms=terms, samples=count,
-                antithetic=count == 2, generator=generator, start=start, callback=told,
+                antithetic=count == 2, generator=generator, start=start, callback=reporting,
             )  # fmt: skip
             if stopped and found.steps < steps:
                 break
@@ -177,26 +176,56 @@ def sample_planes(
             if keep:
                 kept.append(volumes)
             drawn += count
-            middle = volumes.mean(axis=0, dtype=np.float64)
-            within += np.square(volumes[0] - middle)
-            total, squares, pairs = total + middle, squares + np.square(middle), pairs + 1
+            moments.add(volumes)
             if stopped:
                 break
     if not drawn:
         return PlaneSamples(prior.restore(centre[0, 0]).numpy(), None, None, 0)
-    mean = total / pairs
-    # A sample is its pair's average plus or minus half the difference; the two are uncorrelated by symmetry.
-    between = np.maximum(squares - pairs * np.square(mean), 0) / max(pairs - 1, 1)
-    std = np.sqrt(within / pairs + between).astype(np.float32) if drawn > 1 else None
-    return PlaneSamples(mean.astype(np.float32), std, np.concatenate(kept) if keep else None, drawn)
+    std = moments.std() if drawn > 1 else None
+    return PlaneSamples(moments.mean(), std, np.concatenate(kept) if keep else None, drawn)
+
+
+class PairMoments:
+    """Mean and standard deviation of antithetic pairs of volumes that are added one pair after another."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.total, self.squares, self.within, self.pairs = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0
+
+    def add(self, volumes: Floats) -> None:
+        """Count a pair (2, Z, Y, X), or a last volume (1, Z, Y, X) without a partner as a pair."""
+        middle = volumes.mean(axis=0, dtype=np.float64)
+        self.within += np.square(volumes[0] - middle)
+        self.total += middle
+        self.squares += np.square(middle)
+        self.pairs += 1
+
+    def mean(self) -> Floats:
+        """Mean of the means of the pairs."""
+        mean: Floats = (self.total / self.pairs).astype(np.float32)
+        return mean
+
+    def std(self) -> Floats:
+        """Standard deviation of the samples, whose variance is that within pairs plus that between pairs.
+
+        A sample is its pair's mean plus or minus half the difference; the two are uncorrelated by symmetry.
+        """
+        between = self.squares - self.pairs * np.square(self.total / self.pairs)
+        between = np.maximum(between, 0) / max(self.pairs - 1, 1)
+        std: Floats = np.sqrt(self.within / self.pairs + between).astype(np.float32)
+        return std
+
+
+def _beginning(centre: Tensor, level: float, count: int, seed: int, turn: int) -> tuple[torch.Generator, Tensor]:
+    """The random numbers of one pair (or of a single sample), and its states (count, 1, Z, Y, X) at the first level."""
+    own = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(own >> 1))
+    noise = torch.randn(centre.shape, generator=generator)
+    return generator, centre + level * (torch.cat([noise, -noise]) if count == 2 else noise)
 
 
 def falling_levels(steps: int) -> list[float]:
-    """Levels ``(steps + 1,)`` from the highest to zero, EDM's spacing (2206.00364, Eq. 5)."""
-    root = 1 / 7
-    share = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
-    levels = (HIGHEST_LEVEL**root + share * (LOWEST_LEVEL**root - HIGHEST_LEVEL**root)) ** 7
-    return [*levels.tolist(), 0.0]
+    """Levels ``(steps + 1,)`` from the highest to the lowest, and then zero."""
+    return [*karras_levels(HIGHEST_LEVEL, LOWEST_LEVEL, steps).tolist(), 0.0]
 
 
 def volume_denoiser(
@@ -204,8 +233,8 @@ def volume_denoiser(
 ) -> Denoiser:
     """``E[x0 | x, measured planes]`` of volumes (K, 1, Z, Y, X): slices of one orientation at each of the levels.
 
-    Which orientation follows from the place of the level in the ladder, so that nothing is remembered between calls. A
-    prior of volumes sees them whole.
+    The orientation follows from the place of the level in the ladder, so that nothing is remembered between calls. A
+    prior of volumes is shown whole volumes.
     """
     factor = prior.axial_factor
     grid = torch.zeros(grid_rows(values, factor), *values.shape[1:])
@@ -217,14 +246,15 @@ def volume_denoiser(
     def guided(estimate: Tensor, level: float) -> Tensor:
         if tucker is None:
             return estimate
-        expected = level * tau / math.hypot(level, tau)  # of a Gaussian of deviation tau about the condition
+        # The error of the best estimate of a Gaussian of standard deviation tau about the condition.
+        expected = level * tau / math.hypot(level, tau)
         return tucker(estimate, TUCKER_STRENGTH * expected)
 
     if isinstance(prior, VolumePrior):
-        told = condition_of(whole[None, None], factor)
+        condition = condition_of(whole[None, None], factor)
 
         def denoise_volumes(x: Tensor, level: float | Tensor) -> Tensor:
-            each = [prior.denoise(one, level, told) for one in torch.split(x, 1)]
+            each = [prior.denoise(one, level, condition) for one in torch.split(x, 1)]
             return guided(torch.cat(each), float(level))
 
         return denoise_volumes
@@ -260,24 +290,24 @@ def calibrated(
     Parameters
     ----------
     fill : PriorFill
-        With at least one turn of left-out planes.
+        A fill with at least one turn of left-out planes.
     spread : float32 array of the volume's shape
-        Standard deviation of samples.
+        Standard deviation of its samples.
     left_out_spread : float32 array ((k - 1) s + 1, Y, X)
-        The same for the kept planes of ``fill.turns[0]``.
+        Standard deviation of samples between the kept planes of ``fill.turns[0]``.
     factor : int
         ``s``.
     noise : float or NoiseModel
-        Of the left-out planes.
+        Noise of the left-out planes.
     """
     turn = fill.turns[0]
     left_out = middle_rows(_size(left_out_spread, np.float32(fill.ratio) * turn.error), factor).ravel()
     errors = np.abs(middle_rows(turn.outcome, factor) - turn.truth).ravel()
     parts = np.array_split(np.argsort(left_out), max(1, min(GROUPS, len(errors) // SMALLEST_GROUP)))
-    model = noise if isinstance(noise, NoiseModel) else NoiseModel(gain=0.0, offset=noise**2, sigma=noise)
+    model = noise if isinstance(noise, NoiseModel) else NoiseModel.white(noise)
     variance = model.variance(middle_rows(turn.outcome, factor)).ravel()
     sizes = [float(np.median(left_out[part])) for part in parts]
-    widths = [_width(errors[part], math.sqrt(float(np.mean(variance[part])))) for part in parts]
+    widths = [conformal_width(errors[part], math.sqrt(float(np.mean(variance[part])))) for part in parts]
     size = _size(spread, fill.error)
     beyond = np.maximum(size / sizes[-1], 1.0) if sizes[-1] > 0 else 1.0
     u: Floats = (np.interp(size, sizes, widths) * beyond).astype(np.float32)
@@ -285,20 +315,13 @@ def calibrated(
 
 
 def _size(spread: Floats, error: Floats) -> Floats:
-    """``sqrt(s e)``."""
+    """``sqrt(s e)``, by which the uncertainty is looked up."""
     size: Floats = np.sqrt(smoothed(spread) * error)
     return size
 
 
-def _width(errors: Floats, noise: float) -> float:
-    """Standard deviation whose 90 % interval covers that share of the errors, without the noise in them."""
-    share = min(1.0, COVERED * (1 + 1 / errors.size))
-    width = float(np.quantile(errors, share)) / NORMAL_QUANTILE
-    return math.sqrt(max(width**2 - noise**2, LEAST_SHARE * width**2)) if noise > 0 else width
-
-
 def smoothed(spread: Floats) -> Floats:
-    """Root of the variance averaged over a few pixels of each plane, never far below the usual.
+    """Root of the variance averaged over a few pixels of each plane, at least a tenth of the root mean square.
 
     >>> smoothed(np.ones((1, 4, 4), np.float32)).round(2).max()
     np.float32(1.0)

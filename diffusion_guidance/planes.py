@@ -1,15 +1,15 @@
-"""Missing planes by a prior fitted to lateral slices, as far as left-out planes bear it out.
+"""Missing planes by a prior fitted to lateral slices, as far as planes left out support it.
 
-Kriging along z (:func:`tensorcell.solvers.interplane.fill_planes`) is the base ``f``. Two corrections are proposed and
-believed in turn:
+Kriging along z (:func:`tensorcell.solvers.interplane.fill_planes`) is the base ``f``. Two corrections are proposed, one
+after the other:
 
 1. the regression ``n`` of a :class:`~tensorcell.diffusion_guidance.priors.LateralPrior` on xz and yz slices: ``n - f``;
 2. the local Tucker projection P of the outcome g at the level of its error
    (:class:`~tensorcell.diffusion_guidance.solver_terms.LocalTuckerProjection`): ``P g - g``.
 
-How much of each to believe is read off the measured planes: every second one is left out, all is done again at twice
-the gap, and the slope of the true correction on the proposed one is taken, at the lower end of its confidence interval.
-The prior never saw twice the gap, so that the slope is on the low side.
+The share of each that is taken comes from the measured planes: every second one is left out, everything is done again
+at twice the gap, and the share is the lower end of the confidence interval of the slope of the true correction on the
+proposed one. The prior was not fitted to twice the gap, so that the slope is rather too small than too large.
 """
 
 from __future__ import annotations
@@ -23,39 +23,42 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
+from tensorcell.diffusion_guidance.regression import regress_planes, regress_volume
+from tensorcell.diffusion_guidance.slices import lateral_slices
 from tensorcell.diffusion_guidance.solver_terms import first_stage
-from tensorcell.diffusion_guidance.training import lateral_slices, regress_planes, regress_volume
 from tensorcell.solvers import LocalOptions, NoiseModel
 from tensorcell.solvers.interplane import fill_planes, judged_slope
 
 Floats = npt.NDArray[np.float32]
 
 FEWEST_PLANES = 5
-"""With fewer a prior cannot be judged: every second left out, two are to be between three."""
+"""The fewest planes by which a prior can be judged: two are left out, between three that are kept."""
 
 
 class Share(NamedTuple):
-    """How much of a proposed correction to believe."""
+    """The share of a proposed correction that is taken, and why."""
 
     weight: float = 0.0
+    """The share, from 0 to 1."""
     slope: float = math.nan
-    """Of the true correction on the proposed one at left-out planes; NaN if not judged."""
+    """Slope of the true correction on the proposed one at left-out planes; NaN where it was not measured."""
     error: float = math.nan
     """Jackknife error of the slope."""
 
 
 class LeftOut(NamedTuple):
-    """One turn of leaving every second plane out; rows are those between kept planes, as at the real gap."""
+    """The stack without every second plane, filled again on a grid that has as many rows in a gap as the real one."""
 
     kept: Floats
+    """The planes that were not left out."""
     truth: Floats
     """The planes left out, in the middle between kept ones."""
     base: Floats
     """Kriging between the kept planes."""
     error: Floats
-    """Standard deviation of its error, by its own account."""
+    """Standard deviation of the error of `base`, as kriging states it."""
     outcome: Floats
-    """All corrections made, as far as believed."""
+    """The base with the shares of all corrections so far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +70,13 @@ class PriorFill:
     volume : float32 array ((m - 1) s + 1, Y, X)
         In the unit of the planes given, which stand in it bit for bit.
     error : float32 array of that shape
-        Standard deviation of its error: that of kriging, times `ratio`.
+        Standard deviation of the error of `volume`: that of kriging, times `ratio`.
     ratio : float
         Root mean square error at left-out planes, over that of kriging.
     prior, projection : Share
-        Of the prior's correction and of the projection's.
+        The shares of the prior's correction and of the projection's.
     turns : tuple of LeftOut
-        The two turns of the judgement; empty if there were too few planes.
+        The stack without its odd planes, and without its even ones; empty if there were too few planes.
     sentence : str
         All this in words.
     """
@@ -102,13 +105,14 @@ def fill_with_prior(
     planes : array (m, Y, X)
         Measured planes 0, s, 2s, ... with ``s = prior.axial_factor``, without gaps.
     prior : LateralPrior
-        Fitted with that ``axial_factor``, best to these planes (:func:`fit_lateral_prior`).
+        A prior for that ``axial_factor``, best fitted to these planes
+        (:func:`~tensorcell.diffusion_guidance.training.fit_lateral_prior`).
     noise : float or NoiseModel
-        Of their noise, in their unit; filled planes are estimates without it.
+        Standard deviation or model of the planes' noise, in their unit; filled planes are estimates without it.
     project : bool
-        Whether the projection is tried.
+        Whether the projection is proposed.
     slices_at_once : int
-        In one call of the network.
+        Number of slices in one call of the network.
 
     Returns
     -------
@@ -121,8 +125,8 @@ def fill_with_prior(
 
     Notes
     -----
-    Two passes of the network over all xz and yz slices and two local projections of the volume, half of each for the
-    judgement. Nothing random.
+    The cost is two passes of the network over all xz and yz slices and two local projections of the volume, half of
+    each for the left-out planes. Nothing is random.
 
     Examples
     --------
@@ -140,11 +144,11 @@ def fill_with_prior(
     base, error = _kriged(values, factor, noise)
     turns = [turn for first in (0, 1) for turn in _left_out(values, first, factor, noise)]
     guesses = [regressed(prior, turn.kept, slices_at_once) for turn in turns]
-    believed = _share(turns, guesses, factor)
-    turns = _corrected(turns, guesses, believed, factor)
+    taken = _share(turns, guesses, factor)
+    turns = _corrected(turns, guesses, taken, factor)
     volume: Floats = base
-    if believed.weight > 0:
-        volume = np.add(base, np.float32(believed.weight) * (regressed(prior, values, slices_at_once) - base))
+    if taken.weight > 0:
+        volume = np.add(base, np.float32(taken.weight) * (regressed(prior, values, slices_at_once) - base))
         volume[::factor] = values
     ratio = _error_ratio(turns, factor)
 
@@ -160,18 +164,18 @@ def fill_with_prior(
             volume[::factor] = values
             ratio = _error_ratio(turns, factor)
     sentence = (
-        f"{believed.weight:.0%} of the prior's correction to kriging: at left-out planes the slope of the true on the "
-        f"proposed correction was {believed.slope:.2f} +- {believed.error:.2f}"
+        f"{taken.weight:.0%} of the prior's correction to kriging was taken: at left-out planes the slope "
+        f"of the true on the proposed correction was {taken.slope:.2f} +- {taken.error:.2f}"
     )
     if projection.weight > 0:
-        sentence += f"; {projection.weight:.0%} of a local Tucker projection, by the same criterion"
-    return PriorFill(volume, np.float32(ratio) * error, ratio, believed, projection, tuple(turns), sentence)
+        sentence += f"; {projection.weight:.0%} of a local Tucker projection was taken, by the same criterion"
+    return PriorFill(volume, np.float32(ratio) * error, ratio, taken, projection, tuple(turns), sentence)
 
 
 def kriged_alone(values: Floats, factor: int, noise: float | NoiseModel = 0.0) -> PriorFill:
-    """The fill without a prior, for fewer planes than judge one."""
+    """The fill by kriging alone, where there are too few planes to judge a prior."""
     base, error = _kriged(values, factor, noise)
-    sentence = f"kriging alone: {len(values)} measured planes are too few to judge the prior"
+    sentence = f"only kriging was used: {len(values)} measured planes are too few to judge the prior"
     return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
 
 
@@ -183,7 +187,7 @@ def regressed(prior: LateralPrior, planes: Floats, slices_at_once: int = 8) -> F
 
 
 def checked_planes(planes: npt.ArrayLike, prior: LateralPrior) -> Floats:
-    """The planes as float32, or one line on what is wrong."""
+    """The planes as float32, or a ValueError where they or the prior do not fit."""
     given = np.asarray(planes, dtype=np.float32)
     values = lateral_slices(given)
     if prior.axial_factor < 2:
@@ -194,7 +198,7 @@ def checked_planes(planes: npt.ArrayLike, prior: LateralPrior) -> Floats:
 
 
 def grid_rows(planes: Sequence[object] | Floats, factor: int) -> int:
-    """``(m - 1) s + 1``."""
+    """Number of planes of the wanted stack, ``(m - 1) s + 1``."""
     return (len(planes) - 1) * factor + 1
 
 
@@ -212,9 +216,10 @@ def between_rms(volume: Floats, factor: int) -> float:
 
 
 def _left_out(values: Floats, first: int, factor: int, noise: float | NoiseModel) -> list[LeftOut]:
-    """The turn that keeps planes `first`, `first` + 2, ...; none if they are too few.
+    """The stack with planes `first`, `first` + 2, ... alone, in a list that is empty if they are fewer than three.
 
-    To the prior a gap is ``s`` rows, whatever it is: on the grid of a turn kept planes are ``s`` rows apart.
+    The prior fills gaps of ``s`` rows, so that the kept planes are put ``s`` rows apart, although they are at twice
+    that distance.
     """
     kept, truth = values[first::2], values[first + 1 : -1 : 2]
     if len(kept) < 3:
@@ -231,7 +236,7 @@ def _kriged(values: Floats, factor: int, noise: float | NoiseModel) -> tuple[Flo
 
 
 def _share(turns: Sequence[LeftOut], proposals: Sequence[Floats], factor: int) -> Share:
-    """How much of ``proposal - outcome`` the left-out planes bear out."""
+    """The share of ``proposal - outcome`` that the left-out planes support."""
     products, squares = [], []
     for turn, proposal in zip(turns, proposals, strict=True):
         plain = middle_rows(turn.outcome, factor)
@@ -246,7 +251,7 @@ def _share(turns: Sequence[LeftOut], proposals: Sequence[Floats], factor: int) -
 
 
 def _corrected(turns: Sequence[LeftOut], proposals: Sequence[Floats], share: Share, factor: int) -> list[LeftOut]:
-    """The turns, with that share of ``proposal - outcome`` added between the kept planes."""
+    """The same, with that share of ``proposal - outcome`` added between the kept planes."""
     corrected = []
     for turn, proposal in zip(turns, proposals, strict=True):
         outcome = turn.outcome + np.float32(share.weight) * (proposal - turn.outcome)
@@ -256,6 +261,7 @@ def _corrected(turns: Sequence[LeftOut], proposals: Sequence[Floats], share: Sha
 
 
 def _errors(turn: LeftOut, factor: int) -> Floats:
+    """Errors of the outcome at the planes left out."""
     errors: Floats = middle_rows(turn.outcome, factor) - turn.truth
     return errors
 
@@ -276,4 +282,5 @@ def _projected(volume: Floats, level: float) -> Floats:
 
 
 def _rms(values: Floats) -> float:
+    """Root mean square."""
     return math.sqrt(float(np.mean(np.square(values, dtype=np.float64))))

@@ -38,13 +38,14 @@ class LateralPrior:
     location, scale : float
         Prior units are ``(data - location) / scale``.
     lowest_level : float
-        Below it nothing was learnt (noisy training slices, or precision): the score of this level is held there.
+        The lowest level that was learnt (noisy slices and precision limit it). Below it the score of this level is
+        used.
     axial_factor : int
-        Rows from one measured row to the next in the conditions it was fitted on.
+        Rows from one measured row to the next in the conditions to which it was fitted.
     stretch : float
-        By which lateral slices were stretched along the decimated axis to look like axial ones.
+        The factor by which lateral slices were stretched along the decimated axis to look like axial ones.
     report : dict
-        What the fit says of itself: steps, seconds, held-out losses, how it ended. Numbers and strings only.
+        The report of the fit: steps, seconds, held-out loss, how it ended. It holds numbers and strings only.
 
     Examples
     --------
@@ -74,7 +75,7 @@ class LateralPrior:
 
     @property
     def stride(self) -> int:
-        """Tiles that start at multiples of this agree."""
+        """Tiles must start at multiples of this to give the same as the whole."""
         return self.network.stride
 
     def standardise(self, data: Tensor) -> Tensor:
@@ -91,14 +92,14 @@ class LateralPrior:
         Parameters
         ----------
         planes : array
-            Of any shape; NaN = not measured.
+            Data of any shape; NaN = not measured.
         noise : float
-            Standard deviation of its noise, in its unit.
+            Standard deviation of their noise, in their unit.
 
         Returns
         -------
         prior of the same class
-            The network is shared; location and scale are those of `planes`, the noise taken out.
+            The network is shared; location and scale are those of `planes` without their noise.
 
         Raises
         ------
@@ -136,8 +137,8 @@ class LateralPrior:
 
         Notes
         -----
-        Below ``lowest_level`` the score ``(D(x) - x) / level^2`` of that level is held; the result tends to `x`.
-        Differentiable in `x` and `condition`; the weights of fitted and loaded priors are frozen.
+        Below ``lowest_level`` the score ``(D(x) - x) / level^2`` is that of ``lowest_level``, and the result tends to
+        `x`. The result is differentiable in `x` and `condition`; the weights of fitted and loaded priors are frozen.
         """
         levels = as_levels(level, x)  # (K,)
         known = levels.clamp(min=self.lowest_level)  # (K,)
@@ -156,20 +157,20 @@ class LateralPrior:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, channels: int | None = None, allow_pickle: bool = False) -> Self:
-        """Read a folder written by :meth:`save`; nothing is missing, nothing left over, nothing executed.
+        """Read a folder written by :meth:`save`. Missing and foreign weights are errors, and nothing is executed.
 
         Parameters
         ----------
         path : folder, or one of the two files in it
         channels : int, optional
-            What the data has; a prior for another number is refused.
+            Number of channels of the data; a prior for another number is refused.
         allow_pickle : bool
             Accept weights from a file of ``torch.save`` in place of safetensors, read with ``weights_only=True``.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            One line: what, expected, got.
+            If the folder cannot be read as a prior, in one line.
         """
         given = Path(path)
         folder = given if given.is_dir() or not given.suffix else given.parent
@@ -200,7 +201,7 @@ class LateralPrior:
 
 @dataclass(frozen=True)
 class VolumePrior(LateralPrior):
-    """The same on volumes: tensors (K, C, Z, Y, X), a network of ``dimensions=3``."""
+    """The same for volumes: tensors are (K, C, Z, Y, X), and the network has ``dimensions=3``."""
 
     dimensions: ClassVar[int] = 3
 
@@ -237,9 +238,9 @@ def load_prior(
 
 
 def shipped_prior() -> LateralPrior:
-    """A prior of lateral slices of simulated cells, 2.2 MB: where fits to real stacks start from.
+    """A prior of lateral slices of simulated cells (2.2 MB), from which fits to real stacks start.
 
-    Alone it does not improve on kriging of real stacks. Made by ``python -m benchmarks.pretrain_prior fit``.
+    Alone it does not improve on kriging of real stacks. ``python -m benchmarks.pretrain_prior fit`` makes it.
 
     >>> shipped_prior().axial_factor
     4
@@ -248,14 +249,14 @@ def shipped_prior() -> LateralPrior:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """JSON under a temporary name, then renamed."""
+    """Write JSON under a temporary name and rename it."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     os.replace(temporary, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or one line on why not."""
+    """Read a JSON object, or raise an error of one line."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a prior with {CONFIG} and {WEIGHTS}, got no such file")
     try:
@@ -268,14 +269,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
-    """Safetensors under a temporary name, then renamed."""
+    """Write safetensors under a temporary name and rename them."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
     os.replace(temporary, path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, or one line on why not."""
+    """Read tensors by name, or raise a ValueError of one line."""
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -284,7 +285,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(folder: Path, given: Path | None, allow_pickle: bool) -> dict[str, Tensor]:
-    """Weights of a folder: safetensors, or a pickle where that is allowed."""
+    """Read the weights of a folder from safetensors, or from a pickle where that is allowed."""
     chosen = given if given is not None and given.name != CONFIG else folder / WEIGHTS
     if chosen == folder / WEIGHTS and not chosen.is_file():
         pickles = sorted(found for pattern in PICKLES for found in folder.glob(pattern))
@@ -308,7 +309,7 @@ def read_weights(folder: Path, given: Path | None, allow_pickle: bool) -> dict[s
 
 
 def fill_network(network: SliceNetwork, weights: dict[str, Tensor], label: str) -> None:
-    """Load strictly; every difference is told in one line."""
+    """Load weights into a network; any difference is a ValueError of one line."""
     expected = network.state_dict()
     missing, left = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or left:

@@ -1,11 +1,11 @@
 """The solvers' low-rank projections as denoisers of torch tensors: ``project(x, level) -> x0``.
 
-Both take a state (or an estimate of it) ``(K, C, Z, Y, X)`` and the level of white noise to be taken for granted in it,
-and keep what stands above that noise: many components of a nearly clean state, few of a noisy one. Every channel of
-every sample is projected by itself.
+Both take a state (or an estimate of it) ``(K, C, Z, Y, X)`` and the level of the white noise in it, and keep the
+components above that noise: many of a nearly clean state, few of a noisy one. Every channel of every sample is
+projected by itself.
 
-Tensors cross by DLPack: NumPy sees the memory of a CPU tensor, CuPy that of a CUDA tensor. Nothing is copied, and
-nothing passes through the host when it lies on a GPU. No gradient passes either: these are plain functions.
+Tensors become arrays by DLPack: NumPy uses the memory of a CPU tensor, CuPy that of a CUDA tensor. Nothing is copied,
+and a tensor on a GPU does not pass through the host. These are plain functions: no gradient passes through them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.dlpack import from_dlpack
 
 from tensorcell.solvers import LocalOptions, hosvd, local_tucker, tucker_to_dense, unfold
 from tensorcell.solvers.arrays import Array, namespace_of, to_host
-from tensorcell.solvers.local import HARD, filtered, fitted, smoothed
+from tensorcell.solvers.patch_groups import HARD, filtered, fitted, smoothed
 
 RankOfLevel = Callable[[Array, float], Sequence[int]]
 
@@ -85,7 +85,7 @@ def each_volume(x: Tensor, level: float | Tensor, project: Callable[[Array, floa
 
 
 def rank_above_noise(volume: Array, level: float, strength: float = 1.0) -> tuple[int, ...]:
-    """Multilinear rank of what stands above white noise: singular values of each unfolding above the noise's largest.
+    """Multilinear rank above white noise: the number of singular values of each unfolding above the largest of noise.
 
     Those of white noise of standard deviation ``level`` in an unfolding ``(m, n)`` end at
     ``level (sqrt(m) + sqrt(n))``; the limit is ``strength`` times that. At least 1, at most what the other ranks allow.
@@ -100,9 +100,9 @@ def rank_above_noise(volume: Array, level: float, strength: float = 1.0) -> tupl
 
     Notes
     -----
-    Gram matrices: ``sum I_n`` multiplications a voxel and one crossing of ``sum I_n`` numbers to the host. Their
-    rounding hides singular values below 1e-3 (float32) or 1e-7 (float64) of the largest, so levels below that keep what
-    rounding shows.
+    The singular values come from Gram matrices, at ``sum I_n`` multiplications a voxel and one transfer of ``sum I_n``
+    numbers to the host. Rounding hides singular values below 1e-3 (float32) or 1e-7 (float64) of the largest, so that
+    at levels below that the rank is one of rounding errors.
 
     References
     ----------
@@ -141,9 +141,9 @@ class TuckerProjection:
 
     Notes
     -----
-    :func:`tensorcell.solvers.hosvd`, within ``sqrt(k)`` of the best approximation of that rank. What it needs of a
-    volume: structure along its axes. It removes what turns with respect to them, so follow it by a look at what is
-    lost.
+    The error of :func:`tensorcell.solvers.hosvd` is within ``sqrt(k)`` of the smallest possible at that rank. A volume
+    of low rank has its structure along the axes. The projection removes structure that is oblique to them, so look at
+    the difference that it makes.
 
     Examples
     --------
@@ -176,7 +176,7 @@ class LocalTuckerProjection:
     strength : float
         The noise assumed is ``strength * level``.
     options : LocalOptions
-        Of the patches.
+        Sizes of the patches and groups.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tensorcell.demo import picture, pixels_case, planes_case
-from tensorcell.reports import picture_bytes
+from tensorcell.pages.pictures import picture_bytes
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("before_after.png")

@@ -5,18 +5,18 @@
 >>> tensor = np.einsum("i,j,k->ijk", *(np.arange(1.0, n) for n in (8, 9, 10)))
 >>> result = complete_tucker(tensor, np.random.default_rng(0).random(tensor.shape) < 0.6, 1)
 >>> str(result.status)
-'converged: the model changed by less than the tolerance'
+'converged: a further step would hardly change the estimate'
 """
 
-from typing import TYPE_CHECKING, Any
-
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
+from .anscombe import generalised_anscombe, inverse_anscombe
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .em import EmState, em_tucker
 from .interplane import PlaneFill, fill_planes
-from .local import LocalOptions, LocalResult, local_tucker
-from .noise import NoiseModel, estimate_noise, generalised_anscombe, inverse_anscombe
+from .local import LocalOptions, LocalResult, LocalState, local_tucker
+from .noise import NoiseModel, estimate_noise
+from .phase_simulation import PhaseTransition, phase_transition
 from .proximal import (
     hard_threshold,
     procrustes,
@@ -24,15 +24,14 @@ from .proximal import (
     singular_value_threshold,
     soft_threshold,
 )
-from .ranks import BlockRanks, RankEstimate, block_ranks, degrees_of_freedom, estimate_rank
+from .rank_limits import degrees_of_freedom
+from .ranks import BlockRanks, RankEstimate, block_ranks, estimate_rank
 from .results import CompletionResult, IterationRecord, SparsePart, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
 from .sampling import Sampling, describe_sampling
 from .subspaces import hosvd, leading_vectors
 from .tensors import fold, mode_product, multi_mode_product, tucker_to_dense, unfold
-
-if TYPE_CHECKING:
-    from .transitions import PhaseTransition, Threshold, empirical_threshold, phase_transition
+from .thresholds import Threshold, empirical_threshold
 
 __all__ = [
     "AdmmOptions",
@@ -46,6 +45,7 @@ __all__ = [
     "IterationRecord",
     "LocalOptions",
     "LocalResult",
+    "LocalState",
     "NoiseModel",
     "PhaseTransition",
     "PlaneFill",
@@ -86,12 +86,3 @@ __all__ = [
     "unfold",
     "verdict",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Phase transitions load HDF5 and are a command of their own (``python -m``): imported when first asked for."""
-    if name in ("PhaseTransition", "Threshold", "empirical_threshold", "phase_transition"):
-        from . import transitions
-
-        return getattr(transitions, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

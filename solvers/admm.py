@@ -37,14 +37,15 @@ from typing import Literal, NamedTuple
 from .arrays import Array, namespace_of, scalar
 from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
-from .kernels_numba import one_blas_thread
 from .passes import sparse_part
 from .problem import Problem
 from .proximal import procrustes
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
+from .rules import Rule
 from .subspaces import ResidualGrid, masked_spectra, recompress
-from .sweeps import Rule, Sweep, sweep
+from .sweeps import Sweep, sweep
 from .tensors import multi_mode_product, tucker_distance, unfold
+from .threads import one_blas_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,13 +270,13 @@ def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: boo
 
 
 def supported(factor: Array, mask: Array, mode: int) -> Array:
-    """The factor with zero rows where an index was never observed: nothing says anything about it."""
+    """The factor with zero rows where an index was never observed, since the data say nothing about it."""
     xp = namespace_of(factor, mask)
-    seen = xp.any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
-    if bool(xp.all(seen)):
+    observed = xp.any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
+    if bool(xp.all(observed)):
         return factor
-    kept, _ = xp.linalg.qr(factor * xp.astype(seen, factor.dtype)[:, None], mode="reduced")
-    return kept
+    basis, _ = xp.linalg.qr(factor * xp.astype(observed, factor.dtype)[:, None], mode="reduced")
+    return basis
 
 
 def outer(vectors: Sequence[Array]) -> Array:

@@ -18,7 +18,7 @@ s          number of outliers                                                   
 tangent space of the Tucker manifold, [3]_), and ``W_0`` is the part in the range of ``(x)_j P_j`` of a subgradient of
 the tensor nuclear norm.
 
-The theorems speak of entries drawn uniformly at random and of nuclear norm minimisation under incoherence constraints,
+The theorems hold for entries drawn uniformly at random and for nuclear norm minimisation under incoherence constraints,
 which nobody can compute; their constants are unknown. With the constant set to 1 they are a scale to compare with, not
 a guarantee for a solver. The degrees of freedom are necessary for every method.
 
@@ -44,7 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, chunk_elements, from_host, namespace_of, scalar, to_host
-from .ranks import degrees_of_freedom
+from .rank_limits import degrees_of_freedom
 from .tensors import fold, lead, multi_mode_product, unfold
 
 Floats = npt.NDArray[np.float64]
@@ -57,15 +57,15 @@ class RecoveryBound:
     Attributes
     ----------
     bound_theorem1 : float
-        Theorem 1 with all its factors: sufficient without outliers, up to the unknown constant.
+        Theorem 1 with all its factors: this number suffices without outliers, up to the unknown constant.
     bound_theorem1_simplified : float or None
         Theorem 1 where all coherences are of order one; None unless there are three modes.
     bound_theorem2 : float
-        Theorem 2 (outliers) as printed. It lacks a term of its own proof: judge by ``bound_theorem2_full``.
+        Theorem 2 (outliers) as printed. It lacks a term of its own proof; ``bound_theorem2_full`` is what to judge by.
     bound_theorem2_full : float
         Theorem 2 with that term.
     degrees_of_freedom : int
-        Free numbers of a tensor of this rank: necessary for every method.
+        Number of free parameters of a tensor of this rank, which is necessary for every method.
     effective_rank : float
         ``r*``.
     """
@@ -85,13 +85,13 @@ class Coherence:
     Attributes
     ----------
     mode : tuple of float
-        ``mu_j``, one number a mode: 1 (even) to ``I_j / r_j`` (a slice that no other slice tells about).
+        ``mu_j``, one number a mode: 1 (even) to ``I_j / r_j`` (a slice that shares nothing with the others).
     mu, alpha, lam : float
         ``mu*``, ``alpha*`` (by the surrogate named in ``obtained``) and ``lambda*``.
     effective_rank : float
         ``r*`` of the ranks that the model really has.
     obtained : dict
-        For each of the fields above one sentence on where the number comes from.
+        One phrase for each of the fields above: where the number comes from.
     """
 
     mode: tuple[float, ...]
@@ -154,7 +154,7 @@ def recovery_bound(
     Sources: Theorem 1 is Eq. 5 of [2]_, its simplified form the last line of the theorem (stated there for k = 3 only;
     None for other k); Theorem 2 as printed is Eq. 6, and its full form the line of Step 6 in Appendix E.2 from which
     ``r^(k-1) I`` was dropped. Eq. 6 is printed for every k but derived for k = 3; it is reported as printed. A bound
-    may exceed the number of entries: then the theorem says nothing.
+    may exceed the number of entries; the theorem then says nothing.
 
     Examples
     --------
@@ -236,8 +236,8 @@ def coherence(core: Array, factors: Sequence[Array]) -> Coherence:
     core : array ``(r_1, ..., r_k)``
         k >= 2, of one array library with the factors.
     factors : k arrays ``(I_n, r_n)``
-        Of any columns; they are orthonormalised, and directions that the core does not use (singular values of its
-        unfoldings within rounding of zero) are left out.
+        Their columns may be any. They are orthonormalised, and directions that the core does not use (singular values
+        of its unfoldings within rounding of zero) are left out.
 
     Returns
     -------
@@ -382,17 +382,17 @@ def verdict(
     empty_slices : bool
         Whether any index of any mode was never measured.
     empirical : float or None
-        Samples from which simulations succeed; None where none are known.
+        Number of samples from which simulations succeed; None where there are no simulations.
     theorem : float
-        Samples of the theorem's form with C = 1 (``bound_theorem2_full``).
+        Number of samples in the theorem's form with C = 1 (``bound_theorem2_full``).
 
     Returns
     -------
     word : str
-        ``"impossible"``: an empty slice, or fewer samples than degrees of freedom. Else ``"unlikely"``: below the
-        empirical threshold, or between the degrees of freedom and the theorem where no threshold is known.
-        ``"guaranteed"``: at or above the theorem's form. ``"likely"``: the rest, and at least this where every entry
-        was observed.
+        ``"impossible"`` where a slice is empty or the samples are fewer than the degrees of freedom; else
+        ``"unlikely"`` below the empirical threshold, or, where there is none, between the degrees of freedom and the
+        theorem; ``"guaranteed"`` at or above the theorem's form; ``"likely"`` otherwise, and at least this where every
+        entry was observed.
     sentence : str
 
     Raises
@@ -421,8 +421,8 @@ def verdict(
     samples = f"{observed:,} sample{'' if observed == 1 else 's'}"
     if empty_slices:
         return "impossible", (
-            "The low-rank model alone cannot recover this: whole slices were never measured, and no other slice tells "
-            "about them."
+            "The low-rank model alone cannot recover this: whole slices were never measured, and the other slices hold "
+            "no information about them."
         )
     complete = observed == total
     if observed < free and not complete:
@@ -442,13 +442,12 @@ def verdict(
     if complete:
         return (
             "likely",
-            "Every entry was observed: the low-rank model has noise and outliers to remove, no gaps to fill.",
+            "Every entry was observed: the low-rank model has noise and outliers to remove, but no gaps to fill.",
         )
     if threshold is None:
         return "unlikely", (
-            f"The low-rank model is unlikely to be enough as far as is known: {samples} lie between the "
-            f"{math.ceil(free):,} degrees of freedom and the {math.ceil(bound):,} of the theorem, and no empirical "
-            "threshold is known."
+            f"The low-rank model is unlikely to recover this: {samples} lie between the {math.ceil(free):,} degrees of "
+            f"freedom and the {math.ceil(bound):,} of the theorem, and no empirical threshold is known."
         )
     return "likely", (
         f"The low-rank model is likely to recover this: {samples} reach the empirical threshold of "

@@ -41,9 +41,9 @@ def checked_problem(data: Array, mask: Array | None, rank: int | Sequence[int]) 
     flat_step = max(1, chunk_elements(xp) * shape[0] // math.prod(shape))
     for first in range(0, shape[0], flat_step):
         part = slice(first, min(shape[0], first + flat_step))
-        seen = mask[part, ...]
-        observed += count(seen)
-        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~seen)):
+        here = mask[part, ...]
+        observed += count(here)
+        if not bool(xp.all(xp.isfinite(data[part, ...]) | ~here)):
             raise ValueError("expected finite values at observed entries, got NaN or infinity")
     if observed == 0:
         raise ValueError("expected at least one observed entry, got a mask without any True")
@@ -79,3 +79,46 @@ def effective_tolerance(tolerance: float, data: Array) -> float:
     """The tolerance, but not below what the precision of the data allows."""
     xp = namespace_of(data)
     return max(tolerance, 8 * float(xp.finfo(data.dtype).eps))
+
+
+def whole_number(value: object, name: str, least: int) -> int:
+    """The value as Python's own integer; NumPy's integers are whole numbers, ``True`` and ``2.0`` are not.
+
+    Raises
+    ------
+    ValueError
+        If the value is not a whole number of at least ``least``.
+
+    Examples
+    --------
+    >>> whole_number(np.int16(3), "step", 1)
+    3
+    >>> whole_number(True, "step", 1)
+    Traceback (most recent call last):
+    ValueError: expected step as a whole number of at least 1, got True
+    """
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise ValueError(f"expected {name} as a whole number of at least {least}, got {value!r}")
+
+
+def one_or_three(value: object, name: str, least: int) -> int | tuple[int, int, int]:
+    """A whole number, or three of them, as Python's own integers."""
+    several = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) == 1
+    given: tuple[object, ...] = tuple(value) if several else (value,) * 3  # type: ignore[arg-type]
+    try:
+        z, y, x = (whole_number(number, name, least) for number in given)
+    except ValueError:
+        raise ValueError(f"expected {name} as a whole number of at least {least}, or three, got {value!r}") from None
+    return (z, y, x) if several else z
+
+
+def power_of_two(value: object, name: str) -> int:
+    """A power of two as Python's own integer."""
+    try:
+        number = whole_number(value, name, 1)
+    except ValueError:
+        number = 0
+    if number & (number - 1) or number == 0:
+        raise ValueError(f"expected a power of two as {name}, got {value!r}")
+    return number

@@ -9,10 +9,10 @@ from typing import Any
 from .admm import AdmmOptions, admm_result, admm_sweeps
 from .arrays import Array, count
 from .checks import check_state, checked_problem
-from .kernels_numba import one_blas_thread
 from .problem import Problem
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
 from .riemannian import GaussNewtonOptions, GaussNewtonState, gauss_newton
+from .threads import one_blas_thread
 
 ROUGH = 0.06
 ROUGH_NONNEGATIVE = 3e-3

@@ -18,11 +18,11 @@ from typing import NamedTuple
 from .arrays import Array, as_double, namespace_of, scalar
 from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
-from .kernels_numba import one_blas_thread
 from .passes import observed_norm
 from .results import CompletionResult, IterationRecord, SparsePart, tucker_tensor
 from .subspaces import hosvd
 from .tensors import tucker_distance, tucker_to_dense
+from .threads import one_blas_thread
 
 
 class EmState(NamedTuple):

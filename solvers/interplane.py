@@ -1,12 +1,12 @@
 """Planes between measured planes: best linear prediction along z, one lateral frequency band at a time.
 
-Linear interpolation treats all detail alike. In a stack it is not alike: coarse structure passes through several
+Linear interpolation treats all detail alike, but detail in a stack differs: coarse structure passes through several
 planes, fine structure is gone at the next one, and the mean of two unrelated planes is a worse estimate of the fine
-structure between them than its shrunken mean. How fast each lateral frequency decays along z can be read off the
-measured planes themselves; simple kriging (Wiener prediction) with that correlation then gives the weights. Nothing
-is trained: all that depends on the data comes from the stack at hand, at a cost of a few cosine transforms a plane.
-The fixed choices (roots, a third of the mean, neighbours, nugget, pchip beneath, root of the slope) were compared on
-real volumes whose planes were known, so figures on those volumes are somewhat too good.
+structure between them than its shrunken mean. How fast each lateral frequency decays along z is measured on the planes
+themselves; simple kriging (Wiener prediction) with that correlation then gives the weights. Nothing is trained: all
+that depends on the data comes from the stack itself, at a cost of a few cosine transforms a plane. The fixed choices
+(roots, a third of the mean, neighbours, nugget, pchip beneath, root of the slope) were compared on real volumes of
+which every plane was measured, so figures on those volumes are somewhat too good.
 
 Symbols:
 
@@ -21,16 +21,16 @@ letter   meaning                                                         shape
 =======  ==============================================================  =================
 
 1. `y` replaces `x`, since light is counted (its noise grows with the root) and brightness differs by factors between
-   structures: roots are closer to Gaussian, and a few bright spots no longer decide the correlation of everything.
+   structures: roots are closer to Gaussian, and a few bright spots do not decide the correlation of everything else.
 2. `rho_j` is the Cauchy function (Gneiting and Schlather 2004, with exponent 2: parabolic at the origin as any
    blurred image is, heavy-tailed as structures of mixed size are) through two measured values: planes one gap
    apart and two gaps apart. Values below one gap, where nothing was measured, follow from it.
 3. Weights of the nearest planes: ``w = (R + q I)^-1 r`` with ``R = rho_j(z_k - z_l)``, ``r = rho_j(z_k - z)``, and
-   `q` the ratio of noise to signal in the band. What has at most one period a side is interpolated by pchip.
+   `q` the ratio of noise to signal in the band. Structure that has at most one period a side is interpolated by pchip.
 4. The result is ``pchip + weight (kriged - pchip)``. The weight is judged on the measured planes: every second plane
    is left out and predicted in the same way at twice the gap. The slope `b` of the true on the predicted correction,
-   at the lower end of its 95 % confidence interval and clipped to [0, 1], holds there. At the gap itself it is
-   unknown; between one at no gap and `b` at twice the gap the geometric mean is taken, ``sqrt(b)``.
+   at the lower end of its 95 % confidence interval and clipped to [0, 1], is the weight there. At the gap itself the
+   slope cannot be measured; the geometric mean of one, its value at no gap, and `b` is taken: ``sqrt(b)``.
 
 References
 ----------
@@ -47,41 +47,24 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import dctn, idctn
-from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import gaussian_filter
-from scipy.special import stdtrit
 
-from tensorcell.solvers.arrays import Array, as_float, from_host, namespace_of, to_host
-from tensorcell.solvers.noise import NoiseModel
+from .arrays import Array, as_float, from_host, namespace_of, to_host
+from .interpolation import bridge_variance, pchip
+from .kriging import NoiseLevels, kriged
+from .noise import NoiseModel
+from .spread import conformal_width
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
-Singles = npt.NDArray[np.float32]
 
 FEWEST_PLANES = 5
-"""Fewer measured planes than this give no correlation along z worth the name: pchip."""
+"""Fewer measured planes than this do not determine the correlation along z: pchip interpolates between them."""
 
 CONFIDENCE = 0.95
-"""That the correction is not taken with too large a weight."""
-
-NEIGHBOURS = 4
-"""Measured planes used on either side."""
-
-COARSEST = 4
-"""Half-periods along the shorter side from which on all is kriged; half as many and fewer are left to pchip."""
-
-COVERED, NORMAL_QUANTILE = 0.9, 1.6449
-"""Share that intervals are to cover, and the half-width of that interval of a normal distribution."""
-
-LEAST_SHARE = 0.5
-"""Of the squared width of left-out errors that is never put down to noise."""
+"""Probability that the weight of the correction is not too large."""
 
 LEAST_VARIANCE = 0.01
-"""Of the mean variance predicted at left-out planes: where nothing is seen to change, that is no certainty."""
-
-SMALLEST_NUGGET = 1e-5
-"""Added to the diagonal of R, of unit diagonal, so that it is never singular."""
+"""Smallest predicted variance, as a share of its mean at left-out planes: planes that are alike prove no certainty."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +113,7 @@ def fill_planes(
         Standard deviation of the noise in `stack`, in its unit, or a model of its variance; filled planes are estimates
         without it.
     denoise : bool
-        False: the weights are those of noise-free planes, and `noise` only counts in the error.
+        False: the weights are those of noise-free planes, and `noise` enters the error alone.
 
     Returns
     -------
@@ -167,9 +150,7 @@ def fill_planes(
         raise ValueError("grid must increase from plane to plane, got positions that do not")
     if planes < 1:
         raise ValueError(f"planes must be at least 1, got {planes}")
-    model = noise if isinstance(noise, NoiseModel) else NoiseModel(gain=0.0, offset=noise**2, sigma=noise)
-    if not 0 <= model.sigma < np.inf:
-        raise ValueError(f"noise must be finite and not negative, got {noise}")
+    model = NoiseModel.of(noise)
     values = to_host(as_float(stack))
     if not np.isfinite(values).all():
         raise ValueError("stack must be finite, got NaN or infinity")
@@ -179,7 +160,7 @@ def fill_planes(
     measured = positions[place] == targets
     inside = ~measured & (targets > positions[0]) & (targets < positions[-1])
 
-    level = _Noise(model, model.sigma if denoise else 0.0)
+    level = NoiseLevels(model, model.sigma if denoise else 0.0)
     blend = _judge(values, positions, level)
     volume = values[place]
     error = np.zeros_like(volume)
@@ -187,84 +168,69 @@ def fill_planes(
     new = _filled(values, positions, targets[inside], level, blend)
     for n, (plane, deviation) in zip(filled, new, strict=True):
         volume[n], error[n] = plane, deviation
-    if filled.size:  # beyond the ends nothing is known: at least the error inside the nearest gap
+    if filled.size:  # nothing was measured beyond the ends: the error there is at least that inside the nearest gap
         error[targets < positions[0]] = error[filled[0]]
         error[targets > positions[-1]] = error[filled[-1]]
     volume, error = from_host(volume, stack), from_host(error, stack)
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
 
 
-class _Noise(NamedTuple):
-    """The noise that errors hold, and the standard deviation that the weights take into account."""
-
-    present: NoiseModel
-    weighed: float
-
-
-class _Plane(NamedTuple):
-    """A kriged plane, the variance of its error without noise, and what the noise of the measured planes adds."""
-
-    value: Floats
-    variance: Floats
-    passed: Floats
-
-
 class _Blend(NamedTuple):
-    """How kriged and pchip planes are mixed, and by what to multiply the predicted errors."""
+    """How kriged and pchip planes are mixed, and the factor of the predicted errors."""
 
     weight: float
     slope: float
     slope_error: float
     scale: float
     least: float
-    """Smallest variance, before the factor."""
+    """Smallest predicted variance, before the factor."""
     sentence: str
 
 
 def _filled(
-    values: Floats, positions: Doubles, targets: Doubles, noise: _Noise, blend: _Blend
+    values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLevels, blend: _Blend
 ) -> Iterator[tuple[Floats, Floats]]:
     """Blended planes at targets strictly inside the measured range, and their standard deviations, one by one."""
-    simple = _pchip(values, positions, targets)
+    simple = pchip(values, positions, targets)
     if np.isnan(blend.weight):
         for target, base in zip(targets, simple, strict=True):
-            yield base, np.sqrt(_bridge_variance(values, positions, target))
+            yield base, np.sqrt(bridge_variance(values, positions, target))
         return
-    for base, plane in zip(simple, _kriged(values, positions, targets, noise), strict=True):
+    for base, plane in zip(simple, kriged(values, positions, targets, noise), strict=True):
         error = np.sqrt(blend.scale**2 * np.maximum(plane.variance, blend.least) + plane.passed)
         yield base + blend.weight * (plane.value - base), error
 
 
-def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
-    """Weight of the kriged planes from left-out measured planes.
+def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
+    """Weight of the kriged planes, judged at measured planes that are left out.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is
     ``sum <d, e> / sum <d, d>``. The lower end of its one-sided confidence interval is taken (Student's t with the
-    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. It holds at twice
-    the gap; at no gap it would be one; at the gap itself the geometric mean of the two is used.
+    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. This weight is that of
+    twice the gap, and the weight of no gap is one; the geometric mean of the two is used at the gap itself.
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, 1.0, 0.0, sentence)
     sums, samples = [], []
     for first in (0, 1):
-        kept, left = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
-        if len(positions[kept]) < 3:  # no second gap to take a correlation at
+        used, left_out = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
+        if len(positions[used]) < 3:  # two gaps are needed for a correlation
             continue
-        predicted = _kriged(values[kept], positions[kept], positions[left], noise)
-        simple = _pchip(values[kept], positions[kept], positions[left])
-        for measured, base, plane in zip(values[left], simple, predicted, strict=True):
+        predicted = kriged(values[used], positions[used], positions[left_out], noise)
+        simple = pchip(values[used], positions[used], positions[left_out])
+        for measured, base, plane in zip(values[left_out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
             each = max(1, measured.size >> 12)
-            doubt = plane.passed + noise.present.variance(plane.value)
-            samples.append(np.stack([truth, change, plane.variance, doubt]).reshape(4, -1)[:, ::each])
+            noisy = plane.passed + noise.present.variance(plane.value)
+            samples.append(np.stack([truth, change, plane.variance, noisy]).reshape(4, -1)[:, ::each])
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
-    truth, change, variance, doubt = np.concatenate(samples, axis=1).astype(np.float64)
+    truth, change, variance, noisy = np.concatenate(samples, axis=1).astype(np.float64)
     least = LEAST_VARIANCE * float(np.mean(variance))
-    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), doubt)
+    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), noisy)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
@@ -273,7 +239,7 @@ def _judge(values: Floats, positions: Doubles, noise: _Noise) -> _Blend:
 
 
 def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:
-    """Slope of a true on a predicted correction, its jackknife error, and how much of the correction to believe.
+    """Slope of a true on a predicted correction, its jackknife error, and the weight that the correction deserves.
 
     Parameters
     ----------
@@ -284,7 +250,7 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     -------
     (slope, error, weight)
         ``sum <d, e> / sum <d, d>``; its standard error over planes; the lower end of its one-sided 95 % confidence
-        interval (Student's t), between 0 and 1: 0 where one plane is all there is.
+        interval (Student's t), between 0 and 1; the weight of a single plane is 0.
 
     Examples
     --------
@@ -292,6 +258,8 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     >>> slope, error, weight
     (0.5, 0.0, 0.5)
     """
+    from scipy.special import stdtrit
+
     slope = _ratio(products.sum(), squares.sum())
     without = np.array([_ratio(products.sum() - c, squares.sum() - p) for c, p in zip(products, squares, strict=True)])
     count = len(products)
@@ -301,188 +269,23 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
 
 
 def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
-    """Factor by which predicted standard deviations cover nine in ten of the left-out voxels.
+    """Factor with which the intervals of the predicted standard deviations cover nine in ten of the left-out voxels.
 
-    ``square`` are their squared errors, of which ``noise`` is expected from noise alone. Conformal: a quantile of the
-    errors over the predictions, less the noise. Few large errors count, too: no less than the root mean square. A
-    factor below one was found at twice the gap; at the gap the model is nearer to the truth, so that its root is taken.
+    ``square`` are the squared errors at these voxels, of which ``noise`` is expected from noise alone. The factor is
+    the conformal width of the errors over the predictions, but at least the ratio of their root mean squares, so that
+    few large errors count, too. A factor below one was found at twice the gap; at the gap itself the model is nearer to
+    the truth, so that the root of the factor is taken.
     """
-    known = variance > 0
-    if not known.any():
+    predicted = variance > 0
+    if not predicted.any():
         return 1.0
-    square, variance, noise = square[known], variance[known], noise[known]
-    covered = float(np.quantile(square / variance, COVERED)) / NORMAL_QUANTILE**2
-    factor = max(covered - float(np.median(noise / variance)), LEAST_SHARE * covered)
+    square, variance, noise = square[predicted], variance[predicted], noise[predicted]
+    width = conformal_width(np.sqrt(square / variance), float(np.sqrt(np.median(noise / variance))))
     excess = max(float(np.mean(square - noise)), 0.0)
-    factor = max(factor, excess / float(np.mean(variance)))
-    return float(max(factor**0.5, factor**0.25))
+    factor = max(width, float(np.sqrt(excess / np.mean(variance))))
+    return max(factor, float(np.sqrt(factor)))
 
 
 def _ratio(above: float, below: float) -> float:
-    """The quotient, 0 where nothing is divided by nothing."""
+    """The quotient, and 0 where the divisor is 0."""
     return float(above / below) if below > 0 else 0.0
-
-
-def _kriged(values: Floats, positions: Doubles, targets: Doubles, noise: _Noise) -> Iterator[_Plane]:
-    """Planes strictly between the measured ones, predicted band by band on the roots, and their variances."""
-    floor = float(np.quantile(values, 0.001))
-    offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # a third: by trial, see the module
-    if not offset > 0:  # no contrast above the floor: nothing that roots could even out
-        for target, plane in zip(targets, _pchip(values, positions, targets), strict=True):
-            yield _Plane(plane, _bridge_variance(values, positions, target), noise.present.variance(plane))
-        return
-    roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
-    darkest = np.float32(np.sqrt(offset))
-    # Mean of (dy / dx)^2 = 1 / (2 y)^2, kept finite in the dark.
-    slope = np.mean(0.25 / (np.square(roots) + noise.weighed))
-
-    spectra = dctn(roots, axes=(1, 2), norm="ortho")
-    bands, coarse = _bands(roots.shape[1], roots.shape[2])
-    correlation = _correlations(spectra, positions, bands, noise.weighed * float(np.sqrt(slope)))
-    few = coarse > 0
-    trend = PchipInterpolator(positions, spectra[:, few] * coarse[few], axis=0)
-    flat = bands.reshape(len(bands), coarse.size)
-    for target in targets:
-        near = np.searchsorted(positions, target)
-        chosen = np.arange(max(near - NEIGHBOURS, 0), min(near + NEIGHBOURS, len(positions)))
-        weights, unknown = _kriging_weights(correlation, positions[chosen], target)
-        spectrum, passed = np.zeros(coarse.shape, dtype=np.float32), 0.0
-        for k, plane in enumerate(chosen):
-            gains = (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape)
-            spectrum += gains * spectra[plane]
-            passed += float(np.mean(np.square(gains)))
-        spectrum[few] += trend(target)
-        root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
-        energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
-        spread = float(energy @ unknown) * _local_share(np.square(roots[near] - roots[near - 1]))
-        plane = np.square(root).astype(values.dtype)
-        plane += floor - offset  # in the precision of the stack: the floor may be high above the contrast
-        # The variance is that of the square of a normal variable.
-        yield _Plane(plane, (4 * np.square(root) + 2 * spread) * spread, passed * noise.present.variance(plane))
-
-
-def _local_share(change: Singles) -> Singles:
-    """Where in a plane the error lies, of mean 1: where the two measured planes around it differ."""
-    mean = float(change.mean())
-    if mean == 0:
-        return np.ones_like(change)
-    share: Singles = 0.1 + 0.9 * gaussian_filter(change, 3.0) / mean  # a tenth everywhere: no difference is no proof
-    return share
-
-
-def _bands(rows: int, columns: int) -> tuple[Singles, Singles]:
-    """Radial bands of the plane's cosine transform (J, Y, X), and what is coarser (Y, X); all together sum to one.
-
-    Raised cosines in the logarithm of the frequency, centred half an octave apart from the Nyquist frequency down.
-    """
-    frequency = np.hypot(np.arange(rows)[:, None] / rows, np.arange(columns) / columns)  # 1 = Nyquist
-    octaves = 2 * np.log2(np.maximum(frequency, 1e-9))
-    number = max(int(2 * np.log2(2 * min(rows, columns) / COARSEST)), 0)
-    bands = np.cos(np.pi / 2 * np.clip(np.abs(octaves + np.arange(number)[:, None, None]), 0, 1)) ** 2
-    bands[:1, octaves > 0] = 1  # the corners beyond the Nyquist frequency of a side
-    coarse = np.maximum(1 - bands.sum(axis=0), 0)
-    coarse[coarse < 1e-6] = 0
-    return bands.astype(np.float32), coarse.astype(np.float32)
-
-
-class _Correlation(NamedTuple):
-    """``rho_j(t) = (1 + b_j t^2)^-a_j``, ratio of noise to signal, and energy of each plane a voxel."""
-
-    a: Doubles
-    b: Doubles
-    nugget: Doubles
-    energy: Doubles  # (m, J)
-
-    def __call__(self, distance: Doubles) -> Doubles:
-        """Correlation (J, ...) at distances (...)."""
-        shape = (len(self.a),) + (1,) * distance.ndim
-        return np.exp(-self.a.reshape(shape) * np.log1p(self.b.reshape(shape) * np.square(distance)))
-
-
-def _correlations(spectra: Singles, positions: Doubles, bands: Singles, noise: float) -> _Correlation:
-    """Correlation along z of every band, from pairs of measured planes one and two median gaps apart."""
-    voxels = spectra[0].size
-    flat = bands.reshape(len(bands), voxels)
-    level = noise**2 * flat.sum(axis=1, dtype=np.float64) / voxels
-    energy = np.stack([flat @ np.square(plane).ravel() for plane in spectra]).astype(np.float64) / voxels
-    signal = np.maximum(energy - level, 1e-3 * energy)
-    points = []
-    pairs = _pairs(positions)
-    for lower, upper in pairs:
-        product = sum(flat @ (spectra[i] * spectra[k]).ravel() for i, k in zip(lower, upper, strict=True))
-        middle = (signal[lower].sum(axis=0) + signal[upper].sum(axis=0)) / 2
-        rho = np.divide(product / voxels, middle, out=np.zeros_like(middle), where=middle > 0)
-        points.append((float(np.mean(positions[upper] - positions[lower])), rho))
-    samples = np.maximum(flat.sum(axis=1, dtype=np.float64), 1) * len(pairs[1][0])
-    a, b = _cauchy(points, 2 / np.sqrt(samples))  # two standard errors of a correlation of nothing
-    mean = signal.mean(axis=0)
-    nugget = np.maximum(np.divide(level, mean, out=np.zeros_like(mean), where=mean > 0), SMALLEST_NUGGET)
-    return _Correlation(a, b, nugget, signal)
-
-
-def _pairs(positions: Doubles) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    """Pairs (lower, upper) of planes about one and about two median gaps apart.
-
-    Where gaps are so uneven that there are none: all neighbours, and all that are further apart than those.
-    """
-    lower, upper = np.triu_indices(len(positions), k=1)
-    distance = (positions[upper] - positions[lower]) / np.median(np.diff(positions))
-    one, two = (np.abs(np.log(distance / gaps)) < np.log(1.25) for gaps in (1, 2))
-    if not one.any():
-        one = upper - lower == 1
-    if not two.any():
-        two = distance > 1.25 * distance[one].mean()
-    return [(lower[near], upper[near]) for near in (one, two)]
-
-
-def _cauchy(points: list[tuple[float, Doubles]], unsure: Doubles) -> tuple[Doubles, Doubles]:
-    """`a` and `b` of ``(1 + b t^2)^-a`` through two points ``(t, rho)``, by bisection.
-
-    The ratio of the two ``-log rho`` falls with `b` from ``(t2 / t1)^2`` (Gaussian) to 1 (heavy tail); a measured
-    ratio outside is clipped to that. Where the far `rho` is below `unsure`, its ratio says nothing and that of the next
-    coarser band is taken: bands come from fine to coarse.
-    """
-    (near, first), (far, second) = points
-    near_log = -np.log(np.clip(first, 1e-3, 1 - 1e-6))
-    far_log = -np.log(np.clip(second, 1e-4, 1 - 1e-6))
-    gaussian = 0.99975 * (far / near) ** 2
-    wanted = np.clip(far_log / near_log, 1.2, gaussian)
-    for band in range(len(wanted) - 1, -1, -1):  # from coarse to fine
-        if second[band] < unsure[band]:
-            wanted[band] = wanted[band + 1] if band + 1 < len(wanted) else gaussian
-    low, high = np.full(len(wanted), -16.0), np.full(len(wanted), 16.0)
-    for _ in range(50):
-        middle = (low + high) / 2
-        b = np.exp(middle) / near**2
-        above = np.log1p(b * far**2) / np.log1p(b * near**2) > wanted
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    b = np.exp((low + high) / 2) / near**2
-    return near_log / np.log1p(b * near**2), b
-
-
-def _kriging_weights(correlation: _Correlation, positions: Doubles, target: float) -> tuple[Floats, Floats]:
-    """Weights (J, k) of the planes at `positions` for the one at `target`, and the share of variance left (J,)."""
-    between = correlation(positions[:, None] - positions) + correlation.nugget[:, None, None] * np.eye(len(positions))
-    towards = correlation(positions - target)
-    weights: Floats = np.linalg.solve(between, towards[..., None])[..., 0]
-    unknown: Floats = np.clip(1 - np.sum(weights * towards, axis=1), 0, 1)
-    return weights, unknown
-
-
-def _pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floats]:
-    """Monotone cubic interpolation along the first axis, one target after the other, in the dtype of `values`."""
-    interval, curve = -1, None
-    for target in targets:
-        near = int(np.searchsorted(positions, target))
-        if curve is None or near != interval:  # local: two planes on either side give the slopes at the nearest two
-            nearby = slice(max(near - 2, 0), near + 2)
-            interval, curve = near, PchipInterpolator(positions[nearby], values[nearby], axis=0)
-        yield curve(target).astype(values.dtype)
-
-
-def _bridge_variance(values: Floats, positions: Doubles, target: float) -> Floats:
-    """Variance ``t (1 - t) (difference)^2`` of a Brownian bridge between the two planes around the target."""
-    upper = np.searchsorted(positions, target)
-    share = float((target - positions[upper - 1]) / (positions[upper] - positions[upper - 1]))
-    variance: Floats = share * (1 - share) * np.square(values[upper] - values[upper - 1])
-    return variance

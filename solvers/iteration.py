@@ -77,3 +77,14 @@ def iterate(
         if measures.settled and measures.change <= tolerance:
             return state, Status.CONVERGED, tuple(records)
     return state, Status.MAX_ITERATIONS, tuple(records)
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: whole seconds, whole minutes, or hours.
+
+    >>> duration(7.4), duration(400), duration(9000)
+    ('7 s', '7 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

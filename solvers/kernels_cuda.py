@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, namespace_of
-from .kernels_numba import CURVATURE, EQUALITY, HUBER, RESIDUAL
+from .rules import Rule
 
 CHUNK_ELEMENTS = 1 << 25
 """Bound on the workspace of a sweep, in numbers of the data's dtype: 128 MiB in float32, 256 MiB in float64."""
@@ -43,10 +43,10 @@ BLOCKS = 2048
 """Largest grid. It does not depend on the device, so neither does the order in which the statistics are added."""
 
 SOURCE = (
-    f"enum {{ RESIDUAL = {RESIDUAL}, HUBER = {HUBER}, EQUALITY = {EQUALITY}, CURVATURE = {CURVATURE} }};\n"
+    f"enum {{ {', '.join(f'{rule.name} = {int(rule)}' for rule in Rule)} }};\n"
     f"enum {{ THREADS = {THREADS} }};\n"
     r"""
-// T is float or double; RULE and NONNEGATIVE select the rule (see sweeps.Rule, whose letters are used here). Both are
+// T is float or double; RULE and NONNEGATIVE select the rule (see rules.Rule, whose letters are used here). Both are
 // known when the kernel is compiled, so the branches on them cost nothing and unused arrays are never touched.
 
 // WIDTH neighbouring numbers that one instruction loads or stores.
@@ -198,7 +198,7 @@ def sweep_cuda(
     Parameters
     ----------
     rule, nonnegative, tau, gamma
-        See ``sweeps.Rule``.
+        See ``rules.Rule``.
     y, w, dual : arrays ``(planes, rows, columns)``
         Data (float32 or float64), mask (bool, True = observed) and scaled dual (**updated in place**), in C order.
         The dual is not touched by rules without one.

@@ -1,7 +1,7 @@
 """CPU kernel of the patch-group filter: matching, a small Tucker model a group, aggregation, all in the cache.
 
-The array twin, for NumPy and CuPy, is ``filter_arrays`` of :mod:`tensorcell.solvers.local`, where the symbols are
-explained. The kernel releases the interpreter lock; groups whose patches cannot touch each other run on several
+The array twin, for NumPy and CuPy, is ``sums_arrays`` of :mod:`tensorcell.solvers.patch_groups`, where the equations
+stand. The kernel releases the interpreter lock; groups whose patches cannot touch each other run on several
 threads, in an order that does not depend on their number.
 """
 
@@ -148,7 +148,7 @@ def filter_groups(
     squares: Any,
     weights: Any,
 ) -> None:
-    """Filter the groups of all reference corners and add them up: see ``local.filter_arrays``."""
+    """Filter the groups of all reference corners and add them up: see ``patch_groups.sums_arrays``."""
     length = patch[0] * patch[1] * patch[2]
     corners, distances, at = np.zeros((size, 3), np.int64), np.zeros(size, np.float32), np.zeros(3, np.int64)
     groups, line = np.zeros((5, length, size), np.float32), np.zeros(size, np.float32)

@@ -8,27 +8,19 @@ threading layer is needed; BLAS runs single-threaded inside each.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg.cython_blas  # noqa: F401  (Numba's dot calls it; loaded before the BLAS libraries are counted)
-from threadpoolctl import ThreadpoolController
+
+from .rules import Rule
+from .threads import share_out
 
 BLOCK_ELEMENTS = 1 << 17
 
-RESIDUAL, HUBER, EQUALITY, CURVATURE = 0, 1, 2, 3
-"""Pointwise rules, see ``sweeps.Rule``."""
-
-Result = TypeVar("Result")
+RESIDUAL, HUBER, EQUALITY, CURVATURE = map(int, Rule)
+"""The rules as plain numbers, which Numba takes as constants."""
 
 _ARITHMETIC = {"reassoc", "contract", "nsz"}  # sums may be reordered; NaN and infinities keep their meaning
 
@@ -159,94 +151,6 @@ def take_centred(y: Any, w: Any, centre: Any, limit: Any, first: int, left: int,
             for k in range(out.shape[2]):
                 value = min(max(y[first + i, left + j, k] - centre, -limit), limit)
                 out[i, j, k] = value if w[first + i, left + j, k] else zero
-
-
-@lru_cache(maxsize=1)
-def _pool(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="tensorcell")
-
-
-def thread_count() -> int:
-    """Threads that a pass uses: Numba's number (``numba.set_num_threads``), but no more than the cores allowed."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(int(numba.get_num_threads()), allowed)
-
-
-@lru_cache(maxsize=1)
-def _blas_libraries() -> ThreadpoolController:
-    """The BLAS of NumPy and of SciPy, both loaded by now (finding them takes as long as a pass over a small volume)."""
-    return ThreadpoolController()
-
-
-class _BlasLimit:
-    """One BLAS thread while at least one solve runs: the first one in sets it, the last one out restores it.
-
-    OpenBLAS ignores a thread that changes the number while another one that has changed it is alive. The first one in
-    and the last one out may be two threads, so both changes are made by a third.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.limit: Any = None
-        self.setter: Any = None
-
-    def enter(self) -> None:
-        with self.lock:
-            self.users += 1
-            if self.users == 1:
-                self.setter = ThreadPoolExecutor(1, thread_name_prefix="tensorcell-blas")
-                self.limit = self.setter.submit(_blas_libraries().limit, limits=1, user_api="blas").result()
-
-    def leave(self) -> None:
-        with self.lock:
-            self.users -= 1
-            if self.users == 0:
-                self.setter.submit(self.limit.restore_original_limits).result()
-                self.setter.shutdown()
-
-
-_blas = _BlasLimit()
-
-
-def _forget_threads() -> None:
-    """In the child of a fork there are no threads but one."""
-    global _blas
-    _pool.cache_clear()
-    _blas = _BlasLimit()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Hold BLAS to one thread for the length of a solve.
-
-    The shares of a pass are the parallelism. BLAS threads that the small algebra between passes wakes would spin beside
-    them: seen to slow a pass from 10 ms to 200 ms.
-    """
-    limit = _blas
-    limit.enter()
-    try:
-        yield
-    finally:
-        limit.leave()
-
-
-def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
-    """``work(first, last)`` on equal consecutive shares of ``range(size)``, one a thread; results in order.
-
-    The calling thread takes the first share: each further thread costs BLAS its buffers, tens of megabytes.
-    """
-    count = max(1, min(thread_count(), size))
-    bounds = [size * share // count for share in range(count + 1)]
-    if count == 1:
-        return [work(0, size)]
-    others = [_pool(count - 1).submit(work, *share) for share in pairwise(bounds[1:])]
-    own = work(bounds[0], bounds[1])
-    return [own, *(other.result() for other in others)]
 
 
 def sweep_numba(

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from .arrays import Array, chunk_elements, count, namespace_of
 from .proximal import soft_threshold
 from .results import SparsePart
-from .sweeps import Rule, planes_model, sweep
+from .rules import Rule
+from .sweeps import planes_model, sweep
 from .tensors import planes_of
 
 

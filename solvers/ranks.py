@@ -20,43 +20,56 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from tensorly.tucker_tensor import TuckerTensor
 
 from .admm import AdmmOptions, robust_tucker_admm
-from .arrays import Array, as_double, clip, contiguous, count, from_host, namespace_of, scalar, to_host
+from .arrays import Array, as_double, count, from_host, namespace_of, to_host
 from .checks import checked_problem
 from .completion import TRIM, complete_tucker
-from .kernels_numba import one_blas_thread
 from .passes import residuals
 from .problem import Problem
+from .rank_fits import (
+    RELATIVE_FLOOR,
+    Fit,
+    beyond_noise_in_gram,
+    beyond_noise_in_subspaces,
+    clipped_residual,
+    fitted,
+    judged,
+    overlooks_structure,
+)
+from .rank_limits import Rank, affordable, checked_limits, degrees_of_freedom, lowered
+from .rank_spectra import largest_ratio, on_subgrid, spectra_of, spectral_edge
 from .results import tucker_tensor
 from .riemannian import GaussNewtonOptions, gauss_newton
-from .subspaces import Spectra, masked_spectra, median, recompress, subgrid, take_grid
-from .tensors import multi_mode_product, planes_of, unfold
+from .spread import MEDIAN_DEVIATION, robust_sigma
+from .subspaces import Spectra, recompress
+from .tensors import planes_of
+from .threads import one_blas_thread
+
+if TYPE_CHECKING:
+    pass
 
 Method = Literal["auto", "ratio", "threshold", "core", "residual", "holdout"]
-Rank = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
 
 BUDGET = 3 << 20
-"""Voxels on which ranks are estimated."""
+"""Number of voxels on which ranks are estimated."""
 UNKNOWNS = 2.0
-"""Observed entries for each unknown of a trial fit, at least."""
-MARGIN = 1.1
-"""Singular values must exceed the edge of the noise by this factor."""
+"""Least number of observed entries for each unknown of a trial fit."""
 HELD_OUT = 0.1
-RELATIVE_FLOOR = 1e-3
+"""Share of the observed entries that the fits of a comparison leave out."""
 GROWTH_STEPS = 30
+"""Largest number of fits while the rank grows."""
 CLEAR = 1.5
-"""Times the edge of noise at which a direction stands clear of it."""
+"""A direction stands clear of the noise from this multiple of its edge on."""
 LOST = 1.2
-"""Times the residual of the best fit at which another fit of that rank has not found the model."""
+"""A fit whose residual exceeds this multiple of the best one of the same rank has not found the model."""
 CLIP = 3.0
-"""Singular values below this part of the largest are not told from rounding and unfinished fits."""
+"""Residuals are clipped to this multiple of their robust standard deviation before directions are counted in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +129,7 @@ def estimate_rank(
     seed: int = 0,
     voxels: int = BUDGET,
 ) -> RankEstimate:
-    """Estimate the multilinear rank of a tensor of which only some entries are known.
+    """Estimate the multilinear rank of a tensor of which only some entries are observed.
 
     Parameters
     ----------
@@ -129,7 +142,7 @@ def estimate_rank(
     max_rank : int or sequence of int, optional
         Upper limits.
     seed : int
-        Of the random subgrid of large tensors and of the entries left out.
+        Seed of the random subgrid of large tensors and of the choice of entries to leave out.
     voxels : int
         Larger tensors are represented by a random subgrid of that size, which has the same multilinear rank (as long as
         it is the smaller one).
@@ -145,8 +158,8 @@ def estimate_rank(
 
     Notes
     -----
-    No rank is returned that has more unknowns than half the observed entries: more could not be told from noise.
-    Cost: that of a handful of fits.
+    No rank is returned that has more unknowns than half the observed entries: more unknowns would fit the noise.
+    The cost is that of a handful of fits.
 
     Examples
     --------
@@ -236,49 +249,10 @@ def block_ranks(
     return BlockRanks(ranks=tuple(ranks), corners=tuple(corners), block=sizes)
 
 
-def checked_limits(max_rank: int | Sequence[int] | None, shape: Sequence[int]) -> Rank:
-    """Upper limits of the ranks, at most the shape."""
-    if max_rank is None:
-        return tuple(shape)
-    limits = (max_rank,) * len(shape) if isinstance(max_rank, int) else tuple(max_rank)
-    if len(limits) != len(shape) or min(limits) < 1:
-        raise ValueError(f"expected {len(shape)} limits of at least 1 as max_rank, got {max_rank}")
-    return tuple(min(limit, size) for limit, size in zip(limits, shape, strict=True))
-
-
-def has_outliers(data: Array, mask: Array) -> bool:
-    """Whether more than one observed entry in a thousand is further out than fifteen robust standard deviations.
-
-    Clipping bends the spectra of data without outliers, so it must have a reason. Outliers of the size of the data are
-    not seen here; they do little harm to a spectrum.
-    """
-    xp = namespace_of(data)
-    grid = subgrid(data.shape, 1 << 18, 0)
-    values = take_grid(data, grid)[take_grid(mask, grid)]
-    if values.shape[0] == 0:
-        return False
-    distance = xp.abs(values - median(values))
-    return bool(count(distance > 15 * 1.4826 * median(distance)) > 1e-3 * values.shape[0])
-
-
-def on_subgrid(data: Array, mask: Array, voxels: int, seed: int) -> tuple[Array, Array]:
-    """Data and mask, or their part on a random subgrid of at most so many voxels if something is observed there."""
-    if math.prod(data.shape) <= voxels:
-        return data, mask
-    grid = subgrid(data.shape, voxels, seed)
-    part = contiguous(take_grid(mask, grid))
-    return (contiguous(take_grid(data, grid)), part) if count(part) else (data, mask)
-
-
-def spectra_of(data: Array, mask: Array) -> Spectra:
-    """Debiased spectra, of clipped data where there is a reason to clip."""
-    return masked_spectra(data, mask, spreads=4.0 if has_outliers(data, mask) else None)
-
-
 def from_spectra(
     spectra: Spectra, shape: Sequence[int], limits: Sequence[int], noise: float | None, method: str
 ) -> RankEstimate:
-    """The two estimators that look at the debiased Gram matrices only."""
+    """The two estimators that need nothing but the debiased Gram matrices."""
     values = [np.asarray(to_host(value)) for value in spectra.values]
     observed = spectra.ratio * math.prod(shape)
     if method == "ratio":
@@ -302,41 +276,13 @@ def from_spectra(
     )
 
 
-def lowered(wanted: Rank, rank: Rank, observed: float) -> str:
-    """What to add to a reason when a rank had to be lowered."""
-    return "" if rank == wanted else f"; lowered from {wanted}, which {round(observed)} observed entries cannot carry"
-
-
-def largest_ratio(values: Floats, limit: int) -> int:
-    """Position of the largest ratio of successive eigenvalues, the noise's size added to both."""
-    floor = max(-float(values[-1]), 1e-6 * float(values[0]), 1e-300)
-    ladder = np.maximum(values[: min(limit, len(values) - 1) + 1], 0.0) + floor
-    return 1 if len(ladder) < 2 else 1 + int(np.argmax(ladder[:-1] / ladder[1:]))
-
-
-def spectral_edge(values: Floats, spectra: Spectra, shape: Sequence[int], mode: int, noise: float | None) -> float:
-    """Largest eigenvalue that a debiased Gram matrix would have from missing entries and noise alone.
-
-    Entries of ``Z Z' / p^2`` off the diagonal have a variance of about ``m (v^2 / p^2 - s^2)`` with ``m`` columns, the
-    second moments ``v`` of what was observed and ``s`` of the signal: twice its root times ``sqrt(I)`` is the edge
-    (Wigner). The most negative eigenvalue is the same edge seen from the other side. Noise raises the diagonal.
-    """
-    columns = math.prod(shape) / shape[mode]
-    variance = (noise or 0.0) ** 2
-    moment = max(0.0, float(values.sum()) / math.prod(shape) - spectra.centre**2)  # signal and noise
-    signal = max(0.0, moment - variance)
-    spread = math.sqrt(columns * max(0.0, (moment / spectra.ratio) ** 2 - signal**2))
-    edge = columns * variance + 2 * math.sqrt(shape[mode]) * spread
-    return max(1.05 * edge, 1.5 * max(0.0, -float(values[-1])), 1e-6 * float(values[0]))
-
-
 def from_core(problem: Problem, limits: Sequence[int], noise: float | None) -> RankEstimate:
     """Singular values of the core of an over-ranked fit: up to the largest gap above the edge of fitted noise."""
     shape = problem.data.shape
     observed = count(problem.mask)
     first = from_spectra(spectra_of(problem.data, problem.mask), shape, limits, noise, "threshold").rank
     trial = affordable([min(2 * r + 2, n) for r, n in zip(first, limits, strict=True)], shape, observed / UNKNOWNS)
-    options = AdmmOptions(fidelity="huber", tolerance=1e-3, max_iterations=60)  # stopped early: less noise is fitted
+    options = AdmmOptions(fidelity="huber", tolerance=1e-3, max_iterations=60)  # an early stop fits less noise
     fit = judged(problem, robust_tucker_admm(problem.data, problem.mask, trial, options=options).tucker, noise)
     kept = []
     for values, edge in zip(fit.spectra, fit.edges, strict=True):
@@ -362,7 +308,7 @@ def from_residual(
     Returns the estimate and the last fit, of at least that rank.
 
     Missing entries blur the spectra of the data by as much as the data are large. The residual of a fit is smaller, and
-    so is what missing entries add to its spectra: weak directions come out once the strong ones are fitted.
+    so is what missing entries add to its spectra: weak directions stand out once the strong ones are fitted.
     """
     shape = problem.data.shape
     observed = count(problem.mask)
@@ -376,7 +322,7 @@ def from_residual(
     for _ in range(GROWTH_STEPS):
         fit = fitted(problem, rank, noise, robust)
         before, kept = kept, tuple(max(1, int((s > e).sum())) for s, e in zip(fit.spectra, fit.edges, strict=True))
-        if kept == before:  # what the last step added is noise
+        if kept == before:  # the last step added nothing but noise
             break
         if fit.scale <= RELATIVE_FLOOR * problem.norm / math.sqrt(observed):
             if robust and overlooks_structure(problem, fit, ratio):
@@ -403,119 +349,14 @@ def from_residual(
     return estimate, fit
 
 
-class Fit(NamedTuple):
-    """A robust fit, as far as its rank is concerned."""
-
-    tucker: TuckerTensor
-    scale: float
-    """Robust standard deviation of the observed residual."""
-    spectra: list[Floats]
-    """Singular values of the core's unfoldings, descending."""
-    edges: tuple[float, ...]
-    """Largest singular value that fitted noise would have there, one a mode."""
-
-
-def fitted(problem: Problem, rank: Rank, noise: float | None, robust: bool) -> Fit:
-    """Fit of a given rank, judged."""
-    result = complete_tucker(problem.data, problem.mask, rank, robust=robust, tolerance=1e-4, max_iterations=8)
-    return judged(problem, result.tucker, noise, robust)
-
-
-def judged(problem: Problem, tucker: TuckerTensor, noise: float | None, robust: bool = True) -> Fit:
-    """A fit with the spectra of its core, and the largest singular values that noise would leave there.
-
-    Noise of variance ``sigma^2 / p`` in all entries, projected on the other modes' subspaces, is a matrix of ``I_n``
-    rows and ``prod_{m != n} r_m`` columns with the largest singular value ``sigma / sqrt(p) (sqrt(rows) +
-    sqrt(columns))``. The two subspaces of a matrix are found together, in all of its columns.
-    """
-    shape, rank = problem.data.shape, tucker.core.shape
-    core, factors = recompress(as_double(tucker.core), [as_double(f) for f in tucker.factors], rank)
-    found = [np.asarray(to_host(singular_values(unfold(core, mode)))) for mode in range(len(shape))]
-    observed = count(problem.mask)
-    scale = problem.grid.scale(core, factors, robust)
-    free = max(0.2, 1 - degrees_of_freedom(rank, shape) / observed)  # what a fit leaves of the noise
-    spread = (scale / math.sqrt(free) if noise is None else noise) / math.sqrt(observed / math.prod(shape))
-    edges = tuple(
-        max(
-            MARGIN * spread * (math.sqrt(size) + math.sqrt(math.prod(rank) / r if len(rank) > 2 else max(shape))),
-            RELATIVE_FLOOR * float(values[0]),
-        )
-        for size, r, values in zip(shape, rank, found, strict=True)
-    )
-    return Fit(tucker_tensor(core, factors, problem.data.dtype), scale, found, edges)
-
-
-def singular_values(matrix: Array) -> Array:
-    """Singular values, descending."""
-    return namespace_of(matrix).linalg.svdvals(matrix)
-
-
-def overlooks_structure(problem: Problem, fit: Fit, ratio: float) -> bool:
-    """Whether most of the energy is in entries that the robust fit took for outliers, and they are not scattered.
-
-    So it is with a few bright structures on a background of exact zeros.
-    """
-    xp = namespace_of(problem.data)
-    rest = clipped_residual(problem, fit, math.inf)
-    if scalar(xp.sum(rest**2, dtype=xp.float64)) < 0.5 * problem.norm**2:
-        return False
-    return any(beyond_noise_in_gram(rest, factor, mode, ratio) > 1 for mode, factor in enumerate(fit.tucker.factors))
-
-
-def clipped_residual(problem: Problem, fit: Fit, limit: float) -> Array:
-    """``W (Y - X)``, limited in size; the shape and dtype of the data."""
-    xp = namespace_of(problem.data)
-    w = planes_of(problem.mask)
-    clipped = xp.empty_like(planes_of(problem.data))
-    for part, residual in residuals(problem.data, *fit.tucker):
-        limited = residual if math.isinf(limit) else clip(residual, -limit, limit)
-        clipped[part, :, :] = xp.where(w[part, :, :], limited, xp.zeros_like(limited))
-    return xp.reshape(clipped, problem.data.shape)
-
-
-def beyond_noise_in_gram(residual: Array, factor: Array, mode: int, ratio: float) -> int:
-    """Number of directions of a mode, outside its factor, in which the residual is larger than noise would make it.
-
-    Where there is nothing to find, the Gram matrix of the unfolding without its diagonal has independent entries of
-    variance ``m v^2 / p^2`` (``m`` columns, ``v`` the mean square of the observed residual), so its eigenvalues lie
-    between plus and minus ``2 sqrt(I)`` times the root of that (Wigner); the most negative one shows the same edge.
-    """
-    xp = namespace_of(residual)
-    unfolded = unfold(residual, mode)
-    size, columns = unfolded.shape
-    gram = as_double(unfolded @ unfolded.T)
-    moment = scalar(xp.linalg.trace(gram)) / (ratio * size * columns)
-    gram = gram * (1 - xp.eye(size, dtype=xp.float64)) / ratio**2
-    basis = as_double(factor)
-    gram = gram - basis @ (basis.T @ gram)
-    gram = gram - (gram @ basis) @ basis.T
-    values = to_host(xp.linalg.eigvalsh(gram))
-    edge = max(2 * math.sqrt(size * columns) * moment / ratio, -float(values[0]))
-    return int((values > MARGIN * edge).sum())
-
-
-def beyond_noise_in_subspaces(residual: Array, factors: Sequence[Array], mode: int, ratio: float) -> int:
-    """The same count from the residual contracted with the other modes' factors: finer, once these are known.
-
-    Its entries have the variance ``v / p``, so noise has the largest singular value
-    ``sqrt(v / p) (sqrt(rows) + sqrt(columns))``.
-    """
-    xp = namespace_of(residual)
-    basis = as_double(factors[mode])
-    moment = scalar(xp.sum(residual**2, dtype=xp.float64)) / (ratio * math.prod(residual.shape))
-    small = as_double(unfold(multi_mode_product(residual, factors, skip=mode, transpose=True), mode)) / ratio
-    small = small - basis @ (basis.T @ small)
-    edge = math.sqrt(moment / ratio) * (math.sqrt(small.shape[0]) + math.sqrt(small.shape[1]))
-    return int((to_host(singular_values(small)) > MARGIN * edge).sum())
-
-
 def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> RankEstimate:
     """Score nested ranks up to the one found on observed entries that were left out of the fits.
 
-    The ranks are shares of that one, and what stands clear of the edge of noise. Each is fitted from nothing; where the
-    samples are too few for that (it ends far above the residual of ``fit``, which grew step by step), once more from
-    ``fit``. Errors are capped at five times their typical size (outliers cannot be predicted) and compared entry by
-    entry; the smallest rank that is not worse than the best by more than one standard error of the difference is taken.
+    The ranks are shares of that one, and the number of directions that stand clear of the edge of noise. Each is fitted
+    from nothing; where the samples are too few for that (the fit ends far above the residual of ``fit``, which grew
+    step by step), it is fitted once more from ``fit``. Errors are capped at five times their typical size (outliers
+    cannot be predicted) and compared entry by entry; the smallest rank that is not worse than the best by more than one
+    standard error of the difference is taken.
     """
     xp = namespace_of(problem.data)
     shape = problem.data.shape
@@ -544,8 +385,8 @@ def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> Ran
         for part, residual in residuals(problem.data, *result.tucker):
             parts.append(np.abs(to_host(xp.reshape(residual, (-1,))[xp.reshape(held[part, :, :], (-1,))])))
         errors[rank] = np.concatenate(parts).astype(np.float64)
-    floor = RELATIVE_FLOOR * problem.norm / math.sqrt(count(problem.mask))  # smaller errors are not told apart
-    cap = 5 * 1.4826 * max(floor, min(float(np.median(error)) for error in errors.values()))
+    floor = RELATIVE_FLOOR * problem.norm / math.sqrt(count(problem.mask))  # smaller errors count as equal
+    cap = 5 * max(floor / MEDIAN_DEVIATION, min(map(robust_sigma, errors.values())))
     capped = {rank: np.clip(error, floor, cap) ** 2 for rank, error in errors.items()}
     best = min(trials, key=lambda rank: float(capped[rank].mean()))
     for rank in sorted(trials, key=lambda rank: degrees_of_freedom(rank, shape)):
@@ -558,21 +399,3 @@ def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> Ran
         if rank != best:
             reason = f"predicts left-out entries as well as rank {best}, the best of {len(trials)}"
     return RankEstimate(rank=rank, spectra=found.spectra, thresholds=found.thresholds, noise=found.noise, reason=reason)
-
-
-def degrees_of_freedom(rank: Sequence[int], shape: Sequence[int]) -> int:
-    """Dimension of the manifold of tensors of that shape and multilinear rank: ``prod r + sum r (I - r)``."""
-    return math.prod(rank) + sum(r * (size - r) for r, size in zip(rank, shape, strict=True))
-
-
-def affordable(rank: Sequence[int], shape: Sequence[int], unknowns: float) -> Rank:
-    """The rank, valid (no entry above the product of the others) and scaled down to at most so many unknowns."""
-    scale, found = 1.0, tuple(rank)
-    while True:
-        found = tuple(max(1, round(scale * r)) for r in rank)
-        for mode in range(len(found)):
-            others = math.prod(found[:mode]) * math.prod(found[mode + 1 :])
-            found = (*found[:mode], min(found[mode], others), *found[mode + 1 :])
-        if degrees_of_freedom(found, shape) <= unknowns or max(found) == 1:
-            return found
-        scale *= 0.95

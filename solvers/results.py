@@ -6,24 +6,25 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any, NamedTuple
-
-from tensorly.tucker_tensor import TuckerTensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .arrays import Array, clip, namespace_of, scatter
 from .tensors import tucker_to_dense
 
+if TYPE_CHECKING:
+    from tensorly.tucker_tensor import TuckerTensor
+
 
 class Status(Enum):
-    """How a run ended; ``str`` gives the sentence to show."""
+    """How a run ended; ``str`` gives the sentence to show, alone or after "the fit"."""
 
-    CONVERGED = "converged: the model changed by less than the tolerance"
-    MAX_ITERATIONS = "stopped at the largest number of iterations allowed; the model was still changing"
-    COMPLETED = "made all of its sweeps"
-    STALLED = "stopped where rounding or the chosen outliers no longer let the model improve"
-    STOPPED = "stopped by the callback"
-    DIVERGED = "stopped because the model was no longer finite; the last finite model is returned"
-    UNCHANGED = "nothing to do: the measured values are constant"
+    CONVERGED = "converged: a further step would hardly change the estimate"
+    MAX_ITERATIONS = "stopped at the largest number of steps allowed, while the estimate was still changing"
+    COMPLETED = "finished: all planned sweeps over the volume were made"
+    STALLED = "stopped where rounding errors, or the voxels taken for outliers, allow no better estimate"
+    STOPPED = "stopped on request: this is the estimate so far"
+    DIVERGED = "failed: its numbers grew without bound, and the last finite estimate is returned"
+    UNCHANGED = "was not needed: all measured values are equal"
 
     def __str__(self) -> str:
         return self.value
@@ -38,7 +39,7 @@ class IterationRecord:
     iteration : int
         Counted from 1 through all stages of a run.
     stage : str
-        Method that made the step: ``"admm"``, ``"polish"``, ``"em"``.
+        Method that made the step: ``"admm"``, ``"polish"``, ``"em"``, ``"local"``.
     change : float
         ``||X_new - X|| / ||X_new||``, taken from cores and factors.
     residual : float
@@ -122,5 +123,7 @@ class CompletionResult:
 
 def tucker_tensor(core: Array, factors: Any, dtype: Any) -> TuckerTensor:
     """TensorLy's Tucker tensor in the wanted dtype."""
+    from tensorly.tucker_tensor import TuckerTensor
+
     xp = namespace_of(core)
     return TuckerTensor((xp.astype(core, dtype), [xp.astype(factor, dtype) for factor in factors]))

@@ -26,20 +26,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from tensorly.tucker_tensor import TuckerTensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from .arrays import Array, as_double, namespace_of, scalar
 from .checks import checked_problem, effective_tolerance
 from .iteration import Measures, iterate
-from .kernels_numba import one_blas_thread
 from .passes import keep_inliers, rounding, sparse_part
 from .problem import Problem
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
+from .rules import Rule
 from .subspaces import recompress
-from .sweeps import Rule, sweep
+from .sweeps import sweep
 from .tensors import unfold
+from .threads import one_blas_thread
+
+if TYPE_CHECKING:
+    from tensorly.tucker_tensor import TuckerTensor
 
 FIRST_THRESHOLD = 2.0
 THRESHOLD_DECAY = 0.4

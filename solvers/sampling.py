@@ -1,6 +1,6 @@
 """What a mask looks like: whole planes, lines, random pixels, or none of these.
 
-The recovery theorems speak of entries drawn uniformly at random. Whether a mask could have been drawn so is tested by
+The recovery theorems hold for entries drawn uniformly at random. Whether a mask could have been drawn so is tested by
 the smallest and the largest count of a slice, and by pairs of observed entries: pairs in one slice, pairs in one fibre,
 and neighbours along one axis. For n of N entries drawn without replacement and a set of M pairs of entries, the number
 K of pairs with both observed has
@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtrc, gammaincc, ndtr
 
 from .arrays import Array, chunk_elements, contiguous, count, namespace_of, to_host
 
@@ -51,9 +50,10 @@ class Sampling:
     min_slice_count : int
         Smallest number of observed entries in any slice of any mode.
     pattern : str
-        ``"full"``; ``"planes"``: every slice of one mode is there wholly or not at all; ``"lines"``: every fibre along
-        one mode is; ``"uniform"``: agrees with entries drawn uniformly at random; ``"planes and pixels"``: some slices
-        of one mode wholly absent, the rest drawn uniformly; else ``"irregular"``.
+        ``"full"``: every entry is observed; ``"planes"``: every slice of one mode is observed wholly or not at all;
+        ``"lines"``: every fibre along one mode is; ``"uniform"``: the mask agrees with entries drawn uniformly at
+        random; ``"planes and pixels"``: some slices of one mode are not observed at all, and the rest agrees with
+        entries drawn uniformly; else ``"irregular"``.
     sentence : str
         The pattern in words, with its numbers.
     """
@@ -79,11 +79,11 @@ class Axis(NamedTuple):
     squares: int
     """Sum over the fibres of their squared counts."""
     neighbours: int
-    """Pairs of adjacent entries along the mode, both observed."""
+    """Pairs of adjacent entries along the mode that are both observed."""
 
 
 class Chance(NamedTuple):
-    """How surprising a count is; the smallest is the most surprising."""
+    """How improbable a count is; the smallest tuple is the least probable count."""
 
     probability: float
     """Under uniform sampling."""
@@ -118,7 +118,7 @@ def describe_sampling(mask: Array) -> Sampling:
     ``"uniform"`` means that none of ``4k + 1`` counts is as improbable as 1e-7 under uniform sampling; a mask with few
     observed entries may agree with it by lack of evidence.
 
-    Cost: one pass along each axis, memory of some planes.
+    The cost is one pass along each axis and the memory of some planes.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def axis_counts(mask: Array, mode: int) -> Axis:
 
 
 def find_pattern(mask: Array, shape: tuple[int, ...], axes: Sequence[Axis], observed: int) -> tuple[str, str]:
-    """The name of the pattern and what to say of it."""
+    """The name of the pattern and its description."""
     total = math.prod(shape)
     if observed == total:
         return "full", f"all {total:,} entries are observed"
@@ -199,8 +199,8 @@ def find_pattern(mask: Array, shape: tuple[int, ...], axes: Sequence[Axis], obse
         present = axis.slices > 0
         if np.all(present):
             break
-        kept = [*everywhere[:mode], present, *everywhere[mode + 1 :]]
-        if least_probable(shape, axes, observed, kept)[0] > SIGNIFICANCE:
+        chosen = [*everywhere[:mode], present, *everywhere[mode + 1 :]]
+        if least_probable(shape, axes, observed, chosen)[0] > SIGNIFICANCE:
             inside = observed / (total // shape[mode] * int(present.sum()))
             return "planes and pixels", (
                 f"{which_slices(present, mode)} observed, {present.sum()} of {shape[mode]}, each at entries that agree "
@@ -210,7 +210,7 @@ def find_pattern(mask: Array, shape: tuple[int, ...], axes: Sequence[Axis], obse
 
 
 def which_slices(present: npt.NDArray[np.bool_], mode: int) -> str:
-    """Which slices of a mode are there: one, a block, every s-th, all but these, or no regular subset."""
+    """Which slices of a mode are observed: one, a block, every s-th, all but these, or no regular subset."""
     if present.sum() == 1:
         return f"one slice of mode {mode} (index {np.flatnonzero(present)[0]}) is"
     if regular := progression(present):
@@ -238,7 +238,7 @@ def progression(present: npt.NDArray[np.bool_]) -> str:
 
 
 def which_lines(mask: Array, along: Sequence[int]) -> str:
-    """How many lines (or planes, in four modes and more) along these modes are there, and how they were chosen."""
+    """How many lines (or planes, in four modes and more) along these modes are observed, and how they were chosen."""
     ends = contiguous(mask[tuple(0 if mode in along else slice(None) for mode in range(mask.ndim))])
     axes = [axis_counts(ends, mode) for mode in range(ends.ndim)]
     observed = int(axes[0].slices.sum())
@@ -250,15 +250,15 @@ def which_lines(mask: Array, along: Sequence[int]) -> str:
 
 
 def least_probable(
-    shape: Sequence[int], axes: Sequence[Axis], observed: int, kept: Sequence[npt.NDArray[np.bool_]]
+    shape: Sequence[int], axes: Sequence[Axis], observed: int, chosen: Sequence[npt.NDArray[np.bool_]]
 ) -> tuple[float, str]:
-    """Smallest probability of any pair count under uniform sampling of the kept slices, and what that count says."""
-    sizes = [int(present.sum()) for present in kept]
+    """Smallest probability of any pair count under uniform sampling of the chosen slices, and what that count says."""
+    sizes = [int(present.sum()) for present in chosen]
     total = math.prod(sizes)
     found = []
     all_pairs = all_squares = all_found = 0
     degrees: list[Fraction] = []
-    for mode, (size, axis, present) in enumerate(zip(sizes, axes, kept, strict=True)):
+    for mode, (size, axis, present) in enumerate(zip(sizes, axes, chosen, strict=True)):
         counts = axis.slices[present]
         slice_pairs = sum(int(c) * (int(c) - 1) // 2 for c in counts)
         chance = pairs_probability(slice_pairs, *cliques(size, total // size), observed, total)
@@ -289,6 +289,8 @@ def extreme_probability(counts: npt.NDArray[np.int64], n: int, total: int) -> Ch
 
     The hypergeometric tails are replaced by the wider binomial ones of the sparser of observed and unobserved entries.
     """
+    from scipy.special import bdtr, bdtrc
+
     size, share = total // len(counts), 1 / len(counts)
     few, many, turned = int(counts.min()), int(counts.max()), 2 * n > total
     if turned:
@@ -315,7 +317,7 @@ def pair_moments(pairs: int, shared: int, n: int, total: int) -> tuple[Fraction,
 def pairs_probability(found: int, pairs: int, shared: int, trace: int, n: int, total: int) -> Chance:
     """Two-sided probability of so many pairs under uniform sampling.
 
-    Letters as in the head of this module: K ``found``, M ``pairs``, D ``shared``, t ``trace``, N ``total``.
+    The letters of the head of this module are K ``found``, M ``pairs``, D ``shared``, t ``trace``, N ``total``.
     """
     mean, variance = pair_moments(pairs, shared, n, total)
     if variance == 0:
@@ -330,6 +332,8 @@ def pairs_probability(found: int, pairs: int, shared: int, trace: int, n: int, t
 
 def upper_tail(z: float, skew: float) -> float:
     """Probability above z of the standardised Pearson type III distribution of that skewness (0 if negative)."""
+    from scipy.special import gammaincc, ndtr
+
     if skew < 1e-3:
         return float(ndtr(-z))
     shape = 4 / skew**2

@@ -1,4 +1,4 @@
-"""How wide a distribution is, told from a sample of it: robust standard deviations and the width of an interval.
+"""How wide a distribution is, estimated from a sample of it: robust standard deviations and the width of an interval.
 
 The constants of a normal distribution stand here once; whoever needs a standard deviation from a median, or an interval
 from errors at voxels left out, asks here.

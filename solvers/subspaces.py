@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tensorly.tucker_tensor import TuckerTensor
 
 from .arrays import (
     Array,
@@ -22,9 +21,13 @@ from .arrays import (
     order_statistics,
     scalar,
 )
-from .kernels_numba import share_out, take_centred
 from .results import tucker_tensor
+from .spread import MEDIAN_DEVIATION, UPPER_QUARTILE, median, robust_sigma
 from .tensors import mode_product, multi_mode_product, unfold
+from .threads import share_out
+
+if TYPE_CHECKING:
+    from tensorly.tucker_tensor import TuckerTensor
 
 IndexSet = npt.NDArray[np.int64]
 
@@ -145,7 +148,7 @@ class Spectra(NamedTuple):
     centre: float
     """Median of the observed values, in the data's unit."""
     spread: float
-    """``1.4826 * median|y - centre|`` of the observed values, in the data's unit."""
+    """Robust standard deviation of the observed values about ``centre``, in the data's unit."""
     ratio: float
     """Sampling ratio ``p``."""
 
@@ -205,7 +208,10 @@ def centred(data: Array, mask: Array, centre: float, limit: float | None, axis: 
     """Observed values less ``centre``, limited in size, zero elsewhere; of a range of the first or second mode."""
     xp = namespace_of(data, mask)
     chosen = (slice(None),) * axis + (part, ...)
-    if is_numpy(xp):  # np.where takes several times as long where the mask is random
+    if is_numpy(xp):
+        from .kernels_numba import take_centred
+
+        # np.where takes several times as long where the mask is random
         flat = (*data.shape[:2], -1)
         out = np.empty(data[chosen].shape, dtype=data.dtype)
         first, left = (part.start, 0) if axis == 0 else (0, part.start)
@@ -236,11 +242,11 @@ def in_shares(
 def subgrid(shape: Sequence[int], budget: int, seed: int) -> list[IndexSet]:
     """Sorted random index sets, one a mode, whose product has about ``budget`` entries (all, where that is enough)."""
     generator = np.random.default_rng(seed)
-    kept = list(shape)
-    while np.prod([float(size) for size in kept]) > budget:
-        largest = int(np.argmax(kept))
-        kept[largest] = max(1, int(kept[largest] * 0.9))
-    return [np.sort(generator.choice(size, count, replace=False)) for size, count in zip(shape, kept, strict=True)]
+    counts = list(shape)
+    while np.prod([float(each) for each in counts]) > budget:
+        largest = int(np.argmax(counts))
+        counts[largest] = max(1, int(counts[largest] * 0.9))
+    return [np.sort(generator.choice(size, each, replace=False)) for size, each in zip(shape, counts, strict=True)]
 
 
 def take_grid(array: Array, grid: Sequence[IndexSet]) -> Array:
@@ -253,22 +259,13 @@ def take_grid(array: Array, grid: Sequence[IndexSet]) -> Array:
 
 
 def location_and_spread(data: Array, mask: Array, *, budget: int = 1 << 16, seed: int = 0) -> tuple[float, float]:
-    """Median and ``1.4826 * median absolute deviation`` of the observed entries (of a random subgrid when large)."""
+    """Median and robust standard deviation of the observed entries (of a random subgrid when large)."""
     grid = subgrid(data.shape, budget, seed)
-    values, seen = take_grid(data, grid), take_grid(mask, grid)
-    values = values[seen]
+    values = take_grid(data, grid)[take_grid(mask, grid)]
     if values.shape[0] == 0:
         values = data[mask]
     centre = median(values)
-    xp = namespace_of(data)
-    return centre, 1.4826 * median(xp.abs(values - centre))
-
-
-def median(values: Array) -> float:
-    """Median of a 1-D array as a Python float."""
-    count = values.shape[0]
-    lower, upper = order_statistics(values, [(count - 1) // 2, count // 2])
-    return (lower + upper) / 2
+    return centre, robust_sigma(values - centre)
 
 
 class ResidualGrid:
@@ -279,24 +276,24 @@ class ResidualGrid:
         xp = namespace_of(data, mask)
         observed = count(mask)
         self.indices = subgrid(data.shape, int(min(size, budget * size / max(observed, 1.0))), seed=1)
-        self.values, self.seen = take_grid(data, self.indices), take_grid(mask, self.indices)
-        if not bool(xp.any(self.seen)):
+        values, self.observed = take_grid(data, self.indices), take_grid(mask, self.indices)
+        if not bool(xp.any(self.observed)):
             self.indices = subgrid(data.shape, size, seed=1)
-            self.values, self.seen = data, mask
-        self.values = self.values[self.seen]
+            values, self.observed = data, mask
+        self.values = values[self.observed]
 
     def scale(self, core: Array, factors: Sequence[Array], robust: bool) -> float:
         """Standard deviation of the residual over observed entries: root mean square, or a robust one.
 
-        Robust: the larger of ``|r|``'s median over 0.6745 and its upper quartile over 1.1503 (both are the standard
-        deviation of a Gaussian). The second keeps the scale honest where half of a volume is empty; up to a quarter
-        of the entries may be outliers.
+        Robust: the larger of two standard deviations, one from the median of ``|r|`` and one from its upper quartile
+        (they agree for a normal distribution). The second is needed where half of a volume is empty, since the median
+        of ``|r|`` is then next to nothing; up to a quarter of the entries may be outliers.
         """
         xp = namespace_of(core)
         rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]
-        residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.seen])
+        residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.observed])
         if robust:
             size = residual.shape[0]
             middle, upper = order_statistics(residual, [size // 2, (3 * size) // 4])
-            return max(middle / 0.6745, upper / 1.1503)
+            return max(middle / MEDIAN_DEVIATION, upper / UPPER_QUARTILE)
         return math.sqrt(scalar(xp.mean(residual**2)))

@@ -23,33 +23,11 @@ and costs about ``6 r_b N`` multiplications and additions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any, NamedTuple
 
-from . import kernels_numba
 from .arrays import Array, as_double, chunk_elements, is_cupy, is_numpy, namespace_of, to_host
+from .rules import Rule
 from .tensors import lead, mode_product, planes_of, unfold
-
-
-class Rule(IntEnum):
-    """What the pass puts in the place of the model, entry by entry (``e`` is the sparse part).
-
-    With ``clip = min(max(., -tau), tau)`` on observed entries:
-
-    - ``RESIDUAL``: ``d = y - x``.
-    - ``HUBER``: ``e = soft(y - x, tau)``, so ``d = y - x - e = clip(y - x)``.
-    - ``EQUALITY`` (the constraint ``x + e = y`` with scaled dual ``l``, DESIGN of RCT Eqs. 11-12): ``R = y - x - l``,
-      ``c = clip(R)``, ``l_new = (1 - gamma) l - gamma c``, ``d = l + c - l_new``.
-    - ``CURVATURE``: ``d = x`` (the masked model itself, for Gauss-Newton).
-
-    Entries that were not observed get ``d = 0``, or, with ``nonnegative``, the constraint ``x = z >= 0`` with the same
-    scaled dual: ``c = min(x + l, 0)``, ``l_new = (1 - gamma) l + gamma c``, ``d = l - c - l_new``.
-    """
-
-    RESIDUAL = kernels_numba.RESIDUAL
-    HUBER = kernels_numba.HUBER
-    EQUALITY = kernels_numba.EQUALITY
-    CURVATURE = kernels_numba.CURVATURE
 
 
 class Sweep(NamedTuple):
@@ -111,7 +89,9 @@ def sweep(
     forward = backward if model is None else planes_model(*model, data.dtype)
     arguments = (int(rule), nonnegative, y, w, l, *forward, *backward, threshold, relaxation)
     if is_numpy(xp) and not twin:
-        c, ma, mb, sums = kernels_numba.sweep_numba(*arguments)
+        from .kernels_numba import sweep_numba
+
+        c, ma, mb, sums = sweep_numba(*arguments)
     elif is_cupy(xp) and not twin:
         from .kernels_cuda import sweep_cuda
 
@@ -184,7 +164,7 @@ def sweep_arrays(
 def direction(
     rule: int, nonnegative: bool, y: Array, w: Array, dual: Array, x: Array, tau: float, gamma: float
 ) -> tuple[Array, Array | None, tuple[Array, Array, Array, Array]]:
-    """Direction, new dual (None where the rule has none) and the four summands, entry by entry (see :class:`Rule`)."""
+    """Direction, new dual (None where the rule has none) and the four summands, entry by entry, as the rule says."""
     xp = namespace_of(x)
     zero = xp.zeros_like(x)
     new = None

@@ -6,17 +6,27 @@
 (15, 32, 32)
 """
 
-from tensorcell import datasets, metrics
-from tensorcell.diagnosis import RecoveryReport, diagnose
-from tensorcell.errors import InputError
-from tensorcell.files import read, write
-from tensorcell.planning import SamplingPlan, plan
-from tensorcell.recovery import Recovery, recover
-from tensorcell.volume import Volume
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tensorcell import datasets, metrics
+    from tensorcell.diagnosis import Diagnosis, diagnose
+    from tensorcell.errors import InputError
+    from tensorcell.files import read, write
+    from tensorcell.planning import SamplingPlan, plan
+    from tensorcell.recovered import Recovery
+    from tensorcell.recovery import recover
+    from tensorcell.volume import Volume
+
+    RecoveryReport = Diagnosis
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Diagnosis",
     "InputError",
     "Recovery",
     "RecoveryReport",
@@ -30,3 +40,34 @@ __all__ = [
     "recover",
     "write",
 ]
+
+_PLACES = {
+    "Diagnosis": "diagnosis",
+    "InputError": "errors",
+    "Recovery": "recovered",
+    "SamplingPlan": "planning",
+    "Volume": "volume",
+    "diagnose": "diagnosis",
+    "plan": "planning",
+    "read": "files",
+    "recover": "recovery",
+    "write": "files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for, so that ``import tensorcell`` takes no time."""
+    if name == "RecoveryReport":  # what `Diagnosis` was called before
+        found = __getattr__("Diagnosis")
+    elif name in _PLACES:
+        found = getattr(importlib.import_module(f"tensorcell.{_PLACES[name]}"), name)
+    elif name in __all__:
+        found = importlib.import_module(f"tensorcell.{name}")
+    else:
+        raise AttributeError(f"module 'tensorcell' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,15 +16,10 @@ from tensorcell import metrics
 from tensorcell.datasets import SimulatedCells, simulate_cells
 from tensorcell.errors import InputError
 from tensorcell.files import write
-from tensorcell.recovery import Recovery, recover
-from tensorcell.reports import (
-    Picture,
-    choose_slices,
-    grey_scale,
-    interpolate_planes,
-    picture_bytes,
-    take_slices,
-)
+from tensorcell.interpolation import interpolate_planes
+from tensorcell.pages.pictures import Picture, choose_slices, grey_scale, picture_bytes, take_slices
+from tensorcell.recovered import Recovery
+from tensorcell.recovery import recover
 from tensorcell.volume import Volume
 
 SHAPE = (33, 128, 128)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-from tensorcell.recovery import Stage
+from tensorcell.fitting import Callback
+from tensorcell.methods.protocol import Stage
+from tensorcell.methods.table import METHODS
 from tensorcell.solvers import IterationRecord
-
-Callback = Callable[[IterationRecord, Any], bool | None]
+from tensorcell.solvers.iteration import duration
 
 EXPECTED = {"admm": 25, "polish": 5}
 """Iterations that a stage usually takes on real volumes; what remains is estimated from these."""
 
-STAGES = {"prior": "fitting a prior", "samples": "sampling", "noise": "learning to denoise"}
+STAGES = {stage: name for method in METHODS.values() for stage, name in method.stages.items()}
+"""What the stages of the methods are called."""
 
 WIDE = 110
 """Columns of a terminal that has room for the bar itself."""
@@ -79,7 +82,7 @@ class ProgressBar:
         left = pace * (total - done) + self._later_stacks()
         self.bar.update(
             self.task,
-            description=self._name(record.stage),
+            description=self._name(STAGES.get(record.stage, record.stage)),
             completed=done,
             total=total,
             detail=f"iteration {record.iteration}, about {duration(left)} left, "
@@ -117,21 +120,18 @@ class ProgressBar:
         return later * (time.perf_counter() - self.begun) / (self.stack + 1)
 
 
-def duration(seconds: float) -> str:
-    """Seconds or minutes, whole.
+@contextmanager
+def with_progress(
+    callback: Callback | None, labels: Sequence[str] = (), *, enabled: bool | None = None
+) -> Iterator[Callback | None]:
+    """Within it, a callback that feeds a progress bar before calling the given one; ``enabled`` as for the bar."""
+    if enabled is False:
+        yield callback
+        return
+    with ProgressBar(labels, enabled=enabled) as bar:
 
-    >>> duration(7.4), duration(400)
-    ('7 s', '7 min')
-    """
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+        def shown(record: IterationRecord, state: Any) -> bool | None:
+            bar.update(record, state)
+            return callback(record, state) if callback is not None else None
 
-
-def with_progress(callback: Callback | None, labels: Sequence[str] = ()) -> tuple[ProgressBar, Callback]:
-    """A progress bar and a callback that feeds it before calling the given one."""
-    bar = ProgressBar(labels)
-
-    def shown(record: IterationRecord, state: Any) -> bool | None:
-        bar.update(record, state)
-        return callback(record, state) if callback is not None else None
-
-    return bar, shown
+        yield shown

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import scipy.fft
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +141,17 @@ def plant(
 def planted() -> Callable[..., Planted]:
     """:func:`plant`."""
     return plant
+
+
+def textured(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Smooth structure and noise on [0, 1]."""
+    rng = np.random.default_rng(seed)
+    waves = sum(np.sin(scipy.fft.idct(rng.standard_normal(n) * (np.arange(n) < 6), axis=0)) * 1.0 for n in shape[-1:])
+    image = np.cumsum(rng.standard_normal(shape), axis=-1) * 0.02 + 0.2 * waves + 0.05 * rng.standard_normal(shape)
+    return np.clip(0.5 + image, 0, 1)
+
+
+@pytest.fixture(name="textured", scope="session")
+def textured_fixture() -> Callable[[tuple[int, ...], int], np.ndarray]:
+    """:func:`textured`."""
+    return textured

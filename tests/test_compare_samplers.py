@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
-pytest.importorskip("diffusers", reason="needs the extra 'diffusion'")
+pytest.importorskip("safetensors", reason="needs the extra 'diffusion'")
 pytest.importorskip("threadpoolctl", reason="the benchmarks need it")
 
 ROOT = Path(__file__).resolve().parents[1]

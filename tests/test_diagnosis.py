@@ -16,8 +16,8 @@ import pytest
 
 import tensorcell as tc
 from tensorcell import cli
-from tensorcell.diagnosis import VERDICTS, RecoveryReport, diagnose, in_axes
-from tensorcell.solvers.ranks import degrees_of_freedom
+from tensorcell.diagnosis import VERDICTS, Diagnosis, diagnose, in_axes
+from tensorcell.solvers.rank_limits import degrees_of_freedom
 
 KEYS = (
     "shape",
@@ -54,7 +54,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def bad_value(report: RecoveryReport) -> list[str]:
+def bad_value(report: Diagnosis) -> list[str]:
     """Keys whose numbers are not finite."""
     numbers = {k: v for k, v in report.to_dict().items() if isinstance(v, float)}
     return [k for k, v in numbers.items() if not math.isfinite(v)]
@@ -201,7 +201,7 @@ def test_optics_limit_is_mccutchens(planted: Callable[..., Any]) -> None:
 # -------------------------------------------------------------------------------------------------- invariances
 
 
-def compared(report: RecoveryReport) -> dict[str, Any]:
+def compared(report: Diagnosis) -> dict[str, Any]:
     content = report.to_dict()
     return {key: content[key] for key in KEYS}
 
@@ -302,7 +302,7 @@ def test_in_axes_names_the_axes() -> None:
     assert in_axes("half of mode 2, mode-0 unfolding") == "half along x, z unfolding"
 
 
-def page_of(report: RecoveryReport, folder: Path) -> str:
+def page_of(report: Diagnosis, folder: Path) -> str:
     report.to_html(folder / "page.html")
     assert [p.name for p in folder.iterdir()] == ["page.html"]
     return (folder / "page.html").read_text()
@@ -365,8 +365,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "noise": (WHOLE, {"noise": -1.0}, "expected noise"),
     "noise not finite": (WHOLE, {"noise": math.nan}, "expected noise"),
     "noise by another name": (WHOLE, {"noise": "much"}, "expected noise"),
-    "axial factor": (WHOLE, {"axial_factor": 1.5}, "whole axial factor of at least 1, got 1.5"),
-    "seed": (WHOLE, {"seed": -1}, "whole seed of at least 0, got -1"),
+    "axial factor": (WHOLE, {"axial_factor": 1.5}, "whole number of at least 1 as axial factor, got 1.5"),
+    "seed": (WHOLE, {"seed": -1}, "whole number of at least 0 as seed, got -1"),
     "aperture above the index": (WHOLE, {"na": 1.4, "wavelength": 0.5, "refractive_index": 1.33}, "index 1.33"),
     "optics in part": (WHOLE, {"na": 0.5}, "wavelength and refractive_index not given"),
     "one plane": (WHOLE[:1], {}, "at least 2 planes"),

@@ -17,10 +17,11 @@ from scipy.ndimage import gaussian_filter
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.diffusion_guidance import denoising
-from tensorcell.diffusion_guidance import recovery as diffusion
+from tensorcell.diffusion_guidance import fill_stack as diffusion
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
 from tensorcell.diffusion_guidance.priors import WEIGHTS, LateralPrior
-from tensorcell.recovery import Stage, share_left_open
+from tensorcell.methods.protocol import Stage
+from tensorcell.recovered import share_left_open
 
 QUICK = {"method": "diffusion", "fit_steps": 3, "samples": 2, "steps": 2}
 TINY = SliceNetworkConfig(widths=(8,), blocks=1)

@@ -23,7 +23,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import tensorcell as tc
-from tensorcell import cli, evaluation
+from tensorcell import cli, evaluation, pages
 from tensorcell.errors import InputError
 from tensorcell.evaluation import (
     CASES,
@@ -34,15 +34,22 @@ from tensorcell.evaluation import (
     Measurement,
     Method,
     Row,
-    Store,
     choose_cases,
     choose_methods,
-    estimated_sigma,
     evaluate,
     references,
     scaled,
 )
-from tensorcell.evaluation_page import draw_case
+from tensorcell.evaluation.methods import run_recover
+from tensorcell.evaluation.peers import candidate_of_least_risk, wavelet_sigma
+from tensorcell.evaluation.pictures import Shown, draw_case
+from tensorcell.evaluation.processes import Finished, attempt, prepare
+from tensorcell.evaluation.result import Picture
+from tensorcell.evaluation.store import Store
+from tensorcell.evaluation.versions import code_version
+from tensorcell.pages.pictures import choose_slices
+from tensorcell.solvers import estimate_noise
+from tensorcell.solvers.spread import MEDIAN_DEVIATION
 
 SHAPE = (11, 20, 22)
 
@@ -94,11 +101,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(cells: Any, folder: Path, jobs: int, time_limit: float | None) -> Any:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for cell in cells:
-                place = evaluation._prepare(cell, Path(scratch))
-                found = evaluation.attempt(place)
-                yield cell, found, place / "slices.npz" if (place / "slices.npz").exists() else None, 0.1
+                place = prepare(cell, Path(scratch))
+                found = attempt(place)
+                slices = place / "slices.npz"
+                yield Finished(cell, found, slices if slices.exists() else None, 0.1)
 
-    monkeypatch.setattr(evaluation, "_run", run)
+    monkeypatch.setattr(evaluation.grid, "run_cells", run)
 
 
 # ------------------------------------------------------------------------------------------------- references
@@ -123,6 +131,17 @@ def test_references_take_the_first_stack_and_say_so() -> None:
     assert found.label == "movie T=0 [9x10x22]"
     assert found.spacing == (2, 1, 1)
     np.testing.assert_array_equal(found.data, scaled(four[0])[1:10, 5:15])  # scaled as a whole, then cropped
+
+
+def test_noise_of_a_reference_is_that_of_the_solvers(reference: evaluation.Reference) -> None:
+    rng = np.random.default_rng(0)
+    noisy = volume(shape=(12, 40, 40)) + 20 * rng.standard_normal((12, 40, 40))
+    (found,) = references(noisy)
+    assert found.noise == estimate_noise(found.data)
+    assert found.noise.sigma == tc.recover(found.data, method="tucker", rank=2).noise
+    # A reference of which only noise is between it and the specimen has the PSNR of that noise; sigma is known to 5 %.
+    assert found.limit == pytest.approx(-20 * math.log10(found.noise.sigma), abs=0.4)
+    assert references(np.kron(np.eye(16), np.ones((12, 2, 2))))[0].limit == math.inf  # flat blocks
 
 
 def test_references_are_never_written_to() -> None:
@@ -199,7 +218,7 @@ def test_gaussian_cases_have_the_noise_they_name(name: str, sigma: float) -> Non
 
 def test_poisson_case_has_the_variance_of_photons() -> None:
     flat = np.full((40, 60, 60), 0.25, np.float32)
-    degraded = evaluation.degrade_poisson(flat, np.random.default_rng(0), peak=20)
+    degraded = evaluation.cases.degrade_poisson(flat, np.random.default_rng(0), peak=20)
     values = degraded.measurement.data
     # v / peak + .01^2; 144000 voxels know a variance of these photons to about .4 %, 4 times that
     assert values.var() == pytest.approx(0.25 / 20 + 1e-4, rel=0.016)
@@ -258,20 +277,21 @@ def test_choose_cases_by_name_beginning_and_kind() -> None:
 # ---------------------------------------------------------------------------------------------------- methods
 
 
-def test_estimated_sigma_is_that_of_scikit_image(reference: evaluation.Reference) -> None:
+def test_wavelet_sigma_is_that_of_scikit_image(reference: evaluation.Reference) -> None:
     pytest.importorskip("pywt")
     from skimage.restoration import estimate_sigma
 
     noisy = CASES["noise-0.05"].apply(reference, 0).measurement.data
-    # the same coefficients, in float32 there
-    assert estimated_sigma(noisy) == pytest.approx(float(estimate_sigma(noisy)), rel=1e-5)
+    # the same coefficients, in float32 there; the normal distribution's quartile has four digits here
+    expected = float(estimate_sigma(noisy)) * 0.674489750196 / MEDIAN_DEVIATION
+    assert wavelet_sigma(noisy) == pytest.approx(expected, rel=1e-5)
 
 
-def test_estimated_sigma_finds_white_noise_and_none_in_a_constant() -> None:
+def test_wavelet_sigma_finds_white_noise_and_none_in_a_constant() -> None:
     noise = np.random.default_rng(3).normal(0, 0.3, (24, 64, 64))
     # 14000 coefficients: the median of absolute values is known to 1.17 / sqrt(n) = 1 %; 4 times that
-    assert estimated_sigma(noise) == pytest.approx(0.3, rel=0.04)
-    assert estimated_sigma(np.ones((8, 8, 8))) < 1e-15  # rounding
+    assert wavelet_sigma(noise) == pytest.approx(0.3, rel=0.04)
+    assert wavelet_sigma(np.ones((8, 8, 8))) < 1e-15  # rounding
 
 
 @pytest.mark.parametrize(("form", "degree"), [("linear", 1), ("pchip", 1), ("cubic", 3)])
@@ -298,7 +318,7 @@ def test_median_is_the_nan_median_by_brute_force(reference: evaluation.Reference
     np.testing.assert_array_equal(METHODS["median"].run(Measurement(lonely), 0), 2)
 
 
-def test_least_by_sure_is_close_to_the_best_by_the_truth(reference: evaluation.Reference) -> None:
+def test_candidate_of_least_risk_is_close_to_the_best_by_the_truth(reference: evaluation.Reference) -> None:
     y = CASES["noise-0.1"].apply(reference, 0).measurement.data
 
     def shrink(data: np.ndarray, width: float) -> np.ndarray:
@@ -306,7 +326,7 @@ def test_least_by_sure_is_close_to_the_best_by_the_truth(reference: evaluation.R
 
     widths = [0.2, 0.5, 0.8, 1.2, 2.0, 4.0]
     errors = {w: float(np.mean((shrink(y, w) - reference.data) ** 2)) for w in widths}
-    chosen = evaluation.least_by_sure(shrink, y, 0.1, widths, 0)
+    chosen = candidate_of_least_risk(shrink, y, 0.1, widths, 0)
     # the estimate of the error has a standard deviation of about 2 sigma^2 / sqrt(N): 3e-4 here
     assert errors[chosen] <= min(errors.values()) + 1e-3
 
@@ -425,7 +445,7 @@ def test_memory_is_that_of_the_method(helpers: Any, tmp_path: Path, capfd: pytes
 
 
 def test_a_method_that_recover_refuses_is_a_row(tmp_path: Path, in_process: None) -> None:
-    unknown = Method("unknown", functools.partial(evaluation.run_recover, method="magic"), ours=True)
+    unknown = Method("unknown", functools.partial(run_recover, method="magic"), ours=True)
     result = evaluate(volume(), out=tmp_path, methods=[unknown], cases=["planes-2"])
     assert re.match(r"refused: expected method .*got 'magic'", result.rows[0].status)
 
@@ -463,13 +483,16 @@ def test_changed_code_repeats_its_own_cells_only(
 ) -> None:
     file = Path(helpers.__file__)
     mine, theirs = Method("good", helpers.good), METHODS["linear"]
-    before = evaluation.code_version(mine), evaluation.code_version(theirs)
+    before = code_version(mine), code_version(theirs)
     file.write_text(file.read_text() + "# changed\n")
-    after = evaluation.code_version(mine), evaluation.code_version(theirs)
+    after = code_version(mine), code_version(theirs)
     assert before[0] != after[0]
     assert before[1] == after[1]
-    ours = evaluation.code_version(METHODS["tucker"])
-    assert ours != evaluation.code_version(theirs)  # it depends on the solvers
+    ours = code_version(METHODS["tucker"])
+    assert ours != code_version(theirs)  # it depends on the solvers
+    paths = {path.as_posix() for path in evaluation.versions.python_files(evaluation.versions.PACKAGE)}
+    for part in ("recovery.py", "solvers/noise.py", "pages/__init__.py", "diffusion_guidance/networks.py"):
+        assert any(path.endswith(f"tensorcell/{part}") for path in paths)
     keys = {
         Cell(reference, CASES["clean"], METHODS["tv"], 0, noise, version).key
         for noise in ("estimated", "given")
@@ -543,8 +566,9 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_running(helpers: Any, tmp_
     ("options", "match"),
     [
         ({"noise": "known"}, "expected noise 'estimated' or 'given', got 'known'"),
-        ({"jobs": 0}, "expected at least 1 job, got 0"),
-        ({"time_limit": 0}, "expected a positive time limit in seconds, got 0"),
+        ({"seed": -1}, "expected a whole number of at least 0 as seed, got -1"),
+        ({"jobs": 0}, "expected a whole number of at least 1 as jobs, got 0"),
+        ({"time_limit": 0}, "expected time_limit above 0, got 0"),
         ({"methods": ["linear"], "cases": ["noise-0.1"]}, "method linear is for planes, .*got the cases noise-0.1"),
         ({"methods": [Method("odd", lambda m, seed: m.data)]}, "method odd must be a function of a module"),
     ],
@@ -657,9 +681,9 @@ def test_store_keeps_the_last_of_a_key(tmp_path: Path, reference: evaluation.Ref
 
 def test_draw_case_shows_the_slices_and_their_errors(reference: evaluation.Reference) -> None:
     degraded = CASES["planes-2"].apply(reference, 0)
-    plane, line = tc.reports.choose_slices(degraded.measured, degraded.truth)
+    plane, line = choose_slices(degraded.measured, degraded.truth)
     xy, xz = degraded.truth[plane] + 0.1, degraded.truth[:, line] - 0.2
-    figure = draw_case("title", degraded, [("mine", 30.0, xy, xz)], (2.0, 1.0, 1.0))
+    figure = draw_case("title", degraded, [Shown("mine", 30.0, xy, xz)], (2.0, 1.0, 1.0))
     images = [ax.images[0].get_array() for ax in figure.axes]
     assert len(images) == 2 + 2 + 4
     assert images[2].mask.all()  # the plane was not measured
@@ -669,6 +693,16 @@ def test_draw_case_shows_the_slices_and_their_errors(reference: evaluation.Refer
     heights = [ax.get_position().height * figure.get_size_inches()[1] for ax in figure.axes[:2]]
     # 20 rows of 1 and 11 planes of 2, in columns of the same width
     assert heights[1] / heights[0] == pytest.approx(22 / 20)
+
+
+def test_page_shows_the_pictures_of_its_case(tmp_path: Path) -> None:
+    shown = replace(result_of(ROWS, tmp_path), pictures=(Picture("planes-2", "a, planes-2", "pictures/a.png"),))
+    pages.write(shown, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count('src="pictures/a.png"') == 1
+    assert "<li>a note</li>" in text
+    assert "<b>29.50</b>" in text
+    assert "failed: odd" in text
 
 
 def test_pictures_are_written_for_each_volume_and_case(tmp_path: Path, in_process: None) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
+from tensorcell.diffusion_guidance.blurs import Blur  # noqa: E402
 from tensorcell.diffusion_guidance.gaussian import GaussianPrior  # noqa: E402
-from tensorcell.diffusion_guidance.operators import Blur, Identity, Mask, Planes  # noqa: E402
+from tensorcell.diffusion_guidance.operators import Identity, Mask, Planes  # noqa: E402
 
 
 def random_prior(shape: tuple[int, ...], seed: int = 0) -> tuple[GaussianPrior, np.ndarray]:

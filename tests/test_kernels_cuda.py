@@ -23,7 +23,8 @@ import pytest
 
 from tensorcell.solvers import admm, kernels_cuda, kernels_numba
 from tensorcell.solvers.arrays import to_host
-from tensorcell.solvers.sweeps import Rule, direction, sweep, sweep_arrays
+from tensorcell.solvers.rules import Rule
+from tensorcell.solvers.sweeps import direction, sweep, sweep_arrays
 
 CASES = list(itertools.product((np.float32, np.float64), Rule, (False, True)))
 INSTANCES = [

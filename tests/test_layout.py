@@ -13,6 +13,15 @@ import tensorcell
 from tensorcell import solvers
 
 FILES = sorted(Path(solvers.__path__[0]).glob("*.py"))
+GUIDANCE = sorted((Path(tensorcell.__path__[0]) / "diffusion_guidance").glob("*.py"))
+
+ABSENT = ("numba", "llvmlite", "scipy", "tensorly", "h5py", "threadpoolctl")
+"""Modules that would make the import of the solvers slow; the functions that need them import them."""
+
+REDUCTIONS = {
+    "sum", "mean", "std", "var", "median", "average", "nansum", "nanmean", "nanstd", "nanvar", "nanmedian", "cumsum",
+    "trace", "norm",
+}  # fmt: skip
 
 HEAVY = ("torch", "cupy", "matplotlib", "jax", "tensorflow", "diffusers")
 
@@ -34,6 +43,18 @@ def test_import_is_light_and_under_one_name(module: str) -> None:
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.strip() == "[] False False False"
+
+
+def test_solvers_import_no_module_that_is_slow_to_load() -> None:
+    script = (
+        f"import sys, tensorcell.solvers\nprint(sorted({{name.split('.')[0] for name in sys.modules}} & set({ABSENT})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(tensorcell.__path__[0]).parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[]"
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -82,8 +103,81 @@ def test_solvers_never_print(file: Path) -> None:
     assert not [node.lineno for node in calls if ast.unparse(node.func) == "print"]
 
 
+def compiled(tree: ast.AST) -> list[ast.FunctionDef]:
+    """Functions that Numba compiles."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    marks = ("njit", "jit", "guvectorize", "vectorize")
+    return [
+        function
+        for function in functions
+        if any(ast.unparse(mark).split("(")[0].split(".")[-1] in marks for mark in function.decorator_list)
+    ]
+
+
+def reductions(tree: ast.AST) -> list[str]:
+    """Calls of reductions, as functions of NumPy, as methods, or as the built-in sum, in compiled functions."""
+    calls = [node for function in compiled(tree) for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in calls
+        if ast.unparse(node.func).split(".")[-1] in REDUCTIONS or ast.unparse(node.func).startswith("np.add.")
+    ]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_kernels_sum_in_loops_of_their_own(file: Path) -> None:
+    # Numba accumulates a reduction of float32 in float32: the sum of a large volume loses half of its digits.
+    assert not reductions(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def test_the_guard_of_the_kernels_finds_kernels_and_their_reductions() -> None:
+    assert len([f for file in FILES for f in compiled(ast.parse(file.read_text(encoding="utf-8")))]) >= 4
+    source = "@numba.njit(cache=True)\ndef f(x):\n    return {} + 1\n"
+    for call in ("x.mean()", "np.sum(x)", "x[0].std()", "np.linalg.norm(x)", "sum(x)", "np.add.reduce(x)"):
+        assert reductions(ast.parse(source.format(call)))
+    assert not reductions(ast.parse(source.format("np.dot(x, x)")))
+    assert not reductions(ast.parse("def f(x):\n    return x.mean()\n"))
+
+
 def test_solvers_export_what_they_define() -> None:
     assert solvers.__all__ == sorted(solvers.__all__)
     for name in solvers.__all__:
         assert getattr(solvers, name).__module__.startswith("tensorcell.solvers.")
         assert getattr(solvers, name).__doc__
+
+
+@pytest.mark.parametrize("file", GUIDANCE, ids=lambda file: file.name)
+def test_diffusion_guidance_imports_nothing_of_ours_but_the_solvers(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = imported(tree)
+    for node in ast.walk(tree):  # `from tensorcell import name` names a module, too
+        if isinstance(node, ast.ImportFrom) and node.module == "tensorcell":
+            names |= {f"tensorcell.{alias.name}" for alias in node.names}
+    names.discard("tensorcell")
+    for name in names:
+        assert not name.startswith(".."), f"{file.name} imports {name}"
+        if name.split(".")[0] == "tensorcell":
+            assert name.split(".")[1] in ("solvers", "diffusion_guidance"), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("module", ["tensorcell.diffusion_guidance.options", "tensorcell.prior_training"])
+def test_import_needs_no_torch(module: str) -> None:
+    script = f"import sys, {module}; print([name for name in ('torch', 'safetensors') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=Path(tensorcell.__path__[0]).parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[]"
+
+
+def test_diffusion_guidance_exports_what_it_names() -> None:
+    pytest.importorskip("torch", reason="needs the extra 'diffusion'")
+    from tensorcell import diffusion_guidance
+
+    assert diffusion_guidance.__all__ == sorted(diffusion_guidance.__all__)
+    assert set(diffusion_guidance.__all__) <= set(dir(diffusion_guidance))
+    for name in diffusion_guidance.__all__:
+        assert getattr(diffusion_guidance, name).__module__.startswith("tensorcell.diffusion_guidance.")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = diffusion_guidance.nothing

@@ -1,26 +1,41 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import time
+from typing import Any
 
 import numba
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from tensorcell.solvers import LocalOptions, local_tucker
-from tensorcell.solvers.local import (
+from tensorcell.solvers import LocalOptions, LocalState, Status, local_tucker
+from tensorcell.solvers.local import OUTLIER
+from tensorcell.solvers.local_problem import neighbour_mean
+from tensorcell.solvers.patch_denoising import Candidate, candidates, local_contrast, total_spread, tried
+from tensorcell.solvers.patch_groups import (
+    GUIDE_WIDTH,
+    HARD,
     Geometry,
     corners_along,
-    error_law,
-    filter_arrays,
-    filter_numba,
     filtered,
     fitted,
     haar_matrix,
+    nearest_corners,
+    smoothed,
+    sums_arrays,
+    sums_numba,
+    window_of,
+)
+from tensorcell.solvers.stein import (
+    divergence_terms,
+    error_law,
+    random_direction,
     sample_blocks,
     simplex_weights,
-    window_of,
+    squared_error_terms,
 )
 
 
@@ -28,6 +43,16 @@ def smooth(shape: tuple[int, ...], seed: int = 0, width: float = 2.0) -> np.ndar
     """A smooth random volume of mean 0 and standard deviation 1."""
     field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), width, mode="wrap")
     return ((field - field.mean()) / field.std()).astype(np.float32)
+
+
+def noise_like(volume: np.ndarray, sigma: float, seed: int) -> np.ndarray:
+    """White Gaussian noise in float32."""
+    return np.float32(sigma) * np.random.default_rng(seed).standard_normal(volume.shape).astype(np.float32)
+
+
+def rms(values: np.ndarray) -> float:
+    """Root mean square."""
+    return math.sqrt(float(np.mean(np.square(values, dtype=np.float64))))
 
 
 GEOMETRIES = (
@@ -44,16 +69,16 @@ def test_the_kernel_equals_its_array_twin(geometry: Geometry, second: bool) -> N
     data = smooth((9, 13, 11)) + 0.3 * np.random.default_rng(1).standard_normal((9, 13, 11)).astype(np.float32)
     pilot = smooth((9, 13, 11)) if second else None
     strength = 1.0 if second else 2.9
-    kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry) for way in (filter_numba, filter_arrays))
+    kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry) for way in (sums_numba, sums_arrays))
     for ours, twin in zip(kernel, arrays, strict=True):
         assert np.allclose(ours, twin, rtol=2e-4, atol=2e-4 * np.abs(twin).max())  # float32, other order of sums
 
 
-def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geometry) -> np.ndarray:
-    """The first stage from its definition: every group by NumPy's SVD of the unfoldings, in float64."""
+def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """The first stage and its spread from their definition: each group by NumPy's SVD of the unfoldings, in float64."""
     patch, reach, size, step = geometry
     window = window_of(patch).reshape(patch).astype(float)
-    total, weights = np.zeros(data.shape), np.zeros(data.shape)
+    total, squares, weights = np.zeros(data.shape), np.zeros(data.shape), np.zeros(data.shape)
     limits = [s - p for s, p in zip(data.shape, patch, strict=True)]
 
     def cut(corner: tuple[int, ...]) -> tuple[slice, ...]:
@@ -78,16 +103,20 @@ def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geome
             core = np.moveaxis(np.tensordot(u, core, axes=(1, mode)), 0, mode)
         for at, estimate in zip(others[:size], np.tensordot(haar_matrix(size).T, core, axes=1), strict=True):
             total[cut(at)] += weight * window * estimate
+            squares[cut(at)] += weight * window * estimate**2
             weights[cut(at)] += weight * window
-    return total / weights
+    mean = total / weights
+    return mean, np.sqrt(np.maximum(squares / weights - mean**2, 0))
 
 
 def test_the_first_stage_is_what_its_definition_says() -> None:
     data = smooth((8, 9, 10)) + 0.3 * np.random.default_rng(2).standard_normal((8, 9, 10)).astype(np.float32)
     geometry = Geometry((3, 4, 3), (2, 2, 3), 8, 2)
-    found, _ = filtered(data, data, None, 0.3, 2.9, geometry)
+    found, spread = filtered(data, data, None, 0.3, 2.9, geometry)
+    value, disagreement = brute_force(data, 0.3, 2.9, geometry)
     # 3 % of the voxels may differ: a coefficient at the threshold falls on either side in float32
-    assert np.mean(np.abs(found - brute_force(data, 0.3, 2.9, geometry)) < 1e-4) > 0.97
+    assert np.mean(np.abs(found - value) < 1e-4) > 0.97
+    assert np.mean(np.abs(spread - disagreement) < 1e-4 + 1e-2 * disagreement) > 0.97
 
 
 def test_without_noise_the_filter_returns_the_data() -> None:
@@ -105,7 +134,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
         results = []
         for threads in (1, before):
             numba.set_num_threads(threads)
-            results.append(filter_numba(data, data, None, 0.3, 2.9, geometry)[0])
+            results.append(sums_numba(data, data, None, 0.3, 2.9, geometry)[0])
     finally:
         numba.set_num_threads(before)
     assert np.array_equal(*results)
@@ -140,6 +169,8 @@ def test_scale_and_offset_of_the_data_do_not_matter() -> None:
     # coefficients at the threshold fall on either side in float32: 0.5 % of the standard deviation on average
     assert np.sqrt(np.mean((moved.value - 1000 * plain.value - 5e5) ** 2)) < 5
     assert moved.predicted == pytest.approx(1000 * plain.predicted, rel=1e-2)
+    for name in ("spread", "error"):
+        assert rms(getattr(moved, name)) == pytest.approx(1000 * rms(getattr(plain, name)), rel=1e-2)
 
 
 def test_denoising_beats_every_gaussian_filter_and_knows_its_error() -> None:
@@ -179,11 +210,141 @@ def test_missing_voxels_and_outliers_are_completed() -> None:
     assert len(found.history) == 6
 
 
-def test_the_callback_stops_the_sweeps() -> None:
-    data = smooth((10, 12, 12))
-    mask = np.random.default_rng(9).random(data.shape) < 0.5
-    found = local_tucker(data, mask, noise=0.1, callback=lambda record, estimate: record.iteration == 2)
-    assert len(found.history) == 2
+def test_outliers_of_six_standard_deviations_are_found_and_ones_of_three_are_kept() -> None:
+    """Judged by a good first guess; a poor one, made of the outliers too, follows them part of the way."""
+    truth, sigma = smooth((16, 24, 24)), 0.1
+    rng = np.random.default_rng(20)
+    mask = rng.random(truth.shape) < 0.8
+    drawn, signs = rng.random(truth.shape), rng.choice([-1, 1], truth.shape)
+    six, three = mask & (drawn < 0.01), mask & (drawn > 0.99)
+    noise = noise_like(truth, sigma, 21)
+    noise[six], noise[three] = 6 * sigma * signs[six], 3 * sigma * signs[three]
+    arguments = {"initial": truth, "levels": [sigma], "denoise": False}
+    flagged = local_tucker(truth + noise, mask, noise=sigma, **arguments).outliers != 0
+    assert flagged[six].mean() > 0.95
+    assert flagged[three].mean() < 0.05
+    assert flagged[mask & ~six & ~three].mean() < 0.001  # noise beyond 4.5 standard deviations of an estimate's error
+
+
+def sweeps_of(data: np.ndarray, mask: np.ndarray, **arguments: Any) -> tuple[Any, list[LocalState]]:
+    """A completion of four sweeps, and the states that its callback saw."""
+    states: list[LocalState] = []
+    options = LocalOptions(sweeps=4, group=8)
+    found = local_tucker(data, mask, options=options, callback=lambda _, state: states.append(state), **arguments)
+    return found, states
+
+
+@pytest.fixture
+def gaps() -> tuple[np.ndarray, np.ndarray]:
+    """Noisy data about an offset with a few outliers, and a mask."""
+    rng = np.random.default_rng(9)
+    data = smooth((10, 12, 12)) + 3 + 0.1 * rng.standard_normal((10, 12, 12)).astype(np.float32)
+    data[rng.random(data.shape) < 0.02] += 4
+    return data, rng.random(data.shape) < 0.6
+
+
+def test_all_sweeps_made_is_completed_and_each_has_a_record(gaps: Any) -> None:
+    found, states = sweeps_of(*gaps, noise=0.1)
+    assert found.status is Status.COMPLETED
+    assert [record.iteration for record in found.history] == [state.sweep for state in states] == [1, 2, 3, 4]
+    assert found.state is states[-1]
+    assert all(array.dtype == np.float32 for state in states for array in state[:3])
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_a_stop_by_the_callback_returns_at_once_with_the_estimate_so_far(gaps: Any, denoise: bool) -> None:
+    data, mask = gaps
+    found = local_tucker(data, mask, noise=0.1, denoise=denoise, callback=lambda record, state: record.iteration == 2)
+    assert len(found.history) == found.state.sweep == 2
+    assert found.status is Status.STOPPED
+    assert (found.error, found.weights) == (None, {})
+    assert math.isnan(found.predicted)
+    np.testing.assert_allclose(found.value, found.state.estimate + data[mask].mean(dtype=float), atol=1e-6)
+    assert np.array_equal(found.outliers, found.state.outliers)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("robust", [False, True])
+def test_going_on_equals_not_having_stopped(gaps: Any, stop: int, robust: bool) -> None:
+    arguments = {"noise": 0.1, "robust": robust, "options": LocalOptions(sweeps=4, group=8)}
+    straight = local_tucker(*gaps, **arguments)
+    first = local_tucker(*gaps, callback=lambda record, state: record.iteration == stop, **arguments)
+    before = [array.copy() for array in first.state[:3]]
+    second = local_tucker(*gaps, initial_state=first.state, history=first.history, **arguments)
+    for name in ("value", "spread", "error", "outliers"):
+        assert np.array_equal(getattr(second, name), getattr(straight, name))
+    assert second.status is straight.status is Status.COMPLETED
+    timeless = [dataclasses.replace(record, seconds=0.0) for record in second.history]
+    assert timeless == [dataclasses.replace(record, seconds=0.0) for record in straight.history]
+    assert all(np.array_equal(*pair) for pair in zip(before, first.state[:3], strict=True))  # never written to
+
+
+def test_records_hold_the_relative_residual_before_the_sweep_and_the_threshold_of_the_outliers(gaps: Any) -> None:
+    data, mask = gaps
+    found, states = sweeps_of(data, mask, noise=0.1)
+    centre = data[mask].mean(dtype=float)
+    for record, before, after in zip(found.history[1:], states, states[1:], strict=False):
+        rest = (data - before.estimate - centre - before.outliers)[mask]
+        assert record.residual == pytest.approx(np.linalg.norm(rest) / np.linalg.norm(data[mask]), rel=1e-4)
+        far = np.abs(data - centre - after.estimate) > record.threshold
+        assert record.outliers == np.count_nonzero(after.outliers) == np.count_nonzero(far & mask) > 0
+    thresholds = np.array([record.threshold for record in found.history]) / OUTLIER
+    assert thresholds[0] == pytest.approx(np.std(data[mask]) / 4, rel=1e-4)
+    assert np.allclose(np.diff(np.log(thresholds)), np.log(thresholds[-1] / thresholds[0]) / 3)
+    assert thresholds[-1] == pytest.approx(0.1)
+    plain, _ = sweeps_of(data, mask, noise=0.1, robust=False)
+    assert {(record.threshold, record.outliers) for record in plain.history} == {(0.0, 0)}
+
+
+def test_records_do_not_depend_on_the_unit_of_the_data(gaps: Any) -> None:
+    data, mask = gaps
+    one, other = (sweeps_of(unit * data, mask, noise=unit * 0.1)[0].history for unit in (1.0, 1024.0))
+    for ours, scaled in zip(one, other, strict=True):
+        assert scaled.residual == pytest.approx(ours.residual, rel=1e-5)
+        assert scaled.change == pytest.approx(ours.change, rel=1e-3)
+        assert scaled.threshold == pytest.approx(1024 * ours.threshold, rel=1e-5)
+
+
+def test_the_time_of_the_callback_does_not_count(gaps: Any) -> None:
+    slept = 0.0
+
+    def slow(record: Any, state: Any) -> bool:
+        nonlocal slept
+        began = time.perf_counter()
+        time.sleep(0.1)
+        slept += time.perf_counter() - began
+        return record.iteration == 3
+
+    began = time.perf_counter()
+    found = local_tucker(*gaps, noise=0.1, callback=slow)
+    assert found.history[-1].seconds <= time.perf_counter() - began - slept
+
+
+def test_a_state_of_another_problem_is_refused(gaps: Any) -> None:
+    state = sweeps_of(*gaps, noise=0.1)[0].state
+    with pytest.raises(ValueError, match=r"state has estimate of shape \(10, 12, 12\), data has \(9, 12, 12\)"):
+        local_tucker(gaps[0][1:], gaps[1][1:], noise=0.1, initial_state=state)
+    with pytest.raises(ValueError, match="state comes after sweep 4, expected one of 0 to 2"):
+        local_tucker(*gaps, noise=0.1, initial_state=state, options=LocalOptions(sweeps=2))
+
+
+def test_without_gaps_there_is_no_sweep_and_the_state_holds_the_data(gaps: Any) -> None:
+    found = local_tucker(gaps[0], noise=0.0)
+    assert found.status is Status.COMPLETED
+    assert (found.history, found.state.sweep) == ((), 0)
+    np.testing.assert_allclose(found.value, gaps[0], atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("at", [(4, 5, 5), (0, 5, 5), (7, 9, 0)])
+def test_the_first_guess_at_a_voxel_leaves_the_voxel_out(at: tuple[int, int, int]) -> None:
+    data, mask = smooth((8, 10, 10)), np.random.default_rng(22).random((8, 10, 10)) < 0.5
+    mask[at] = True
+    changed = data.copy()
+    changed[at] += 100
+    one, other = (neighbour_mean(np.where(mask, each, np.float32(0)), mask) for each in (data, changed))
+    assert other[at] == pytest.approx(one[at], abs=1e-3)  # of 100; rounding in float32
+    flat = neighbour_mean(np.where(mask, np.float32(2), np.float32(0)), mask)
+    np.testing.assert_allclose(flat, 2, rtol=1e-4)
 
 
 def test_garbage_under_the_mask_changes_nothing() -> None:
@@ -222,6 +383,129 @@ def test_haar_matrix_is_orthonormal_and_begins_with_the_mean() -> None:
     assert np.allclose(h[0], 0.25)
 
 
+@pytest.mark.parametrize("width", [1.5, 2.0])
+def test_the_hard_threshold_is_better_than_a_fifth_less_or_a_quarter_more(width: float) -> None:
+    truth = smooth((20, 24, 24), 3, width)
+    noisy = truth + noise_like(truth, 0.5, 4)
+    geometry = fitted(LocalOptions(), truth.shape)
+
+    def error(threshold: float) -> float:
+        return rms(filtered(noisy, smoothed(noisy), None, 0.5, threshold, geometry)[0] - truth)
+
+    assert error(HARD) < 0.97 * min(error(0.8 * HARD), error(1.25 * HARD))
+
+
+def test_the_guide_finds_patches_that_are_alike_in_truth() -> None:
+    """Better than the noisy data do, and than a guide of half or twice the width."""
+    truth = smooth((20, 24, 24), 3, 1.0)
+    noisy = truth + noise_like(truth, 0.7, 4)
+    side = 4
+    references = np.random.default_rng(6).integers(0, np.array(truth.shape) - side, (300, 3))
+
+    def distance(guide: np.ndarray) -> float:
+        def patch(corner: np.ndarray) -> np.ndarray:
+            return truth[tuple(slice(c, c + side) for c in corner)]
+
+        corners = nearest_corners(guide, references, Geometry((side,) * 3, (5, 5, 5), 16, 3))
+        return rms(np.array([patch(other) - patch(group[0]) for group in corners for other in group[1:]]))
+
+    ours = distance(smoothed(noisy))
+    assert ours < 0.96 * distance(noisy)
+    assert ours < 0.98 * distance(ndimage.gaussian_filter(noisy, 0.5 * GUIDE_WIDTH))
+    assert ours < 0.98 * distance(ndimage.gaussian_filter(noisy, 2 * GUIDE_WIDTH))
+
+
+@pytest.mark.parametrize("sums", [sums_numba, sums_arrays])
+def test_wiener_gains_are_best_at_the_true_noise(sums: Any) -> None:
+    """With the truth as pilot, ``P^2 / (P^2 + c sigma^2)`` has the least error at ``c = 1``."""
+    truth = smooth((9, 12, 12), 23, 1.0)
+    noisy = truth + noise_like(truth, 0.5, 24)
+    geometry = Geometry((4, 4, 4), (2, 2, 2), 8, 2)
+    errors = []
+    for strength in (0.5, 1.0, 2.0):
+        total, _, weights = sums(noisy, truth, truth, 0.5, strength, geometry)
+        errors.append(rms(total / weights))  # less the guide, which is the truth
+    assert errors[1] < 0.99 * min(errors[0], errors[2])
+
+
+@pytest.fixture(scope="module")
+def tested() -> Any:
+    """Truth, noise, and the candidates made of their sum."""
+    truth = smooth((24, 32, 32), 7, 1.5)
+    noise = noise_like(truth, 0.3, 8)
+    return truth, noise, candidates(truth + noise, 0.3, LocalOptions())
+
+
+def test_second_stages_keep_structure_that_the_first_one_loses(tested: Any) -> None:
+    """The gentle one most of it, at no larger error; the strong one has the least error."""
+    truth, noise, found = tested
+    lost = {name: float(np.mean((truth + noise - each.value) * truth)) for name, each in found.items()}
+    error = {name: rms(each.value - truth) for name, each in found.items()}
+    assert lost["gentle"] < 0.5 * lost["first"]
+    assert error["gentle"] < 1.03 * error["first"]
+    assert lost["strong"] < 0.7 * lost["first"]
+    assert error["strong"] < 0.97 * min(error["gentle"], error["first"])
+
+
+def test_the_divergence_is_what_the_estimates_owe_to_the_noise(tested: Any) -> None:
+    """Stein's lemma with the noise known: ``sigma^2 div f`` is the mean of ``<n, f - v>``."""
+    truth, noise, found = tested
+    contrast, spread = local_contrast(found["strong"].value), total_spread(found)
+    everywhere, rng = np.ones(truth.shape, bool), np.random.default_rng(9)
+    trial = tried(truth + noise, everywhere, 0.3, LocalOptions(), found, contrast, spread, rng)
+    for estimate, terms in zip(found.values(), trial.divergences[1:], strict=True):
+        owed = float(np.sum(noise * (estimate.value - truth), dtype=np.float64))
+        assert 0.09 * terms.sum() == pytest.approx(owed, rel=0.1)  # the random direction alone: some 3 %
+    assert not trial.misfits[0].any()
+    assert (trial.divergences[0] == 1).all()
+
+
+@pytest.mark.parametrize("law", ["normal", "signs"])
+def test_random_directions_have_variance_one_where_measured_and_are_zero_elsewhere(law: Any) -> None:
+    measured = np.random.default_rng(25).random((20, 40, 50)) < 0.7
+    direction = random_direction(np.random.default_rng(26), measured, law)
+    assert direction.dtype == np.float32
+    assert not direction[~measured].any()
+    assert abs(direction[measured].mean()) < 0.02  # four standard errors of 28 000 voxels
+    assert np.mean(direction[measured] ** 2) == pytest.approx(1, abs=0.04)
+
+
+@pytest.mark.parametrize("law", ["normal", "signs"])
+def test_steins_estimate_of_a_linear_filter_is_its_true_error(law: Any) -> None:
+    truth = smooth((30, 40, 40), 27, 2.0).astype(float)
+    noisy = truth + 0.5 * np.random.default_rng(28).standard_normal(truth.shape)
+    everywhere = np.ones(truth.shape, bool)
+    direction = random_direction(np.random.default_rng(29), everywhere, law)
+    before, after = (ndimage.gaussian_filter(y, 0.8, mode="wrap") for y in (noisy, noisy + 0.05 * direction))
+    terms = divergence_terms(direction, before, after, 0.05)
+    spike = np.zeros((15, 15, 15))
+    spike[7, 7, 7] = 1
+    assert terms.mean() == pytest.approx(ndimage.gaussian_filter(spike, 0.8)[7, 7, 7], rel=0.05)
+    error = squared_error_terms(before - noisy, terms, 0.5).mean()
+    assert error == pytest.approx(np.mean((before - truth) ** 2), abs=0.01 * 0.25)  # of the noise's variance
+
+
+def test_local_contrast_is_a_standard_deviation() -> None:
+    noise = noise_like(np.zeros((20, 30, 30)), 1.0, 30)
+    contrast = local_contrast(noise)
+    assert contrast.mean() == pytest.approx(1, abs=0.1)  # less what the local mean takes of the noise
+    np.testing.assert_allclose(local_contrast(10 * noise), 10 * contrast, rtol=1e-4)
+    assert local_contrast(np.ones((5, 5, 5), np.float32)).max() < 1e-6
+
+
+def test_total_spread_is_a_standard_deviation_over_all_estimates() -> None:
+    ones = np.ones((2, 2, 2))
+    assert np.allclose(total_spread({"a": Candidate(ones, 0 * ones), "b": Candidate(-ones, 0 * ones)}), 1)
+    assert np.allclose(total_spread({"a": Candidate(ones, 3 * ones), "b": Candidate(-ones, 3 * ones)}), math.sqrt(10))
+
+
+def test_the_kernels_window_is_highest_in_the_middle_and_symmetric() -> None:
+    window = window_of((5, 4, 1)).reshape(5, 4)
+    assert np.allclose(window, window[::-1, ::-1])
+    assert (np.diff(window[:3], axis=0) > 0).all()
+    assert window.min() > 0
+
+
 def test_simplex_weights_are_the_minimum() -> None:
     """Against a fine grid over the simplex."""
     rng = np.random.default_rng(12)
@@ -244,6 +528,18 @@ def test_the_error_law_is_the_one_that_made_the_risks() -> None:
     least, slope, limit = error_law(truth + rng.standard_normal(spread.size), spread, float(truth.mean()))
     found = least + slope * np.minimum(spread, limit) ** 2
     assert np.abs(found / truth - 1).max() < 0.4  # the noise of a risk is ten times the risk
+
+
+@pytest.mark.parametrize(("offset", "share"), [(-1.0, 0.65), (1.0, 1.0)])
+def test_the_mean_of_an_error_law_is_held_near_the_divergence(offset: float, share: float) -> None:
+    """A wrong noise level moves the mean of all risks, but not that of the law beyond its bounds."""
+    spread = np.random.default_rng(31).uniform(0.5, 2, 50_000)
+    truth = 0.02 + 0.05 * spread**2
+    most = float(truth.mean())
+    least, slope, limit = error_law(truth + offset, spread, most)
+    law = least + slope * np.minimum(spread, limit) ** 2
+    assert law.mean() == pytest.approx(share * most, rel=1e-6)
+    assert min(least, slope) >= 0
 
 
 def test_background_and_structure_get_weights_of_their_own() -> None:
@@ -276,6 +572,7 @@ def test_sample_blocks_lie_inside_and_are_no_more_than_wanted(shape: tuple[int, 
         ({"noise": -1.0}, "expected noise as a standard deviation of at least 0, got -1.0"),
         ({"noise": 0.1, "levels": []}, "expected positive levels"),
         ({"noise": 0.1, "initial": np.zeros((3, 3, 3))}, "initial has shape"),
+        ({"noise": 0.1, "initial": np.full((8, 8, 8), np.nan)}, "expected finite numbers as initial"),
         ({"noise": 0.1, "mask": np.zeros((8, 8, 8), bool)}, "expected at least one observed voxel, got none"),
         ({"noise": 0.1, "mask": np.ones((8, 8, 7), bool)}, "mask has shape"),
     ],
@@ -298,13 +595,71 @@ def test_bad_types_are_said() -> None:
         local_tucker(np.full((8, 8, 8), np.inf), noise=1.0)
 
 
+NAMES = [each.name for each in dataclasses.fields(LocalOptions)]
+BAD = [
+    None,
+    True,
+    np.True_,
+    "5",
+    "555",
+    2.5,
+    5.0,
+    np.float32(3),
+    math.nan,
+    math.inf,
+    -1,
+    np.int8(-2),
+    1j,
+    {},
+    [],
+    object,
+]
+BAD_SIDES = [
+    (5, 5),
+    (5, 5, 5.0),
+    (5, True, 5),
+    [[5], [5], [5]],
+    (5, 5, 5, 5),
+    (5, 5, -1),
+    np.array([5.0, 5, 5]),
+    np.array(5),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [*BAD, *BAD_SIDES], ids=repr)
+def test_options_of_a_wrong_type_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"expected .*{name}.*, got "):
+        LocalOptions(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [int, np.int8, np.uint16, np.int64])
+def test_whole_numbers_of_any_kind_are_options(kind: Any) -> None:
+    plain = LocalOptions(patch=4, reach=(0, 3, 2), group=8, step=2, sweeps=3)
+    found = LocalOptions(patch=kind(4), reach=[kind(n) for n in (0, 3, 2)], group=kind(8), step=kind(2), sweeps=kind(3))
+    assert found == plain
+    assert all(type(getattr(found, name)) in (int, tuple) for name in NAMES)
+    assert LocalOptions(reach=np.array([0, 3, 2], dtype=np.int64)).reach == (0, 3, 2)
+    assert found.sides == (4, 4, 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_a_default_and_a_sentence_for_the_command_line(name: str) -> None:
+    (option,) = (each for each in dataclasses.fields(LocalOptions) if each.name == name)
+    assert option.default is not dataclasses.MISSING
+    sentence = option.metadata["help"]
+    assert sentence[0].isupper()
+    assert sentence.endswith(".")
+    assert sentence.count(".") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"patch": 0}, "expected patch as a whole number of at least 1"),
         ({"reach": (1, 2)}, "expected reach as a whole number of at least 0, or three"),
         ({"group": 12}, "expected a power of two as group, got 12"),
-        ({"step": 0}, "expected step and sweeps of at least 1"),
+        ({"step": 0}, "expected step as a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_options_are_said(options: dict, message: str) -> None:

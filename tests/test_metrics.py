@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from tensorcell import metrics
 from tensorcell.errors import InputError
 from tensorcell.metrics import nrmse, psnr, ssim
 
@@ -189,7 +188,7 @@ def test_scores_do_not_depend_on_the_slabs(
     mask = np.random.default_rng(7).random(reference.shape) < 0.5
     whole = [score(reference, estimate, mask=m) for score in SCORES for m in (None, mask)]
     window3 = ssim(reference, estimate, window=3)
-    monkeypatch.setattr(metrics, "_SLAB_VOXELS", planes * reference[0].size)
+    monkeypatch.setattr("tensorcell.metrics.slabs.SLAB_VOXELS", planes * reference[0].size)
     # The running sums of the windows start elsewhere; their rounding is amplified 100-fold in the variances.
     slabs = [score(reference, estimate, mask=m) for score in SCORES for m in (None, mask)]
     np.testing.assert_allclose(slabs, whole, rtol=1e-10)

@@ -14,7 +14,7 @@ import scipy.stats
 import skimage.metrics
 from scipy.signal import convolve2d
 
-from tensorcell import Volume, metrics
+from tensorcell import Volume
 from tensorcell.errors import InputError
 from tensorcell.metrics import Score, ccc, ms_ssim, pcc, profile_ccc, profile_pcc, profile_ssim
 
@@ -83,7 +83,7 @@ def test_masks_slabs_and_types_of_correlations(
     expected = score(r[mask], e[mask])
     assert score(np.where(mask, r, np.nan), np.where(mask, e, np.inf), mask=mask) == pytest.approx(expected)
     assert score(Volume(r), Volume(e), mask=mask) == pytest.approx(expected, rel=ROUNDING)
-    monkeypatch.setattr(metrics, "_SLAB_VOXELS", 2 * r[0].size)
+    monkeypatch.setattr("tensorcell.metrics.slabs.SLAB_VOXELS", 2 * r[0].size)
     assert score(r, e, mask=mask) == pytest.approx(expected, rel=ROUNDING)
     small = np.array([0, 100, 255], np.uint8)
     assert score(small, small[::-1]) == pytest.approx(score(small.astype(float), small[::-1].astype(float)))
@@ -273,7 +273,7 @@ def test_profiles_do_not_depend_on_the_slabs(
 ) -> None:
     mask = np.random.default_rng(11).random(pair[0].shape) < 0.7
     whole = score(*pair), score(*pair, mask=mask)
-    monkeypatch.setattr(metrics, "_SLAB_VOXELS", 200)
+    monkeypatch.setattr("tensorcell.metrics.slabs.SLAB_VOXELS", 200)
     assert (score(*pair), score(*pair, mask=mask)) == pytest.approx(whole, rel=WINDOWS)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from tensorcell import Volume, metrics
+from tensorcell import Volume
 from tensorcell.errors import InputError
 from tensorcell.metrics import dice, f1, panoptic_quality
 
@@ -86,7 +86,7 @@ def test_names_of_labels_and_slabs_do_not_matter(
     assert panoptic_quality(names[reference].astype(np.uint8), estimate.astype(np.uint32)) == pytest.approx(expected)
     assert panoptic_quality(estimate, reference) == pytest.approx(expected, rel=ROUNDING)
     assert panoptic_quality(Volume(reference), Volume(estimate)) == expected
-    monkeypatch.setattr(metrics, "_SLAB_VOXELS", 3 * reference[0].size)
+    monkeypatch.setattr("tensorcell.metrics.slabs.SLAB_VOXELS", 3 * reference[0].size)
     assert panoptic_quality(reference, estimate) == pytest.approx(expected, rel=ROUNDING)
     assert dice(reference, estimate) == pytest.approx(float(f1(reference > 0, estimate > 0)))
 

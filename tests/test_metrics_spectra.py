@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from tensorcell import Volume, metrics
+from tensorcell import Volume
 from tensorcell.errors import InputError
 from tensorcell.metrics import (
     fourier_ring_correlation,
@@ -17,6 +17,7 @@ from tensorcell.metrics import (
     hf_spectral_error,
     laplacian_variance,
 )
+from tensorcell.metrics.spectra import first_crossing
 
 # Sums in another order differ by rounding only.
 ROUNDING = 1e-12
@@ -105,7 +106,7 @@ def test_axes_are_averaged_over_and_slabs_do_not_matter(
     rows = [np.abs(np.fft.fft(tapered(x, (0,)), axis=0)) ** 2 for x in pair]
     p = np.array([r.mean(axis=(1, 2)) for r in rows])  # 9 planes: frequencies 2k/9 of Nyquist, k = 3, 4 above .5
     assert whole[0] == pytest.approx(np.abs(p[1] - p[0])[3:5].sum() / p[0][3:5].sum(), rel=TRANSFORM)
-    monkeypatch.setattr(metrics, "_SLAB_VOXELS", 64)
+    monkeypatch.setattr("tensorcell.metrics.slabs.SLAB_VOXELS", 64)
     for axes, value in whole.items():
         assert hf_spectral_error(*pair, axes=axes) == pytest.approx(value, rel=TRANSFORM)
     assert hf_spectral_error(*pair, axes=[-1, 1]) == pytest.approx(whole[(1, 2)], rel=ROUNDING)
@@ -193,12 +194,10 @@ def test_resolution_is_where_the_common_detail_ends() -> None:
 def test_crossing_is_interpolated() -> None:
     frequency = np.array([0.1, 0.2, 0.3, 0.4])
     # Between .2 (.5) and .3 (.1): a level of .2 is 3/4 of the way.
-    crossing = metrics._first_crossing(frequency, np.array([0.9, 0.5, 0.1, 0.8]), 0.2)
+    crossing = first_crossing(frequency, np.array([0.9, 0.5, 0.1, 0.8]), 0.2)
     assert crossing == pytest.approx(0.275, rel=ROUNDING)
-    assert metrics._first_crossing(frequency, np.array([0.9, np.nan, 0.1, 0.8]), 0.5) == pytest.approx(
-        0.2, rel=ROUNDING
-    )
-    assert metrics._first_crossing(frequency, np.array([0.9, 0.8, 0.7, 0.6]), 0.5) is None
+    assert first_crossing(frequency, np.array([0.9, np.nan, 0.1, 0.8]), 0.5) == pytest.approx(0.2, rel=ROUNDING)
+    assert first_crossing(frequency, np.array([0.9, 0.8, 0.7, 0.6]), 0.5) is None
 
 
 def test_correlation_does_not_see_scale_and_shift_and_is_symmetric(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -297,7 +296,7 @@ def test_laplacian_variance_with_masks_axes_slabs_and_volumes(
     turned = Volume(np.moveaxis(garbage, 0, 2), axes="YXZ")
     assert laplacian_variance(turned, mask=np.moveaxis(mask, 0, 2)) == pytest.approx(expected, rel=1e-9)
     deep = laplacian_variance(volume, axes=(0, 1, 2))
-    monkeypatch.setattr(metrics, "_SLAB_VOXELS", 2 * volume[0].size)
+    monkeypatch.setattr("tensorcell.metrics.slabs.SLAB_VOXELS", 2 * volume[0].size)
     assert laplacian_variance(garbage, mask=mask) == pytest.approx(expected, rel=1e-9)
     assert laplacian_variance(volume, axes=(0, 1, 2)) == pytest.approx(deep, rel=ROUNDING)
     small = np.array([[0, 255, 0], [255, 0, 255], [0, 255, 0], [255, 255, 0]], np.uint8)

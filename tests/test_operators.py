@@ -10,9 +10,8 @@ from scipy import ndimage
 
 torch = pytest.importorskip("torch", reason="diffusion_guidance needs torch")
 
+from tensorcell.diffusion_guidance.blurs import Blur, BlurDecimate  # noqa: E402
 from tensorcell.diffusion_guidance.operators import (  # noqa: E402
-    Blur,
-    BlurDecimate,
     Compose,
     Identity,
     Mask,

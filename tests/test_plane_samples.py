@@ -21,7 +21,8 @@ from tensorcell.diffusion_guidance.plane_samples import (
 )
 from tensorcell.diffusion_guidance.planes import LeftOut, PriorFill, Share, fill_with_prior, middle_rows, regressed
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior, load_prior
-from tensorcell.diffusion_guidance.training import condition_of, regress_planes
+from tensorcell.diffusion_guidance.regression import regress_planes
+from tensorcell.diffusion_guidance.slices import condition_of
 
 TINY = SliceNetworkConfig(widths=(8,), blocks=1, condition_error=0.5)
 UNTRAINED = LateralPrior(SliceNetwork(TINY), axial_factor=2, location=10.0, scale=4.0)

@@ -17,8 +17,14 @@ import tensorcell as tc
 from tensorcell import cli, planning
 from tensorcell.datasets import degrade, simulate_cells
 from tensorcell.metrics import nrmse, psnr
-from tensorcell.planning import NoiseModel, PlannedChoice, SamplingPlan, Target, interval, pilot_block, plan
+from tensorcell.planning import PlannedChoice, SamplingPlan, Target, plan
+from tensorcell.planning.decision import decide
+from tensorcell.planning.noise import exposure_variance
+from tensorcell.planning.pilot import pilot_block
+from tensorcell.planning.prediction import interval
+from tensorcell.planning.result import planes_in_words
 from tensorcell.recovery import recover
+from tensorcell.solvers import NoiseModel, estimate_noise
 
 SHAPE = (17, 32, 32)
 
@@ -44,7 +50,7 @@ class Observed:
 def watched(cells: Any) -> tuple[SamplingPlan, Observed]:
     observed = Observed()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "recover", observed)
+        patch.setattr(planning.trials, "recover", observed)
         result = plan(cells.measured, axial_factors=(4, 1, 2, 3), pixel_fractions=(0.5, 1.0), target_psnr=20)
     return result, observed
 
@@ -129,37 +135,28 @@ def test_one_half_of_a_real_volume_predicts_the_other(volumes_folder: Path) -> N
 # ------------------------------------------------------------------------------------------ noise and exposure
 
 
-@pytest.mark.parametrize(("gain", "offset", "read"), [(1.0, 0.0, 2.0), (0.5, 100.0, 0.0), (40.0, 7.0, 3.0)])
-def test_noise_model_finds_planted_shot_and_read_noise(gain: float, offset: float, read: float) -> None:
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:120, :120] / 20
-    photons = np.broadcast_to(40 * (1.5 + np.sin(y) * np.cos(x)), (10, 120, 120))
-    data = gain * (rng.poisson(photons) + read * rng.standard_normal(photons.shape)) + offset
-    seen = rng.random(data.shape) < 0.97
-    model = planning.estimate_noise_model(data, seen)
-    true = gain**2 * (photons + read**2)
-    # A median of 9 000 stencils in each of twelve bins: about 3 % a bin; the line through them less.
-    np.testing.assert_allclose(model.variance(gain * photons + offset), true, rtol=0.12)
-    assert model.variance(gain * photons + offset).mean() == pytest.approx(true.mean(), rel=0.04)
-    assert model.slope == pytest.approx(gain, rel=0.1)
+def test_noise_of_a_plan_is_that_of_the_solvers_and_of_recover(cells: Any) -> None:
+    hidden = np.where(np.random.default_rng(2).random((9, 32, 32)) < 0.9, cells.measured[:9], np.nan)
+    for pilot in (cells.measured[:9], hidden):
+        found = plan(pilot, axial_factors=(2,))
+        assert found.noise == estimate_noise(pilot, ~np.isnan(pilot))
+        assert found.noise.sigma == recover(pilot, method="tucker", rank=2).noise
+        assert found.noise.sentence in found.notes
+        assert found.noise_margin in ((0.95, 1.05), (0.75, 1.25))
 
 
-def test_noise_that_does_not_grow_is_constant() -> None:
-    rng = np.random.default_rng(1)
-    smooth = 100 * np.sin(np.linspace(0, 3, 90))[None, :, None] * np.ones((6, 90, 90))
-    model = planning.estimate_noise_model(smooth + 5 * rng.standard_normal(smooth.shape), np.ones(smooth.shape, bool))
-    assert model.slope == 0
-    assert math.sqrt(model.constant) == pytest.approx(5, rel=0.03)  # 46 000 stencils
-    assert model.doubt[0] >= 0.75
-    assert model.doubt[1] <= 1.25
+def test_noise_of_a_cropped_pilot_is_that_of_the_whole(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning.pilot, "PILOT_VOXELS", 9 * 24 * 24)
+    found = plan(cells.measured[:9], axial_factors=(2,))
+    assert found.shape == (9, 24, 24)
+    assert found.noise == estimate_noise(cells.measured[:9])
 
 
-def test_too_few_whole_stencils_fall_back_to_single_lines() -> None:
-    rng = np.random.default_rng(2)
-    seen = rng.random((12, 40, 40)) < 0.55  # a nine-voxel stencil is whole in .5 %, a line of three in 17 %
-    model = planning.estimate_noise_model(3 * rng.standard_normal(seen.shape), seen)
-    assert model.doubt == (0.75, 1.25)
-    assert math.sqrt(model.constant) == pytest.approx(3, rel=0.1)
+def test_given_noise_is_exact_and_the_same_everywhere(cells: Any) -> None:
+    found = plan(cells.measured[:9], axial_factors=(2,), noise=2.0)
+    np.testing.assert_array_equal(found.noise.variance(np.array([-5.0, 0.0, 80.0])), 4.0)
+    assert found.noise_margin == (1.0, 1.0)
+    assert "Noise: standard deviation 2, as given." in found.notes
 
 
 def test_exposure_adds_what_poisson_statistics_say() -> None:
@@ -167,12 +164,12 @@ def test_exposure_adds_what_poisson_statistics_say() -> None:
     read, gain, share = 4.0, 1.5, 0.25
     # Image f x photons with the same read noise, divide by f.
     lower = read / share**2 + gain * intensity / share
-    model = NoiseModel(read, gain, (1.0, 1.0), "")
-    np.testing.assert_allclose(model.variance(intensity) + model.extra(intensity, share), lower)
-    np.testing.assert_allclose(model.extra(intensity, 1.0), 0)
-    # A camera offset of 20 and no read noise: all is shot noise, also below the offset, where there is none.
-    model = NoiseModel(-30.0, 1.5, (1.0, 1.0), "")
-    np.testing.assert_allclose(model.extra(intensity, share), [0, 0, 1.5 * 60 * 3])
+    model = NoiseModel(gain=gain, offset=read, sigma=2.0)
+    np.testing.assert_allclose(model.variance(intensity) + exposure_variance(model, intensity, share), lower)
+    np.testing.assert_allclose(exposure_variance(model, intensity, 1.0), 0)
+    # A pedestal of 20 and no read noise: all is shot noise, also below the pedestal, where there is none.
+    model = NoiseModel(gain=1.5, offset=-30.0, sigma=2.0)
+    np.testing.assert_allclose(exposure_variance(model, intensity, share), [0, 0, 1.5 * 60 * 3])
 
 
 def test_lower_exposure_is_predicted_as_really_simulated(cells: Any) -> None:
@@ -246,7 +243,7 @@ def test_nan_volume_mask_and_axis_order_are_one_pilot(cells: Any) -> None:
 
 def test_repeats_start_at_other_planes(cells: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     observed = Observed()
-    monkeypatch.setattr(planning, "recover", observed)
+    monkeypatch.setattr(planning.trials, "recover", observed)
     plan(cells.measured[:9], axial_factors=(2,), repeats=2)
     firsts = [data[0] for data, _, _ in observed.calls[1:]]
     np.testing.assert_array_equal(firsts, cells.measured[:2])
@@ -291,24 +288,24 @@ def test_the_sparsest_choice_that_surely_meets_the_target_is_taken() -> None:
         choice(1, 1.0, 1.0, 35, 0.05), choice(2, 1.0, 1.0, 31, 0.10), choice(2, 0.5, 1.0, 29.5, 0.12),
         choice(4, 1.0, 1.0, 30.2, 0.11), choice(8, 1.0, 1.0, 25, 0.3),
     )  # fmt: skip
-    best, sentence = planning._decide(choices, Target(None, 30.0))
+    best, sentence = decide(choices, Target(None, 30.0))
     assert best is choices[3]
     assert sentence.startswith("Image every 4th plane: it meets a PSNR of at least 30 dB")
     assert "saves 75% of the imaging time and 75% of the light dose" in sentence
     # 29.5 would do for the point prediction of 30.5, not for the interval.
-    assert planning._decide(choices[:3], Target(None, 30.0))[0] is choices[1]
-    assert planning._decide(choices, Target(0.10, None))[0] is choices[1]
-    assert planning._decide(choices, Target(0.12, 30.0))[0] is choices[3]  # of two that save as much, the better
-    assert planning._decide(choices, Target(0.12, 29.0))[0] is choices[3]
-    best, sentence = planning._decide(choices, Target(0.01, 40.0))
+    assert decide(choices[:3], Target(None, 30.0))[0] is choices[1]
+    assert decide(choices, Target(0.10, None))[0] is choices[1]
+    assert decide(choices, Target(0.12, 30.0))[0] is choices[3]  # of two that save as much, the better
+    assert decide(choices, Target(0.12, 29.0))[0] is choices[3]
+    best, sentence = decide(choices, Target(0.01, 40.0))
     assert best is None
     assert sentence.startswith("No choice meets an NRMSE of at most 0.01 and a PSNR of at least 40 dB; the best")
     assert "every plane (" in sentence
-    assert planning._decide(choices, Target(None, None))[0] is None
+    assert decide(choices, Target(None, None))[0] is None
 
 
 def test_words_for_planes() -> None:
-    words = [planning._planes(s) for s in (1, 2, 3, 4, 11, 12, 21, 111)]
+    words = [planes_in_words(s) for s in (1, 2, 3, 4, 11, 12, 21, 111)]
     assert words == ["every plane", "every 2nd plane", "every 3rd plane", "every 4th plane", "every 11th plane",
                      "every 12th plane", "every 21st plane", "every 111th plane"]  # fmt: skip
     assert choice(2, 0.5, 0.25, 1, 1).label == "every 2nd plane, 50% of the pixels, 25% of the exposure"
@@ -352,10 +349,10 @@ def test_a_large_pilot_is_cropped_to_its_middle(cells: Any, monkeypatch: pytest.
     for shape, largest in (((94, 512, 712), 8), ((124, 86, 94), 4), ((300, 2048, 2048), 2), ((20, 3000, 10), 3)):
         block = pilot_block(shape, largest)
         kept = [s.stop - s.start for s in block]
-        assert math.prod(kept) <= 1.05 * planning.PILOT_VOXELS
+        assert math.prod(kept) <= 1.05 * planning.pilot.PILOT_VOXELS
         assert kept[0] >= min(shape[0], 64)
         assert all(abs(s.start - (n - s.stop)) <= 1 for s, n in zip(block, shape, strict=True))
-    monkeypatch.setattr(planning, "PILOT_VOXELS", 9 * 24 * 24)
+    monkeypatch.setattr(planning.pilot, "PILOT_VOXELS", 9 * 24 * 24)
     result = plan(cells.measured[:9], axial_factors=(2,))
     assert result.shape == (9, 24, 24)
     assert result.notes[0] == "The middle of the pilot was used, 9 x 24 x 24 of 9 x 32 x 32 voxels."
@@ -482,7 +479,7 @@ def test_an_interrupt_leaves_nothing_behind(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(planning, "recover", interrupted)
+    monkeypatch.setattr(planning.trials, "recover", interrupted)
     assert call(monkeypatch, folder, "pilot.npy", "--axial-factors", "2", "--html", "page.html") == 130
     assert capsys.readouterr() == ("", "tensorcell: interrupted; nothing was written\n")
     assert [p.name for p in folder.iterdir()] == ["pilot.npy"]
@@ -497,7 +494,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
     def full(*_: Any) -> None:
         raise OSError(28, "no space left")
 
-    monkeypatch.setattr("tensorcell.planning_page.os.replace", full)
+    monkeypatch.setattr("tensorcell.pages.os.replace", full)
     with pytest.raises(tc.InputError, match=r"page\.html: cannot be written: no space left"):
         replace(watched[0], notes=()).to_html(page)
     assert page.read_text() == "older"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tensorcell.datasets import planted_tucker
 from tensorcell.solvers import block_ranks, complete_tucker, estimate_rank, hosvd, ranks
 from tensorcell.solvers.problem import Problem
-from tensorcell.solvers.ranks import affordable, degrees_of_freedom
+from tensorcell.solvers.rank_limits import affordable, degrees_of_freedom
+from tensorcell.solvers.rank_spectra import has_outliers
 from tensorcell.solvers.subspaces import subgrid
 
 
@@ -288,7 +289,7 @@ def test_data_of_which_a_subgrid_shows_nothing_are_not_clipped() -> None:
     ]
     mask[tuple(some[0] if some else 0 for some in missed)] = True
     assert any(missed)
-    assert not ranks.has_outliers(np.ones(mask.shape), mask)
+    assert not has_outliers(np.ones(mask.shape), mask)
 
 
 def test_estimate_rank_limits() -> None:

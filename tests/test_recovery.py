@@ -12,12 +12,16 @@ import pytest
 from scipy import ndimage
 
 import tensorcell as tc
-from tensorcell import recovery
+from tensorcell import device
 from tensorcell.datasets import SimulatedCells, simulate_cells
+from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.metrics import psnr
-from tensorcell.recovery import Recovery, choose_device, conformal, float_type, recover
-from tensorcell.solvers import Status
+from tensorcell.recovered import Recovery
+from tensorcell.recovery import recover
+from tensorcell.solvers import Status, slabs
+from tensorcell.solvers.spread import conformal_width
+from tensorcell.stack import float_type
 from tensorcell.volume import Volume
 
 SHAPE = (24, 40, 44)
@@ -272,7 +276,7 @@ def test_recover_in_slabs_gives_what_one_slab_gives(
     rng = np.random.default_rng(0)
     spoilt = half.measured + np.where(rng.random(SHAPE) < share, rng.uniform(0, 80, SHAPE), 0).astype(np.float32)
     one = recover(spoilt, rank=RANK, keep_measured=keep, method="tucker")  # groups of patches know no slabs
-    monkeypatch.setattr(recovery, "SLAB_VOXELS", SHAPE[1] * SHAPE[2])
+    monkeypatch.setattr(slabs, "SLAB_VOXELS", SHAPE[1] * SHAPE[2])
     many = recover(spoilt, rank=RANK, keep_measured=keep, method="tucker")
     assert one.outlier_count > 20
     np.testing.assert_array_equal(many.outliers != 0, one.outliers != 0)
@@ -694,13 +698,13 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: recover(stack(), noise=-1.0), "expected noise 'auto' or a standard deviation of at least 0, got -1.0"),
     (lambda: recover(stack(), noise=np.nan), "expected noise 'auto' or a standard deviation of at least 0, got nan"),
     (lambda: recover(stack(), noise="low"), "expected noise 'auto' or a standard deviation of at least 0, got 'low'"),
-    (lambda: recover(stack(), axial_factor=0), "expected a whole axial factor of at least 1, got 0"),
-    (lambda: recover(stack(), axial_factor=1.5), "expected a whole axial factor of at least 1, got 1.5"),
-    (lambda: recover(stack(), axial_factor=True), "expected a whole axial factor of at least 1, got True"),
-    (lambda: recover(stack(), axial_factor="two"), "expected a whole axial factor of at least 1, got 'two'"),
-    (lambda: recover(stack(), axial_factor=None), "expected a whole axial factor of at least 1, got None"),
-    (lambda: recover(stack(), axial_factor=np.nan), "expected a whole axial factor of at least 1, got nan"),
-    (lambda: recover(stack(), axial_factor=np.inf), "expected a whole axial factor of at least 1, got inf"),
+    (lambda: recover(stack(), axial_factor=0), "expected a whole number of at least 1 as axial factor, got 0"),
+    (lambda: recover(stack(), axial_factor=1.5), "expected a whole number of at least 1 as axial factor, got 1.5"),
+    (lambda: recover(stack(), axial_factor=True), "expected a whole number of at least 1 as axial factor, got True"),
+    (lambda: recover(stack(), axial_factor="two"), "expected a whole number of at least 1 as axial factor, got 'two'"),
+    (lambda: recover(stack(), axial_factor=None), "expected a whole number of at least 1 as axial factor, got None"),
+    (lambda: recover(stack(), axial_factor=np.nan), "expected a whole number of at least 1 as axial factor, got nan"),
+    (lambda: recover(stack(), axial_factor=np.inf), "expected a whole number of at least 1 as axial factor, got inf"),
     (lambda: recover(stack(), method="diffuse"), "expected method auto or tucker or local or diffusion, got 'diffuse'"),
     (lambda: recover(stack(), device="gpu"), "expected device auto or cpu or cuda, got 'gpu'"),
     (lambda: recover(stack(), tolerance=0.0), "expected a positive tolerance, got 0.0"),
@@ -722,18 +726,18 @@ def test_recover_refuses_unknown_options() -> None:
 
 
 def test_choose_device_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_cuda_problem", lambda: "no GPU found")
+    monkeypatch.setattr(device, "cuda_problem", lambda: "no GPU found")
     with pytest.raises(InputError, match="device 'cuda' needs a CUDA GPU and CuPy: no GPU found"):
         recover(stack(), device="cuda")
-    monkeypatch.setattr(recovery.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: object())
     assert choose_device("auto") == "cpu"
     assert choose_device("cpu") == "cpu"
-    monkeypatch.setattr(recovery, "_cuda_problem", lambda: None)
+    monkeypatch.setattr(device, "cuda_problem", lambda: None)
     assert choose_device("auto") == choose_device("cuda") == "cuda"
 
 
 def test_recover_on_cuda_gives_what_the_cpu_gives(half: SimulatedCells) -> None:
-    problem = recovery._cuda_problem()
+    problem = device.cuda_problem()
     if problem:
         with pytest.raises(InputError, match="device 'cuda' needs a CUDA GPU and CuPy"):
             recover(half.measured, device="cuda")
@@ -854,5 +858,5 @@ def test_a_conformal_width_covers_nine_in_ten_without_the_noise() -> None:
     rng = np.random.default_rng(0)
     errors = np.hypot(2.0, 1.0) * rng.standard_normal(20_000)  # model error 2, noise 1
     # the quantile of 20 000 draws is known to 1 %
-    assert conformal(errors, 1.0) == pytest.approx(2.0, rel=0.03)
-    assert conformal(errors, 100.0) == pytest.approx(np.sqrt(0.65 * 5), rel=0.03)  # never all put down to noise
+    assert conformal_width(errors, 1.0) == pytest.approx(2.0, rel=0.03)
+    assert conformal_width(errors, 100.0) == pytest.approx(np.sqrt(0.65 * 5), rel=0.03)  # never all put down to noise

@@ -16,23 +16,11 @@ import numpy as np
 import pytest
 
 import tensorcell as tc
-from tensorcell import reports
-from tensorcell.reports import (
-    GAP,
-    OUTLIER,
-    Panel,
-    Picture,
-    choose_slices,
-    draw,
-    facts,
-    grey_scale,
-    interpolate_planes,
-    interpolated_plane,
-    recovery_pictures,
-    scale_bar_length,
-    split_runs,
-    write_report,
-)
+from tensorcell.interpolation import interpolate_planes, interpolated_plane
+from tensorcell.pages import pictures
+from tensorcell.pages import recovery as reports
+from tensorcell.pages.pictures import GAP, OUTLIER, Panel, Picture, choose_slices, draw, grey_scale, scale_bar_length
+from tensorcell.pages.recovery import facts, recovery_pictures, split_runs, write_report
 from tensorcell.solvers import IterationRecord
 
 
@@ -190,7 +178,7 @@ def test_slices_have_the_physical_aspect_ratio(spacing: tuple[float, float, floa
 
 
 def test_grey_image_is_linear_with_gaps_in_their_own_colour() -> None:
-    image = reports._grey_image(np.array([[10.0, 15.0, 20.0], [5.0, 25.0, np.nan]]), (10.0, 20.0))
+    image = pictures.grey_image(np.array([[10.0, 15.0, 20.0], [5.0, 25.0, np.nan]]), (10.0, 20.0))
     assert image[..., 0].tolist()[0] == [0, 128, 255]
     assert image[1, :2].tolist() == [[0, 0, 0], [255, 255, 255]]
     assert image[1, 2].tolist() == rgb(GAP)
@@ -210,9 +198,9 @@ def test_png_shows_gaps_and_map_shows_outliers(planes: tuple[tc.Volume, tc.Recov
     def share(png: bytes, colour: str) -> float:
         return float((pixels(png) == rgb(colour)).all(axis=-1).mean())
 
-    picture = reports.picture_bytes(recovery_pictures(before, after))
+    picture = pictures.picture_bytes(recovery_pictures(before, after))
     assert share(picture, GAP) > 0.1  # one of six panels is all gap, another nearly half
-    chart = reports.png_bytes(lambda: reports.draw_map(before, after))
+    chart = pictures.png_bytes(lambda: reports.draw_map(before, after))
     assert share(chart, GAP) > 0.2
     assert share(chart, OUTLIER) > 0.001
 
@@ -222,10 +210,10 @@ def test_a_style_set_by_the_user_does_not_change_the_picture(
 ) -> None:
     import matplotlib
 
-    expected = reports.picture_bytes(recovery_pictures(*channels)[:1])
+    expected = pictures.picture_bytes(recovery_pictures(*channels)[:1])
     monkeypatch.setitem(matplotlib.rcParams, "text.color", "red")
     monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 30)
-    assert reports.picture_bytes(recovery_pictures(*channels)[:1]) == expected
+    assert pictures.picture_bytes(recovery_pictures(*channels)[:1]) == expected
     assert matplotlib.rcParams["text.color"] == "red"
 
 
@@ -316,7 +304,7 @@ def test_failed_report_leaves_an_older_one_as_it_was(
 def test_reports_never_touch_pyplot(tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np, tensorcell as tc\n"
-        "from tensorcell.reports import write_report\n"
+        "from tensorcell.pages.recovery import write_report\n"
         "v = tc.Volume(np.random.default_rng(0).random((4, 9, 9)))\n"
         "write_report(sys.argv[1], v, tc.recover(v, rank=2))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -26,7 +26,8 @@ from tensorcell.solvers import (
     tucker_to_dense,
     unfold,
 )
-from tensorcell.solvers.sweeps import Rule, sweep
+from tensorcell.solvers.rules import Rule
+from tensorcell.solvers.sweeps import sweep
 
 SMALL: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
     ((5, 6), (2, 2)),

@@ -12,26 +12,21 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
-from tensorcell.diffusion_guidance import samplers  # noqa: E402
+from tensorcell.diffusion_guidance import posterior_means  # noqa: E402
+from tensorcell.diffusion_guidance.data_terms import GaussianConsistency, PoissonConsistency  # noqa: E402
 from tensorcell.diffusion_guidance.gaussian import GaussianPrior  # noqa: E402
-from tensorcell.diffusion_guidance.guidance import GaussianConsistency, PoissonConsistency  # noqa: E402
+from tensorcell.diffusion_guidance.methods import PLAIN, Options  # noqa: E402
+from tensorcell.diffusion_guidance.noises import correlated_noise  # noqa: E402
 from tensorcell.diffusion_guidance.operators import Mask  # noqa: E402
 from tensorcell.diffusion_guidance.paths import edm, variance_preserving  # noqa: E402
-from tensorcell.diffusion_guidance.samplers import (  # noqa: E402
-    Options,
-    SamplerState,
-    Samples,
-    SamplingDivergedError,
-    SamplingInterrupted,
-    combine_estimates,
-    correlated_noise,
-    sample,
-)
+from tensorcell.diffusion_guidance.posterior_means import combine_estimates  # noqa: E402
+from tensorcell.diffusion_guidance.sampler_loop import SamplerState, Samples, SamplingDivergedError, SamplingInterrupted  # noqa: E402
+from tensorcell.diffusion_guidance.samplers import sample  # noqa: E402
 
 SHAPE = (1, 4, 5)
 SIZE = 20
 GUIDED = ("dps", "ddnm", "diffpir", "pigdm", "reddiff", "pnp_admm", "split_gibbs")
-ALL = (*samplers.PLAIN, *GUIDED)
+ALL = (*PLAIN, *GUIDED)
 TWEEDIE = Options(pigdm_covariance="tweedie")
 
 
@@ -616,7 +611,7 @@ def test_std_of_pairs_counts_what_pairs_share() -> None:
     # x = e + e^2 / 2 of a standard normal e has variance 1 + 1/2; the second part is the same in both of a pair.
     noise = torch.randn((4, 1, 200, 200), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mirrored = torch.cat([noise, -noise])
-    found = samplers._std(mirrored + mirrored**2 / 2, antithetic=True)
+    found = posterior_means.sample_std(mirrored + mirrored**2 / 2, antithetic=True)
     # 40 000 voxels of 3 and 4 degrees of freedom, heavy tails: within 2 %.
     assert float((found**2).mean()) == pytest.approx(1.5, rel=0.02)
 

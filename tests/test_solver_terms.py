@@ -20,7 +20,7 @@ from tensorcell.diffusion_guidance.solver_terms import (  # noqa: E402
     to_tensor,
 )
 from tensorcell.solvers import LocalOptions, hosvd, local_tucker, tucker_to_dense  # noqa: E402
-from tensorcell.solvers.local import HARD, filtered, fitted, smoothed  # noqa: E402
+from tensorcell.solvers.patch_groups import HARD, filtered, fitted, smoothed  # noqa: E402
 
 
 def draw(*shape: int, seed: int = 0) -> Any:

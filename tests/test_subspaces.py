@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tensorly.tucker_tensor import TuckerTensor
 
-from tensorcell.solvers import hosvd, leading_vectors, subspaces, tucker_to_dense, unfold
+from tensorcell.solvers import hosvd, leading_vectors, spread, subspaces, tucker_to_dense, unfold
+from tensorcell.solvers.spread import MEDIAN_DEVIATION
 
 # Sums and factorisations of order-one numbers in double precision.
 ROUNDING = 1e-12
@@ -148,7 +149,7 @@ def test_recompress_keeps_small_singular_values() -> None:
 def spectra_by_definition(data: np.ndarray, mask: np.ndarray, spreads: float | None) -> list[np.ndarray]:
     """Debiased Gram matrices with every product written out."""
     centre = np.median(data[mask])
-    spread = 1.4826 * np.median(abs(data[mask] - centre))
+    spread = np.median(abs(data[mask] - centre)) / MEDIAN_DEVIATION
     z = np.where(mask, data - centre, 0.0)
     z = z if spreads is None else np.clip(z, -spreads * spread, spreads * spread)
     ratio = mask.mean()
@@ -233,7 +234,7 @@ def test_location_and_spread_are_median_and_deviation(xp: Any) -> None:
     centre, spread = subspaces.location_and_spread(xp.put(np.where(mask, data, np.nan)), xp.put(mask))
     seen = data[mask]
     assert centre == pytest.approx(np.median(seen), abs=1e-15)
-    assert spread == pytest.approx(1.4826 * np.median(abs(seen - np.median(seen))), rel=1e-14)
+    assert spread == pytest.approx(np.median(abs(seen - np.median(seen))) / MEDIAN_DEVIATION, rel=1e-14)
 
 
 def test_location_and_spread_of_a_large_array_come_from_a_part_of_it() -> None:
@@ -254,7 +255,7 @@ def test_location_and_spread_find_the_only_observed_entry() -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 8])
 def test_median_equals_numpy(xp: Any, count: int) -> None:
     values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
-    assert subspaces.median(xp.put(values)) == pytest.approx(float(np.median(values.astype(float))), abs=1e-15)
+    assert spread.median(xp.put(values)) == pytest.approx(float(np.median(values.astype(float))), abs=1e-15)
 
 
 def test_subgrid_is_sorted_without_repeats_and_within_the_budget() -> None:

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorcell
-from tensorcell.solvers import hosvd, kernels_numba, passes, sweeps
-from tensorcell.solvers.sweeps import Rule
+from tensorcell.solvers import hosvd, passes, sweeps
+from tensorcell.solvers.rules import Rule
 
 # k = 2, 3, 4, 5 with all sizes different, a mode of size one, and ranks that differ from mode to mode.
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
@@ -262,8 +262,8 @@ def test_kernel_shares_planes_among_any_number_of_threads(
 ) -> None:
     c = case((planes, 13, 11), (1, 3, 3))
     with ThreadPoolExecutor(threads) as pool:
-        monkeypatch.setattr(kernels_numba, "thread_count", lambda: threads)
-        monkeypatch.setattr(kernels_numba, "_pool", lambda count: pool)
+        monkeypatch.setattr("tensorcell.solvers.threads.thread_count", lambda: threads)
+        monkeypatch.setattr("tensorcell.solvers.threads._pool", lambda count: pool)
         runs = [
             sweeps.sweep(c.data, c.mask, c.core, c.factors, rule=Rule.HUBER, threshold=THRESHOLD, twin=twin)
             for twin in (False, False, True)

@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter  # noqa: E402
 
 import tensorcell as tc  # noqa: E402
 from tensorcell import cli  # noqa: E402
-from tensorcell.diffusion_guidance import train_command, training  # noqa: E402
+from tensorcell import prior_training as train_command  # noqa: E402
+from tensorcell.diffusion_guidance import batches, training  # noqa: E402
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig  # noqa: E402
 from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, VolumePrior  # noqa: E402
 from tensorcell.progress import ProgressBar  # noqa: E402
@@ -33,9 +34,9 @@ def smooth(planes: int, side: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small pieces and a small network for volumes, and two stacks to fit to."""
-    monkeypatch.setattr(training, "SIDE", 16)
-    monkeypatch.setattr(training, "PIECE_SIDE", 8)
-    monkeypatch.setattr(train_command, "VOLUME_CONFIG", SliceNetworkConfig(widths=(8,), blocks=1, dimensions=3))
+    monkeypatch.setattr(batches, "SIDE", 16)
+    monkeypatch.setattr(batches, "PIECE_SIDE", 8)
+    monkeypatch.setattr(training, "VOLUME_CONFIG", SliceNetworkConfig(widths=(8,), blocks=1, dimensions=3))
     np.save(tmp_path / "one.npy", smooth(6, 24))
     np.save(tmp_path / "two.npy", smooth(9, 30, seed=1))
 
@@ -165,7 +166,7 @@ def test_interrupted_before_the_fit(run: Any, tmp_path: Path, monkeypatch: pytes
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_command, "fit_lateral_prior", interrupted)
+    monkeypatch.setattr(training, "fit_lateral_prior", interrupted)
     status, _, err = run("one.npy", "--out", "prior", "--steps", "2", "--quiet")
     assert status == 130
     assert err == "tensorcell: interrupted before the fit; nothing was written\n"

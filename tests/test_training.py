@@ -14,25 +14,20 @@ pytest.importorskip("safetensors", reason="needs the diffusion extra: safetensor
 from scipy.interpolate import CubicHermiteSpline  # noqa: E402
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
-from tensorcell.diffusion_guidance import training  # noqa: E402
+from tensorcell.diffusion_guidance import batches, training_loop  # noqa: E402
+from tensorcell.diffusion_guidance.batches import denoising_loss, draw_batch, draw_pieces  # noqa: E402
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig  # noqa: E402
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior  # noqa: E402
-from tensorcell.diffusion_guidance.training import (  # noqa: E402
-    TrainingState,
+from tensorcell.diffusion_guidance.regression import regress_planes, regress_volume  # noqa: E402
+from tensorcell.diffusion_guidance.slices import (  # noqa: E402
     condition_of,
-    denoising_loss,
-    draw_batch,
-    draw_pieces,
-    estimate_fit,
     filling_matrix,
-    fit_lateral_prior,
-    fit_volume_prior,
     lateral_slices,
     matched_stretch,
-    regress_planes,
-    regress_volume,
     whole_volume,
 )
+from tensorcell.diffusion_guidance.training import estimate_fit, fit_lateral_prior, fit_volume_prior  # noqa: E402
+from tensorcell.diffusion_guidance.training_loop import TrainingState  # noqa: E402
 
 SMALL = SliceNetworkConfig(widths=(8, 8), blocks=1)
 SMALL_3D = SliceNetworkConfig(widths=(8, 8), blocks=1, dimensions=3)
@@ -132,7 +127,7 @@ def test_loss_from_noisy_data_has_its_minimum_at_the_clean_denoiser(dimensions):
 
 def test_white_volumes_stay_at_the_exact_denoiser(monkeypatch):
     """F = 0 is exact for white data, with a loss of 1 by construction; fitting does not leave it."""
-    monkeypatch.setattr(training, "PIECE_SIDE", 16)
+    monkeypatch.setattr(batches, "PIECE_SIDE", 16)
     white = np.random.default_rng(0).standard_normal((32, 32, 48)).astype(np.float32)
     prior = fit_volume_prior(20 + 3 * white, steps=30, config=SMALL_3D)
     # 2 x 8 pieces of 16 x 16 x 8 voxels held out: the mean of 3e4 squares is known to 0.8 %; four times that
@@ -145,8 +140,8 @@ def test_white_volumes_stay_at_the_exact_denoiser(monkeypatch):
 
 def test_volume_prior_reaches_kriging_of_an_autoregression(monkeypatch):
     """Along z x[k + 1] = r x[k] + noise: between two neighbours the least error is (1 - r^2) / (1 + r^2)."""
-    monkeypatch.setattr(training, "PIECE_SIDE", 16)
-    monkeypatch.setattr(training, "LEARNING_RATE", 4e-3)
+    monkeypatch.setattr(batches, "PIECE_SIDE", 16)
+    monkeypatch.setattr(training_loop, "LEARNING_RATE", 4e-3)
     r = 0.5
 
     def autoregression(seed: int) -> np.ndarray:
@@ -190,7 +185,7 @@ def test_pieces_hold_their_own_truth():
 
 
 def test_volume_fit_resumed_equals_straight(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "PIECE_SIDE", 16)
+    monkeypatch.setattr(batches, "PIECE_SIDE", 16)
     data = [smooth(16, 24), 3 * smooth(12, 30, seed=1)]
     options = {"axial_factor": 3, "steps": 6, "config": SMALL_3D, "seed": 3, "noise": [2.0, 0.0]}
     straight = fit_volume_prior(data, **options)
@@ -230,9 +225,9 @@ def test_noise_of_several_volumes():
 def test_a_gradient_that_is_not_finite_changes_nothing(monkeypatch):
     state = TrainingState.begin(SMALL, seed=0)
     before = [weights.clone() for weights in state.network.parameters()]
-    real = training.denoising_loss
+    real = training_loop.denoising_loss
     monkeypatch.setattr(
-        training, "denoising_loss", lambda network, batch: real(network, batch) + network.leave.bias.norm().sqrt()
+        training_loop, "denoising_loss", lambda network, batch: real(network, batch) + network.leave.bias.norm().sqrt()
     )
     batch = draw_batch(torch.randn(3, 30, 44), torch.Generator().manual_seed(0), factor=4, noise=0.0, stretch=1.0)
     assert math.isnan(state.advance(batch, 1e-3))  # the root has no slope at zero, where the bias starts
@@ -250,8 +245,8 @@ def test_clean_batches_hold_their_own_truth():
 
 
 def test_fit_learns_and_stays_in_units(monkeypatch):
-    monkeypatch.setattr(training, "SIDE", 24)
-    monkeypatch.setattr(training, "LEARNING_RATE", 4e-3)
+    monkeypatch.setattr(batches, "SIDE", 24)
+    monkeypatch.setattr(training_loop, "LEARNING_RATE", 4e-3)
     prior = fit_lateral_prior(smooth(), axial_factor=2, steps=60, config=SMALL, seed=0)
     # F = 0, the answer for white data, has a loss of about 1 by construction; these data are smooth.
     assert prior.report["heldout"] < 0.8
@@ -298,7 +293,7 @@ def test_fit_goes_on_from_a_prior():
 
 @pytest.mark.parametrize("good_steps", [0, 30])
 def test_a_loss_that_is_not_finite(monkeypatch, good_steps):
-    real, steps = training.denoising_loss, []
+    real, steps = training_loop.denoising_loss, []
 
     def broken(network, batch):
         loss = real(network, batch)
@@ -307,7 +302,7 @@ def test_a_loss_that_is_not_finite(monkeypatch, good_steps):
         steps.append(1)
         return loss * torch.nan if len(steps) > good_steps else loss
 
-    monkeypatch.setattr(training, "denoising_loss", broken)
+    monkeypatch.setattr(training_loop, "denoising_loss", broken)
     options = {"steps": 60, "config": SMALL}
     if good_steps == 0:
         with pytest.raises(ValueError, match="loss must be finite, got nan at step 1"):

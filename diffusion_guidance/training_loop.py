@@ -1,0 +1,215 @@
+"""The loop of a fit: its state, which can be saved and resumed, its steps, and the looks at held-out pieces."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tensorcell.diffusion_guidance.batches import Batch, denoising_loss
+from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig, without_denormals
+from tensorcell.diffusion_guidance.priors import (
+    fill_network,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_weights,
+)
+
+Progress = Callable[[int, int, float, float], bool | None]
+"""``progress(step, steps, loss, heldout)``; True stops the fit."""
+
+LEARNING_RATE, WARM_UP = 1e-3, 20
+"""Highest learning rate, and the steps in which it is reached."""
+
+CHECK_EVERY, PATIENCE = 25, 20
+"""Steps between two looks at held-out pieces, and the looks without a better one after which the fit ends."""
+
+STOPPED = "stopped by the caller"
+"""Why a fit ended that a callback stopped."""
+
+
+@dataclass
+class TrainingState:
+    """All that is needed to go on after an interruption as if there had been none.
+
+    Attributes
+    ----------
+    network, average, best : SliceNetwork
+        The network that is fitted, the running average of its weights, and the average with the least held-out loss.
+    optimiser : AdamW
+    generator : torch.Generator
+        Draws the pieces, levels and noise.
+    step : int
+        Number of steps done.
+    best_loss : float
+        Held-out loss of `best`.
+    since_best : int
+        Looks at held-out pieces since `best` was found.
+    """
+
+    network: SliceNetwork
+    average: SliceNetwork
+    best: SliceNetwork
+    optimiser: torch.optim.AdamW
+    generator: torch.Generator
+    step: int = 0
+    best_loss: float = math.inf
+    since_best: int = 0
+
+    @classmethod
+    def begin(cls, config: SliceNetworkConfig, seed: int, weights: dict[str, Tensor] | None = None) -> TrainingState:
+        """A state before the first step, with fresh weights or those of another prior."""
+        three = [SliceNetwork(config, seed=seed) for _ in range(3)]
+        for network in three:
+            if weights is not None:
+                fill_network(network, weights, "initial")
+        for network in three[1:]:
+            network.requires_grad_(False)
+        optimiser = torch.optim.AdamW(three[0].parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+        return cls(three[0], three[1], three[2], optimiser, torch.Generator().manual_seed(seed))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the state to a folder, as safetensors and JSON."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"generator": self.generator.get_state()}
+        for name in ("network", "average", "best"):
+            tensors |= {f"{name}/{key}": value for key, value in getattr(self, name).state_dict().items()}
+        for index, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{index}/{key}": value for key, value in moments.items()}
+        write_weights(tensors, folder / "training_state.safetensors")
+        numbers = {"step": self.step, "best_loss": self.best_loss, "since_best": self.since_best}
+        write_json({"network": self.network.config.to_dict(), **numbers}, folder / "training_state.json")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TrainingState:
+        """Read what :meth:`save` wrote."""
+        numbers = read_json(Path(folder) / "training_state.json")
+        tensors = read_safetensors(Path(folder) / "training_state.safetensors")
+        state = cls.begin(SliceNetworkConfig(**numbers.pop("network")), seed=0)
+        grouped: dict[str, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            group, _, rest = name.partition("/")
+            grouped.setdefault(group, {})[rest] = value
+        for name in ("network", "average", "best"):
+            fill_network(getattr(state, name), grouped.get(name, {}), f"{folder}: {name}")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in grouped.get("optimiser", {}).items():
+            index, _, key = name.partition("/")
+            moments.setdefault(int(index), {})[key] = value
+        state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
+        state.generator.set_state(grouped["generator"][""])
+        for name, number in numbers.items():
+            setattr(state, name, number)
+        return state
+
+    def advance(self, batch: Batch, rate: float) -> float:
+        """One step of AdamW, and of the running average of the weights; returns the loss.
+
+        Where the loss or its gradient is not finite nothing changes, and the value returned is NaN or infinite.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad()
+        loss = denoising_loss(self.network, batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0).isfinite():
+            return math.nan
+        self.optimiser.step()
+        self.step += 1
+        share = 1 / (10 + 0.05 * self.step)  # averages over the last twentieth of the run
+        with torch.no_grad():
+            for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                slow.lerp_(fast, share)
+        return value
+
+
+def run_training(
+    state: TrainingState,
+    draw: Callable[[torch.Generator], Batch],
+    test: Sequence[Batch],
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    keep: str | Path | None = None,
+) -> dict[str, Any]:
+    """Fit the state's network to batches; afterwards ``state.best`` holds the averaged weights with the least loss.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Advanced in place.
+    draw : callable
+        A new batch from the state's generator.
+    test : sequence of Batch
+        Held-out pieces, at which the loss is looked every ``CHECK_EVERY`` steps.
+    seconds, steps, progress, keep
+        As in :func:`tensorcell.diffusion_guidance.training.fit_lateral_prior`.
+
+    Returns
+    -------
+    dict
+        ``steps``, ``seconds``, ``heldout`` (the least held-out loss), ``ended`` (why).
+
+    Raises
+    ------
+    ValueError
+        If the loss is not finite before there was any good state.
+    """
+    total = steps if steps is not None else (10**9 if seconds is not None else 1500)
+    began, ended, heldout = time.perf_counter(), "all steps done", math.nan
+    try:
+        with without_denormals():
+            while state.step < total:
+                elapsed = (time.perf_counter() - began) / seconds if seconds is not None else 0.0
+                if elapsed >= 1:
+                    ended = "time is up"
+                    break
+                done = max(state.step / total, elapsed)
+                rate = LEARNING_RATE * min(1.0, (state.step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * done))
+                loss = state.advance(draw(state.generator), rate)
+                if not math.isfinite(loss):
+                    if not math.isfinite(state.best_loss):
+                        raise ValueError(f"the loss must be finite, got {loss} at step {state.step + 1}")
+                    ended = f"the loss was not finite at step {state.step + 1}: last good state kept"
+                    break
+                if state.step % CHECK_EVERY == 0 or state.step == total:
+                    heldout = _look(state, test)
+                    if state.since_best >= PATIENCE:
+                        ended = "held-out loss no longer falls"
+                        break
+                expected = total if elapsed == 0 or steps is not None else max(state.step, round(state.step / elapsed))
+                if progress is not None and progress(state.step, expected, loss, heldout):
+                    ended = STOPPED
+                    break
+    finally:
+        if keep is not None:
+            state.save(keep)
+    if not math.isfinite(state.best_loss):
+        _look(state, test)
+    state.best.eval()
+    seconds_taken = round(time.perf_counter() - began, 1)
+    return {"steps": state.step, "seconds": seconds_taken, "heldout": state.best_loss, "ended": ended}
+
+
+def _look(state: TrainingState, test: Sequence[Batch]) -> float:
+    """Held-out loss of the averaged weights, which become the best ones where it is the least so far."""
+    with torch.inference_mode():
+        heldout = float(np.mean([float(denoising_loss(state.average, batch)) for batch in test]))
+    state.since_best += 1
+    if heldout < state.best_loss:
+        state.best.load_state_dict(state.average.state_dict())
+        state.best_loss, state.since_best = heldout, 0
+    return heldout

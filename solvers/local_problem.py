@@ -1,0 +1,110 @@
+"""What a completion by groups of patches starts from: checked data, the noise levels of its sweeps, a first guess.
+
+The symbols are those of :mod:`tensorcell.solvers.local`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .arrays import Array, from_host, namespace_of, scalar, to_host
+from .patch_groups import Geometry, PatchOptions, fitted
+
+
+class Completion(NamedTuple):
+    """What all sweeps of a completion share."""
+
+    y: Array
+    """``W Y`` less the mean of the measured voxels, in float32."""
+    mask: Array
+    norm: float
+    """``||W Y||``, the mean included."""
+    levels: tuple[float, ...]
+    """``s_j``; none where every voxel was measured."""
+    robust: bool
+    geometry: Geometry
+
+
+def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array, float]:
+    """Measured data less their mean in float32 (0 elsewhere), the mask, the mean."""
+    xp = namespace_of(data, mask)
+    if data.ndim != 3:
+        raise ValueError(f"expected 3 axes (z, y, x), got {data.ndim}")
+    if not (xp.isdtype(data.dtype, "real floating") or xp.isdtype(data.dtype, ("bool", "integral"))):
+        raise TypeError(f"expected real numbers, got dtype {data.dtype}")
+    if not (noise >= 0 and math.isfinite(noise)):
+        raise ValueError(f"expected noise as a standard deviation of at least 0, got {noise}")
+    if mask is None:
+        mask = xp.ones(data.shape, dtype=xp.bool)
+    if mask.shape != data.shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, data has {tuple(data.shape)}")
+    if mask.dtype != xp.bool:
+        raise TypeError(f"expected a bool mask, got dtype {mask.dtype}")
+    total = int(xp.count_nonzero(mask))
+    if total == 0:
+        raise ValueError("expected at least one observed voxel, got none")
+    centre = scalar(xp.sum(xp.where(mask, data, xp.zeros_like(data)), dtype=xp.float64)) / total
+    if not math.isfinite(centre):
+        raise ValueError("expected finite numbers at observed voxels")
+    return xp.where(mask, xp.astype(data - centre, xp.float32), xp.zeros(data.shape, dtype=xp.float32)), mask, centre
+
+
+def completion(
+    y: Array,
+    mask: Array,
+    centre: float,
+    sigma: float,
+    levels: Sequence[float] | None,
+    robust: bool,
+    options: PatchOptions,
+    sweeps: int,
+) -> Completion:
+    """The problem of the sweeps: the norm of the data, and levels if a voxel is missing."""
+    xp = namespace_of(y)
+    count = int(xp.count_nonzero(mask))
+    squares = scalar(xp.sum(y**2, dtype=xp.float64))
+    steps: tuple[float, ...] = ()
+    if count < math.prod(y.shape):
+        steps = default_levels(math.sqrt(squares / count), sigma, sweeps) if levels is None else checked_levels(levels)
+    return Completion(y, mask, math.sqrt(squares + count * centre**2), steps, robust, fitted(options, y.shape))
+
+
+def default_levels(deviation: float, sigma: float, sweeps: int) -> tuple[float, ...]:
+    """Levels from a quarter of the standard deviation of the data to the noise, at most a factor of 16 apart."""
+    first = max(deviation / 4, sigma, 1e-30)
+    return tuple(np.geomspace(first, max(sigma, first / 16), sweeps).tolist())
+
+
+def checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    """The levels given, as Python floats."""
+    if not len(levels) or not all(level > 0 and math.isfinite(level) for level in levels):
+        raise ValueError(f"expected positive levels, got {tuple(levels)}")
+    return tuple(map(float, levels))
+
+
+def neighbour_mean(y: Array, mask: Array) -> Array:
+    """A first guess: a Gaussian mean over measured neighbours, the voxel itself left out.
+
+    Each voxel takes the narrowest of five widths that reaches any neighbour.
+    """
+    from scipy import ndimage
+
+    values, known = to_host(y), to_host(mask).astype(np.float32)
+    guess, found = np.zeros_like(values), np.zeros(values.shape, bool)
+    spike = np.zeros((3, 3, 3), np.float32)
+    spike[1, 1, 1] = 1
+    for width in (0.6, 1.0, 2.0, 4.0, 8.0):
+        own = float(ndimage.gaussian_filter(np.pad(spike, 32), width)[33, 33, 33])
+        # A mirrored border would bring the voxel back into its own mean.
+        weight = ndimage.gaussian_filter(known, width, mode="constant") - own * known
+        total = ndimage.gaussian_filter(values, width, mode="constant") - own * values
+        new = (weight > 0.02) & ~found
+        guess[new] = total[new] / weight[new]
+        found |= new
+        if found.all():
+            break
+    return from_host(guess, y)

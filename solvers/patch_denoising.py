@@ -1,0 +1,162 @@
+"""Denoising by groups of patches: estimates of different strength, mixed where each of them errs least.
+
+A first stage (hard threshold), a gentle and a strong second stage (Wiener's gains) and the data themselves are the
+candidates. Their weights minimise Stein's estimate of the squared error (:mod:`tensorcell.solvers.stein`), for each
+class of local contrast separately: background is smoothed where structure is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .arrays import Array, from_host, namespace_of, scalar, to_host
+from .patch_groups import HARD, Geometry, PatchOptions, filtered, fitted, smoothed, three
+from .stein import ErrorLaw, Trial, divergence_terms, error_laws, random_direction, sample_blocks
+
+GENTLE, STRONG = 0.5, 1.0
+"""Factors of the noise variance in Wiener's gains: below 1 the estimate keeps more noise and more detail."""
+
+PERTURBATION = 0.1
+"""Step, in standard deviations of the noise, of the divergence's finite difference."""
+
+CONTRAST_WIDTH = 1.5
+"""Gaussian width, in voxels, within which the local contrast is taken."""
+
+
+class Candidate(NamedTuple):
+    """An estimate, and the standard deviation of the overlapping estimates of each voxel."""
+
+    value: Array
+    spread: Array
+
+
+class Denoised(NamedTuple):
+    """A volume after denoising, and how far from the truth Stein's estimate puts it."""
+
+    value: Array
+    spread: Array
+    """Standard deviation over the overlapping estimates of all candidates."""
+    error: Array
+    """Standard deviation of the error."""
+    weights: dict[str, float]
+    """Mean share of each candidate."""
+    predicted: float
+    """Root mean squared error."""
+
+
+def denoised(completed: Array, measured: Array, sigma: float, options: PatchOptions, seed: int) -> Denoised:
+    """The candidates, mixed by the weights that minimise Stein's estimate at measured voxels.
+
+    Parameters
+    ----------
+    completed : float32 array ``(Z, Y, X)``
+        Data where they were measured, and estimates elsewhere.
+    measured : bool array ``(Z, Y, X)``
+        True = measured.
+    sigma : float
+        Standard deviation of the noise, above 0.
+    options : PatchOptions
+        Patches of the first and the gentle second stage.
+    seed : int
+        Seed of the divergence's random directions.
+    """
+    found = candidates(completed, sigma, options)
+    contrast, spread = local_contrast(found["strong"].value), total_spread(found)
+    rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
+    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng)
+    return mixed(completed, found, contrast, spread, error_laws(trial, sigma))
+
+
+def candidates(completed: Array, sigma: float, options: PatchOptions) -> dict[str, Candidate]:
+    """Estimates of different strength; the strong one has larger patches and groups, and is its own pilot once more."""
+    geometry = fitted(options, completed.shape)
+    p, q, r = (side + (side > 1) for side in three(options.patch))
+    larger = Geometry((p, q, r), three(options.reach), 2 * options.group, options.step + 1)
+    wide = fitted(larger, completed.shape)
+    first = Candidate(*filtered(completed, smoothed(completed), None, sigma, HARD, geometry))
+    gentle = Candidate(*filtered(completed, first.value, first.value, sigma, GENTLE, geometry))
+    strong = Candidate(*filtered(completed, first.value, first.value, sigma, STRONG, wide))
+    strong = Candidate(*filtered(completed, strong.value, strong.value, sigma, STRONG, wide))
+    return {"first": first, "gentle": gentle, "strong": strong}
+
+
+def tried(
+    completed: Array,
+    measured: Array,
+    sigma: float,
+    options: PatchOptions,
+    found: dict[str, Candidate],
+    contrast: Array,
+    spread: Array,
+    rng: np.random.Generator,
+) -> Trial:
+    """Misfits and divergences of the data and of all candidates, at the measured voxels of blocks over the volume."""
+    xp = namespace_of(completed)
+    step = PERTURBATION * sigma
+    columns: list[Trial] = []
+    for block, inner in sample_blocks(completed.shape):
+        part, known = completed[block], measured[block]
+        direction = random_direction(rng, known)
+        base = found if part.shape == completed.shape else candidates(part, sigma, options)
+        moved = candidates(part + step * direction, sigma, options)
+        use = known[inner]
+        y, b = part[inner][use], direction[inner][use]
+        misfits, divergences = [xp.zeros_like(y)], [xp.ones_like(y)]
+        for name in found:
+            before, after = (each[name].value[inner][use] for each in (base, moved))
+            misfits.append(before - y)
+            divergences.append(divergence_terms(b, before, after, step))
+        columns.append(
+            Trial(
+                to_host(xp.stack(misfits, axis=0)).astype(np.float64),
+                to_host(xp.stack(divergences, axis=0)).astype(np.float64),
+                to_host(contrast[block][inner][use]),
+                to_host(spread[block][inner][use]).astype(np.float64),
+            )
+        )
+    return Trial(*(np.concatenate(parts, axis=-1) for parts in zip(*columns, strict=True)))
+
+
+def mixed(
+    completed: Array, found: dict[str, Candidate], contrast: Array, spread: Array, laws: Sequence[ErrorLaw]
+) -> Denoised:
+    """The mixture; weights and error laws are interpolated between the classes, so that no border shows."""
+    xp = namespace_of(completed)
+    classes = np.arange(len(laws))
+    class_of = np.interp(to_host(contrast), [law.contrast for law in laws], classes).astype(np.float32)
+
+    def interpolated(numbers: Sequence[float]) -> Array:
+        return from_host(np.interp(class_of, classes, numbers).astype(np.float32), completed)
+
+    value = xp.zeros_like(completed)
+    weights = {}
+    estimates = {"data": completed, **{name: candidate.value for name, candidate in found.items()}}
+    for number, (name, estimate) in enumerate(estimates.items()):
+        share = interpolated([law.weights[number] for law in laws])
+        weights[name] = scalar(xp.mean(share))
+        value = value + share * estimate
+    limit = interpolated([law.limit for law in laws])
+    squared = xp.where(spread < limit, spread, limit) ** 2
+    error = xp.sqrt(interpolated([law.least for law in laws]) + interpolated([law.slope for law in laws]) * squared)
+    return Denoised(value, spread, error, weights, math.sqrt(scalar(xp.mean(error**2))))
+
+
+def local_contrast(estimate: Array) -> Array:
+    """Standard deviation within some three voxels, which is large at structure and small in the background."""
+    from scipy import ndimage
+
+    host = to_host(estimate)
+    mean = ndimage.gaussian_filter(host, CONTRAST_WIDTH)
+    square = ndimage.gaussian_filter((host - mean) ** 2, CONTRAST_WIDTH)
+    return from_host(np.sqrt(square), estimate)
+
+
+def total_spread(found: dict[str, Candidate]) -> Array:
+    """Standard deviation over the overlapping estimates of all candidates."""
+    xp = namespace_of(*(candidate.value for candidate in found.values()))
+    mean = sum(candidate.value for candidate in found.values()) / len(found)
+    return xp.sqrt(sum(spread**2 + (value - mean) ** 2 for value, spread in found.values()) / len(found))

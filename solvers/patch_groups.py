@@ -1,0 +1,300 @@
+"""Filter passes over groups of similar patches, each shrunk as a small Tucker tensor.
+
+For each reference patch the ``K`` nearest patches within a window are stacked to a group ``X``. Its core ``C`` is
+shrunk, and the patches go back to their places, where overlapping estimates are averaged with weights that fall with
+the energy kept. The symbols are those of :mod:`tensorcell.solvers.local`::
+
+    C = X x_0 H x_1 U_1' x_2 U_2' x_3 U_3'      H: Haar transform; U_n: eigenvectors of the Gram matrices of the model
+    g = [C^2 > strength^2 sigma^2]              without a pilot: the model is X, and g a hard threshold
+    g = P^2 / (P^2 + strength sigma^2)          with a pilot of core P: the model is the pilot, and g Wiener's gain
+    X <- (g C) x_0 H' x_1 U_1 x_2 U_2 x_3 U_3   weight: window / max(1, sum g^2)
+
+NumPy arrays pass through the kernel of :mod:`tensorcell.solvers.kernels_local`, all others through its array twin.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Array, from_host, is_numpy, namespace_of, to_host
+from .threads import share_out
+
+Floats = npt.NDArray[np.floating[Any]]
+
+HARD = 2.9
+"""Hard threshold in standard deviations of the noise: above the usual 2.7, since the factors follow the noise."""
+
+GUIDE_WIDTH = 0.5
+"""Gaussian width, in voxels, with which noisy data are smoothed before patches are compared."""
+
+
+class PatchOptions(Protocol):
+    """What a caller asks of a pass, whatever the volume; an ``int`` holds for all three axes."""
+
+    @property
+    def patch(self) -> int | tuple[int, int, int]:
+        """Sides of a patch."""
+
+    @property
+    def reach(self) -> int | tuple[int, int, int]:
+        """Largest distance to a similar patch along each axis."""
+
+    @property
+    def group(self) -> int:
+        """Patches in a group, a power of two."""
+
+    @property
+    def step(self) -> int:
+        """Distance between reference patches."""
+
+
+class Geometry(NamedTuple):
+    """Patches of one pass, along z, y and x; :func:`fitted` makes them fit a volume."""
+
+    patch: tuple[int, int, int]
+    reach: tuple[int, int, int]
+    group: int
+    step: int
+
+
+def three(value: int | tuple[int, int, int]) -> tuple[int, int, int]:
+    """One number for all axes, or the three given."""
+    return (value, value, value) if isinstance(value, int) else value
+
+
+def fitted(options: PatchOptions, shape: Sequence[int]) -> Geometry:
+    """Patches no larger than the volume, and groups no larger than the number of patches that a corner can reach."""
+    z, y, x = (min(p, size) for p, size in zip(three(options.patch), shape, strict=True))
+    patch = z, y, x
+    z, y, x = (min(r, size - p) for r, size, p in zip(three(options.reach), shape, patch, strict=True))
+    within = math.prod(r + 1 for r in (z, y, x))
+    group = min(options.group, 1 << int(math.log2(within)))
+    return Geometry(patch, (z, y, x), group, min(options.step, *patch))
+
+
+def corners_along(size: int, patch: int, step: int) -> npt.NDArray[np.int64]:
+    """Reference corners along one axis: every step-th, and the last one that fits."""
+    corners = np.arange(0, size - patch + 1, step)
+    return corners if corners[-1] == size - patch else np.append(corners, size - patch)
+
+
+def window_of(patch: Sequence[int]) -> Floats:
+    """Kaiser window of a patch, flattened, so that patches fade out at their borders."""
+    z, y, x = (np.kaiser(size, 2.0) for size in patch)
+    return (z[:, None, None] * y[:, None] * x).ravel().astype(np.float32)
+
+
+def smoothed(y: Array) -> Array:
+    """Noisy data as a guide: smoothed a little, so that patches are compared by what they show."""
+    from scipy import ndimage
+
+    return from_host(ndimage.gaussian_filter(to_host(y), GUIDE_WIDTH), y)
+
+
+def filtered(
+    data: Array, guide: Array, pilot: Array | None, sigma: float, strength: float, geometry: Geometry
+) -> tuple[Array, Array]:
+    """One pass over all groups: the average of the overlapping estimates, and their standard deviation.
+
+    Parameters
+    ----------
+    data : float32 array ``(Z, Y, X)``
+        What is filtered.
+    guide : float32 array ``(Z, Y, X)``
+        Where patches are compared.
+    pilot : float32 array ``(Z, Y, X)``, or None
+        None: the cores are thresholded at ``strength sigma``. Otherwise an estimate of the truth, for Wiener's gains
+        ``P^2 / (P^2 + strength sigma^2)``.
+    sigma : float
+        Standard deviation of the noise in ``data``.
+    strength : float
+        Factor of ``sigma``, or of its square where there is a pilot.
+    geometry : Geometry
+        Patches that fit the volume.
+
+    Returns
+    -------
+    value, spread : float32 arrays ``(Z, Y, X)``
+    """
+    xp = namespace_of(data, guide)
+    sums = sums_numba if is_numpy(xp) else sums_arrays
+    total, squares, weights = sums(data, guide, pilot, sigma, strength, geometry)
+    mean = total / weights
+    variance = squares / weights - mean**2
+    return guide + mean, xp.sqrt(xp.where(variance > 0, variance, xp.zeros_like(variance)))
+
+
+def sums_numba(
+    data: Floats, guide: Floats, pilot: Floats | None, sigma: float, strength: float, geometry: Geometry
+) -> tuple[Floats, Floats, Floats]:
+    """Threaded kernel over all reference corners: weighted sums of ``d``, ``d^2`` and 1, ``d`` an estimate less guide.
+
+    The result does not depend on the number of threads. Corners are cut into chunks along one axis. Patches of a chunk
+    do not reach beyond the next one, so that first the even chunks and then the odd ones are added up side by side.
+    """
+    from .kernels_local import filter_groups
+
+    patch, reach, group, step = geometry
+    places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
+    extents = [2 * r + p for r, p in zip(reach, patch, strict=True)]
+    axis = max(range(3), key=lambda a: data.shape[a] / extents[a])
+    chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(data.shape[axis] // extents[axis] + 1)]
+    total, squares, weights = (np.zeros(data.shape, np.float32) for _ in range(3))
+    y, where = (np.ascontiguousarray(array, dtype=np.float32) for array in (data, guide))
+    model = y if pilot is None else np.ascontiguousarray(pilot, dtype=np.float32)
+    sides, distances, window = np.array(patch), np.array(reach), window_of(patch)
+
+    for parity in (0, 1):
+        turn = [chunk for chunk in chunks[parity::2] if len(chunk)]
+
+        def work(first: int, last: int, turn: list[Any] = turn) -> None:
+            for chunk in turn[first:last]:
+                firsts, seconds, thirds = (chunk if a == axis else places[a] for a in range(3))
+                filter_groups(
+                    y, where, model, pilot is not None, np.float32(sigma) ** 2, strength, sides, distances, group,
+                    window, firsts, seconds, thirds, total, squares, weights,
+                )  # fmt: skip
+
+        if turn:
+            share_out(work, len(turn))
+    return total, squares, weights
+
+
+def sums_arrays(
+    data: Array, guide: Array, pilot: Array | None, sigma: float, strength: float, geometry: Geometry
+) -> tuple[Array, Array, Array]:
+    """Array twin of :func:`sums_numba`, in batches of reference corners."""
+    xp = namespace_of(data)
+    patch, _, group, step = geometry
+    places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
+    references = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
+    inside, strides = voxels_within(patch), strides_of(data.shape)
+    window = from_host(window_of(patch), data)
+    haar = from_host(haar_matrix(group).astype(np.float32), data)
+    flat_guide = xp.reshape(guide, (-1,))
+    totals: list[Any] = [0.0, 0.0, 0.0]
+    for batch in batches(len(references), group * math.prod(patch)):
+        corners = nearest_corners(guide, references[batch], geometry) @ strides
+        index = from_host((corners[:, :, None] + inside @ strides).reshape(-1), data)
+        shape = (len(corners), group, *patch)
+
+        def take(array: Array, index: Array = index, shape: tuple[int, ...] = shape) -> Array:
+            return xp.reshape(xp.take(xp.reshape(array, (-1,)), index), shape)
+
+        estimate, power = shrunk(take(data), None if pilot is None else take(pilot), haar, sigma, strength)
+        scale = 1 / xp.where(power > 1, power, xp.ones_like(power))
+        weight = xp.reshape(scale[:, None, None] * xp.ones((1, group, 1)) * window[None, None, :], (-1,))
+        change = xp.reshape(estimate, (-1,)) - xp.take(flat_guide, index)
+        for number, values in enumerate((weight * change, weight * change**2, weight)):
+            totals[number] = totals[number] + added(values, index, math.prod(data.shape))
+    total, squares, weights = (xp.reshape(xp.astype(each, xp.float32), data.shape) for each in totals)
+    return total, squares, weights
+
+
+def shrunk(x: Array, pilot: Array | None, haar: Array, sigma: float, strength: float) -> tuple[Array, Array]:
+    """Groups ``(n, K, p, p, p)`` after their cores were shrunk, and the power ``sum g^2`` of each, shape ``(n,)``."""
+    xp = namespace_of(x)
+    variance = float(np.float32(sigma) ** 2)
+    factors = [patch_factor(x if pilot is None else pilot, mode) for mode in (2, 3, 4)]
+    core = to_core(x, factors, haar)
+    if pilot is None:
+        gains = xp.astype(core**2 > strength**2 * variance, core.dtype)
+    else:
+        energy = to_core(pilot, factors, haar) ** 2
+        gains = energy / (energy + strength * variance)
+    power = xp.sum(xp.reshape(gains**2, (x.shape[0], -1)), axis=1)
+    return from_core(core * gains, factors, haar), power
+
+
+def added(values: Array, index: Array, size: int) -> Array:
+    """Sums of the values that go to each place."""
+    xp = namespace_of(values)
+    if hasattr(xp, "bincount"):
+        return xp.bincount(index, weights=values, minlength=size)
+    return from_host(np.bincount(to_host(index), weights=to_host(values), minlength=size), values)
+
+
+def batches(count: int, elements: int) -> Iterator[slice]:
+    """Slices of groups, about 16 million entries each."""
+    size = max(1, (1 << 24) // elements)
+    for first in range(0, count, size):
+        yield slice(first, min(count, first + size))
+
+
+def voxels_within(patch: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Positions ``(p^3, 3)`` of the voxels of a patch relative to its corner."""
+    return np.stack(np.meshgrid(*map(np.arange, patch), indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def strides_of(shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Distances in the flattened volume between neighbours along each axis."""
+    return np.array([shape[1] * shape[2], shape[2], 1])
+
+
+def nearest_corners(guide: Array, references: npt.NDArray[np.int64], geometry: Geometry) -> npt.NDArray[np.int64]:
+    """Corners ``(n, K, 3)`` of the nearest patches of each reference patch, itself first, on the host."""
+    xp = namespace_of(guide)
+    patch, reach, group, _ = geometry
+    limits = np.array(guide.shape) - patch
+    inside, strides = voxels_within(patch), strides_of(guide.shape)
+    flat = xp.reshape(guide, (-1,))
+    here = references @ strides
+    own = xp.take(flat, from_host((here[:, None] + inside @ strides).reshape(-1), guide))
+    offsets = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
+    columns = []
+    for offset in offsets:
+        moved = references + offset
+        valid = np.all((moved >= 0) & (moved <= limits), axis=1)
+        cells = np.where(valid, moved @ strides, here)
+        other = xp.take(flat, from_host((cells[:, None] + inside @ strides).reshape(-1), guide))
+        distance = xp.sum(xp.reshape((own - other) ** 2, (len(references), -1)), axis=1)
+        distance = xp.where(from_host(valid, guide), distance, xp.full_like(distance, xp.inf))
+        columns.append(-xp.ones_like(distance) if not offset.any() else distance)
+    order = xp.argsort(xp.stack(columns, axis=1), axis=1, stable=True)[:, :group]
+    return np.asarray(references[:, None, :] + offsets[to_host(order)])
+
+
+def patch_factor(groups: Array, mode: int) -> Array:
+    """Eigenvectors ``(n, p, p)`` of the Gram matrices of one axis of the patches ``(n, K, p, p, p)``."""
+    xp = namespace_of(groups)
+    unfolded = xp.moveaxis(groups, mode, 1)
+    unfolded = xp.reshape(unfolded, (*unfolded.shape[:2], -1))
+    return xp.linalg.eigh(unfolded @ xp.matrix_transpose(unfolded))[1]
+
+
+def along(groups: Array, matrices: Array, mode: int) -> Array:
+    """Product of each group with the transpose of its matrix along one mode."""
+    xp = namespace_of(groups)
+    moved = xp.moveaxis(groups, mode, 1)
+    product = xp.matrix_transpose(matrices) @ xp.reshape(moved, (*moved.shape[:2], -1))
+    return xp.moveaxis(xp.reshape(product, moved.shape), 1, mode)
+
+
+def to_core(groups: Array, factors: Sequence[Array], haar: Array) -> Array:
+    """``X x_0 H x_n U_n'``."""
+    xp = namespace_of(groups)
+    for mode, factor in enumerate(factors, 2):
+        groups = along(groups, factor, mode)
+    return along(groups, xp.matrix_transpose(haar)[None], 1)
+
+
+def from_core(core: Array, factors: Sequence[Array], haar: Array) -> Array:
+    """The inverse of :func:`to_core`."""
+    xp = namespace_of(core)
+    for mode, factor in enumerate(factors, 2):
+        core = along(core, xp.matrix_transpose(factor), mode)
+    return along(core, haar[None], 1)
+
+
+def haar_matrix(size: int) -> Floats:
+    """Orthonormal Haar transform ``(K, K)`` of a power of two: averages first."""
+    if size == 1:
+        return np.ones((1, 1))
+    half = haar_matrix(size // 2)
+    return np.concatenate([np.kron(half, [1, 1]), np.kron(np.eye(size // 2), [1, -1])]) / math.sqrt(2)

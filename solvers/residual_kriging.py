@@ -1,0 +1,171 @@
+"""What measured neighbours say of a gap beyond a global model: trend plus residual.
+
+A Tucker model ``X`` of moderate rank leaves structure in the residual ``R = Y - X`` of the measured voxels, and
+neighbours share structure. So a gap gets ``X + S``, where ``S`` is a Gaussian-weighted mean of the residuals around it:
+the scheme of regression kriging, with widths and a weight that are chosen by leaving measured voxels out.
+
+References
+----------
+T. Hengl, G. Heuvelink, D. Rossiter, About regression-kriging, doi:10.1016/j.cageo.2007.05.001.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .results import CompletionResult
+from .slabs import block_residual, central_block, model_planes, slabs, widened
+from .spread import conformal_width
+
+Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
+
+WIDTHS = (0.5, 0.7, 1.0, 1.5)
+"""Gaussian widths that are tried, in voxels, along z and within planes."""
+
+CUT = 3.0
+"""Kernels end so many widths from their centre."""
+
+
+class Kernel(NamedTuple):
+    """Gaussian widths along z and within planes, in voxels, and the weight given to the neighbours' mean."""
+
+    width_z: float
+    width_xy: float
+    weight: float
+
+
+class NeighbourEstimate(NamedTuple):
+    """What :func:`estimate_with_neighbours` returns."""
+
+    value: Floats
+    """``(Z, Y, X)``, every voxel."""
+    own_weight: float
+    """Weight of a measured voxel's own deviation where it is denoised, in [0, 1]; 0 where measured voxels are kept."""
+    left_out_width: float
+    """Standard deviation of its error where a voxel is left out of the mean over its neighbours, though the model saw
+    it; NaN where measured voxels are kept."""
+
+
+def estimate_with_neighbours(
+    stack: Floats, inlier: Bools, fit: CompletionResult, *, noise: float, keep: bool, neighbours: bool = True
+) -> NeighbourEstimate:
+    """The model plus what neighbours share of the residual, for every voxel.
+
+    Parameters
+    ----------
+    stack : float array ``(Z, Y, X)``
+        Measured intensities; any finite number elsewhere.
+    inlier : bool array of the same shape
+        True = measured and no outlier.
+    fit : CompletionResult
+        The model ``X``.
+    noise : float
+        Standard deviation of the noise, in the data's unit.
+    keep : bool
+        Whether inliers keep their value. One that is to be denoised gets ``X + S + w (R - S)`` with Wiener's weight
+        ``w = 1 - noise^2 / var(R - S)``, where its own residual is left out of ``S``: its deviation from its
+        neighbours counts as far as it is larger than noise.
+    neighbours : bool
+        False: the bare model, ``S = 0``.
+
+    Notes
+    -----
+    Memory beyond the result: a few slabs.
+    """
+    block, residual = block_residual(stack, fit)
+    kernel = choose_kernel(residual, inlier[block]) if neighbours else Kernel(1.0, 1.0, 0.0)
+    own, width = (0.0, math.nan) if keep else wiener_weight(residual, inlier[block], kernel, noise)
+    value = np.empty_like(stack)
+    rim = math.ceil(CUT * kernel.width_z) + 1
+    for slab in slabs(stack.shape):
+        wide, inner = widened(slab, len(stack), rim)
+        model = model_planes(fit, wide)
+        left = np.where(inlier[wide], stack[wide] - model, 0)
+        shared = shared_residual(left, inlier[wide], kernel, leave_out=not keep)
+        part = model + shared
+        if own > 0:
+            part += np.where(inlier[wide], own * (left - shared), 0)
+        value[slab] = part[inner]
+    if keep:
+        np.copyto(value, stack, where=inlier)
+    return NeighbourEstimate(value, own, width)
+
+
+def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> tuple[float, float]:
+    """``1 - noise^2 / var(R - S)`` over the inliers, at least 0, and the conformal width of ``R - S`` without noise."""
+    shared = shared_residual(residual, inlier, kernel, leave_out=True)
+    rest = (residual - shared)[inlier].astype(np.float64)
+    variance = float(np.mean(rest**2)) if rest.size else 0.0
+    if variance == 0:
+        return 0.0, 0.0
+    return max(0.0, 1 - noise**2 / variance), conformal_width(rest, noise)
+
+
+def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:
+    """Gaussian-weighted mean of the residual over measured neighbours (0 where there are none in reach).
+
+    With ``leave_out`` the voxel itself is not counted, so that the result predicts it from its neighbours alone.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    width = (width_z, width_xy, width_xy)
+    known = mask.astype(residual.dtype)
+    values = np.where(mask, residual, 0).astype(residual.dtype, copy=False)
+    total: Floats = gaussian_filter(values, width, mode="constant", truncate=CUT)
+    weight: Floats = gaussian_filter(known, width, mode="constant", truncate=CUT)
+    if leave_out:
+        own = _centre_weight(width)
+        total -= own * values
+        weight -= own * known
+    reach = weight > 1e-6
+    total[reach] /= weight[reach]
+    total[~reach] = 0
+    return total
+
+
+def _centre_weight(width: tuple[float, float, float]) -> float:
+    """What the kernel gives to the voxel itself."""
+    from scipy.ndimage import gaussian_filter1d
+
+    spike = [np.zeros(2 * int(CUT * w + 0.5) + 1) for w in width]
+    for line in spike:
+        line[len(line) // 2] = 1
+    peaks = [gaussian_filter1d(line, w, truncate=CUT)[len(line) // 2] for line, w in zip(spike, width, strict=True)]
+    return float(np.prod(peaks))
+
+
+def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
+    """Widths and weight with which neighbours predict measured residuals best, each left out in turn.
+
+    The weight is the least-squares slope of the residual on its prediction, within 0 and 1: where the residual is white
+    noise it is 0 and nothing is added to the model. A central block of at most 400 000 voxels is used.
+    """
+    block = central_block(residual.shape)
+    r, w = residual[block], mask[block]
+    best = Kernel(1.0, 1.0, 0.0)
+    truth = r[w].astype(np.float64)
+    if truth.size == 0:
+        return best
+    least = float(truth @ truth)
+    for width_z, width_xy in itertools.product(WIDTHS, WIDTHS):
+        guess = neighbour_mean(r, w, width_z, width_xy, leave_out=True)[w].astype(np.float64)
+        square = float(guess @ guess)
+        slope = min(1.0, max(0.0, float(truth @ guess) / square)) if square > 0 else 0.0
+        error = float(np.sum((truth - slope * guess) ** 2))
+        if error < least:
+            best, least = Kernel(width_z, width_xy, slope), error
+    return best
+
+
+def shared_residual(residual: Floats, mask: Bools, kernel: Kernel, *, leave_out: bool) -> Floats:
+    """What measured neighbours say of the residual at every voxel, times the kernel's weight (zero without weight)."""
+    if kernel.weight == 0:
+        return np.zeros_like(residual)
+    mean = neighbour_mean(residual, mask, kernel.width_z, kernel.width_xy, leave_out=leave_out)
+    return (kernel.weight * mean).astype(residual.dtype, copy=False)

@@ -1,0 +1,62 @@
+"""A volume on the host a few planes at a time, and the part of it on which trials are made.
+
+What is computed here is never as large as the volume: the model of a range of planes, ranges that fit into the cache of
+a processor, and a central block that stands for the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .results import CompletionResult
+
+Floats = npt.NDArray[np.floating]
+
+SLAB_VOXELS = 1 << 22
+"""Voxels handled at a time."""
+
+BLOCK_VOXELS = 400_000
+"""Voxels of the block on which scales and widths are estimated."""
+
+
+def slabs(shape: Sequence[int]) -> list[slice]:
+    """Ranges of planes that cover a volume, about ``SLAB_VOXELS`` voxels each and at least one plane."""
+    step = max(1, SLAB_VOXELS // math.prod(shape[1:]))
+    return [slice(first, min(shape[0], first + step)) for first in range(0, shape[0], step)]
+
+
+def widened(slab: slice, planes: int, rim: int) -> tuple[slice, slice]:
+    """The range with ``rim`` more planes on either side as far as there are any, and where the range lies in it.
+
+    >>> widened(slice(4, 8), 9, 2)
+    (slice(2, 9, None), slice(2, 6, None))
+    """
+    wide = slice(max(0, slab.start - rim), min(planes, slab.stop + rim))
+    return wide, slice(slab.start - wide.start, slab.stop - wide.start)
+
+
+def model_planes(fit: CompletionResult, planes: slice) -> Floats:
+    """The model ``X`` on a range of planes, without forming the rest of it."""
+    core, (leading, *others) = fit.tucker
+    part = np.tensordot(leading[planes], core, axes=1)
+    part = np.matmul(others[0], part)
+    return np.asarray(np.matmul(part, others[1].T))
+
+
+def central_block(shape: Sequence[int], voxels: int = BLOCK_VOXELS) -> tuple[slice, ...]:
+    """The middle of a volume, of the same proportions, with at most about so many voxels."""
+    shrink = min(1.0, (voxels / math.prod(shape)) ** (1 / len(shape)))
+    sizes = [max(1, round(size * shrink)) for size in shape]
+    return tuple(
+        slice((size - inside) // 2, (size - inside) // 2 + inside) for size, inside in zip(shape, sizes, strict=True)
+    )
+
+
+def block_residual(stack: Floats, fit: CompletionResult) -> tuple[tuple[slice, ...], Floats]:
+    """The central block, and ``Y - X`` there."""
+    block = central_block(stack.shape)
+    return block, stack[block] - model_planes(fit, block[0])[:, block[1], block[2]]

@@ -1,0 +1,78 @@
+"""``tensorcell diagnose``: verdicts on the screen, as JSON or as a page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from tensorcell.cli.exits import MISSED, Interrupted
+from tensorcell.cli.parsing import (
+    AXES_HELP,
+    FACTOR_HELP,
+    JSON_HELP,
+    MASK_HELP,
+    NOISE_HELP,
+    PAGE_HELP,
+    PAGE_SUFFIXES,
+    RANK_HELP,
+    SOURCE_HELP,
+    SPACING_HELP,
+    noise_of,
+    numbers_of,
+    rank_of,
+)
+from tensorcell.errors import InputError
+from tensorcell.files import check_outputs, read, read_mask
+
+
+def diagnose(
+    source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
+    axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
+    mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
+    rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
+    noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
+    na: Annotated[float | None, typer.Option(help="Numerical aperture.")] = None,
+    wavelength: Annotated[float | None, typer.Option(help="Emission wavelength in micrometres.")] = None,
+    refractive_index: Annotated[float | None, typer.Option(help="Of the medium.")] = None,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Ranks of blocks, too.")] = False,
+    html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
+    fail_under: Annotated[str | None, typer.Option(help="Exit status 3 below: unlikely, likely or guaranteed.")] = None,
+    axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
+    spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For random subsets of voxels.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Say whether a stack was sampled densely enough to be recovered, by what, and on which grounds."""
+    from tensorcell.diagnosis import VERDICTS
+    from tensorcell.diagnosis import diagnose as diagnose_volume
+
+    if fail_under is not None and fail_under not in VERDICTS[1:]:
+        raise InputError(f"expected --fail-under {', '.join(VERDICTS[1:-1])} or {VERDICTS[-1]}, got {fail_under!r}")
+    try:
+        if html is not None:
+            check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
+        volume = read(source, axes=axes)
+        if spacing is not None:
+            volume = replace(volume, spacing=numbers_of(spacing, "--spacing", 3))
+        report = diagnose_volume(
+            volume,
+            read_mask(mask, like=volume) if mask is not None else None,
+            axial_factor=axial_factor,
+            noise=noise_of(noise),
+            rank=rank_of(rank),
+            na=na,
+            wavelength=wavelength,
+            refractive_index=refractive_index,
+            blocks=blocks,
+            seed=seed,
+        )
+        if html is not None:
+            report.to_html(html)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    print(json.dumps(report.to_dict()) if as_json else report)
+    if fail_under is not None and VERDICTS.index(report.verdict) < VERDICTS.index(fail_under):
+        raise typer.Exit(MISSED)

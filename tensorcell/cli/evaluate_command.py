@@ -1,0 +1,61 @@
+"""``tensorcell evaluate``: a grid of references, cases and methods, and its tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.parsing import JSON_HELP, list_of
+
+
+def evaluate(
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="References; formats as for recover.")],
+    out: Annotated[Path, typer.Option(help="Folder for finished cells, tables and pictures.")],
+    methods: Annotated[
+        str, typer.Option(help="Such as auto,bm4d,linear,bm4d+linear; all: every installed one.")
+    ] = "all",
+    cases: Annotated[str, typer.Option(help="Such as noise-0.05,planes or pixels; all: the whole grid.")] = "all",
+    crop: Annotated[str | None, typer.Option(help="Take the centre: planes,rows,columns.")] = None,
+    noise: Annotated[
+        str, typer.Option(help="Its standard deviation: estimated by each method, or given to all.")
+    ] = "estimated",
+    paper_table: Annotated[
+        bool, typer.Option("--paper-table", help="Clean, noise and planes alone, in the form of RCT's Table 2.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; above 1, seconds mean less.")] = 1,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Do failed and refused cells again.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="For the degradations and the methods.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Degrade references, restore them by several methods side by side, and score them; resumable."""
+    from tensorcell import evaluation
+
+    wanted = None if cases == "all" else cases.split(",")
+    if paper_table and wanted is None:
+        wanted = list(evaluation.TABLE_2)
+    try:
+        result = evaluation.evaluate(
+            sources,
+            out=out,
+            methods=None if methods == "all" else methods.split(","),
+            cases=wanted,
+            crop=None if crop is None else list_of(crop, "--crop", int),
+            noise=noise,  # type: ignore[arg-type]
+            seed=seed,
+            jobs=jobs,
+            time_limit=time_limit,
+            retry=retry,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; finished cells are in {out}, the same command goes on from there") from None
+    if as_json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+        return
+    print(result.paper_tables() if paper_table else result.summary())
+    print(result.sentence)

@@ -1,0 +1,112 @@
+"""Flags of a command made of the fields of option dataclasses, so that defaults and help texts stand in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from tensorcell.errors import InputError
+from tensorcell.methods.protocol import Method
+
+Command = Callable[..., None]
+
+
+def with_flags(methods: Mapping[str, Method]) -> Callable[[Command], Command]:
+    """Give a command, which takes ``**options``, a flag for each field of the methods' option classes.
+
+    The help text is the field's own (``metadata["help"]``), with the methods that take the option before it and its
+    default after it. A flag that is not used is passed on as None.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        flags = [flag_of(field, kind, names) for kind, names in takers(methods).items() for field in fields_of(kind)]
+        command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in (*own, *flags)} | {"return": None}
+        return command
+
+    return decorate
+
+
+def takers(methods: Mapping[str, Method]) -> dict[type, tuple[str, ...]]:
+    """For each option class the names of the methods that take it."""
+    kinds = dict.fromkeys(kind for method in methods.values() for kind in method.options)
+    return {kind: tuple(m.name for m in methods.values() if kind in m.options) for kind in kinds}
+
+
+def fields_of(kind: type) -> list[dataclasses.Field[Any]]:
+    """The fields that make sense on the command line."""
+    return [field for field in dataclasses.fields(kind) if field.metadata.get("flag", True)]
+
+
+def flag_of(field: dataclasses.Field[Any], kind: type, names: tuple[str, ...]) -> inspect.Parameter:
+    """The parameter that typer makes a flag of."""
+    wanted = typing.get_type_hints(kind)[field.name]
+    text = f"{', '.join(names)}: {field.metadata['help']}{default_text(field)}"
+    spelt = f"--{field.name.replace('_', '-')}"
+    if wanted is bool:
+        name = f"{spelt}/--no-{spelt[2:]}" if field.default else spelt
+        annotation: Any = Annotated[bool | None, typer.Option(name, help=text)]
+    else:
+        simple = wanted if wanted in (int, float) else str
+        annotation = Annotated[simple | None, typer.Option(spelt, help=text)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def default_text(field: dataclasses.Field[Any]) -> str:
+    """What the help says of the default; nothing where that is None or False."""
+    default = field.default
+    if default is None or default is False or default is dataclasses.MISSING:
+        return ""
+    if default is True:
+        return " Default: yes."
+    return f" Default: {','.join(map(str, default)) if isinstance(default, tuple) else default}."
+
+
+def given_options(methods: Mapping[str, Method], method: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, in the form that the dataclass of each takes.
+
+    Raises
+    ------
+    InputError
+        For an option that the method does not take.
+    """
+    homes = {field.name: (kind, names) for kind, names in takers(methods).items() for field in fields_of(kind)}
+    found = {}
+    for name, value in flags.items():
+        if value is None:
+            continue
+        kind, names = homes[name]
+        if method in methods and method not in names:
+            spelt = name.replace("_", "-")
+            raise InputError(f"expected --method {' or '.join(names)} with --{spelt}, got --method {method}")
+        found[name] = one_or_three(name, value) if takes_three(kind, name) else value
+    return found
+
+
+def takes_three(kind: type, name: str) -> bool:
+    """Whether a field is one whole number or three, which the command line has as a text."""
+    wanted = typing.get_type_hints(kind)[name]
+    return isinstance(wanted, types.UnionType) and int in typing.get_args(wanted)
+
+
+def one_or_three(name: str, text: str) -> Any:
+    """One whole number, or three.
+
+    >>> one_or_three("patch", "5"), one_or_three("patch", "3,5,5")
+    (5, (3, 5, 5))
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 3):
+        raise InputError(f"expected one whole number or three (z,y,x) for --{name.replace('_', '-')}, got {text!r}")
+    return numbers[0] if len(numbers) == 1 else numbers

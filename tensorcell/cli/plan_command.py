@@ -1,0 +1,51 @@
+"""``tensorcell plan``: predictions on the screen, as JSON or as a page."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.parsing import JSON_HELP, NOISE_HELP, PAGE_HELP, PAGE_SUFFIXES, list_of, noise_of
+from tensorcell.files import check_outputs, read
+
+
+def plan(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A densely sampled pilot stack; formats as for recover.")],
+    target_nrmse: Annotated[float | None, typer.Option(help="Wanted error: at most this NRMSE.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="Wanted error: at least this PSNR in decibels.")] = None,
+    axial_factors: Annotated[str, typer.Option(help="s: keep planes 0, s, 2s, ..., such as 1,2,3.")] = "1,2,3,4,6,8",
+    pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels, such as 1,0.5.")] = "1",
+    exposure_factors: Annotated[str, typer.Option(help="Shares of the exposure, such as 1,0.5.")] = "1",
+    noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Trials for each choice.")] = 1,
+    html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of the file where it does not say, such as ZYX.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For pixels, noise and intervals.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+) -> None:
+    """Predict from a pilot stack how sparsely the next ones may be imaged."""
+    from tensorcell.planning import plan as plan_sampling
+
+    try:
+        if html is not None:
+            check_outputs({"IN": source}, {"--html": html}, PAGE_SUFFIXES)
+        result = plan_sampling(
+            read(source, axes=axes),
+            axial_factors=list_of(axial_factors, "--axial-factors", int),
+            pixel_fractions=list_of(pixel_fractions, "--pixel-fractions", float),
+            exposure_factors=list_of(exposure_factors, "--exposure-factors", float),
+            target_nrmse=target_nrmse,
+            target_psnr=target_psnr,
+            noise=noise_of(noise),
+            seed=seed,
+            repeats=repeats,
+            progress=True,
+        )
+        if html is not None:
+            result.to_html(html)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)

@@ -1,0 +1,177 @@
+"""``tensorcell recover``: from a file to files, which appear all or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import tensorcell
+from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.flags import given_options, with_flags
+from tensorcell.cli.memory import peak_memory, say_cost
+from tensorcell.cli.parsing import (
+    AXES_HELP,
+    FACTOR_HELP,
+    JSON_HELP,
+    MASK_HELP,
+    NOISE_HELP,
+    PAGE_SUFFIXES,
+    RANK_HELP,
+    SOURCE_HELP,
+    SPACING_HELP,
+    TARGET_HELP,
+    noise_of,
+    numbers_of,
+    rank_of,
+)
+from tensorcell.files import Written, check_outputs, read, read_mask, rehearse, staged, write
+from tensorcell.methods.table import METHODS
+from tensorcell.pages import recovery as reports
+from tensorcell.progress import ProgressBar
+from tensorcell.recovered import Recovery
+from tensorcell.recovery import recover as recover_volume
+from tensorcell.stack import float_type
+from tensorcell.volume import Volume, stacks
+
+METHOD_HELP = " ".join(f"{method.name}: {method.summary}" for method in METHODS.values())
+
+
+@with_flags(METHODS)
+def recover(
+    source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
+    target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET_HELP)],
+    axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "auto",
+    rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
+    noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
+    mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    outliers: Annotated[str | None, typer.Option(help="Write what was taken out to this file.")] = None,
+    uncertainty: Annotated[
+        str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to hold the truth in 90 %.")
+    ] = None,
+    invented: Annotated[
+        str | None, typer.Option(help="Write how much of each voxel the measurement leaves open, 0 to 1.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Output dtype: input, uint8, uint16, float32, ...")] = None,
+    report: Annotated[str | None, typer.Option(help="Write a picture (.png) or a page (.html).")] = None,
+    keep_measured: Annotated[
+        bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: keep if anything is missing.")
+    ] = None,
+    nonnegative: Annotated[
+        bool | None, typer.Option("--nonnegative/--no-nonnegative", help="Default: if no measured voxel is negative.")
+    ] = None,
+    axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
+    spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For the choice of left-out voxels.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
+    **flags: Any,
+) -> None:
+    """Recover a stack: fill gaps and planes, remove outliers, reduce noise."""
+    options = {
+        "axial_factor": axial_factor,
+        "method": method,
+        "rank": rank_of(rank),
+        "noise": noise_of(noise),
+        "nonnegative": "auto" if nonnegative is None else nonnegative,
+        "keep_measured": "auto" if keep_measured is None else keep_measured,
+        "device": device,
+        "seed": seed,
+        **given_options(METHODS, method, flags),
+    }
+    outputs = {
+        "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
+    }  # fmt: skip
+    try:
+        check_outputs({"IN": source, "--mask": mask}, outputs, PAGE_SUFFIXES)
+        before = read(source, axes=axes)
+        if spacing is not None:
+            before = replace(before, spacing=numbers_of(spacing, "--spacing", 3))
+        measured = read_mask(mask, like=before) if mask is not None else None
+        wanted = before.dtype if dtype == "input" else dtype
+        rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
+        if not quiet:
+            say_cost(source, before, axial_factor)
+        labels = [stack.label for stack in stacks(before)]
+        with ProgressBar(labels, enabled=False if quiet else None) as bar:
+            result = recover_volume(before, measured, callback=bar.update, **options)
+        facts = {"input": source, "output": target, **reports.facts(before, result)}
+        written = write_all(outputs, before, result, signed(result.volume, options), wanted)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
+    stored = np.dtype(wanted or result.volume.dtype).name
+    facts |= {
+        "dtype": stored,
+        "rounded": written.rounded,
+        "clipped": written.clipped,
+        "peak_memory_mib": peak_memory(),
+    }
+    if written.rounded or written.clipped:
+        facts["notes"].append(f"{written.rounded} voxels were rounded and {written.clipped} clipped to {stored}")
+    if written.lost:
+        facts["notes"].append(f"{written.format} does not hold: {', '.join(written.lost)}")
+    if as_json:
+        print(json.dumps(facts))
+    elif not quiet:
+        print(summary(facts))
+
+
+def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None]) -> None:
+    """Write small volumes of the kinds that are to come, so that what a format refuses is said before the work."""
+    small = Volume(np.zeros([2] * len(before.axes), float_type(before.dtype)), before.axes, before.spacing)
+    rehearse(target, small, wanted)
+    for path in others:
+        if path is not None:
+            rehearse(path, small)
+
+
+def write_all(outputs: dict[str, str | None], before: Volume, result: Recovery, volume: Volume, wanted: Any) -> Written:
+    """Write all outputs or none."""
+    maps: dict[str, Callable[[], Volume]] = {
+        "--outliers": lambda: replace(result.volume, data=result.outliers, spacing=before.spacing),
+        "--uncertainty": lambda: replace(result.volume, data=result.uncertainty),
+        "--invented": lambda: replace(result.volume, data=result.invented),
+    }
+    with staged([path for path in outputs.values() if path is not None]) as names:
+        report = outputs["--report"]
+        if report is not None:
+            reports.write_report(names[report], before, result)
+        for flag, values in maps.items():
+            path = outputs[flag]
+            if path is not None:
+                write(names[path], values())
+        return write(names[str(outputs["OUT"])], volume, dtype=wanted)
+
+
+def how_to_go_on(cache: str | None) -> str:
+    """What is said after Ctrl-C of a fit whose state was kept beside the cache."""
+    if cache is None:
+        return ""
+    folder = Path(cache).absolute()
+    states = list(folder.parent.glob(f"{folder.name}.*.state"))
+    return f"; the same command goes on from the fit kept in {states[0]}" if states else ""
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """A line on the output, and a line for the status and each note."""
+    shape = " x ".join(map(str, facts["shape"]))
+    head = (
+        f"{facts['output']}: {shape} {facts['axes']}, {facts['dtype']}; rank {facts['rank']}; {facts['seconds']:.1f} s"
+    )
+    notes = (note for note in facts["notes"] if not note.startswith("the fit "))
+    return "\n  ".join((head, f"the fit {facts['status']}", *notes))
+
+
+def signed(volume: Volume, options: dict[str, Any]) -> Volume:
+    """The volume with a line in its metadata that says what was done, after the lines of earlier runs."""
+    said = ", ".join(f"{name}={value}" for name, value in options.items())
+    line = f"tensorcell {tensorcell.__version__} recover: {said}"
+    before = volume.metadata.get("processing")
+    return replace(volume, metadata={**volume.metadata, "processing": f"{before}\n{line}" if before else line})

@@ -1,0 +1,278 @@
+"""What `diagnose` returns: the numbers, the verdicts, and their screen of text."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell import pages
+from tensorcell.axial import AxialBand
+from tensorcell.solvers import BlockRanks, Coherence, RecoveryBound, Sampling
+
+Rank = tuple[int, ...]
+
+VERDICTS = ("impossible", "unlikely", "likely", "guaranteed")
+"""From the worst to the best."""
+
+AXIAL_VERDICTS = ("aliased", "unknown", "resolved")
+"""From the worst to the best."""
+
+WIDTH = 96
+"""Columns of the terminal."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Diagnosis:
+    """What :func:`diagnose` returns; ``str()`` is one screen of text, with the verdicts in its first sentence.
+
+    Of a volume of several channels or frames it speaks of the stack with the worst verdict (``label`` names it), and
+    ``stacks`` holds the reports of all.
+
+    Attributes
+    ----------
+    label, source : str
+        Which stack of which file; empty where there is only one, or no file.
+    input_shape, shape : (int, int, int)
+        Voxels (Z, Y, X) of what was given, and of the stack that is wanted: with an axial factor s it has
+        ``(n - 1) s + 1`` planes. All counts are of the wanted stack.
+    spacing : (float, float, float) or None
+        Voxel size (dz, dy, dx) of the wanted stack in micrometres.
+    axial_factor : int
+        ``s``.
+    observed, observed_ratio : int, float
+        Measured voxels, and their share of the wanted stack.
+    sampling : Sampling
+        Counts and pattern of the mask of the wanted stack.
+    slice_counts : tuple of int arrays
+        Measured voxels in each slice, one array an axis.
+    rank, spectra, spectra_edges, rank_reason
+        Multilinear rank, for each axis the values it was read from and the value that they had to exceed (empty where
+        the rank was given), and how it was found.
+    noise_sigma : float
+        Standard deviation of the noise in the data's unit.
+    explained : float
+        Share of the variance of the measured voxels, noise and outliers taken off, that the low-rank model holds.
+    outliers : int
+        Measured voxels far from the low-rank model and from what their neighbours leave over.
+    coherence : Coherence
+        mu_j, mu*, alpha*, lambda* of the fitted model.
+    bound : RecoveryBound
+        Numbers of samples by the theorems, and the degrees of freedom.
+    empirical_threshold : float
+        Samples from which simulations succeed.
+    extrapolated : bool
+        Whether the threshold lies outside the simulated range.
+    axial_band : AxialBand
+        Band limit along z.
+    axial_step : float
+        Largest distance between measured planes, in ``axial_band.unit``.
+    blocks : BlockRanks or None
+        Ranks of blocks, where asked for.
+    verdict, axial_verdict : str
+        ``impossible``, ``unlikely``, ``likely`` or ``guaranteed``; ``aliased``, ``unknown`` or ``resolved``.
+    summary : str
+        First sentence: both verdicts.
+    reasons : tuple of str
+        Why, a sentence each.
+    obtained : dict
+        For each key of :meth:`to_dict` that holds a number, how that was obtained.
+    stacks : tuple of Diagnosis
+        All stacks, where there are several.
+    """
+
+    label: str
+    source: str
+    input_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, float, float] | None
+    axial_factor: int
+    observed: int
+    observed_ratio: float
+    sampling: Sampling
+    slice_counts: tuple[npt.NDArray[np.int64], ...]
+    rank: Rank
+    spectra: tuple[tuple[float, ...], ...]
+    spectra_edges: tuple[float, ...]
+    rank_reason: str
+    noise_sigma: float
+    explained: float
+    outliers: int
+    coherence: Coherence
+    bound: RecoveryBound
+    empirical_threshold: float
+    extrapolated: bool
+    axial_band: AxialBand
+    axial_step: float
+    blocks: BlockRanks | None
+    verdict: str
+    axial_verdict: str
+    summary: str
+    reasons: tuple[str, ...]
+    obtained: dict[str, str]
+    stacks: tuple[Diagnosis, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the spectra, as numbers, texts, lists and dicts that JSON holds.
+
+        ``rank``, ``mode_coherence``, ``empty_slices`` (indices) and ``empty_fibres`` (counts) have one entry an axis,
+        in the order z, y, x. With several stacks ``stacks`` is a list of one such dict each.
+        """
+        bound, found = self.bound, self.coherence
+        content: dict[str, Any] = {
+            "summary": self.summary,
+            "verdict": self.verdict,
+            "axial_verdict": self.axial_verdict,
+            "reasons": list(self.reasons),
+            "label": self.label,
+            "source": self.source,
+            "input_shape": list(self.input_shape),
+            "shape": list(self.shape),
+            "spacing": None if self.spacing is None else list(self.spacing),
+            "axial_factor": self.axial_factor,
+            "observed": self.observed,
+            "observed_ratio": self.observed_ratio,
+            "mask_pattern": self.sampling.pattern,
+            "mask_sentence": in_axes(self.sampling.sentence),
+            "empty_slices": [list(indices) for indices in self.sampling.empty_slices],
+            "empty_fibres": list(self.sampling.empty_fibres),
+            "min_slice_count": self.sampling.min_slice_count,
+            "rank": list(self.rank),
+            "noise_sigma": self.noise_sigma,
+            "explained": self.explained,
+            "outliers": self.outliers,
+            "degrees_of_freedom": bound.degrees_of_freedom,
+            "effective_rank": bound.effective_rank,
+            "mode_coherence": list(found.mode),
+            "mu": found.mu,
+            "alpha": found.alpha,
+            "lambda": found.lam,
+            "empirical_threshold": self.empirical_threshold,
+            "empirical_threshold_extrapolated": self.extrapolated,
+            "bound_theorem1": bound.bound_theorem1,
+            "bound_theorem1_simplified": bound.bound_theorem1_simplified,
+            "bound_theorem2": bound.bound_theorem2,
+            "bound_theorem2_full": bound.bound_theorem2_full,
+            "axial_band_limit": self.axial_band.limit,
+            "axial_optics_limit": self.axial_band.optics_limit,
+            "axial_nyquist_step": self.axial_band.nyquist_step,
+            "axial_step": self.axial_step,
+            "axial_unit": self.axial_band.unit,
+        }
+        if self.blocks is not None:
+            content["block_shape"] = list(self.blocks.block)
+            content["block_ranks"] = [list(rank) for rank in self.blocks.ranks]
+        content["obtained"] = dict(self.obtained)
+        if self.stacks:
+            content["stacks"] = [report.to_dict() for report in self.stacks]
+        return content
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained HTML page; it appears whole or not at all.
+
+        Raises
+        ------
+        InputError
+            If the suffix is not ``.html`` or the file cannot be written.
+        """
+        pages.write(self, path)
+
+    def __str__(self) -> str:
+        """At most 24 lines of at most 96 columns."""
+        told = shortened(" ".join([self.summary, *self.reasons]), 7 * WIDTH)
+        lines = textwrap.wrap(told, WIDTH, max_lines=8, placeholder=" ...")
+        return "\n".join([*lines, "", *(f"{name:<20} {one_line(value)}" for name, value in table(self))])
+
+
+def one_line(text: str) -> str:
+    """A value of the table, cut to its column."""
+    return textwrap.shorten(text, WIDTH - 21, placeholder=" ...")
+
+
+def shortened(text: str, characters: int) -> str:
+    """The text, cut at a space."""
+    return textwrap.shorten(text, characters, placeholder=" ...")
+
+
+def in_axes(text: str) -> str:
+    """A sentence about modes as one about the axes z, y and x.
+
+    >>> in_axes("every 4th slice of mode 0 is observed wholly")
+    'every 4th slice along z is observed wholly'
+    """
+    text = re.sub(r"\bof mode ([012])\b", lambda found: f"along {'zyx'[int(found[1])]}", text)
+    return re.sub(r"\bmode[ -]([012])\b", lambda found: "zyx"[int(found[1])], text)
+
+
+def table(report: Diagnosis) -> list[tuple[str, str]]:
+    """Names and values for the screen and the page, at most 15."""
+    shape, sampling, bound, found = report.shape, report.sampling, report.bound, report.coherence
+    size = "voxel size unknown"
+    if report.spacing is not None:
+        size = " x ".join(f"{step:.4g}" for step in report.spacing) + " um"
+    stack = f"{' x '.join(map(str, shape))} (z, y, x), {size}"
+    if report.axial_factor > 1:
+        stack += f", {report.input_shape[0]} planes given"
+    empty = ", ".join(f"{len(s)} of {n} {a}" for s, n, a in zip(sampling.empty_slices, shape, "zyx", strict=True))
+    fibres = ", ".join(
+        f"{count:,} of {math.prod(shape) // n:,} along {a}"
+        for count, n, a in zip(sampling.empty_fibres, shape, "zyx", strict=True)
+    )
+    band, simplified = report.axial_band, samples(bound.bound_theorem1_simplified)
+    rows = [
+        ("stack wanted", stack),
+        ("observed", f"{report.observed:,} of {math.prod(shape):,} voxels ({report.observed_ratio:.3g})"),
+        ("sampling", in_axes(sampling.sentence)),
+        ("slices unmeasured", f"{empty}; fewest samples in a slice: {sampling.min_slice_count:,}"),
+        ("fibres unmeasured", fibres),
+        ("rank", f"{' x '.join(map(str, report.rank))} holds {100 * report.explained:.3g} % of the variance: "
+         + in_axes(report.rank_reason)),
+        ("noise, outliers", f"{report.noise_sigma:.4g} (standard deviation), {report.outliers:,} voxels"),
+        ("coherence", ", ".join(f"{v:.3g} {a}" for v, a in zip(found.mode, "zyx", strict=True))
+         + f"; mu* {found.mu:.3g}, alpha* {found.alpha:.3g}, lambda* {found.lam:.3g}"),
+        ("samples: necessary", f"{bound.degrees_of_freedom:,} degrees of freedom"),
+        ("  empirical", samples(report.empirical_threshold) + (", extrapolated" if report.extrapolated else "")),
+        ("  theorem 1 (C = 1)", f"{samples(bound.bound_theorem1)}; simplified {simplified}"),
+        ("  theorem 2 (C = 1)", f"{samples(bound.bound_theorem2_full)}; as printed {samples(bound.bound_theorem2)}"),
+        ("planes along z", f"step {report.axial_step:.4g} {band.unit}, " + band_text(band)),
+    ]  # fmt: skip
+    if report.blocks is not None:
+        rows.append(("rank of blocks", block_text(report.blocks)))
+    if report.stacks:
+        name = f"{report.label}, the worst of {len(report.stacks)}"
+        rows.insert(0, ("stack shown", name))
+    return rows
+
+
+def samples(needed: float | None) -> str:
+    """The smallest whole number that reaches a bound.
+
+    >>> samples(13_882.3)
+    '13,883'
+    """
+    return "unknown" if needed is None else f"{math.ceil(needed):,}"
+
+
+def band_text(band: AxialBand) -> str:
+    """Band limit and Nyquist step in words."""
+    if band.limit is None or band.nyquist_step is None:
+        return "band limit unknown"
+    optics = "" if band.optics_limit is None else f" (widefield optics {band.optics_limit:.3g} per um)"
+    return f"Nyquist step {band.nyquist_step:.3g} {band.unit}, band limit {band.limit:.3g} per {band.unit}{optics}"
+
+
+def block_text(blocks: BlockRanks) -> str:
+    """Median and range of the ranks of blocks, and of their largest entries (RCT's Figure 7a)."""
+    ranks = np.array(blocks.ranks)
+    largest = ranks.max(axis=1)
+    middle = " x ".join(f"{value:g}" for value in np.median(ranks, axis=0))
+    return (
+        f"median {middle}; largest entry {largest.mean():.3g} on average, {largest.min()} to {largest.max()}, "
+        f"in {len(ranks)} blocks of {' x '.join(map(str, blocks.block))}"
+    )

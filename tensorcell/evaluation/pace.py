@@ -1,0 +1,76 @@
+"""How far a run of cells has come, and how long it still takes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from tensorcell.evaluation.cells import Cell
+from tensorcell.solvers.iteration import duration
+
+
+class Progress(NamedTuple):
+    """How far a run has come."""
+
+    done: int
+    total: int
+    """Cells to do in this run; those of earlier runs are not counted."""
+    reused: int
+    cell: str
+    """The cell that was finished last."""
+    seconds_left: float
+    """From the pace of each method so far; NaN before the first cell."""
+
+
+class Pace:
+    """How long the waiting cells will take, from the mean time of their method so far, or else of all methods."""
+
+    def __init__(self, cells: Sequence[Cell], jobs: int) -> None:
+        self.waiting = defaultdict[str, int](int)
+        for cell in cells:
+            self.waiting[cell.method.name] += 1
+        self.spent = defaultdict[str, list[float]](list)
+        self.jobs, self.done = jobs, 0
+
+    def add(self, cell: Cell, seconds: float) -> None:
+        """Count a finished cell and its wall time."""
+        self.done += 1
+        self.waiting[cell.method.name] -= 1
+        self.spent[cell.method.name].append(seconds)
+
+    def left(self) -> float:
+        """Seconds for the cells that wait; NaN before the first one is finished."""
+        everything = [seconds for spent in self.spent.values() for seconds in spent]
+        if not everything:
+            return 0.0 if not any(self.waiting.values()) else math.nan
+        parts = (count * float(np.mean(self.spent[name] or everything)) for name, count in self.waiting.items())
+        return sum(parts) / self.jobs
+
+
+@contextmanager
+def reporter(progress: bool | Callable[[Progress], None], total: int) -> Iterator[Callable[[Progress], None]]:
+    """What is called after every cell: the caller's own, or a bar on stderr if that is a terminal."""
+    if callable(progress):
+        yield progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Bar(
+        *columns, console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())
+    ) as bar:
+        task = bar.add_task("", total=total)
+
+        def show(step: Progress) -> None:
+            left = "" if math.isnan(step.seconds_left) else f"about {duration(step.seconds_left)} left; "
+            bar.update(task, completed=step.done, description=f"{left}{step.cell or 'first cell'}")
+
+        yield show

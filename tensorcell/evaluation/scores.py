@@ -1,0 +1,105 @@
+"""The scores of a cell: an estimate compared with the truth, on [0, 1] and without a fit of scale or shift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell import metrics
+from tensorcell.errors import InputError
+from tensorcell.evaluation.cases import Degraded
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The outcome of one cell and its scores on [0, 1]; NaN where a score does not apply."""
+
+    volume: str
+    case: str
+    method: str
+    status: str = "done"
+    """"done", or "refused: ..." or "failed: ..." with the reason."""
+    psnr: float = math.nan
+    """Decibels, data range 1."""
+    ssim: float = math.nan
+    """3-D, window of 7."""
+    nrmse: float = math.nan
+    """Relative error in the Frobenius norm."""
+    psnr_missing: float = math.nan
+    """Like the next two scores, over the voxels that were not measured."""
+    ssim_missing: float = math.nan
+    nrmse_missing: float = math.nan
+    profile_ccc: float = math.nan
+    """Mean concordance of z profiles."""
+    profile_pcc: float = math.nan
+    """Mean correlation of z profiles."""
+    hf_error: float = math.nan
+    """Relative error of the power spectrum above half of the Nyquist frequency."""
+    piqe: float = math.nan
+    """Without a reference, lower is better; for the cases of Table 2 alone."""
+    seconds: float = math.nan
+    """Wall time of the restoration, compiled beforehand."""
+    memory: float = math.nan
+    """Peak in MiB above what the process held before the restoration: interpreter, libraries, input."""
+    seed: int = 0
+    noise: str = "estimated"
+    """Whether the methods estimated the noise or were given it."""
+    version: str = ""
+    """Version of the code that the cell depends on."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there are scores."""
+        return self.status == "done"
+
+
+SCORES = (
+    "psnr", "ssim", "nrmse", "psnr_missing", "ssim_missing", "nrmse_missing", "profile_ccc", "profile_pcc", "hf_error",
+    "piqe", "seconds", "memory",
+)  # fmt: skip
+LOWER_IS_BETTER = ("nrmse", "nrmse_missing", "hf_error", "piqe", "seconds", "memory")
+
+
+def score(degraded: Degraded, estimate: Array) -> dict[str, float]:
+    """All scores of an estimate; one that cannot be computed for this volume is left out.
+
+    Raises
+    ------
+    InputError
+        The estimate has another shape than the truth, or NaN or infinite values.
+    """
+    truth, missing = degraded.truth, ~degraded.measured
+    estimate = np.asarray(estimate)
+    if estimate.shape != truth.shape:
+        raise InputError(f"the method returned shape {estimate.shape}, expected {truth.shape}")
+    bad = int(np.count_nonzero(~np.isfinite(estimate)))
+    if bad:
+        raise InputError(f"the method returned {bad} NaN or infinite voxels, expected finite numbers")
+    found = {
+        "psnr": metrics.psnr(truth, estimate, data_range=1),
+        "ssim": metrics.ssim(truth, estimate, data_range=1, window=7),
+        "nrmse": metrics.nrmse(truth, estimate),
+    }
+    more: dict[str, Callable[[], float]] = {
+        "profile_ccc": lambda: metrics.profile_ccc(truth, estimate),
+        "profile_pcc": lambda: metrics.profile_pcc(truth, estimate),
+        "hf_error": lambda: metrics.hf_spectral_error(truth, estimate),
+    }
+    if missing.any():
+        more |= {
+            "psnr_missing": lambda: metrics.psnr(truth, estimate, data_range=1, mask=missing),
+            "ssim_missing": lambda: metrics.ssim(truth, estimate, data_range=1, window=7, mask=missing),
+            "nrmse_missing": lambda: metrics.nrmse(truth, estimate, mask=missing),
+        }
+    for name, compute in more.items():
+        with suppress(InputError):  # such as a reference that is constant or black where it is scored
+            found[name] = compute()
+    return {name: float(value) for name, value in found.items()}

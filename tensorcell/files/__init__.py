@@ -1,0 +1,34 @@
+"""Read and write volumes: TIFF, ImageJ TIFF, OME-TIFF, HDF5, ``.npy`` and ``.npz``.
+
+`tensorcell.files.table` holds one line for each format and says what each keeps; everything else asks that table.
+
+A file that is damaged or cut off is an error, never a partly empty array: TIFF files are checked directory
+by directory and strip by strip against the length of the file before anything is decoded, HDF5 files for
+chunks that were never written. An output appears whole or not at all.
+"""
+
+from tensorcell.files.casting import Cast, cast
+from tensorcell.files.paths import check_writable, same_file, split_path
+from tensorcell.files.reading import read, read_mask
+from tensorcell.files.staging import check_outputs, rehearse, staged
+from tensorcell.files.table import readable_formats, writable_suffixes
+from tensorcell.files.whole_files import write_whole
+from tensorcell.files.writing import Written, write
+
+__all__ = [
+    "Cast",
+    "Written",
+    "cast",
+    "check_outputs",
+    "check_writable",
+    "read",
+    "read_mask",
+    "readable_formats",
+    "rehearse",
+    "same_file",
+    "split_path",
+    "staged",
+    "writable_suffixes",
+    "write",
+    "write_whole",
+]

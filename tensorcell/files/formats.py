@@ -1,0 +1,83 @@
+"""What a file format is: `Format`, of which `tensorcell.files.table` holds one line for each format."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from tensorcell.errors import InputError
+from tensorcell.volume import Volume
+
+FilePath = str | os.PathLike[str]
+
+
+class NotHeld(InputError):
+    """The format has no place for the volume as it is; `write` adds to the message which formats have one."""
+
+
+class Stored(NamedTuple):
+    """What a `Writer` did."""
+
+    form: str
+    """The kind of file for the user, such as ``ImageJ TIFF``: one format may choose among several."""
+    lost: tuple[str, ...]
+    """What the file does not hold: ``"mask"``, ``"axes"``, ``"spacing"``, ``"metadata"`` ..."""
+
+
+class Reader(Protocol):
+    """The function that reads a format.
+
+    It is called with an existing source that is not empty, the path of the dataset inside it (or None), and the axes
+    that the user gave (or None). It opens the source for reading only, raises an error rather than return part of the
+    data, and says in ``metadata["format"]`` what it found. Any exception becomes one line for the user.
+    """
+
+    def __call__(self, path: Path, dataset: str | None, axes: str | None, /) -> Volume: ...
+
+
+class Writer(Protocol):
+    """The function that writes a format.
+
+    It is called with a temporary path, the volume, the path of the dataset inside the file (or None), and whether to
+    compress. Nothing lies at the temporary path, except where a dataset is named and the output exists: then a copy
+    of the output lies there, and the volume is put beside what it holds. The function need not clean up on errors.
+    """
+
+    def __call__(self, part: Path, volume: Volume, dataset: str | None, compress: bool, /) -> Stored: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format: how it is recognised, read and written, and what it can hold."""
+
+    name: str
+    """The name in messages, such as ``HDF5``."""
+    suffixes: tuple[str, ...]
+    """They are in lower case, with the dot. No two formats share one; the longest that fits a name decides."""
+    read: Reader
+    write: Writer | None = None
+    """None for a format that can only be read."""
+    holds: Literal["one", "several", "tree"] = "one"
+    """A file holds one dataset; several, chosen by ``dataset=``; or a tree, with paths that may also follow a colon."""
+    dtypes: tuple[str, ...] = ()
+    """The data types that can be written; empty if all can."""
+    axes: str = ""
+    """The axes that can be written; empty if all can."""
+    complete: bool = False
+    """Whether a file keeps everything that a `Volume` holds: axes, voxel size, mask and metadata."""
+    folder_marks: tuple[str, ...] = ()
+    """If it is a folder: names, one of which every such folder holds; a folder that holds none is never replaced."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a volume is stored as a folder."""
+        return bool(self.folder_marks)
+
+    def check_holds(self, volume: Volume) -> None:
+        """Raise `NotHeld` unless the format can be written with the volume's data type and axes."""
+        if self.dtypes and volume.dtype.name not in self.dtypes:
+            raise NotHeld(f"{self.name} has no dtype {volume.dtype.name}, expected {', '.join(self.dtypes)}")
+        if self.axes and not set(volume.axes) <= set(self.axes):
+            raise NotHeld(f"{self.name} has no axes {volume.axes}, expected {', '.join(self.axes)}")

@@ -1,0 +1,98 @@
+"""Write HDF5 files, a volume alone or beside what a file holds already."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensorcell.errors import InputError
+from tensorcell.files.formats import Stored
+from tensorcell.files.notes import plain_metadata
+from tensorcell.volume import Volume
+
+if TYPE_CHECKING:
+    import h5py
+
+BLOCK = {"Z": 8, "Y": 128, "X": 128}
+"""The largest length of a chunk along each axis; it is 1 along other axes."""
+
+ATTRIBUTE_LIMIT = 60_000
+"""The largest number of characters of the metadata: an HDF5 attribute holds 64 kB."""
+
+
+def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) -> Stored:
+    """Write the volume as the dataset of that name (``data`` without one), and its mask beside it."""
+    import h5py
+
+    name = dataset or "data"
+    if not part.exists():
+        h5py.File(part, "w-").close()
+    elif not h5py.is_hdf5(part):
+        raise InputError("exists and is no HDF5 file, so nothing can be put into it")
+    chunks, count = _chunks(volume)
+    chunk_bytes = math.prod(chunks) * (volume.dtype.itemsize + 1)  # 1 for the mask
+    _reserve(part, count * (chunk_bytes + 200) + 2**16)
+    plain, lost = plain_metadata(volume)
+    metadata = json.dumps(plain)
+    options: dict[str, Any] = {"chunks": chunks}
+    if compress:
+        options |= {"compression": "gzip", "shuffle": True}
+    with h5py.File(part, "r+") as file:
+        _make_room(file, name)
+        stored = file.create_dataset(name, data=volume.data, **options)
+        stored.attrs["axes"] = volume.axes
+        for dimension, letter in zip(stored.dims, volume.axes, strict=True):
+            dimension.label = letter.lower()
+        if volume.spacing is not None:
+            stored.attrs["element_size_um"] = volume.spacing  # (dz, dy, dx), as plantseg and Fiji have it
+        if len(metadata) < ATTRIBUTE_LIMIT:
+            stored.attrs["metadata"] = metadata
+        else:
+            lost = (*lost, "metadata")
+        if volume.mask is not None:
+            file.create_dataset(f"{name}_mask", data=volume.mask, **options).attrs["axes"] = volume.axes
+            stored.attrs["mask"] = f"/{name}_mask"
+    return Stored("HDF5", lost)
+
+
+def _chunks(volume: Volume) -> tuple[tuple[int, ...], int]:
+    """Shape of a chunk, such that all are nearly equal along each axis, and the number of chunks."""
+    sizes = dict(zip(volume.axes, volume.shape, strict=True))
+    counts = [math.ceil(size / BLOCK.get(letter, 1)) for letter, size in sizes.items()]
+    shape = tuple(math.ceil(size / count) for size, count in zip(sizes.values(), counts, strict=True))
+    return shape, math.prod(counts)
+
+
+def _make_room(file: h5py.File, name: str) -> None:
+    """Remove an earlier volume and its mask; an error if the name is taken by something else."""
+    import h5py
+
+    parts = name.split("/")
+    for parent in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
+        if isinstance(file.get(parent), h5py.Dataset):
+            raise InputError(f"{parent!r} is a dataset in the file, expected a group")
+    for old in (name, f"{name}_mask"):
+        if isinstance(file.get(old), h5py.Group):
+            raise InputError(f"{old!r} is a group in the file, expected the name of a dataset")
+        if old in file:
+            del file[old]
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Claim disk space for a file to grow: HDF5 crashes the process when the disk fills up under it."""
+    with path.open("rb+") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size + size)
+            return
+        except AttributeError:  # this system has no such call
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # this disk has no such call
+                raise
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

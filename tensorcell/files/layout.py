@@ -1,0 +1,22 @@
+"""Order of the axes and of the bytes of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def arrange(array: np.ndarray, axes: str, wanted: str) -> np.ndarray:
+    """View with the axes in the order ``wanted``; axes that the array lacks get length 1.
+
+    >>> arrange(np.zeros((2, 3, 4)), "ZYX", "TXYZ").shape
+    (1, 4, 3, 2)
+    """
+    missing = [letter for letter in wanted if letter not in axes]
+    array = array[(None,) * len(missing) + (...,)]
+    now = [*missing, *axes]
+    return array.transpose([now.index(letter) for letter in wanted])
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

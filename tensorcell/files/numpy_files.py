@@ -1,0 +1,95 @@
+"""Read and write NumPy's files: ``.npy`` holds the array alone, ``.npz`` everything."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tensorcell.errors import InputError
+from tensorcell.files.formats import Stored
+from tensorcell.files.notes import json_object, plain_metadata
+from tensorcell.volume import Volume, guess_axes
+
+FORM = "NumPy"
+
+
+def read_npy(path: Path, _dataset: str | None, axes: str | None) -> Volume:
+    """Read the array."""
+    with path.open("rb") as file:
+        data = _read_array(file)
+    return Volume(data, axes or guess_axes(data), metadata={"format": FORM})
+
+
+def read_npz(path: Path, dataset: str | None, axes: str | None) -> Volume:
+    """Read the array of that name, else ``data``, else the only one.
+
+    Beside ``data`` lie the parts that `write_npz` stores: ``axes``, ``spacing``, ``mask`` and ``metadata``.
+    """
+    if not zipfile.is_zipfile(path):
+        raise InputError("is no .npz file, or it is truncated")
+    with zipfile.ZipFile(path) as archive:
+        names = [entry[:-4] for entry in archive.namelist() if entry.endswith(".npy")]
+        chosen = _choose_array(names, dataset)
+        ours = ("mask", "spacing", "metadata") + (() if axes else ("axes",))
+        data = _read_member(archive, chosen)
+        parts = {name: _read_member(archive, name) for name in ours if chosen == "data" and name in names}
+    mask = parts["mask"].astype(bool) if "mask" in parts else None
+    spacing = parts["spacing"].tolist() if "spacing" in parts else None
+    named = axes or (str(parts["axes"]) if "axes" in parts else None)
+    metadata = json_object(str(parts["metadata"])) if "metadata" in parts else {}
+    metadata["format"] = FORM
+    return Volume(data, named or guess_axes(data), spacing, mask, metadata)
+
+
+def write_npy(part: Path, volume: Volume, _dataset: str | None, _compress: bool) -> Stored:
+    """Write the array alone."""
+    with part.open("xb") as stream:
+        np.save(stream, volume.data, allow_pickle=False)
+    lost = [] if volume.axes == "ZYX" else ["axes"]
+    lost += ["spacing"] if volume.spacing is not None else []
+    lost += ["mask"] if volume.mask is not None else []
+    lost += ["metadata"] if any(key not in ("source", "format") for key in volume.metadata) else []
+    return Stored(FORM, tuple(lost))
+
+
+def write_npz(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
+    """Write ``data``, ``axes``, ``metadata`` and, where the volume has them, ``spacing`` and ``mask``."""
+    metadata, lost = plain_metadata(volume)
+    arrays: dict[str, Any] = {"data": volume.data, "axes": np.array(volume.axes)}
+    if volume.spacing is not None:
+        arrays["spacing"] = np.array(volume.spacing)
+    if volume.mask is not None:
+        arrays["mask"] = volume.mask
+    arrays["metadata"] = np.array(json.dumps(metadata))
+    with part.open("xb") as stream:
+        if compress:
+            np.savez_compressed(stream, **arrays)
+        else:
+            np.savez(stream, **arrays)
+    return Stored(FORM, lost)
+
+
+def _choose_array(names: list[str], wanted: str | None) -> str:
+    chosen = wanted or ("data" if "data" in names else None)
+    if chosen is None and len(names) == 1:
+        chosen = names[0]
+    if chosen is None or chosen not in names:
+        problem = f"has no array {wanted!r}" if wanted else "has several arrays, name one with dataset="
+        raise InputError(f"{problem}: {', '.join(names[:8]) or 'none'}")
+    return chosen
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        array = _read_array(file)
+        file.read()  # to the end, where the checksum is compared
+    return array
+
+
+def _read_array(file: IO[bytes]) -> np.ndarray:
+    """An array in NumPy's format; pickled objects are refused."""
+    return np.lib.format.read_array(file, allow_pickle=False)

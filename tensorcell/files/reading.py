@@ -1,0 +1,134 @@
+"""Read a volume or a mask from a file of any format in the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from tensorcell.errors import InputError
+from tensorcell.files.formats import FilePath, Format
+from tensorcell.files.layout import arrange
+from tensorcell.files.messages import naming, reason
+from tensorcell.files.paths import check_source, split_path
+from tensorcell.files.table import format_of, names_with_datasets
+from tensorcell.volume import Volume
+
+
+def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None) -> Volume:
+    """Read a volume from a file.
+
+    Parameters
+    ----------
+    path : path
+        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file may follow a colon, as in
+        ``scan.h5:/group/raw``. The file is never written to.
+    dataset : str, optional
+        Path inside an HDF5 file or name inside an ``.npz``, where the file holds more than one volume.
+    axes : str, optional
+        Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
+        letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).
+
+    Returns
+    -------
+    Volume
+        ``data`` with the file's dtype and intensities, in the file's order of axes. ``spacing`` in
+        micrometres where the file gives all three steps in a unit of length (ImageJ's calibration, OME's
+        PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
+        name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
+        ``description``, ``info``, ``series``, ``pixel_size`` (dy, dx in micrometres where the step along z
+        is unknown).
+
+    Raises
+    ------
+    InputError
+        In one line that starts with the path, if the file is missing, empty, damaged, truncated, no image, a single
+        plane or a colour photo, if it holds more than one candidate, or if its axes have no names.
+
+    Notes
+    -----
+    Of several images in a TIFF file the largest is read (the first, if several are equally large); then
+    ``metadata["series"]`` says which one.
+    A page axis without a name is Z. ImageJ leaves ``spacing=1`` out, so that a calibrated ImageJ file
+    without it has a step of 1 in its unit. This is not assumed for files that other programs write in ImageJ's
+    form.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tensorcell.files import write
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/stack.tif"
+    ...     done = write(path, Volume(np.ones((5, 8, 9), np.uint16), spacing=(0.5, 0.1, 0.1)))
+    ...     read(path)
+    Volume(5 x 8 x 9 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
+    """
+    file, inside = split_path(path)
+    with naming(path):
+        form = format_of(file)
+        volume = _read_as(form, file, _one_dataset(form, inside, dataset), axes)
+    return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
+
+
+def read_mask(
+    path: FilePath, *, dataset: str | None = None, axes: str | None = None, like: Volume | None = None
+) -> np.ndarray:
+    """Read a mask from a file of any format: nonzero = measured.
+
+    Parameters
+    ----------
+    path, dataset, axes
+        As in `read`.
+    like : Volume, optional
+        The volume that the mask is for: the mask is brought into its order of axes and must have its shape;
+        along axes that only the volume has (a mask ZYX for data TCZYX) the mask is repeated.
+
+    Returns
+    -------
+    numpy.ndarray of bool
+        True = measured. A file that carries a mask of its own (HDF5 or ``.npz`` written here) gives that one.
+
+    Raises
+    ------
+    InputError
+        As `read`; if the file holds NaN; if the shape does not fit ``like``.
+    """
+    volume = read(path, dataset=dataset, axes=axes)
+    mask = volume.mask
+    with naming(path):
+        if mask is None:
+            if volume.dtype.kind == "f" and np.isnan(volume.data).any():
+                raise InputError("the mask holds NaN, expected zero (not measured) or nonzero (measured)")
+            mask = volume.data != 0
+        if like is None:
+            return mask
+        if not set(volume.axes) <= set(like.axes):
+            raise InputError(f"mask has axes {volume.axes}, data has axes {like.axes}")
+        sizes = dict(zip(like.axes, like.shape, strict=True))
+        if mask.shape != tuple(sizes[letter] for letter in volume.axes):
+            raise InputError(f"mask has shape {mask.shape} ({volume.axes}), data has shape {like.shape} ({like.axes})")
+        mask = arrange(mask, volume.axes, like.axes)
+        return np.broadcast_to(mask, like.shape).copy()
+
+
+def _read_as(form: Format, file: Path, dataset: str | None, axes: str | None) -> Volume:
+    try:
+        check_source(file, form)
+        return form.read(file, dataset, axes)
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(f"does not fit into memory: {reason(error)}") from error
+    except Exception as error:  # a damaged file can make its parser raise anything
+        raise InputError(f"cannot be read: {reason(error)}") from error
+
+
+def _one_dataset(form: Format, inside: str | None, dataset: str | None) -> str | None:
+    """The path of the dataset inside the file, from the path or the argument."""
+    wanted = None if dataset is None else dataset.strip("/") or None
+    if wanted is not None and form.holds == "one":
+        raise InputError(f"dataset= is for {names_with_datasets()} files, expected none here")
+    if inside is not None and wanted is not None and inside != wanted:
+        raise InputError(f"two datasets are named, {inside!r} in the path and dataset={dataset!r}; expected one")
+    return inside or wanted

@@ -1,0 +1,124 @@
+"""The table of file formats: one line for each.
+
+What each format keeps:
+
+================  ===================================  =====================================
+suffix            holds                                does not hold
+================  ===================================  =====================================
+.tif .tiff        axes, voxel size, metadata           the mask
+.ome.tif(f)       the same, axes among T, C, Z, Y, X   the mask; int64, uint64, float16
+.h5 .hdf5         everything
+.npz              everything
+.npy              the array                            axes, voxel size, metadata, the mask
+================  ===================================  =====================================
+
+A ``.tif`` is an ImageJ hyperstack where ImageJ has the data type (uint8, uint16, int16, float32): Fiji opens
+it with its axes and voxel size. Other types are not converted: int8, int32, uint32, float64 and bool,
+and volumes of 4 GB and more, become OME-TIFF inside, which Fiji opens through Bio-Formats; int64, uint64 and
+float16, which neither has, become a plain TIFF whose description holds the axes as JSON. A format stores the
+axes in the order that it wants; they come back in the order in which they were written.
+
+Every question about a format goes to the functions of this module. The modules of the formats load
+tifffile and h5py when they are first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tensorcell.errors import InputError
+from tensorcell.files.formats import Format, Writer
+from tensorcell.files.hdf5_read import read_hdf5
+from tensorcell.files.hdf5_write import write_hdf5
+from tensorcell.files.numpy_files import read_npy, read_npz, write_npy, write_npz
+from tensorcell.files.tiff_read import read_tiff
+from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
+
+FORMATS: tuple[Format, ...] = (
+    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff),
+    Format("OME-TIFF", (".ome.tif", ".ome.tiff"), read_tiff, write_ome_tiff, dtypes=OME_DTYPES, axes=OME_AXES),
+    Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True),
+    Format(".npy", (".npy",), read_npy, write_npy),
+    Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
+)
+
+
+def format_of(path: Path) -> Format:
+    """The format by the suffix; an `InputError` that lists the known suffixes if there is none."""
+    found = _find(path)
+    if found is None:
+        raise unknown_suffix(path, _suffixes(FORMATS))
+    return found[0]
+
+
+def writable_format_of(path: Path) -> tuple[Format, Writer]:
+    """The format by the suffix, and its writer; an `InputError` that lists the writable suffixes if it is none."""
+    found = _find(path)
+    if found is None:
+        raise unknown_suffix(path, writable_suffixes())
+    one, suffix = found
+    if one.write is None:
+        names = ", ".join(writable_suffixes())
+        raise InputError(f"{one.name} ({suffix}) can be read but not written, expected one of {names}")
+    return one, one.write
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix as it is spelt in the name: the longest one in the table, such as ``.ome.tif``, or any other.
+
+    >>> suffix_of(Path("a.b.OME.tif")), suffix_of(Path("page.html"))
+    ('.OME.tif', '.html')
+    """
+    found = _find(path)
+    return path.suffix if found is None else path.name[-len(found[1]) :]
+
+
+def writable_suffixes() -> tuple[str, ...]:
+    """The suffixes of the formats that can be written."""
+    return _suffixes(one for one in FORMATS if one.write is not None)
+
+
+def tree_suffixes() -> tuple[str, ...]:
+    """The suffixes after which a path inside the file may follow a colon."""
+    return _suffixes(one for one in FORMATS if one.holds == "tree")
+
+
+def names_with_datasets() -> str:
+    """The names of the formats of which one file may hold several datasets, such as ``HDF5 and .npz``."""
+    return _listed([one.name for one in FORMATS if one.holds != "one"], "and")
+
+
+def complete_suffixes() -> str:
+    """A suffix of each writable format that keeps everything, such as ``.h5 or .npz``."""
+    return _listed([one.suffixes[0] for one in FORMATS if one.complete and one.write is not None], "or")
+
+
+def readable_formats() -> str:
+    """The formats that can be read, for a help text, such as ``TIFF, HDF5 (file.h5:/path) or .npy``."""
+    names = [
+        f"{one.name} (file{one.suffixes[0]}:/path)" if one.holds == "tree" else one.name for one in FORMATS
+    ]  # fmt: skip
+    return _listed(names, "or")
+
+
+def unknown_suffix(path: Path, expected: Sequence[str]) -> InputError:
+    """The error for a suffix that is none of those expected; the caller raises it."""
+    got = f"the suffix {path.suffix!r} is unknown" if path.suffix else "the name has no suffix"
+    return InputError(f"{got}, expected one of {', '.join(expected)}")
+
+
+def _find(path: Path) -> tuple[Format, str] | None:
+    """The format with the longest suffix that fits the name, and that suffix."""
+    name = path.name.lower() if path.suffix else ""  # `.tif` alone is a hidden file without a suffix
+    fitting = [(one, suffix) for one in FORMATS for suffix in one.suffixes if name.endswith(suffix)]
+    return max(fitting, key=lambda pair: len(pair[1]), default=None)
+
+
+def _suffixes(formats: Iterable[Format]) -> tuple[str, ...]:
+    return tuple(suffix for one in formats for suffix in one.suffixes)
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """Words in a sentence: ``a, b and c``."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,133 @@
+"""Write TIFF files: an ImageJ hyperstack, OME-TIFF or plain TIFF, the first of these that holds the volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorcell.files.formats import NotHeld, Stored
+from tensorcell.files.layout import arrange
+from tensorcell.files.notes import NOTES_KEY, notes_of
+from tensorcell.files.tiff_read import quiet_tifffile
+from tensorcell.files.units import finite
+from tensorcell.volume import Volume
+
+IMAGEJ_DTYPES = ("uint8", "uint16", "int16", "float32")
+OME_DTYPES = ("bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
+OME_AXES = "TCZYX"
+CLASSIC_LIMIT = 2**32 - 2**25
+"""Bytes of image data beyond which the 32-bit offsets of a classic TIFF do not reach."""
+
+
+def write_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
+    """Write the first of ImageJ TIFF, OME-TIFF and plain TIFF that holds the volume as it is."""
+    name = volume.dtype.name
+    form = "TIFF"
+    if set(volume.axes) <= set(OME_AXES):
+        if name in IMAGEJ_DTYPES and volume.data.nbytes < CLASSIC_LIMIT:
+            form = "ImageJ TIFF"
+        elif name in OME_DTYPES:
+            form = "OME-TIFF"
+    return _write(part, volume, form, compress)
+
+
+def write_ome_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
+    """Write OME-TIFF."""
+    return _write(part, volume, "OME-TIFF", compress)
+
+
+def _write(part: Path, volume: Volume, form: str, compress: bool) -> Stored:
+    import tifffile
+
+    if volume.shape[volume.axes.index("X")] == 1:  # tifffile drops trailing axes of length 1
+        raise NotHeld("TIFF has no place for a volume one voxel wide along X")
+    outer = "".join(letter for letter in volume.axes if letter not in "ZYX")
+    axes = {"ImageJ TIFF": "TZCYX", "OME-TIFF": OME_AXES}.get(form, outer + "ZYX")
+    axes = "".join(letter for letter in axes if letter in volume.axes)
+    notes, lost = notes_of(volume)
+    describe = _ome_description if form == "OME-TIFF" else _imagej_description
+    resolution, unit = _resolution(volume, form)
+    # The stream is ours, since tifffile would swallow an error of the last flush.
+    with quiet_tifffile(), part.open("xb") as stream:
+        writer = tifffile.TiffWriter(
+            stream,
+            bigtiff=volume.data.nbytes >= CLASSIC_LIMIT,
+            imagej=form == "ImageJ TIFF",
+            ome=form == "OME-TIFF",
+        )
+        writer.write(
+            np.ascontiguousarray(arrange(volume.data, volume.axes, axes)),
+            photometric="minisblack",
+            compression="zlib" if compress else None,
+            resolution=resolution,
+            resolutionunit=unit,
+            metadata=describe(volume, axes, notes, form),
+        )
+        writer.close()
+    return Stored(form, (("mask",) if volume.mask is not None else ()) + lost)
+
+
+def _resolution(volume: Volume, form: str) -> tuple[tuple[float, float] | None, str | None]:
+    """Pixels per unit along x and y, and the unit; None and None if the tags cannot say it."""
+    if volume.spacing is None:
+        return None, None
+    x, y = 1 / volume.spacing[2], 1 / volume.spacing[1]  # per micrometre
+    if form == "OME-TIFF":
+        return (1e4 * x, 1e4 * y), "CENTIMETER"
+    if max(x, y) >= 2**32:  # the tags are ratios of 32-bit integers
+        return None, None
+    return (x, y), "NONE"
+
+
+def _imagej_description(volume: Volume, axes: str, notes: str, form: str) -> dict[str, Any]:
+    """The items of ImageJ's description; in a plain TIFF tifffile writes the same ones as JSON."""
+    metadata: dict[str, Any] = {"axes": axes, NOTES_KEY: notes}
+    if volume.spacing is not None:
+        metadata |= {"spacing": volume.spacing[0], "unit": "um"}
+    interval = finite(volume.metadata.get("time_interval"))
+    if interval:
+        metadata["finterval"] = interval
+    if form != "ImageJ TIFF":
+        return metadata
+    sizes = dict(zip(volume.axes, volume.shape, strict=True))
+    channels = sizes.get("C", 1)
+    if 1 < channels <= 7:
+        metadata["mode"] = "composite"
+    names = _channel_names(volume, channels) if channels > 1 else []
+    if names:
+        metadata["Labels"] = names * (sizes["Z"] * sizes.get("T", 1))
+    if isinstance(volume.metadata.get("info"), str):
+        metadata["Info"] = _printable(volume.metadata["info"])
+    return metadata
+
+
+def _ome_description(volume: Volume, axes: str, notes: str, _form: str) -> dict[str, Any]:
+    """The items of tifffile's OME-XML."""
+    metadata: dict[str, Any] = {"axes": axes, "MapAnnotation": {NOTES_KEY: notes}}
+    if volume.spacing is not None:
+        for letter, step in zip("ZYX", volume.spacing, strict=True):
+            metadata |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "\u00b5m"}
+    interval = finite(volume.metadata.get("time_interval"))
+    if interval:
+        metadata |= {"TimeIncrement": interval, "TimeIncrementUnit": "s"}
+    names = _channel_names(volume, dict(zip(volume.axes, volume.shape, strict=True)).get("C", 1))
+    if names:
+        metadata["Channel"] = {"Name": names}
+    if isinstance(volume.metadata.get("description"), str):
+        metadata["Description"] = _printable(volume.metadata["description"])
+    return metadata
+
+
+def _channel_names(volume: Volume, channels: int) -> list[str]:
+    """The names of the channels if there is one for each, else none."""
+    names = volume.metadata.get("channel_names")
+    if not isinstance(names, list | tuple) or len(names) != channels:
+        return []
+    return [_printable(str(name)) for name in names]
+
+
+def _printable(text: str) -> str:
+    """Text without the control characters that XML and ImageJ do not take."""
+    return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")

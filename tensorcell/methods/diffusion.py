@@ -1,0 +1,198 @@
+"""``method="diffusion"``: goes on from ``"auto"`` with a prior fitted to the stack itself.
+
+The prior fills planes between evenly spaced ones, or improves on what was denoised. All that needs torch stands in
+`tensorcell.diffusion_guidance.fill_stack`, which is imported when a stack asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.diffusion_guidance.options import DiffusionOptions
+from tensorcell.errors import InputError
+from tensorcell.fitting import TuckerOptions
+from tensorcell.methods.auto import better_estimate
+from tensorcell.methods.kriging import between_by_kriging
+from tensorcell.methods.patches import Corrected, Stabilised
+from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Stage
+from tensorcell.solvers import IterationRecord, LocalOptions, Status
+
+if TYPE_CHECKING:
+    from tensorcell.diffusion_guidance.fill_stack import DiffusionRequest
+
+LARGEST_SEED = 2**32 - 1
+"""What torch takes."""
+
+NOTHING_TO_ADD = "no plane is missing and there is no noise to be taken away: a prior adds nothing"
+UNEVEN = "the measured planes are not evenly spaced: a lateral prior says nothing between them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedOptions(DiffusionOptions):
+    """The options with the prior read and the cache checked."""
+
+    name: str = field(default="")
+    """What notes call the prior that was given; empty where none was."""
+
+
+def prepare(options: Options, seed: int) -> Options:
+    """Read the prior that was given, and check the cache and the seed."""
+    from tensorcell.diffusion_guidance.fill_stack import checked_cache, given_prior
+
+    if seed > LARGEST_SEED:
+        raise InputError(f"expected a seed below 2**32 for method diffusion, got {seed}")
+    given = options[DiffusionOptions]
+    try:
+        prior, name = given_prior(given.prior, given.allow_pickle)
+        cache = checked_cache(given.cache)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    fields = {**vars(given), "prior": prior, "cache": cache, "name": name}
+    return {**options, DiffusionOptions: PreparedOptions(**fields)}
+
+
+def estimate(problem: Problem) -> Estimate:
+    """As ``"auto"``, with what a prior adds where measured voxels are denoised."""
+    found = better_estimate(problem, lambda denoised: _corrected(problem, denoised))
+    notes = found.notes
+    if not problem.stack.some_set_aside and problem.axial_factor == 1:
+        if problem.keep or problem.model.noise.sigma == 0:
+            notes = (*notes, NOTHING_TO_ADD)
+        notes = (*notes, *_unused(problem, notes, found.samples))
+    return found._replace(notes=notes)
+
+
+def between(gaps: Gaps) -> Filled:
+    """Planes by the prior where the measured ones are evenly spaced, by kriging where they are not."""
+    problem, spacing = gaps.problem, gaps.spacing
+    if spacing > 1 and gaps.estimate.status is not Status.STOPPED:
+        from tensorcell.diffusion_guidance.fill_stack import diffused_planes
+
+        asked = request_of(problem, gaps.estimate.history)
+        found = _refused(lambda: diffused_planes(gaps.estimate.value, spacing, problem.noise_passed_on, asked))
+        notes, samples = found.notes, found.samples
+        filled = Filled(found.volume.astype(problem.stack.values.dtype, copy=False), found.error, notes, samples)
+    else:
+        filled = between_by_kriging(gaps)
+        if spacing == 0:
+            filled = filled._replace(notes=(*filled.notes, UNEVEN))
+    said = (*gaps.estimate.notes, *filled.notes)
+    return filled._replace(notes=(*filled.notes, *_unused(problem, said, filled.samples)))
+
+
+def _corrected(problem: Problem, found: Stabilised) -> Corrected:
+    """What a prior makes of a denoised stack."""
+    from tensorcell.diffusion_guidance.fill_stack import diffused_noise
+
+    asked = request_of(problem, problem.model.fit.history)
+    better = _refused(
+        lambda: diffused_noise(
+            found.values, found.sigma, found.value, found.error, found.restore, found.measured, asked
+        )
+    )
+    return Corrected(better.volume, better.error, better.samples, better.notes)
+
+
+def _refused(work: Callable[[], Any]) -> Any:
+    """The result of the work; what it refuses is the user's to mend."""
+    try:
+        return work()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _unused(problem: Problem, said: tuple[str, ...], samples: Any) -> tuple[str, ...]:
+    """Notes on a prior that was given and not used, and on samples that were asked for and not drawn."""
+    options, notes = problem.option(DiffusionOptions), []
+    name = options.name if isinstance(options, PreparedOptions) else ""
+    if name and not any(note.startswith(name) for note in said):
+        notes.append(f"{name} was not used: it is not of the kind that this stack needs")
+    if options.keep_samples and samples is None:
+        notes.append("no samples were drawn of this stack")
+    return tuple(notes)
+
+
+def request_of(problem: Problem, history: tuple[IterationRecord, ...]) -> DiffusionRequest:
+    """What the torch module is asked; its progress goes to the callback as records of further stages."""
+    from tensorcell.diffusion_guidance.fill_stack import DiffusionRequest
+
+    options, callback = problem.option(DiffusionOptions), problem.fitting.callback
+    before = history[-1].iteration if history else 0
+    begun: dict[str, float] = {}
+
+    def record(stage: str, step: int, value: float) -> IterationRecord:
+        now = time.perf_counter()
+        return IterationRecord(
+            iteration=before + step, stage=stage, change=math.nan, residual=value, outliers=0, threshold=0.0,
+            seconds=now - begun.setdefault(stage, now),
+        )  # fmt: skip
+
+    def report(stage: str, step: int, steps: int, value: float) -> bool:
+        return callback is not None and bool(callback(record(stage, step, value), Stage(step, steps)))
+
+    def say(message: str) -> None:
+        if callback is not None:
+            callback(record("prior", 0, math.nan), Stage(0, 1, message))
+
+    return DiffusionRequest(
+        prior=options.prior, prior_name=options.name if isinstance(options, PreparedOptions) else "",
+        cache=cache_of(options.cache, problem.label), key=key_of(problem), fit_steps=options.fit_steps,
+        samples=options.samples, steps=options.steps, guidance=tuple(options.guidance),
+        keep_samples=options.keep_samples, seed=problem.fitting.seed, report=report, say=say,
+    )  # fmt: skip
+
+
+def cache_of(cache: Any, label: str) -> Path | None:
+    """The folder that keeps the priors of a stack: one of its own for each of several stacks.
+
+    >>> cache_of("priors", "T=0, C=1").name, cache_of("priors", "").name
+    ('T-0--C-1', 'priors')
+    """
+    if cache is None or not label:
+        return None if cache is None else Path(cache)
+    return Path(cache) / "".join(c if c.isalnum() else "-" for c in label)
+
+
+def key_of(problem: Problem) -> str:
+    """Digest of the stack and of all that a fit to it depends on."""
+    stack, options = problem.stack, problem.option(DiffusionOptions)
+    measured = np.where(stack.mask, stack.values, np.nan)
+    return digest(measured, problem.axial_factor, problem.noise, problem.keep, problem.fitting.seed, options.fit_steps)
+
+
+def digest(values: npt.NDArray[Any], *options: Any) -> str:
+    """Digest of values, their shape, and options.
+
+    >>> digest(np.zeros((2, 3)), 1) == digest(np.zeros((3, 2)), 1)
+    False
+    """
+    found = hashlib.sha256(repr((values.shape, *options)).encode())
+    found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()[:12]
+
+
+METHOD = Method(
+    name="diffusion",
+    summary="From auto on with a prior fitted to the stack itself: planes and noise (minutes; needs torch).",
+    options=(TuckerOptions, LocalOptions, DiffusionOptions),
+    estimate=estimate,
+    between=between,
+    needs=("torch", "safetensors"),
+    extra="diffusion",
+    prepare=prepare,
+    stages={
+        "local": "groups of patches",
+        "prior": "fitting a prior",
+        "samples": "sampling",
+        "noise": "learning to denoise",
+    },
+)

@@ -1,0 +1,89 @@
+"""``method="local"``: from the global model on by groups of similar patches, each shrunk as a small Tucker tensor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tensorcell.fitting import TuckerOptions
+from tensorcell.methods.kriging import between_by_kriging
+from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
+from tensorcell.methods.protocol import Estimate, Method, Problem
+from tensorcell.methods.trial import PatchTrial, global_trial, patch_trial
+from tensorcell.methods.tucker import from_global_model, global_estimate, was_stopped
+from tensorcell.solvers import LocalOptions, Status
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
+
+
+def estimate(problem: Problem) -> Estimate:
+    """Groups of patches, with errors in the gaps from voxels left out."""
+    start = global_estimate(problem)
+    if was_stopped(problem):
+        return from_global_model(problem, start, None)
+    trial = global_trial(problem) if needs_sweeps(problem) else None
+    patches = None
+    if trial is not None:
+        patches = patch_trial(trial, problem.option(LocalOptions), problem.fitting.seed)
+    return from_patches(problem, start, patches)
+
+
+def needs_sweeps(problem: Problem) -> bool:
+    """Whether there are gaps that groups of patches are to complete."""
+    return problem.has_gaps and not problem.only_outliers_lack
+
+
+def from_patches(
+    problem: Problem, start: NeighbourEstimate, trial: PatchTrial | None, correct: Correct | None = None
+) -> Estimate:
+    """Groups of patches as the answer, from the global estimate on.
+
+    Gaps are completed first, in the data's unit; then measured voxels that need not be kept are denoised. ``correct``
+    improves on what was denoised.
+    """
+    values, inlier, noise = problem.stack.values, problem.model.inlier, problem.model.noise
+    options, fitting = problem.option(LocalOptions), problem.fitting
+    notes = list(_thin(problem, options))
+    error = np.sqrt(noise.variance(start.value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
+    best, history, status, spread = start.value, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
+    if needs_sweeps(problem):
+        levels = None if trial is None else trial.levels
+        completed = complete_by_patches(
+            values, inlier, start.value, noise.sigma, levels=levels, options=options, seed=fitting.seed,
+            callback=fitting.callback, history=history,
+        )  # fmt: skip
+        best, spread = completed.value.astype(values.dtype), completed.spread
+        history, status = completed.history, completed.status
+    samples = None
+    if not problem.keep and noise.sigma > 0 and status is not Status.STOPPED:
+        whole = np.where(inlier, values, best) if problem.has_gaps else values
+        found = denoise_by_patches(whole, inlier, noise, options, fitting.seed, correct)
+        best, error, samples = found.value, found.error, found.samples
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
+        notes.append(f"denoised by groups of similar patches at a noise of {noise.sigma:.4g}; combined: {shares}")
+        notes.extend(found.notes)
+    if trial is not None:
+        error = np.where(inlier, error, trial.uncertainty(spread)).astype(values.dtype)
+    elif problem.only_outliers_lack and problem.has_gaps:
+        error = np.where(inlier, error, start.left_out_width).astype(values.dtype)
+    if problem.keep:
+        np.copyto(best, values, where=inlier)
+    return Estimate(best, error, status, history, tuple(notes), samples)
+
+
+def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:
+    """A note where the stack is thinner than a patch."""
+    shape = problem.stack.values.shape
+    if min(shape) >= max(options.sides):
+        return ()
+    return (f"patches cut to {min(shape)} voxels along the shortest side of {shape}",)
+
+
+METHOD = Method(
+    name="local",
+    summary="From the global model on by groups of similar patches, each of low rank.",
+    options=(TuckerOptions, LocalOptions),
+    estimate=estimate,
+    between=between_by_kriging,
+    stages={"local": "groups of patches"},
+)

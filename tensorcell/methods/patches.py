@@ -1,0 +1,121 @@
+"""Groups of similar patches in the data's unit: completion of the gaps, and denoising with the noise stabilised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.fitting import Callback
+from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
+from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+Restore = Callable[[Array], LocalResult]
+
+
+class Stabilised(NamedTuple):
+    """A stack whose noise has one standard deviation at all intensities, and what groups of patches make of it."""
+
+    values: Array
+    """``(K, Y, X)``, without gaps."""
+    sigma: float
+    """Standard deviation of the noise."""
+    value: Array
+    """The denoised stack."""
+    error: Array
+    """Standard deviation of its error."""
+    restore: Restore
+    """Denoises other values with the same noise."""
+    measured: Bools
+    """True where a value was measured; estimates stand elsewhere."""
+
+
+class Corrected(NamedTuple):
+    """A better estimate of a stabilised stack."""
+
+    value: Array
+    error: Array
+    samples: Array | None
+    notes: tuple[str, ...]
+
+
+class Correct(Protocol):
+    """Something that improves on what groups of patches make of a stabilised stack."""
+
+    def __call__(self, found: Stabilised) -> Corrected: ...
+
+
+class Denoised(NamedTuple):
+    """A denoised stack, in the data's unit."""
+
+    value: Array
+    error: Array
+    weights: dict[str, float]
+    """Mean weights of the estimates that Stein's estimate combined."""
+    notes: tuple[str, ...] = ()
+    samples: Array | None = None
+
+
+def complete_by_patches(
+    stack: Array,
+    inlier: Bools,
+    start: Array,
+    sigma: float,
+    *,
+    levels: Sequence[float] | None,
+    options: LocalOptions,
+    seed: int,
+    callback: Callback | None = None,
+    history: tuple[IterationRecord, ...] = (),
+) -> LocalResult:
+    """Complete what is no inlier by groups of patches, from a first estimate of it on; outliers are known by now."""
+    return local_tucker(
+        stack,
+        inlier,
+        noise=sigma,
+        initial=start,
+        levels=levels,
+        robust=False,
+        denoise=False,
+        options=options,
+        callback=callback,
+        history=history,
+        seed=seed,
+    )
+
+
+def denoise_by_patches(
+    whole: Array, measured: Bools, noise: NoiseModel, options: LocalOptions, seed: int, correct: Correct | None = None
+) -> Denoised:
+    """Denoise a stack without gaps; noise that grows with the intensity is stabilised first.
+
+    Parameters
+    ----------
+    whole : float array ``(K, Y, X)``
+        Measured values, and estimates in the gaps.
+    measured : bool array of the same shape
+        True where a value was measured.
+    noise : NoiseModel
+        With a positive standard deviation.
+    correct : callable, optional
+        Improves on the result while the noise is stabilised.
+    """
+    values, level = stabilised(whole, noise)
+
+    def restore(y: Array) -> LocalResult:
+        return local_tucker(y, None, noise=level, options=options, seed=seed)
+
+    found = restore(values)
+    value, error = found.value, np.asarray(found.error)
+    samples: Array | None = None
+    notes: tuple[str, ...] = ()
+    if correct is not None:
+        value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
+    error = destabilised_error(value, error, noise)
+    if samples is not None:
+        samples = np.stack([destabilised(one, noise) for one in samples])
+    return Denoised(destabilised(value, noise).astype(whole.dtype), error, found.weights, notes, samples)

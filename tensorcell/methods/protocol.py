@@ -1,0 +1,181 @@
+"""What a method of `recover` is: what it is given, what it returns, and a line about it.
+
+A method is one file of this folder with a `Method` at its end, and a line in `tensorcell.methods.table`. It estimates
+the voxels of the measured planes (``estimate``) and, where whole planes are missing, the planes between them
+(``between``). Everything before and after is the same for all methods and stands in `tensorcell.recovery`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.errors import InputError
+from tensorcell.fitting import Fitting
+from tensorcell.model import StackModel
+from tensorcell.solvers import IterationRecord, NoiseModel, Status
+from tensorcell.stack import MeasuredStack
+
+Array = npt.NDArray[Any]
+Kind = TypeVar("Kind")
+Options = Mapping[type, Any]
+"""Option objects by their class."""
+
+FEW = 0.01
+"""A smaller share of gaps than this is no reason for sweeps that complete them: neighbours and the model do."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem:
+    """One stack as a method is given it.
+
+    Attributes
+    ----------
+    stack : MeasuredStack
+        The planes that hold something: values, mask (True = measured), places.
+    model : StackModel
+        Their noise, rank, global fit and outliers.
+    keep : bool
+        Whether measured voxels that are no outliers keep their value; if not, they are denoised.
+    fitting : Fitting
+        How a global model is fitted; also the device, the seed and the callback.
+    noise : float or None
+        The standard deviation of the noise that the user gave.
+    axial_factor : int
+        The planes given are planes 0, s, 2s, ... of the wanted stack.
+    label : str
+        Channel and frame, such as ``"T=0, C=1"``; empty where there is only one stack.
+    options : mapping
+        Option objects by their class.
+    """
+
+    stack: MeasuredStack
+    model: StackModel
+    keep: bool
+    fitting: Fitting
+    noise: float | None
+    axial_factor: int
+    label: str
+    options: Options
+
+    def option(self, kind: type[Kind]) -> Kind:
+        """The options of one class."""
+        found: Kind = self.options[kind]
+        return found
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some voxel of the measured planes was not measured, or is an outlier."""
+        return not bool(self.model.inlier.all())
+
+    @property
+    def only_outliers_lack(self) -> bool:
+        """Whether a stack that is to be denoised is complete but for a few outliers: no gaps to speak of."""
+        inlier = self.model.inlier
+        return not self.keep and bool(inlier.size - np.count_nonzero(inlier) < FEW * inlier.size)
+
+    @property
+    def noise_passed_on(self) -> NoiseModel:
+        """The noise that measured planes carry to the planes between them: none where they were denoised."""
+        return self.model.noise if self.keep else NoiseModel.white(0.0)
+
+
+class Estimate(NamedTuple):
+    """Every voxel of the measured planes, as a method estimates it."""
+
+    value: Array
+    """``(K, Y, X)``."""
+    error: Array
+    """Standard deviation of its error, of the same shape, in the data's unit."""
+    status: Status
+    history: tuple[IterationRecord, ...]
+    notes: tuple[str, ...] = ()
+    samples: Array | None = None
+    """``(S, K, Y, X)``, where the method draws samples."""
+
+
+class Gaps(NamedTuple):
+    """Measured planes and the places of the wanted stack that they stand at."""
+
+    problem: Problem
+    estimate: Estimate
+    grid: npt.NDArray[np.integer]
+    """Places of the measured planes, ascending."""
+    planes: int
+    """Planes of the wanted stack."""
+
+    @property
+    def spacing(self) -> int:
+        """Planes from one measured one to the next; 0 where that differs, or some lie beyond the measured ones."""
+        steps = np.unique(np.diff(self.grid))
+        whole = len(steps) == 1 and self.grid[0] == 0 and self.grid[-1] == self.planes - 1
+        return int(steps[0]) if whole else 0
+
+
+class Filled(NamedTuple):
+    """A wanted stack with all its planes."""
+
+    volume: Array
+    error: Array
+    """Standard deviation of the error between the measured planes; what it says at measured planes is not used."""
+    notes: tuple[str, ...]
+    samples: Array | None = None
+
+
+class Stage(NamedTuple):
+    """Second argument of the callback while a method does something that counts its steps itself."""
+
+    step: int
+    steps: int
+    message: str = ""
+    """Something to be said once, before the stage begins."""
+
+
+def unchanged(options: Options, seed: int) -> Options:
+    """Options that need no preparation."""
+    return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method of `recover`.
+
+    Attributes
+    ----------
+    name : str
+    summary : str
+        One sentence for the help text.
+    options : tuple of types
+        Frozen dataclasses that check themselves; their fields are the method's options in Python and, with the help
+        text in their metadata, its flags on the command line.
+    estimate, between : callables
+    needs, extra : tuple of str, str
+        Modules that must be installed, and the extra that brings them.
+    prepare : callable
+        ``(options, seed) -> options``, called once before any work: whatever the options name is read and checked.
+    stages : mapping
+        What progress calls the stages that the method reports.
+    """
+
+    name: str
+    summary: str
+    options: tuple[type, ...]
+    estimate: Callable[[Problem], Estimate]
+    between: Callable[[Gaps], Filled]
+    needs: tuple[str, ...] = ()
+    extra: str = ""
+    prepare: Callable[[Options, int], Options] = unchanged
+    stages: Mapping[str, str] = field(default_factory=dict)
+
+    def check_installed(self) -> None:
+        """Raise `InputError` where a module that the method needs is not installed."""
+        for name in self.needs:
+            if importlib.util.find_spec(name) is None:
+                raise InputError(
+                    f'method "{self.name}" needs {name}, found none (pip install "tensorcell[{self.extra}]")'
+                )

@@ -1,0 +1,18 @@
+"""The methods of `recover`, one line each: `recover`, the command line, `evaluate` and progress read this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tensorcell.methods import auto, diffusion, local, tucker
+from tensorcell.methods.protocol import Method
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        auto.METHOD,
+        tucker.METHOD,
+        local.METHOD,
+        diffusion.METHOD,
+    )
+}

@@ -1,0 +1,131 @@
+"""How well measured voxels are predicted that a fit did not see: errors for the gaps, and the choice of a method.
+
+A share of the measured voxels of a central block is left out, the block is fitted anew, and the errors at these voxels
+are looked at, first those of the global model, then, where asked for, those of groups of similar patches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.methods.patches import complete_by_patches
+from tensorcell.methods.protocol import Problem
+from tensorcell.solvers import LocalOptions, NoiseModel
+from tensorcell.solvers.outliers import find_outliers
+from tensorcell.solvers.predictive_rank import has_empty_lines
+from tensorcell.solvers.rank_limits import affordable
+from tensorcell.solvers.residual_kriging import estimate_with_neighbours
+from tensorcell.solvers.slabs import central_block
+from tensorcell.solvers.spread import conformal_width, robust_sigma
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+
+VOXELS = 300_000
+"""Voxels of the block."""
+
+HELD_OUT = 0.05
+"""Share of its measured voxels that is left out."""
+
+FEWEST = 200
+"""Left-out voxels without which no error is known."""
+
+CAP = 5.0
+"""Errors count up to so many typical ones: outliers cannot be predicted."""
+
+GROUPS, GROUP = 8, 250
+"""Most groups of voxels of similar spread, and fewest voxels of one."""
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalTrial:
+    """Errors of the global model with its neighbours at left-out voxels."""
+
+    values: Array
+    """Intensities of the block."""
+    training: Bools
+    left_out: Bools
+    start: Array
+    """The estimate of the block."""
+    noise: NoiseModel
+
+    @property
+    def errors(self) -> Array:
+        """``(n,)``, noise included, in double precision."""
+        return self.errors_of(self.start)
+
+    def errors_of(self, estimate: Array) -> Array:
+        """The errors of another estimate of the block."""
+        return (estimate - self.values)[self.left_out].astype(np.float64)
+
+    def beyond_noise(self, errors: Array) -> float:
+        """Root mean square of errors, each capped at five typical ones of the global model, without the noise."""
+        cap = CAP * max(robust_sigma(self.errors), 1e-30)
+        capped = float(np.mean(np.clip(errors, -cap, cap) ** 2))
+        return math.sqrt(max(capped - self.noise.sigma**2, 0.01 * capped))
+
+    @property
+    def error(self) -> float:
+        """Root mean square error of the global model, of what is beyond the noise."""
+        return self.beyond_noise(self.errors)
+
+    @property
+    def width(self) -> float:
+        """Standard deviation for gaps that the global model fills."""
+        return conformal_width(self.errors, self.noise.sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchTrial:
+    """Errors of groups of patches at the same voxels."""
+
+    error: float
+    """Root mean square error, of what is beyond the noise."""
+    levels: tuple[float, ...]
+    """Noise levels of the sweeps."""
+    errors: Array
+    spreads: Array
+    """Disagreement of overlapping patches at the left-out voxels."""
+    noise: NoiseModel
+
+    def uncertainty(self, spread: Array) -> Array:
+        """Standard deviations in gaps: conformal widths of left-out errors among voxels of similar spread."""
+        groups = max(1, min(GROUPS, len(self.errors) // GROUP))
+        parts = np.array_split(np.argsort(self.spreads), groups)
+        middle = np.array([np.median(self.spreads[part]) for part in parts])
+        width = np.array([conformal_width(self.errors[part], self.noise.sigma) for part in parts])
+        return np.asarray(np.interp(spread, middle, width))
+
+
+def global_trial(problem: Problem) -> GlobalTrial | None:
+    """Leave voxels out and fit the global model to the others; None where too few could be left out."""
+    stack, model, fitting = problem.stack, problem.model, problem.fitting.quick()
+    block = central_block(stack.values.shape, VOXELS)
+    y, w = np.ascontiguousarray(stack.values[block]), model.inlier[block]
+    left_out = w & (np.random.default_rng([fitting.seed, 2]).random(y.shape) < HELD_OUT)
+    training = w & ~left_out
+    if left_out.sum() < FEWEST or has_empty_lines(training):
+        return None
+    rank = affordable(tuple(map(min, model.rank.rank, y.shape)), y.shape, int(training.sum()) / 2)
+    fit = fitting(y, training, rank)
+    inlier = find_outliers(y, training, fit).inliers(training)
+    start = estimate_with_neighbours(
+        y, inlier, fit, noise=0.0, keep=True, neighbours=bool(fitting.options.neighbours)
+    ).value
+    return GlobalTrial(y, training, left_out, start, model.noise)
+
+
+def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
+    """Go on from the global model with groups of patches, at levels that fall from its error to the noise."""
+    before, sigma = trial.error, trial.noise.sigma
+    levels = tuple(np.geomspace(max(before, sigma), max(sigma, before / 8), options.sweeps).tolist())
+    found = complete_by_patches(
+        trial.values, trial.training, trial.start, sigma, levels=levels, options=options, seed=seed
+    )
+    errors = trial.errors_of(found.value)
+    return PatchTrial(trial.beyond_noise(errors), levels, errors, np.asarray(found.spread)[trial.left_out], trial.noise)

@@ -1,0 +1,59 @@
+"""``method="tucker"``: the global model, with what it leaves over interpolated between neighbours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tensorcell.fitting import TuckerOptions
+from tensorcell.methods.kriging import between_by_kriging
+from tensorcell.methods.protocol import Estimate, Method, Problem
+from tensorcell.methods.trial import GlobalTrial, global_trial
+from tensorcell.solvers import Status
+from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with_neighbours
+
+
+def estimate(problem: Problem) -> Estimate:
+    """The global estimate, with errors in the gaps from voxels left out."""
+    trial = global_trial(problem) if problem.has_gaps and not was_stopped(problem) else None
+    return from_global_model(problem, global_estimate(problem), trial)
+
+
+def was_stopped(problem: Problem) -> bool:
+    """Whether the callback ended the global fit: then nothing goes on from there."""
+    return problem.model.fit.status is Status.STOPPED
+
+
+def global_estimate(problem: Problem) -> NeighbourEstimate:
+    """The model plus what neighbours share of its residual."""
+    return estimate_with_neighbours(
+        problem.stack.values,
+        problem.model.inlier,
+        problem.model.fit,
+        noise=problem.model.noise.sigma,
+        keep=problem.keep,
+        neighbours=bool(problem.option(TuckerOptions).neighbours),
+    )
+
+
+def from_global_model(problem: Problem, start: NeighbourEstimate, trial: GlobalTrial | None) -> Estimate:
+    """The global estimate as the answer."""
+    model, stack = problem.model, problem.stack
+    value = start.value
+    error = np.sqrt(model.noise.variance(value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
+    if trial is not None:
+        error = np.where(model.inlier, error, trial.width).astype(stack.values.dtype)
+    notes = []
+    if model.fit.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
+        notes.append(f"the fit {model.fit.status}")
+    return Estimate(value, error, model.fit.status, model.fit.history, tuple(notes))
+
+
+METHOD = Method(
+    name="tucker",
+    summary="One global robust Tucker model; what it leaves over is interpolated between neighbours.",
+    options=(TuckerOptions,),
+    estimate=estimate,
+    between=between_by_kriging,
+)

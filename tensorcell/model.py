@@ -1,0 +1,131 @@
+"""What `recover`, `diagnose`, `plan` and `evaluate` know of a stack before any of them goes on: one answer to each
+of three questions.
+
+1. **Noise**: :func:`tensorcell.solvers.estimate_noise` on the measured voxels that are no outliers. It tells noise from
+   texture by patches, which texture as fine as a pixel deceives; where a low-rank model leaves less than half of that
+   over, the model has shown it to be structure, and what is left over counts.
+2. **Rank** of the global model: the one that predicts left-out voxels best
+   (:mod:`tensorcell.solvers.predictive_rank`).
+3. **Outliers**: :mod:`tensorcell.solvers.outliers`, given a robust fit of that rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.fitting import Fitting
+from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
+from tensorcell.solvers.outliers import Outliers, find_outliers
+from tensorcell.solvers.predictive_rank import choose_rank
+from tensorcell.solvers.slabs import central_block, model_planes
+from tensorcell.solvers.spread import robust_sigma
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+
+TEXTURE = 0.5
+"""A model that leaves over less than this share of the noise has shown the rest to be structure."""
+
+FEWEST = 50
+"""Voxels without which no spread of a residual is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class StackModel:
+    """Noise, rank, global fit and outliers of a stack of measured planes.
+
+    Attributes
+    ----------
+    noise : NoiseModel
+        Given or estimated.
+    rank : RankEstimate
+        ``rank.rank`` is the rank of the fit; its other fields say where it comes from.
+    fit : CompletionResult
+        Robust Tucker model, on the host.
+    outliers : Outliers
+    inlier : bool array ``(K, Y, X)``
+        True = measured and no outlier.
+    """
+
+    noise: NoiseModel
+    rank: RankEstimate
+    fit: CompletionResult
+    outliers: Outliers
+    inlier: Bools
+
+
+def model_of(
+    values: Array, mask: Bools, fitting: Fitting, *, noise: float | None = None, rank: Sequence[int] | None = None
+) -> StackModel:
+    """Noise, rank, fit and outliers of a stack.
+
+    Parameters
+    ----------
+    values : float array ``(K, Y, X)``
+        Intensities; any finite number where the mask is False.
+    mask : bool array of the same shape
+        True = measured.
+    fitting : Fitting
+        How the global model is fitted.
+    noise : float, optional
+        Standard deviation of the noise, where it was given.
+    rank : three ints, optional
+        Where it was given.
+    """
+    if rank is None:
+        neighbours = bool(fitting.options.neighbours)
+        found = choose_rank(values, mask, fitting.quick(), noise=noise, neighbours=neighbours, seed=fitting.seed)
+    else:
+        found = RankEstimate(rank=tuple(rank), spectra=(), thresholds=(), noise=math.nan, reason="given")
+    fit = fitting(values, mask, found.rank)
+    outliers = find_outliers(values, mask, fit)
+    inlier = outliers.inliers(mask)
+    law = (
+        NoiseModel.white(noise)
+        if noise is not None
+        else bounded_by_fit(estimate_noise(values, inlier), values, inlier, fit)
+    )
+    return StackModel(law, found, fit, outliers, inlier)
+
+
+def noise_of_stack(values: Array, mask: Bools, seed: int = 0) -> NoiseModel:
+    """The noise of a stack that is not constant, as `recover` has it; arguments as for :func:`model_of`."""
+    return model_of(values, mask, Fitting(seed=seed)).noise
+
+
+def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult) -> NoiseModel:
+    """The noise, lowered to what the model leaves over where that is less than half of it.
+
+    The residual is taken relative to the standard deviation that the noise has at the model's intensity, on a central
+    block and without values that the detector clipped; degrees of freedom that the model took are counted.
+    """
+    if not noise.sigma > 0:
+        return noise
+    block = central_block(values.shape)
+    y, x = values[block], model_planes(fit, block[0])[:, block[1], block[2]]
+    counted = inlier[block]
+    for clipped in (noise.low, noise.high):
+        if clipped is not None:
+            counted = counted & (y != clipped)
+    if np.count_nonzero(counted) < FEWEST:
+        return noise
+    off = (y - x)[counted] / np.sqrt(np.asarray(noise.variance(x[counted])))
+    free = 1 - degrees_of_freedom(fit.rank, values.shape) / max(1, int(np.count_nonzero(inlier)))
+    share = robust_sigma(off) / math.sqrt(max(0.1, free))
+    if share >= TEXTURE:
+        return noise
+    return replace(
+        noise,
+        gain=noise.gain * share**2,
+        offset=noise.offset * share**2,
+        sigma=noise.sigma * share,
+        floor=noise.floor * share**2,
+        sentence=f"{noise.sentence} A model of rank {' x '.join(map(str, fit.rank))} leaves over only {share:.2g} of "
+        f"that: most of it is structure, and the standard deviation is {noise.sigma * share:.3g}.",
+    )

@@ -1,0 +1,367 @@
+"""Pictures: panels of slices on one grey scale, figures as PNG, and both as parts of a page.
+
+Every panel of a picture shares one grey scale and one pair of slices; voxels that were not measured have a flat
+colour that no intensity has. matplotlib is imported only when something is drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GAP = "#2f6690"  # not measured
+MEASURED, OUTLIER = "#d9dcdf", "#d1495b"
+MOST_STACKS = 4  # channels drawn in one picture
+DPI = 120
+
+# Inches.
+PANEL, SPACE, LEFT, RIGHT, TOP, BOTTOM = 2.8, 0.08, 0.5, 0.15, 0.4, 0.75
+LOWEST, HIGHEST = 0.45, 4.2  # of a panel
+TITLE, TEXT = 14, 11  # points
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One column of a picture: the same two slices of one version of a stack, NaN = not measured."""
+
+    title: str
+    xy: np.ndarray
+    """(Y, X) intensities."""
+    xz: np.ndarray
+    """(Z, X) intensities."""
+    errors: bool = False
+    """Whether the absolute differences to the truth are shown below it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Panels of one stack that belong together.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+        From left to right.
+    plane, row : int
+        Position of the xy slice along z and of the xz slice along y.
+    shape : (int, int, int)
+        Voxels (Z, Y, X).
+    spacing : (float, float, float) or None
+        Voxel size (dz, dy, dx) in micrometres; None: drawn with cubic voxels and without a scale bar.
+    grey : (float, float)
+        Intensities of black and of white.
+    truth : Panel or None
+        Drawn last, without gaps.
+    title : str
+        Above the panels, such as the channel.
+    plane_note : str
+        What to know about the plane, such as ``"not measured"``.
+    """
+
+    panels: Sequence[Panel]
+    plane: int
+    row: int
+    shape: tuple[int, ...]
+    spacing: tuple[float, float, float] | None
+    grey: tuple[float, float]
+    truth: Panel | None = None
+    title: str = ""
+    plane_note: str = ""
+
+
+def take_slices(title: str, stack: np.ndarray, plane: int, row: int, mask: np.ndarray | None = None) -> Panel:
+    """Panel of a stack (Z, Y, X) at a plane and a row; where ``mask`` (True = measured) is False it has gaps."""
+    xy, xz = stack[plane].astype(float), stack[:, row].astype(float)
+    if mask is not None:
+        xy[~mask[plane]] = np.nan
+        xz[~mask[:, row]] = np.nan
+    return Panel(title, xy, xz)
+
+
+def grey_scale(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Black and white for a picture: the 0.5 and 99.8 percentiles where ``mask`` is True.
+
+    Of more than four million voxels a regular sample is taken.
+
+    >>> grey_scale(np.linspace(0, 1000, 1001).reshape(1, 1, -1), np.ones((1, 1, 1001), bool))
+    (5.0, 998.0)
+    """
+    step = tuple(max(1, round((values.size / 4e6) ** (1 / 3))) if n > 64 else 1 for n in values.shape)
+    sample = tuple(slice(None, None, s) for s in step)
+    chosen = values[sample][mask[sample]]
+    if chosen.size == 0:
+        chosen = values[mask]
+    if chosen.size == 0:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(chosen.astype(float), [0.5, 99.8]))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def choose_slices(mask: np.ndarray, values: np.ndarray | None = None) -> tuple[int, int]:
+    """A plane and a row to show: near the middle, and the plane not measured at all if there is such a one.
+
+    Where ``values`` (Z, Y, X) are given and the middle shows little (less than half of the contrast of the best plane
+    or row), the one with the most contrast is taken.
+
+    >>> mask = np.ones((7, 4, 4), bool)
+    >>> mask[1::2] = False
+    >>> choose_slices(mask)
+    (3, 2)
+    """
+    empty = np.flatnonzero(~mask.any(axis=(1, 2)))
+    planes, rows = empty if empty.size else np.arange(len(mask)), np.arange(mask.shape[1])
+    if values is None:
+        return _best_index(planes, len(mask) // 2, None), int(rows[len(rows) // 2])
+    step = max(1, round((values.size / 4e6) ** 0.5))
+    plane = _best_index(planes, len(mask) // 2, [float(values[z, ::step, ::step].std()) for z in planes])
+    row = _best_index(rows, len(rows) // 2, [float(values[::step, y, ::step].std()) for y in rows])
+    return plane, row
+
+
+def _best_index(candidates: np.ndarray, middle: int, contrast: list[float] | None) -> int:
+    nearest = int(np.abs(candidates - middle).argmin())
+    if contrast is not None and contrast[nearest] < 0.5 * max(contrast):
+        nearest = int(np.argmax(contrast))
+    return int(candidates[nearest])
+
+
+def draw(pictures: Sequence[Picture]) -> Figure:
+    """Draw pictures, one below the other.
+
+    Each has a row of xy slices, a row of xz slices with the physical aspect ratio, and where a panel asks for
+    errors two rows of absolute differences to the truth, all of one scale.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(len(p.panels) + (p.truth is not None) for p in pictures)
+    width = LEFT + columns * PANEL + (columns - 1) * SPACE + RIGHT
+    heights = [_picture_height(picture) for picture in pictures]
+    figure = Figure(figsize=(width, sum(heights)), facecolor="white")
+    top = sum(heights)
+    for picture, height in zip(pictures, heights, strict=True):
+        _draw_picture(figure, picture, top)
+        top -= height
+    return figure
+
+
+def row_heights(picture: Picture) -> tuple[float, float]:
+    """Heights in inches of the xy and the xz row."""
+    dz, dy, dx = picture.spacing or (1.0, 1.0, 1.0)
+    nz, ny, nx = picture.shape
+    ratios = ny * dy / (nx * dx), nz * dz / (nx * dx)
+    xy, xz = (min(HIGHEST, max(LOWEST, PANEL * ratio)) for ratio in ratios)
+    return xy, xz
+
+
+def _has_errors(picture: Picture) -> bool:
+    return picture.truth is not None and any(panel.errors for panel in picture.panels)
+
+
+def _picture_height(picture: Picture) -> float:
+    rows = sum(row_heights(picture)) + SPACE
+    title = 0.3 if picture.title else 0.0
+    return title + TOP + rows + (0.45 + rows if _has_errors(picture) else 0.0) + BOTTOM
+
+
+def _draw_picture(figure: Figure, picture: Picture, top: float) -> None:
+    heights = row_heights(picture)
+    width, total = (float(side) for side in figure.get_size_inches())
+    if picture.title:
+        figure.text(LEFT / width, (top - 0.08) / total, picture.title, size=TITLE, weight="bold", va="top")
+        top -= 0.3
+    top -= TOP
+    shown = [*picture.panels, *([picture.truth] if picture.truth is not None else [])]
+    for column, panel in enumerate(shown):
+        axes = _panel_axes(figure, column, top, heights)
+        for ax, image, name in zip(axes, (panel.xy, panel.xz), ("xy", "xz"), strict=True):
+            show(ax, grey_image(image, picture.grey), name, picture)
+            if column == 0:
+                row_label(ax, name)
+        axes[0].set_title(panel.title, size=TITLE, pad=6)
+        if column == 0:
+            _scale_bar(axes[0], picture)
+        if np.isnan(panel.xy).all():
+            axes[0].text(
+                0.5, 0.5, "plane not measured", color="white", size=TEXT, ha="center", va="center",
+                transform=axes[0].transAxes,
+            )  # fmt: skip
+    top -= sum(heights) + SPACE
+    if _has_errors(picture):
+        top -= 0.45
+        _draw_errors(figure, picture, top, heights)
+        top -= sum(heights) + SPACE
+    gaps = any(np.isnan(panel.xy).any() or np.isnan(panel.xz).any() for panel in shown)
+    _caption(figure, picture, top - 0.1, gaps)
+
+
+def _draw_errors(figure: Figure, picture: Picture, top: float, heights: tuple[float, float]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    assert picture.truth is not None
+    truth = picture.truth
+    differences = {
+        column: (np.abs(panel.xy - truth.xy), np.abs(panel.xz - truth.xz))
+        for column, panel in enumerate(picture.panels)
+        if panel.errors
+    }
+    everything = np.concatenate([image.ravel() for pair in differences.values() for image in pair])
+    everything = everything[np.isfinite(everything)]
+    limit = float(np.percentile(everything, 99.5)) if everything.size else 1.0
+    mapping = ScalarMappable(Normalize(0, limit or 1.0), "magma")
+    for column, pair in differences.items():
+        axes = _panel_axes(figure, column, top, heights)
+        for ax, image, name in zip(axes, pair, ("xy", "xz"), strict=True):
+            colours = mapping.to_rgba(np.nan_to_num(image), bytes=True)[..., :3]
+            colours[np.isnan(image)] = rgb(GAP)
+            show(ax, colours, name, picture)
+            if column == min(differences):
+                row_label(ax, name)
+        axes[0].set_title("absolute difference to the truth", size=TEXT, pad=4)
+    width, total = (float(side) for side in figure.get_size_inches())
+    x = LEFT + len(picture.panels) * (PANEL + SPACE) + 0.1
+    bottom, height = top - sum(heights) - SPACE, sum(heights) + SPACE
+    bar = figure.add_axes((x / width, (bottom + 0.1 * height) / total, 0.16 / width, 0.8 * height / total))
+    figure.colorbar(mapping, cax=bar, extend="max")
+    bar.tick_params(labelsize=TEXT - 1)
+
+
+def _panel_axes(figure: Figure, column: int, top: float, heights: tuple[float, float]) -> list[Axes]:
+    width, total = (float(side) for side in figure.get_size_inches())
+    made = []
+    for height in heights:
+        x, y = LEFT + column * (PANEL + SPACE), top - height
+        made.append(figure.add_axes((x / width, y / total, PANEL / width, height / total)))
+        top -= height + SPACE
+    return made
+
+
+def show(ax: Axes, colours: np.ndarray, name: str, picture: Picture) -> None:
+    """An RGB image with the physical aspect ratio; gaps stay flat where it is enlarged."""
+    dz, dy, dx = picture.spacing or (1.0, 1.0, 1.0)
+    aspect = (dy if name == "xy" else dz) / dx
+    enlarged = max(colours.shape[1] / PANEL, colours.shape[0] / HIGHEST) < DPI
+    ax.imshow(colours, aspect=aspect, interpolation="nearest" if enlarged else "antialiased")
+    ax.set_axis_off()
+
+
+def row_label(ax: Axes, name: str) -> None:
+    ax.text(-0.03, 0.5, name, transform=ax.transAxes, ha="right", va="center", size=TITLE)
+
+
+def grey_image(image: np.ndarray, grey: tuple[float, float]) -> np.ndarray:
+    """uint8 RGB of a slice with its gaps in their flat colour."""
+    low, high = grey
+    gap = np.isnan(image)
+    level = np.clip((np.where(gap, low, image) - low) / (high - low), 0, 1)
+    colours = np.repeat((255 * level + 0.5).astype(np.uint8)[..., None], 3, axis=2)
+    colours[gap] = rgb(GAP)
+    return colours
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def scale_bar_length(extent: float) -> float:
+    """A round length (1, 2 or 5 times a power of ten) of at most about a quarter of the extent.
+
+    >>> scale_bar_length(25.6)
+    5.0
+    """
+    target = 0.28 * extent
+    power = 10.0 ** math.floor(math.log10(target))
+    return max(step * power for step in (1, 2, 5) if step * power <= target)
+
+
+def _scale_bar(ax: Axes, picture: Picture) -> None:
+    if picture.spacing is None:
+        return
+    pixels = picture.shape[2]
+    length = scale_bar_length(pixels * picture.spacing[2])
+    share = length / (pixels * picture.spacing[2])
+    from matplotlib.patches import Rectangle
+
+    box: dict[str, Any] = {"transform": ax.transAxes, "zorder": 3}
+    ax.add_patch(Rectangle((0.04, 0.05), share, 0.022, facecolor="white", edgecolor="black", linewidth=0.6, **box))
+    from matplotlib.patheffects import withStroke
+
+    ax.text(
+        0.04 + share / 2, 0.085, _micrometres(length), color="white", size=TEXT, ha="center", va="bottom",
+        path_effects=[withStroke(linewidth=2.2, foreground="black")], **box,
+    )  # fmt: skip
+
+
+def _micrometres(length: float) -> str:
+    if length >= 1000:
+        return f"{length / 1000:g} mm"
+    return f"{length:g} µm" if length >= 0.1 else f"{length * 1000:g} nm"
+
+
+def _caption(figure: Figure, picture: Picture, top: float, gaps: bool) -> None:
+    """Two lines: where the slices lie; what the flat colour means and the grey scale."""
+    width, total = (float(side) for side in figure.get_size_inches())
+    nz, ny, _ = picture.shape
+    plane, row = f"plane z = {picture.plane} of 0–{nz - 1}", f"row y = {picture.row} of 0–{ny - 1}"
+    if picture.plane_note:
+        plane += f" ({picture.plane_note})"
+    low, high = picture.grey
+    scale = f"black {_number(low, high - low)}, white {_number(high, high - low)}"
+    if picture.spacing is None:
+        scale += "; cubic voxels assumed"
+    figure.text(LEFT / width, (top - 0.08) / total, f"xy: {plane}; xz: {row}", size=TEXT, va="center", color="#333333")
+    x, y = LEFT, top - 0.32
+    if gaps:
+        x = swatch(figure, x, y, GAP, "not measured")
+    figure.text(x / width, y / total, scale, size=TEXT, va="center", color="#333333")
+
+
+def swatch(figure: Figure, x: float, y: float, colour: str, text: str) -> float:
+    """A legend entry at (x, y) inches; returns where the next one goes."""
+    from matplotlib.patches import Rectangle
+
+    width, total = (float(side) for side in figure.get_size_inches())
+    box = (x / width, (y - 0.075) / total), 0.2 / width, 0.15 / total
+    figure.add_artist(Rectangle(*box, facecolor=colour, transform=figure.transFigure))
+    figure.text((x + 0.28) / width, y / total, text, size=TEXT, va="center", color="#333333")
+    return x + 0.55 + 0.088 * len(text)
+
+
+def _number(value: float, width: float) -> str:
+    """An intensity with as many digits as a grey scale of that width needs.
+
+    >>> _number(1234.567, 800.0), _number(0.01234, 0.5)
+    ('1235', '0.012')
+    """
+    if width < 1e-3 or max(width, abs(value)) >= 1e6:
+        return f"{value:.4g}"
+    digits = max(0, 2 - math.floor(math.log10(width)))
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def picture_bytes(pictures: Sequence[Picture]) -> bytes:
+    """The pictures as one PNG."""
+    return png_bytes(lambda: draw(pictures))
+
+
+def png_bytes(make: Callable[[], Figure]) -> bytes:
+    """A figure as PNG, drawn in matplotlib's own style whatever the user has set."""
+    import matplotlib.style
+
+    stream = io.BytesIO()
+    with matplotlib.style.context("default", after_reset=True):
+        make().savefig(stream, format="png", dpi=DPI)
+    return stream.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,310 @@
+"""Pictures and reports of a recovery: a PNG of slices, or one HTML page with the facts beside them.
+
+matplotlib and jinja2 are imported only when a report is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensorcell.errors import InputError
+from tensorcell.files import check_writable, write_whole
+from tensorcell.interpolation import interpolated_plane
+from tensorcell.pages.pictures import (
+    GAP,
+    LEFT,
+    MEASURED,
+    MOST_STACKS,
+    OUTLIER,
+    PANEL,
+    RIGHT,
+    TEXT,
+    TOP,
+    Panel,
+    Picture,
+    choose_slices,
+    data_uri,
+    grey_scale,
+    picture_bytes,
+    png_bytes,
+    rgb,
+    row_heights,
+    row_label,
+    show,
+    swatch,
+    take_slices,
+)
+from tensorcell.recovered import Recovery
+from tensorcell.solvers import IterationRecord
+from tensorcell.volume import Stack, Volume, stacks, zyx_view
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORT_SUFFIXES = (".png", ".html")
+
+
+def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> list[Picture]:
+    """One picture a stack (four at most): input on the grid of the output, linear along z where planes lack, result.
+
+    With a truth (array or Volume like the output) it is shown too, and the differences to it.
+    """
+    known = None if truth is None else _like_output(truth, after)
+    outliers = after.outliers if after.outlier_count else None
+    return [_recovery_picture(stack, after, outliers, known) for stack in list(stacks(before))[:MOST_STACKS]]
+
+
+def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None, truth: np.ndarray | None) -> Picture:
+    axes, where = after.volume.axes, stack.where
+    result, mask = zyx_view(after.volume.data, axes, where), zyx_view(after.measured, axes, where)
+    factor = (len(result) - 1) // (len(stack.data) - 1)
+    seen = mask[::factor]
+    plane, row = choose_slices(mask, result)
+    given = Panel("Input", np.full(result.shape[1:], np.nan), np.full(result[:, row].shape, np.nan))
+    if plane % factor == 0:
+        given.xy[...] = np.where(seen[plane // factor], stack.data[plane // factor], np.nan)
+    given.xz[::factor] = np.where(seen[:, row], stack.data[:, row], np.nan)
+    panels = [given]
+    if not mask.any(axis=(1, 2)).all():
+        rows = slice(row, row + 1)
+        xy = interpolated_plane(stack.data, seen, plane / factor)
+        xz = [interpolated_plane(stack.data[:, rows], seen[:, rows], z / factor)[0] for z in range(len(result))]
+        panels.append(Panel("Linear interpolation", xy, np.stack(xz), errors=True))
+    panels.append(replace(take_slices("tensorcell", result, plane, row), errors=True))
+    clean = seen if outliers is None else seen & (zyx_view(outliers, axes, where) == 0)
+    return Picture(
+        panels,
+        plane,
+        row,
+        result.shape,
+        after.volume.spacing,
+        grey_scale(stack.data, clean),
+        None if truth is None else take_slices("Truth", zyx_view(truth, axes, where), plane, row),
+        title=stack.label,
+        plane_note="" if mask[plane].any() else "not measured",
+    )
+
+
+def _like_output(truth: Any, after: Recovery) -> np.ndarray:
+    array = np.asarray(truth.data if isinstance(truth, Volume) else truth)
+    if array.shape != after.volume.shape:
+        raise InputError(f"truth has shape {array.shape}, the recovered volume has shape {after.volume.shape}")
+    return array
+
+
+def draw_map(before: Volume, after: Recovery) -> Figure:
+    """Where the first stack's voxels come from, in the slices of its picture: measured, filled, or an outlier."""
+    from matplotlib.figure import Figure
+
+    stack = next(stacks(before))
+    mask = zyx_view(after.measured, after.volume.axes, stack.where)
+    factor = (len(mask) - 1) // (len(stack.data) - 1)
+    outlier = np.zeros(mask.shape, bool)
+    outlier[::factor] = zyx_view(after.outliers, after.volume.axes, stack.where) != 0
+    plane, row = choose_slices(mask, zyx_view(after.volume.data, after.volume.axes, stack.where))
+    picture = Picture([], plane, row, mask.shape, after.volume.spacing, (0, 1))
+    heights = row_heights(picture)
+    width, total = LEFT + 2 * PANEL + 0.5 + RIGHT, max(heights) + TOP + 0.1
+    figure = Figure(figsize=(width, total), facecolor="white")
+    parts: tuple[tuple[str, Any], ...] = (("xy", np.s_[plane]), ("xz", np.s_[:, row]))
+    for column, (name, part) in enumerate(parts):
+        height = heights[column]
+        x, y = LEFT + column * (PANEL + 0.5), total - TOP - height
+        ax = figure.add_axes((x / width, y / total, PANEL / width, height / total))
+        show(ax, _map_image(mask[part], outlier[part]), name, picture)
+        row_label(ax, name)
+    shares = outlier.mean(), mask.mean()
+    texts = (f"measured {shares[1] - shares[0]:.1%}", f"filled {1 - shares[1]:.1%}", f"outlier {shares[0]:.1%}")
+    x = LEFT
+    for colour, text in zip((MEASURED, GAP, OUTLIER), texts, strict=True):
+        x = swatch(figure, x, total - 0.2, colour, text)
+    return figure
+
+
+def _map_image(mask: np.ndarray, outlier: np.ndarray) -> np.ndarray:
+    colours = np.empty((*mask.shape, 3), np.uint8)
+    colours[mask], colours[~mask], colours[outlier] = rgb(MEASURED), rgb(GAP), rgb(OUTLIER)
+    return colours
+
+
+def draw_history(history: Sequence[IterationRecord]) -> Figure:
+    """Change and residual over the iterations, one curve a stack, on a logarithmic axis."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    runs = split_runs(history)
+    figure = Figure(figsize=(7.2, 3.0), facecolor="white", layout="constrained")
+    ax = figure.add_subplot()
+    curves = {"change": ("#2f6690", "relative change of the model"), "residual": ("#d1495b", "relative residual")}
+    for name, (colour, label) in curves.items():
+        for number, run in enumerate(runs):
+            x, y = [record.iteration for record in run], [getattr(record, name) for record in run]
+            first = number == 0
+            ax.plot(x, y, "o-", ms=3, color=colour, alpha=1.0 if first else 0.4, label=label if first else None)
+    stages = [record.iteration for record in runs[0] if record.stage == runs[0][-1].stage]
+    if stages[0] > 1:
+        ax.axvline(stages[0] - 0.5, color="#999999", linewidth=0.8)
+        ax.text(stages[0] - 0.4, 1.0, runs[0][-1].stage, size=TEXT - 1, va="bottom", color="#666666",
+                transform=ax.get_xaxis_transform())  # fmt: skip
+    ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("iteration", size=TEXT)
+    ax.tick_params(labelsize=TEXT - 1)
+    ax.grid(color="#e3e6e9", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=TEXT - 1)
+    return figure
+
+
+def split_runs(history: Sequence[IterationRecord]) -> list[list[IterationRecord]]:
+    """The records of each stack: a new one begins where iterations do not count on."""
+    runs: list[list[IterationRecord]] = []
+    for record in history:
+        if not runs or record.iteration <= runs[-1][-1].iteration:
+            runs.append([])
+        runs[-1].append(record)
+    return runs
+
+
+def write_report(
+    path: str | os.PathLike[str], before: Volume, after: Recovery, truth: np.ndarray | Volume | None = None
+) -> None:
+    """Write a picture (``.png``) or a self-contained page (``.html``) of a recovery.
+
+    Parameters
+    ----------
+    path : path
+        Output; appears whole or not at all.
+    before, after : Volume, Recovery
+        What was given to :func:`tensorcell.recover` and what came back.
+    truth : array or Volume of the output's shape, optional
+        Shown beside it, with the absolute differences to it.
+
+    Raises
+    ------
+    InputError
+        Unknown suffix, a truth of another shape, or the file cannot be written.
+    """
+    target = Path(path)
+    check_writable(target, REPORT_SUFFIXES)
+    image = picture_bytes(recovery_pictures(before, after, truth))
+    content = image if target.suffix.lower() == ".png" else page(before, after, image).encode()
+    write_whole(target, content)
+
+
+def facts(before: Volume, after: Recovery) -> dict[str, Any]:
+    """What a report and ``--json`` say of a recovery; plain numbers, texts and lists.
+
+    ``rank`` and ``noise`` are one entry, or a dict of one for each channel and frame; ``spacing`` is in micrometres,
+    ``noise`` in the data's unit.
+    """
+    ranks = {k: list(v) for k, v in after.rank.items()} if isinstance(after.rank, dict) else list(after.rank)
+    return {
+        "input_shape": list(before.shape),
+        "shape": list(after.volume.shape),
+        "axes": after.volume.axes,
+        "spacing": None if after.volume.spacing is None else list(after.volume.spacing),
+        "dtype": str(after.volume.dtype),
+        "measured": int(np.count_nonzero(after.measured)),
+        "observed_ratio": float(after.measured.mean()),
+        "rank": ranks,
+        "noise": after.noise,
+        "outliers": after.outlier_count,
+        "status": str(after.status),
+        "iterations": len(after.history),
+        "seconds": round(after.seconds, 3),
+        "notes": list(after.notes),
+    }
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1d2126 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
+img { max-width: 100%; height: auto } table { border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #dfe3e7; text-align: left; vertical-align: top }
+th { font-weight: 600 } li { margin: .2rem 0 } .row { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem }
+.row > div { flex: 1 1 26rem; min-width: 0 } p { max-width: 48rem }
+</style>
+<h1>{{ title }}</h1>
+<p>{{ sentence }}</p>
+{% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
+<img alt="Slices of the input and of the result" src="{{ picture }}">
+<div class="row">
+<div><h2>Facts</h2>
+<table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table></div>
+<div><h2>Where the voxels come from</h2>
+<img alt="Map of measured voxels, filled voxels and outliers" src="{{ map }}">
+{% if curve %}<h2>How the fit went</h2>
+<img alt="Change and residual over the iterations" src="{{ curve }}">{% endif %}</div>
+</div>
+<h2>How to read this</h2>
+<p>All panels of a stack share one grey scale, set by the measured voxels that are no outliers, and show the same two
+slices; blue voxels were not measured. Measured voxels keep their value unless the stack was complete (then it is
+denoised), this was asked for, or they were taken for outliers: those that are far from the model and from their
+neighbours. Filled voxels are estimates. Between pixels they rest on a low-rank model and on measured neighbours; in a
+plane that was never measured they are interpolated along z and hold no detail that its neighbours do not hold.</p>
+<p>The change per iteration should fall; where it ends above the tolerance, the fit was stopped early. The residual is
+what the model leaves of the measured voxels: the noise, and structure that is not of low rank.</p>
+</html>
+"""
+
+
+def page(before: Volume, after: Recovery, image: bytes) -> str:
+    """One self-contained HTML page."""
+    import jinja2
+
+    source = str(before.metadata.get("source", ""))
+    share = float(after.measured.mean())
+    notes = list(after.notes)
+    shown = sum(1 for _ in stacks(before))
+    if shown > MOST_STACKS:
+        notes.append(f"the pictures show {MOST_STACKS} of {shown} stacks")
+    return (
+        jinja2.Environment(autoescape=True)
+        .from_string(PAGE)
+        .render(
+            title=f"tensorcell: {source}" if source else "tensorcell: recovery",
+            sentence=f"The fit {after.status}. {share:.1%} of the voxels of the result were measured.",
+            notes=notes,
+            picture=data_uri(image),
+            map=data_uri(png_bytes(lambda: draw_map(before, after))),
+            curve=data_uri(png_bytes(lambda: draw_history(after.history))) if after.history else "",
+            rows=_rows(before, after),
+        )
+    )
+
+
+def _rows(before: Volume, after: Recovery) -> list[tuple[str, str]]:
+    """The table of facts, as text."""
+
+    def grid(volume: Volume) -> str:
+        return f"{' × '.join(map(str, volume.shape))} ({volume.axes}), {volume.dtype}"
+
+    def each(value: Any, text: Callable[[Any], str]) -> str:
+        if not isinstance(value, dict):
+            return text(value)
+        parts = [f"{label}: {text(one)}" for label, one in value.items()]
+        return "; ".join(parts[:12]) + ("; ..." if len(parts) > 12 else "")
+
+    measured, spacing = int(np.count_nonzero(after.measured)), after.volume.spacing
+    size = "unknown" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm (z, y, x)"
+    return [
+        ("input", grid(before)),
+        ("result", grid(after.volume)),
+        ("voxel size", size),
+        ("measured voxels", f"{measured:,} of {after.measured.size:,} ({measured / after.measured.size:.1%})"),
+        ("outliers", f"{after.outlier_count:,} ({after.outlier_count / max(1, measured):.2%} of the measured voxels)"),
+        ("noise", each(after.noise, lambda noise: f"{noise:.3g}") + " (standard deviation, unit of the data)"),
+        ("Tucker rank", each(after.rank, lambda rank: " × ".join(map(str, rank)) + " (z, y, x)")),
+        ("iterations", str(len(after.history))),
+        ("time", f"{after.seconds:.1f} s"),
+    ]

@@ -1,0 +1,226 @@
+"""`plan`: from a small, densely sampled pilot stack, how sparsely the next ones may be imaged.
+
+The pilot is degraded in each way asked for: of planes 0, s, 2s, ... a random share of the pixels is taken, at a lower
+exposure. :func:`tensorcell.recover` recovers the rest as it will be used later, and the result is compared with the
+measured voxels that were left out. Every s-th plane of a pilot of plane distance dz is a stack of plane distance s dz,
+so nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.arguments import checked_axial_factor, checked_noise, checked_seed, positive, whole_number
+from tensorcell.errors import InputError
+from tensorcell.planning.decision import decide
+from tensorcell.planning.noise import local_intensity, noise_of
+from tensorcell.planning.pilot import (
+    Bools,
+    Floats,
+    Pilot,
+    block_numbers,
+    check_content,
+    check_size,
+    intensity_range,
+    pilot_block,
+    stack_of,
+)
+from tensorcell.planning.prediction import predict
+from tensorcell.planning.result import SamplingPlan, Target
+from tensorcell.planning.trials import Sampling, outliers_of
+from tensorcell.volume import Volume
+
+ASSUMPTIONS = (
+    "Errors are those in planes left out (where every plane is imaged: of pixels left out) against the noise-free "
+    "intensity; the intervals (90 %) come from a bootstrap over blocks of the pilot and hold for other stacks only as "
+    "far as these look like the pilot.",
+    "Time and dose are relative to the pilot: fraction of planes x fraction of pixels x exposure. Planes and pixels "
+    "save both (pixels: on a scanner that skips them, with the light off); exposure saves both if the exposure time is "
+    "cut, only the dose if the light is dimmed.",
+    "A lower exposure is simulated by adding Gaussian noise of variance offset (1/f^2 - 1) + gain x intensity "
+    "(1/f - 1), for read and shot noise. An unknown pedestal of the camera makes this too mild, few photons a voxel "
+    "make it inexact.",
+    "The noise is taken as independent from voxel to voxel. Where neighbours share noise, a recovery predicts some of "
+    "it, and the predicted error is too small.",
+)
+
+
+def plan(
+    pilot: Volume | npt.ArrayLike,
+    *,
+    axial_factors: Sequence[int] = (1, 2, 3, 4, 6, 8),
+    pixel_fractions: Sequence[float] = (1.0,),
+    exposure_factors: Sequence[float] = (1.0,),
+    target_nrmse: float | None = None,
+    target_psnr: float | None = None,
+    axes: str | None = None,
+    noise: Literal["auto"] | float = "auto",
+    seed: int = 0,
+    repeats: int = 1,
+    progress: bool = False,
+) -> SamplingPlan:
+    """Predict the error of sparser imaging from a small, densely sampled pilot stack.
+
+    Parameters
+    ----------
+    pilot : Volume or array (Z, Y, X)
+        One stack, sampled as densely as one could wish; NaN, or False in the volume's mask, where nothing was measured.
+    axial_factors, pixel_fractions, exposure_factors : sequences
+        All combinations are tried: every s-th plane (s >= 1), a share of the pixels and of the exposure (0 < f <= 1).
+    target_nrmse, target_psnr : float, optional
+        The wanted error: at most this NRMSE, at least this PSNR in decibels.
+    axes : str, optional
+        For arrays: as in :class:`Volume`.
+    noise : "auto" or float
+        Standard deviation of the pilot's noise in its unit. "auto": estimated by
+        :func:`tensorcell.solvers.estimate_noise`, with a part that grows with the intensity if the pilot shows one. A
+        number is taken as exact and the same everywhere.
+    seed : int
+        For pixels, noise and bootstrap.
+    repeats : int
+        Degradations tried for each choice, with other pixels, other noise, and another first plane.
+    progress : bool
+        Show a progress bar on stderr, if that is a terminal.
+
+    Returns
+    -------
+    SamplingPlan
+
+    Raises
+    ------
+    InputError
+        If the pilot or an argument cannot be used; a pilot too small for the factors asked says the largest possible.
+
+    Notes
+    -----
+    One recovery for each choice and repeat, and one for the outliers of the pilot, which are not scored. Pilots of more
+    than 500 000 voxels are cropped to their middle, so that six choices take a minute or two on two cores.
+
+    Where the pilot's own noise outweighs the error, the prediction is only an upper bound; the choice's note says so.
+
+    Examples
+    --------
+    >>> from tensorcell.datasets import simulate_cells
+    >>> pilot = simulate_cells((17, 32, 32), cells=6, seed=1).measured
+    >>> plan(pilot, axial_factors=(2, 4), target_psnr=18).best.axial_factor
+    2
+    """
+    start = time.perf_counter()
+    volume = Volume.from_array(pilot, axes=axes)
+    ways = _ways(axial_factors, pixel_fractions, exposure_factors)
+    nrmse = None if target_nrmse is None else positive("target_nrmse", target_nrmse)
+    target = Target(nrmse, _finite("target_psnr", target_psnr))
+    sigma, seed, repeats = checked_noise(noise), checked_seed(seed), whole_number("repeats", repeats)
+    y, mask = stack_of(volume)
+    check_size(y.shape, [way.axial_factor for way in ways])
+    with _bar(len(ways) * repeats + 1, progress) as count:
+        trial_pilot, notes = _prepared(y, mask, max(way.axial_factor for way in ways), sigma, seed)
+        count()
+        choices = tuple(predict(trial_pilot, way, repeats, seed, count) for way in ways)
+    best, sentence = decide(choices, target)
+    return SamplingPlan(
+        choices=choices,
+        best=best,
+        target=target,
+        sentence=sentence,
+        data_range=trial_pilot.data_range,
+        noise=trial_pilot.noise.model,
+        noise_margin=trial_pilot.noise.margin,
+        shape=trial_pilot.y.shape,
+        assumptions=ASSUMPTIONS,
+        notes=notes,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _prepared(y: Floats, mask: Bools, largest: int, sigma: float | None, seed: int) -> tuple[Pilot, tuple[str, ...]]:
+    """The part of the pilot that is used, its outliers and its noise, and notes on them.
+
+    The noise is that of the whole pilot, as :func:`tensorcell.recover` would find it.
+    """
+    notes = []
+    block = pilot_block(y.shape, largest)
+    part, seen = np.ascontiguousarray(y[block]), np.ascontiguousarray(mask[block])
+    if part.size < y.size:
+        used, whole = (" x ".join(map(str, shape)) for shape in (part.shape, y.shape))
+        notes.append(f"The middle of the pilot was used, {used} of {whole} voxels.")
+    check_content(part, seen)
+    outliers = outliers_of(part, seen, seed)
+    scored = seen & ~outliers
+    if outliers.any():
+        notes.append(f"{int(outliers.sum())} of {int(seen.sum())} measured voxels stand out as outliers: not scored.")
+    noise = noise_of(y, mask, sigma)
+    notes.append(noise.note)
+    pilot = Pilot(
+        y=part,
+        mask=seen,
+        scored=scored,
+        intensity=local_intensity(part, scored),
+        noise=noise,
+        data_range=intensity_range(part, scored, seen),
+        blocks=block_numbers(part.shape),
+    )
+    return pilot, tuple(notes)
+
+
+# ---------------------------------------------------------------------------------------------- the arguments
+
+
+def _ways(axial_factors: Any, pixel_fractions: Any, exposure_factors: Any) -> list[Sampling]:
+    """All combinations, sorted by axial factor; of pixels and exposure the larger share first."""
+    factors = _sequence("axial_factors", axial_factors)
+    try:
+        factors = sorted({checked_axial_factor(factor) for factor in factors})
+    except InputError:
+        raise InputError(f"expected whole axial_factors of at least 1, got {axial_factors!r}") from None
+    fractions = _shares("pixel_fractions", pixel_fractions)
+    exposures = _shares("exposure_factors", exposure_factors)
+    return [Sampling(*way) for way in itertools.product(factors, fractions, exposures)]
+
+
+def _shares(name: str, given: Any) -> list[float]:
+    shares = _sequence(name, given)
+    if not all(isinstance(f, Real) and not isinstance(f, bool) and 0 < float(f) <= 1 for f in shares):
+        raise InputError(f"expected {name} above 0 and at most 1, got {given!r}")
+    return sorted({float(f) for f in shares}, reverse=True)
+
+
+def _sequence(name: str, given: Any) -> list[Any]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"expected a sequence of numbers as {name}, got {given!r}")
+    values = list(given)
+    if not values:
+        raise InputError(f"expected at least one number in {name}, got none")
+    return values
+
+
+def _finite(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(float(value)):
+        raise InputError(f"expected a finite number as {name}, got {value!r}")
+    return float(value)
+
+
+@contextmanager
+def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, if that is a terminal; yields a function that counts one more recovery."""
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("recoveries", total=total)
+        yield lambda: shown.advance(task)

@@ -1,0 +1,360 @@
+"""``tensorcell train``: files in, a prior as a folder out. The folder is written whole or not at all.
+
+A fit that Ctrl-C interrupts leaves its state beside the folder and can go on from there. Torch is imported when a
+command runs, not when this module is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.errors import InputError
+from tensorcell.files import read, same_file, split_path
+from tensorcell.methods.protocol import Stage
+from tensorcell.progress import ProgressBar
+from tensorcell.solvers import IterationRecord, estimate_noise
+from tensorcell.solvers.iteration import duration
+from tensorcell.volume import stacks
+
+if TYPE_CHECKING:
+    from tensorcell.diffusion_guidance.priors import LateralPrior
+    from tensorcell.diffusion_guidance.training import FitEstimate
+
+KINDS = {"lateral": "LateralPrior", "volume": "VolumePrior"}
+"""The values of ``--kind``, and the class of prior that each writes."""
+
+MINUTES = 5.0
+"""Time for a fit of which neither the time nor the number of steps is given."""
+
+STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json")
+
+BASE_BYTES = 500 << 20
+"""Memory of torch, the solvers and the reading of a small stack, as measured."""
+
+SLIGHT_NOISE = 0.01
+"""Estimated noise below this share of the contrast counts as none: no level that low is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """The options of ``tensorcell train``; ``noise=None`` asks for an estimate of the noise."""
+
+    sources: tuple[str, ...]
+    out: Path
+    kind: str = "lateral"
+    axial_factor: int = 1
+    minutes: float | None = None
+    steps: int | None = None
+    noise: float | None = None
+    resume: bool = False
+    axes: str | None = None
+    seed: int = 0
+    quiet: bool = False
+
+    @property
+    def state(self) -> Path:
+        """The folder that keeps the state of an interrupted fit."""
+        out = self.out if self.out.name else self.out.absolute()  # "." has no name of its own
+        return out.with_name(out.name + ".state")
+
+    def kept(self) -> dict[str, Any]:
+        """The options that must be the same when an interrupted fit goes on."""
+        content = asdict(self)
+        return {name: content[name] for name in ("kind", "axial_factor", "seed")} | {"sources": list(self.sources)}
+
+
+class Input(NamedTuple):
+    """One stack of a file, and the standard deviation of its noise."""
+
+    name: str
+    data: npt.NDArray[np.float32]
+    noise: float
+
+
+def train(request: TrainRequest) -> dict[str, Any]:
+    """Read the stacks, estimate the cost, fit the prior and write it.
+
+    Parameters
+    ----------
+    request : TrainRequest
+
+    Returns
+    -------
+    dict
+        What there is to say of the fit: numbers, strings and lists, as JSON holds them.
+
+    Raises
+    ------
+    InputError
+        If torch is missing or the input cannot be used, in one line.
+    KeyboardInterrupt
+        On Ctrl-C, after the state was kept beside the output.
+    """
+    check_torch()
+    from tensorcell.diffusion_guidance import training
+    from tensorcell.diffusion_guidance.fill_stack import settled
+    from tensorcell.diffusion_guidance.priors import write_json
+
+    check_request(request)
+    inputs = [each for source in request.sources for each in read_input(source, request)]
+    volumes, noises = [each.data for each in inputs], [each.noise for each in inputs]
+    lateral = request.kind == "lateral"
+    config = None if lateral else training.VOLUME_CONFIG
+    options: dict[str, Any] = {"axial_factor": request.axial_factor, "noise": noises}
+    if lateral:
+        options["stretch"] = common_stretch(inputs, request.axial_factor)
+    seconds = None
+    if request.steps is None:
+        seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
+    try:
+        with settled(), ProgressBar(enabled=False if request.quiet else None) as bar:
+            cost = training.estimate_fit(
+                volumes, steps=request.steps or 1, axial_factor=request.axial_factor, config=config
+            )
+            if not request.quiet:
+                print(announcement(request, inputs, cost, seconds), file=sys.stderr)
+            request.state.mkdir(exist_ok=True)
+            write_json(request.kept(), request.state / "request.json")
+            began = time.perf_counter()
+
+            def progress(step: int, steps: int, loss: float, heldout: float) -> None:
+                passed = time.perf_counter() - began
+                record = IterationRecord(
+                    iteration=step, stage="prior", change=math.nan, residual=loss, outliers=0, threshold=0.0,
+                    seconds=passed,
+                )  # fmt: skip
+                bar.update(record, Stage(step, steps))
+
+            fit = training.fit_lateral_prior if lateral else training.fit_volume_prior
+            prior = fit(
+                volumes, **options, seconds=seconds, steps=request.steps, seed=request.seed, progress=progress,
+                initial=request.state if request.resume else None, keep=request.state,
+            )  # fmt: skip
+        write_prior(prior, request.out)
+    except ValueError as error:
+        if not request.resume:
+            remove_state(request)
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"{request.out}: cannot be written: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        if not (request.state / STATE_FILES[0]).exists():
+            remove_state(request)
+        raise
+    remove_state(request)
+    report = prior.report
+    if "not finite" in report["ended"]:
+        print(f"tensorcell: {request.out}: {report['ended']} and written", file=sys.stderr)
+    return {
+        "inputs": [each.name for each in inputs],
+        "output": str(request.out),
+        "kind": request.kind,
+        "axial_factor": request.axial_factor,
+        "noise": noises,
+        "stretch": prior.stretch,
+        "lowest_level": prior.lowest_level,
+        "weights": sum(value.numel() for value in prior.network.parameters()),
+        "steps": report["steps"],
+        "seconds": report["seconds"],
+        "heldout": report["heldout"],
+        "ended": report["ended"],
+        "expected_memory_mib": round((cost.bytes + BASE_BYTES) / 2**20),
+    }
+
+
+def check_torch() -> None:
+    """Raise an InputError in one line where what priors need is not installed."""
+    try:
+        import tensorcell.diffusion_guidance.training  # noqa: F401
+    except ImportError as error:
+        missing = (error.name or "torch").split(".")[0]
+        if missing == "tensorcell":
+            raise
+        raise InputError(f'expected {missing} for priors (pip install "tensorcell[diffusion]"), found none') from None
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The two lines that the command prints on stdout."""
+    noises = facts["noise"]
+    noise = f"{min(noises):.3g}" if max(noises) - min(noises) < 1e-9 else f"{min(noises):.3g} to {max(noises):.3g}"
+    return (
+        f"{facts['output']}: {facts['kind']} prior for axial factor {facts['axial_factor']}, "
+        f"{facts['weights']} weights; {facts['steps']} steps, {facts['seconds']:.1f} s\n"
+        f"  held-out loss {facts['heldout']:.3f}; noise {noise}; {facts['ended']}"
+    )
+
+
+def how_to_go_on(request: TrainRequest) -> str:
+    """The line that is printed after Ctrl-C."""
+    try:
+        step = json.loads((request.state / STATE_FILES[0]).read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return "interrupted before the fit; nothing was written"
+    return f"interrupted at step {step}; kept in {request.state}, the same command with --resume goes on from there"
+
+
+def check_request(request: TrainRequest) -> None:
+    """Refuse whatever can be refused before a file is read."""
+    if request.kind not in KINDS:
+        raise InputError(f"expected --kind {' or '.join(KINDS)}, got {request.kind!r}")
+    for name, value in (("--axial-factor", request.axial_factor), ("--steps", request.steps)):
+        if value is not None and value < 1:
+            raise InputError(f"expected {name} of at least 1, got {value}")
+    if not 0 <= request.seed < 2**32:
+        raise InputError(f"expected --seed from 0 to 2**32 - 1, got {request.seed}")
+    if request.minutes is not None and request.steps is not None:
+        raise InputError("expected --minutes or --steps, got both")
+    if request.minutes is not None and not 0 < request.minutes < math.inf:
+        raise InputError(f"expected --minutes above 0, got {request.minutes:g}")
+    if request.noise is not None and not 0 <= request.noise < math.inf:
+        raise InputError(f"expected --noise of at least 0, got {request.noise:g}")
+    out = request.out
+    for source in request.sources:
+        if same_file(split_path(source)[0], out):
+            raise InputError(f"{out}: expected another path for --out than for IN, got the same")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: expected a folder or a new name for the prior, got a file")
+    if out.is_dir() and not is_prior(out):
+        raise InputError(f"{out}: expected a prior of an earlier fit or a new name, got a folder of something else")
+    parent = Path(os.path.realpath(out)).parent
+    if not parent.is_dir():
+        raise InputError(f"{out}: the folder {parent} does not exist")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"{out}: expected a folder that can be written to, got {parent}")
+    check_state(request)
+
+
+def check_state(request: TrainRequest) -> None:
+    """An interrupted fit goes on only where that is asked for, and only with the options with which it began."""
+    there = (request.state / STATE_FILES[0]).exists()
+    if request.resume and not there:
+        raise InputError(f"{request.state}: expected an interrupted fit to go on from, found none")
+    if there and not request.resume:
+        raise InputError(
+            f"{request.state}: an interrupted fit lies there; expected --resume to go on from it, or delete it"
+        )
+    if request.state.exists() and not (
+        request.state.is_dir() and {path.name for path in request.state.iterdir()} <= set(STATE_FILES)
+    ):
+        raise InputError(f"{request.state}: expected the state of a fit or nothing there, got something else")
+    if request.resume:
+        try:
+            before = json.loads((request.state / "request.json").read_text())
+        except (OSError, ValueError):
+            before = {}
+        for name, value in request.kept().items():
+            if name in before and before[name] != value:
+                said = "IN" if name == "sources" else "--" + name.replace("_", "-")
+                raise InputError(f"{request.state}: expected {said} {before[name]} as in that fit, got {value}")
+
+
+def is_prior(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a prior of ours and nothing else."""
+    from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS
+
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        kind = json.loads((folder / CONFIG).read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return names <= {CONFIG, WEIGHTS} and kind in KINDS.values()
+
+
+def read_input(source: str, request: TrainRequest) -> list[Input]:
+    """The stacks of a file, one for each time frame, with the noise of each."""
+    from tensorcell.diffusion_guidance.slices import lateral_slices, whole_volume
+
+    volume = read(source, axes=request.axes)
+    channels = volume.shape[volume.axes.index("C")] if "C" in volume.axes else 1
+    if channels > 1:
+        raise InputError(f"{source}: expected one channel, got {channels}; a prior is fitted to one")
+    inputs = []
+    for stack in stacks(volume):
+        name = f"{source} {stack.label}" if len(volume.axes) > 3 else source
+        try:
+            data = np.asarray(stack.data, dtype=np.float32)
+            if stack.mask is not None:
+                data = np.where(stack.mask, data, np.float32(np.nan))
+            check = lateral_slices(data) if request.kind == "lateral" else whole_volume(data, request.axial_factor)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
+        inputs.append(Input(name, data, noise_of(stack.data, check, request.noise, name)))
+    return inputs
+
+
+def noise_of(stored: npt.NDArray[Any], used: npt.NDArray[np.float32], given: float | None, name: str) -> float:
+    """Standard deviation of the noise of a stack, estimated from the stored values, whose steps show rounding."""
+    deviation = float(used.std(dtype=np.float64))
+    sigma = given
+    if sigma is None:
+        sigma = float(estimate_noise(stored).sigma)
+        sigma = 0.0 if sigma < SLIGHT_NOISE * deviation else sigma
+    if sigma >= deviation:
+        raise InputError(f"{name}: expected contrast beyond its noise, got {deviation:.3g} with noise {sigma:.3g}")
+    return sigma
+
+
+def common_stretch(inputs: list[Input], axial_factor: int) -> float:
+    """Geometric mean of the stretches that suit the planes of each stack; 1 for a plain prior."""
+    from tensorcell.diffusion_guidance.slices import matched_stretch
+
+    if axial_factor == 1:
+        return 1.0
+    logs = [math.log(matched_stretch(each.data, axial_factor, noise=each.noise)) for each in inputs]
+    return math.exp(sum(logs) / len(logs))
+
+
+def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, seconds: float | None) -> str:
+    """The line on the time and memory of the fit that is printed before it starts."""
+    from tensorcell.diffusion_guidance.fill_stack import free_memory
+
+    shapes = " x ".join(map(str, inputs[0].data.shape)) if len(inputs) == 1 else f"{len(inputs)} stacks"
+    if seconds is None:
+        takes = f"about {duration(cost.seconds)} for {request.steps} steps"
+    else:
+        takes = f"{duration(seconds)} for about {max(1, round(seconds / cost.seconds))} steps"
+    needed, free = cost.bytes + BASE_BYTES, free_memory()
+    short = "" if free is None or needed < free else f" ({free >> 20} MiB are free)"
+    return f"{request.out}: fitting a {request.kind} prior to {shapes}: {takes}, {needed >> 20} MiB of memory{short}"
+
+
+def write_prior(prior: LateralPrior, out: Path) -> None:
+    """Write the folder under a temporary name and rename it; an earlier prior there is replaced or stays whole."""
+    target = Path(os.path.realpath(out))  # a link stays a link
+    stem = f".tensorcell-{secrets.token_hex(8)}"
+    part, old = target.with_name(stem), target.with_name(stem + ".old")
+    try:
+        prior.save(part)
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(part, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_state(request: TrainRequest) -> None:
+    """Remove the state of a fit that is done."""
+    for name in STATE_FILES:
+        (request.state / name).unlink(missing_ok=True)
+    if request.state.is_dir() and not any(request.state.iterdir()):
+        request.state.rmdir()

@@ -1,0 +1,123 @@
+"""What `recover` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.solvers import IterationRecord, Status
+from tensorcell.volume import Volume, zyx_view
+
+Array = npt.NDArray[Any]
+
+SURROUNDINGS = (1.0, 2.0, 2.0)
+"""Widths of the Gaussian window in which the variance of the result counts as structure, along z, y and x."""
+
+LEAST_CONTRAST = 0.02
+"""A variation below this share of the standard deviation of a stack is no structure."""
+
+
+class StackOutliers(NamedTuple):
+    """Outliers of one stack: place of the stack, flat positions in it, values ``E``."""
+
+    where: tuple[int | slice, ...]
+    positions: Array
+    values: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recovery:
+    """What :func:`recover` returns.
+
+    Attributes
+    ----------
+    volume : Volume
+        The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy, dx)``, float32 (float64 for
+        float64 and 32- or 64-bit integer input), no NaN.
+    measured : bool array of the volume's shape
+        Which voxels were measured. Where ``keep_measured`` held, those that are not outliers hold the measured value.
+    uncertainty : float array of the volume's shape
+        ``u``, in the data's unit: ``volume +- 1.645 u`` is to hold the noise-free intensity with probability .9. At
+        kept voxels it is the noise; at denoised ones it comes from Stein's estimate; in gaps from the errors at
+        measured voxels left out of a second fit; between planes from left-out planes, brought to the real gap.
+    rank : tuple of int, or dict of label to tuple
+        Tucker rank used; a dict where there are several channels or frames.
+    status : Status
+        The worst of all stacks; ``str(status)`` is a sentence.
+    history : tuple of IterationRecord
+        Iterations of all stacks, one after another.
+    samples : float array (K, ...) or None
+        Samples of the posterior about `volume`, if ``keep_samples`` asked for them.
+    noise : float or dict of label to float
+        Standard deviation of the noise that was given or estimated, in the data's unit.
+    notes : tuple of str
+        What one should know of this result, a line each.
+    seconds : float
+        Wall time.
+    """
+
+    volume: Volume
+    measured: npt.NDArray[np.bool_]
+    uncertainty: npt.NDArray[np.floating]
+    rank: Any
+    status: Status
+    history: tuple[IterationRecord, ...]
+    noise: Any
+    notes: tuple[str, ...]
+    seconds: float
+    input_shape: tuple[int, ...]
+    _outliers: tuple[StackOutliers, ...] = field(repr=False)
+    samples: npt.NDArray[np.floating] | None = None
+
+    @property
+    def outliers(self) -> Array:
+        """The sparse part ``E``, shaped like the input, zero where nothing was flagged (made anew at each access)."""
+        dense = np.zeros(self.input_shape, self.volume.data.dtype)
+        for part in self._outliers:
+            stack = zyx_view(dense, self.volume.axes, part.where)
+            stack[np.unravel_index(part.positions, stack.shape)] = part.values
+        return dense
+
+    @property
+    def invented(self) -> Array:
+        """Share of the result that the measurement does not determine, per voxel, in [0, 1] (made at each access).
+
+        ``u^2 / (u^2 + v)``, the part of the variance that is left open: u is the uncertainty, v the variance of the
+        result under a Gaussian window of 1, 2 and 2 voxels along z, y and x. 0 at measured voxels that were not
+        replaced, near 1 where no structure is known. What is below a fiftieth of the stack's contrast is no structure.
+        """
+        share = np.zeros(self.volume.shape, self.volume.data.dtype)
+        flagged = self.outliers != 0
+        for part in self._outliers:
+            open_ = ~zyx_view(self.measured, self.volume.axes, part.where)
+            step = (len(open_) - 1) // max(1, len(zyx_view(flagged, self.volume.axes, part.where)) - 1)
+            open_[::step] |= zyx_view(flagged, self.volume.axes, part.where)
+            values = zyx_view(self.volume.data, self.volume.axes, part.where)
+            u = zyx_view(self.uncertainty, self.volume.axes, part.where)
+            zyx_view(share, self.volume.axes, part.where)[...] = np.where(open_, share_left_open(values, u), 0)
+        return share
+
+    @property
+    def outlier_count(self) -> int:
+        """Number of measured voxels flagged as outliers."""
+        return sum(len(part.positions) for part in self._outliers)
+
+
+def share_left_open(values: Array, u: Array) -> Array:
+    """``u^2 / (u^2 + v)``; see :attr:`Recovery.invented`.
+
+    >>> share_left_open(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))).max()
+    np.float64(0.0)
+    """
+    from scipy.ndimage import gaussian_filter
+
+    centred = values - values.mean(dtype=np.float64)
+    mean = gaussian_filter(centred, SURROUNDINGS)
+    variance = np.maximum(gaussian_filter(np.square(centred), SURROUNDINGS) - np.square(mean), 0)
+    open_ = np.square(u.astype(np.float64))
+    total = open_ + np.maximum(variance, (LEAST_CONTRAST * float(centred.std())) ** 2)
+    share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total > 0)
+    return share

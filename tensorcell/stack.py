@@ -1,0 +1,121 @@
+"""One stack on its way into a computation: checked, as floats, and without the planes that hold nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.errors import InputError
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+
+EMPTY_PLANE = 0.01
+"""A plane with a smaller share of measured voxels than this tells a model nothing and is filled along z."""
+
+
+def float_type(dtype: npt.DTypeLike) -> type[np.floating]:
+    """Float type that holds all values of the dtype: float32 up to 16-bit integers, float64 above."""
+    dtype = np.dtype(dtype)
+    small = (
+        dtype == np.bool_ or (dtype.kind in "iu" and dtype.itemsize <= 2) or (dtype.kind == "f" and dtype.itemsize <= 4)
+    )
+    return np.float32 if small else np.float64
+
+
+@dataclass(frozen=True, eq=False)
+class GivenStack:
+    """A stack as it was given: ``values`` (Z, Y, X), finite where the ``mask`` is True (measured), 0 elsewhere."""
+
+    values: Array
+    mask: Bools
+    lowest: float
+    highest: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every voxel was measured."""
+        return bool(self.mask.all())
+
+    @property
+    def constant(self) -> bool:
+        """Whether all measured voxels have one value."""
+        return self.lowest == self.highest
+
+
+def given_stack(data: Array, mask: Bools | None) -> GivenStack:
+    """Check a stack and take it over as floats; what the mask forbids and NaN are not measured.
+
+    Raises
+    ------
+    InputError
+        If nothing was measured, or a measured voxel is infinite.
+    """
+    values = np.ascontiguousarray(data, dtype=float_type(data.dtype))
+    seen = ~np.isnan(values)
+    if mask is not None:
+        seen &= mask
+    if not seen.any():
+        raise InputError(
+            f"expected at least one measured voxel, got none of {values.size} (NaN or False in the mask everywhere)"
+        )
+    infinite = int(np.count_nonzero(np.isinf(values) & seen))
+    if infinite:
+        raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
+    lowest, highest = np.min(values, where=seen, initial=np.inf), np.max(values, where=seen, initial=-np.inf)
+    if not seen.all():
+        values = np.where(seen, values, 0)  # whatever stands under the mask must not reach any arithmetic
+    return GivenStack(values, seen, float(lowest), float(highest))
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredStack:
+    """The planes of a stack that tell a model something.
+
+    Attributes
+    ----------
+    values : float array ``(K, Y, X)``
+        Finite where measured, 0 elsewhere.
+    mask : bool array ``(K, Y, X)``
+        True = measured.
+    planes : int array ``(K,)``
+        Their places in the stack that was given.
+    given_planes : int
+        Planes of that stack.
+    """
+
+    values: Array
+    mask: Bools
+    planes: npt.NDArray[np.integer]
+    given_planes: int
+
+    @property
+    def some_set_aside(self) -> bool:
+        """Whether planes of the given stack are not among these."""
+        return len(self.planes) < self.given_planes
+
+
+def measured_stack(given: GivenStack) -> MeasuredStack:
+    """Set aside the planes that hold (nearly) no measured voxel: no low-rank argument says anything about them."""
+    share = given.mask.mean(axis=(1, 2))
+    planes = np.flatnonzero(share >= min(EMPTY_PLANE, 0.5 * share.max()))
+    if len(planes) == len(share):
+        return MeasuredStack(given.values, given.mask, planes, len(share))
+    return MeasuredStack(given.values[planes], given.mask[planes], planes, len(share))
+
+
+def check_measured_lines(stack: MeasuredStack) -> None:
+    """Raise `InputError` where fewer than two planes hold anything, or no plane measured some row or column."""
+    if len(stack.planes) < 2:
+        raise InputError(f"expected at least 2 measured planes, got {len(stack.planes)} of {stack.given_planes}")
+    for axis, name in ((1, "y"), (2, "x")):
+        empty = np.flatnonzero(~stack.mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if len(empty):
+            shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+            raise InputError(
+                f"expected every row and column to be measured in some plane, got none at {name} = {shown} "
+                f"({len(empty)} of {stack.mask.shape[axis]}); crop the stack"
+            )
