@@ -22,7 +22,6 @@ and costs about ``6 r_b N`` multiplications and additions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -187,8 +186,3 @@ def direction(
         new = xp.where(w, dual if new is None else new, kept)
     outliers = xp.astype(r != c, x.dtype)
     return d, new, (misfit * misfit, xp.abs(r - c), xp.abs(a), outliers)
-
-
-def plane_count(shape: Sequence[int]) -> int:
-    """Number of planes of a tensor of this shape."""
-    return math.prod(shape[:-2])

@@ -173,6 +173,16 @@ def test_adapt_balances_the_residuals_within_its_limits(xp: Any) -> None:
     assert after(10, 0.0, 1.0, threshold=32.0)[0] == 32.0  # eight times the start
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-6])
+def test_threshold_of_data_that_are_mostly_zero_is_that_of_the_others(unit: float) -> None:
+    data = np.zeros((9, 10, 11))
+    data[4, 5, 6], data[1, 2, 3] = 7.0 * unit, 3.0 * unit
+    state = admm.init(Problem(data, np.ones(data.shape, bool)), (1, 1, 1), AdmmOptions(), False)
+    residual = data - full(state.core, list(state.factors))
+    assert np.median(abs(residual)) == 0.0  # so that a robust standard deviation tells nothing
+    assert state.threshold == pytest.approx(2.5 * np.sqrt(np.mean(residual**2)))
+
+
 def test_variants_do_differ(planted: Any) -> None:
     # Otherwise the comparison above would prove nothing about the parts: each option moves the iterates.
     problem = planted((9, 11, 10), (2, 3, 2), seen=0.7, outliers=0.1, size=(1.0, 4.0), nonnegative=True, noise=0.05)

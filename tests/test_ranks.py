@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tensorcell.datasets import planted_tucker
 from tensorcell.solvers import block_ranks, complete_tucker, estimate_rank, hosvd, ranks
 from tensorcell.solvers.problem import Problem
 from tensorcell.solvers.rank_limits import affordable, degrees_of_freedom
+from tensorcell.solvers.rank_spectra import has_outliers
+from tensorcell.solvers.subspaces import subgrid
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,36 @@ def test_what_stands_clear_of_the_noise_is_among_the_ranks_tried() -> None:
     assert ranks.arbitrate(problem, found, fit, seed=0).rank == (3, 3, 3)
 
 
+@pytest.mark.parametrize(("worse", "chosen"), [(0.9, (3, 3, 3)), (1.1, (4, 4, 4))])
+def test_the_smallest_rank_within_one_standard_error_of_the_best_is_taken(
+    monkeypatch: pytest.MonkeyPatch, worse: float, chosen: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((20, 21, 22))
+    best, drawn = rng.uniform(1.0, 2.0, data.shape), rng.standard_normal(data.shape)
+    left_out = np.zeros(data.shape, bool)
+
+    def fit(data: Any, mask: Any, rank: Any, **options: Any) -> Any:
+        left_out[...] = ~mask
+        return SimpleNamespace(tucker=hosvd(data, rank))
+
+    def residuals(data: Any, core: Any, factors: Any) -> Any:
+        # Squared errors of rank 3 are above those of rank 4 by so many standard errors; others are far above.
+        change = (drawn - drawn[left_out].mean()) / drawn[left_out].std() + worse / math.sqrt(left_out.sum())
+        yield slice(0, len(data)), np.sqrt(best + {4: 0.0, 3: 0.1 * change, 2: 1.0, 1: 2.0}[core.shape[0]])
+
+    monkeypatch.setattr(ranks, "complete_tucker", fit)
+    monkeypatch.setattr(ranks, "residuals", residuals)
+    problem = Problem(data, np.ones(data.shape, bool))
+    found = ranks.RankEstimate(rank=(4, 4, 4), spectra=(), thresholds=(), noise=1.0, reason="found")
+    largest = ranks.Fit(hosvd(data, (4, 4, 4)), 1.0, [np.ones(4)] * 3, (0.5,) * 3)
+    estimate = ranks.arbitrate(problem, found, largest, seed=0)
+    assert estimate.rank == chosen
+    assert estimate.reason == (
+        "found" if chosen == (4, 4, 4) else "predicts left-out entries as well as rank (4, 4, 4), the best of 4"
+    )
+
+
 def test_bright_structures_on_zeros_are_not_taken_for_outliers() -> None:
     """Most voxels are exactly 0, so every robust scale is 0 too."""
     z, y, x = np.mgrid[:16, :40, :44]
@@ -236,6 +269,27 @@ def test_estimate_rank_never_asks_for_more_than_the_entries_can_pay() -> None:
     for method in ("threshold", "residual", "auto"):
         found = estimate_rank(planted.data, planted.mask, method=method)
         assert degrees_of_freedom(found.rank, planted.data.shape) <= planted.mask.sum() / 2
+
+
+def test_estimate_rank_of_zeros_is_one_and_says_so() -> None:
+    found = estimate_rank(np.zeros((5, 6, 7)))
+    assert (found.rank, found.noise, found.reason) == ((1, 1, 1), 0.0, "all zero")
+
+
+def test_too_few_left_out_entries_decide_nothing() -> None:
+    planted = planted_tucker((7, 7, 7), (2, 2, 2), seed=0)  # a tenth of 343 entries is less than fifty
+    assert estimate_rank(planted.truth) == estimate_rank(planted.truth, method="residual")
+
+
+def test_data_of_which_a_subgrid_shows_nothing_are_not_clipped() -> None:
+    mask = np.zeros((70, 71, 72), bool)  # more than 2^18 entries
+    missed = [
+        sorted(set(range(size)) - set(kept.tolist()))
+        for size, kept in zip(mask.shape, subgrid(mask.shape, 1 << 18, 0), strict=True)
+    ]
+    mask[tuple(some[0] if some else 0 for some in missed)] = True
+    assert any(missed)
+    assert not has_outliers(np.ones(mask.shape), mask)
 
 
 def test_estimate_rank_limits() -> None:

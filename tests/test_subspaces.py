@@ -306,6 +306,16 @@ def test_residual_grid_finds_the_only_observed_entry() -> None:
     assert grid.scale(zero.core, zero.factors, False) == 4.0
 
 
+def test_residual_grid_that_misses_all_observed_entries_takes_them_all() -> None:
+    mask = np.zeros((4, 5, 6), bool)
+    mask[0, 0, 0] = mask[3, 4, 5] = True
+    grids = [subspaces.ResidualGrid(np.full(mask.shape, 2.0), np.roll(mask, shift), budget=1) for shift in range(40)]
+    assert all(len(grid.values) > 0 for grid in grids)
+    assert {grid.seen.shape for grid in grids} >= {mask.shape}  # some were missed by a grid of 60 entries
+    zero = np.zeros((1, 1, 1)), [np.zeros((size, 1)) for size in mask.shape]
+    assert [grid.scale(*zero, False) for grid in grids] == [2.0] * 40
+
+
 def test_residual_grid_of_few_observed_entries_sees_enough_of_them() -> None:
     mask = np.random.default_rng(13).random((100, 100, 40)) < 0.05  # 20000 seen: fewer than the budget, all are taken
     data = np.random.default_rng(14).standard_normal(mask.shape)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tensorcell
-from tensorcell.solvers import passes, sweeps
+from tensorcell.solvers import hosvd, passes, sweeps
 from tensorcell.solvers.rules import Rule
 
 # k = 2, 3, 4, 5 with all sizes different, a mode of size one, and ranks that differ from mode to mode.
@@ -387,6 +387,17 @@ def test_keep_inliers_and_sparse_part_follow_their_definition(
             np.testing.assert_allclose(found.reshape(shape), np.where(abs(r) > THRESHOLD, shrunk, 0), atol=ROUNDING)
             assert np.all(np.diff(positions) > 0)
             assert values.dtype == c.data.dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_is_above_what_arithmetic_leaves_and_below_all_else(planted: Any, dtype: Any) -> None:
+    truth = planted((20, 21, 22), (3, 2, 3)).truth  # root mean square 1
+    data = truth.astype(dtype)
+    level = passes.rounding(data, float(np.linalg.norm(data)))
+    largest = max(float(np.max(abs(residual))) for _, residual in passes.residuals(data, *hosvd(truth, (3, 2, 3))))
+    assert 0 < largest < level
+    assert level < 1e4 * np.finfo(dtype).eps  # far below anything that a microscope can tell
+    assert passes.rounding(8 * data, 8 * float(np.linalg.norm(data))) == pytest.approx(8 * level)
 
 
 def test_sparse_part_of_an_infinite_threshold_is_empty(xp: Any) -> None:
