@@ -4,7 +4,8 @@ Real volumes are of no low rank: their spectra fall without an end, and an estim
 directions as the samples carry. What a fit is for, however, has a best rank: a larger one follows the noise, a smaller
 one misses structure. So a few ranks are tried on a central block of which one voxel in twenty is left out, and the one
 with the smallest error there is taken. Where the spectrum ends, the rank that was read from it is among them and wins a
-draw, so that the rank of a tensor that has one is found.
+draw, so that the rank of a tensor that has one is found. A stack without gaps shows its spectra unblurred, and needs no
+trials.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import numpy.typing as npt
 
 from .outliers import find_outliers
 from .rank_limits import Rank, affordable
-from .ranks import RankEstimate, estimate_rank
+from .ranks import RankEstimate, estimate_rank, from_spectra
 from .residual_kriging import estimate_with_neighbours
 from .results import CompletionResult
 from .slabs import central_block
 from .spread import MEDIAN_DEVIATION, NORMAL_QUANTILE
+from .subspaces import masked_spectra
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -98,6 +100,8 @@ def choose_rank(
     Cost: a handful of short fits of at most 300 000 voxels.
     """
     ratio = np.count_nonzero(mask) / mask.size
+    if ratio == 1:
+        return rank_of_complete(stack, noise)
     found = read_ranks(stack, mask, ratio, noise, seed)
     block = central_block(stack.shape, min(TRIAL_VOXELS, round(SAMPLES / ratio)))
     y, w = np.ascontiguousarray(stack[block]), mask[block]
@@ -117,6 +121,34 @@ def choose_rank(
         return found.residual
     reason = f"the one of {len(errors)} ranks that predicts left-out voxels of a block best"
     return replace(found.residual, rank=best, reason=reason)
+
+
+def rank_of_complete(stack: Floats, noise: float | None = None) -> RankEstimate:
+    """The rank of a stack without gaps: eigenvalues of its unfoldings above the edge of noise.
+
+    Nothing blurs these spectra, so that no trial is needed. Noise is the same in all directions, structure is not: the
+    median eigenvalue of an unfolding with ``m`` columns is ``m`` times the variance of the noise if less than half of
+    its directions hold structure, and more otherwise. So the smallest of these variances counts where none is given.
+
+    References
+    ----------
+    M. Gavish, D. Donoho, The optimal hard threshold for singular values is 4/sqrt(3), doi:10.1109/TIT.2014.2323359
+    (noise from the median singular value).
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> tensor = np.einsum("ir,jr,kr->ijk", *(rng.standard_normal((n, 3)) for n in (20, 30, 40)))
+    >>> rank_of_complete(tensor + 0.1 * rng.standard_normal(tensor.shape)).rank
+    (3, 3, 3)
+    """
+    spectra, shape = masked_spectra(stack, np.ones(stack.shape, bool), spreads=None), stack.shape
+    if noise is None:
+        medians = [float(np.median(values)) for values in spectra.values]
+        variances = [middle * size / stack.size for middle, size in zip(medians, shape, strict=True)]
+        noise = math.sqrt(max(0.0, min(variances)))
+    half = tuple((size + 1) // 2 for size in shape)
+    return from_spectra(spectra, shape, half, noise, "threshold")
 
 
 def read_ranks(stack: Floats, mask: Bools, ratio: float, noise: float | None, seed: int) -> Candidates:
