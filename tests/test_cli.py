@@ -20,6 +20,7 @@ import pytest
 
 import tensorcell as tc
 from tensorcell import cli
+from tensorcell.cli import memory, recover_command
 from tensorcell.progress import ProgressBar
 from tensorcell.solvers import IterationRecord
 
@@ -124,7 +125,7 @@ def test_a_failing_output_leaves_everything_as_it_was(
     for name in there_before:
         (stack / name).write_bytes(f"an older {name}".encode())
     before = contents(stack)
-    real_write, real_replace = cli.write, os.replace
+    real_write, real_replace = recover_command.write, os.replace
     calls: list[object] = []
 
     def write(path: str, *rest: Any, **options: Any) -> Any:
@@ -139,7 +140,7 @@ def test_a_failing_output_leaves_everything_as_it_was(
             calls.append("failed")
             raise KeyboardInterrupt if interrupted else OSError(28, "no space left")
 
-    monkeypatch.setattr(cli, "write", write)
+    monkeypatch.setattr(recover_command, "write", write)
     monkeypatch.setattr(os, "replace", renamed)
     arguments = ("recover", "in.tif", "out.tif", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
     assert call(monkeypatch, stack, *arguments) == (130 if interrupted else 2)
@@ -170,7 +171,7 @@ def test_outputs_replace_older_ones_and_keep_what_else_an_hdf5_file_holds(
 def test_what_the_output_format_refuses_is_said_before_the_work(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(cli, "recover_volume", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(recover_command, "recover_volume", lambda *_, **__: pytest.fail("the work began"))
     assert call(monkeypatch, stack, "recover", "in.tif", *more) == 2
     assert capsys.readouterr().err.startswith(f"tensorcell: {more[0]}: ")
 
@@ -201,7 +202,7 @@ def test_quiet_says_nothing(stack: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_stack_too_large_for_the_machine_is_announced(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_machine_memory", lambda: 100.0)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 100.0)
     assert call(monkeypatch, stack, "recover", "in.tif", "out.tif", "--rank", "3") == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "MiB of memory will be needed; this machine has 100 MiB" in line
@@ -237,9 +238,10 @@ def test_constant_stack_comes_back_with_a_notice(
 INTERRUPTED_FIT = """
 import os, signal, sys
 from tensorcell import cli
-real = cli.recover_volume
+from tensorcell.cli import recover_command
+real = recover_command.recover_volume
 interrupt = lambda record, state: os.kill(os.getpid(), signal.SIGINT)
-cli.recover_volume = lambda *a, **k: real(*a, **{**k, "callback": interrupt})
+recover_command.recover_volume = lambda *a, **k: real(*a, **{**k, "callback": interrupt})
 sys.argv = ["tensorcell", "recover", "in.npy", "out.tif", "--outliers", "e.tif", "--rank", "3"]
 cli.main()
 """
@@ -320,7 +322,7 @@ def test_a_defect_of_ours_ends_with_status_1_and_leaves_nothing_behind(tmp_path:
     before = contents(tmp_path)
     program = (
         "import sys; from tensorcell import cli; sys.argv = ['tensorcell', 'recover', 'in.npy', 'out.npy']\n"
-        "cli.recover_volume = lambda *a, **k: 1 / 0\ncli.main()"
+        "from tensorcell.cli import recover_command; recover_command.recover_volume = lambda *a, **k: 1 / 0\ncli.main()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(

@@ -311,7 +311,7 @@ def test_residual_grid_that_misses_all_observed_entries_takes_them_all() -> None
     mask[0, 0, 0] = mask[3, 4, 5] = True
     grids = [subspaces.ResidualGrid(np.full(mask.shape, 2.0), np.roll(mask, shift), budget=1) for shift in range(40)]
     assert all(len(grid.values) > 0 for grid in grids)
-    assert {grid.seen.shape for grid in grids} >= {mask.shape}  # some were missed by a grid of 60 entries
+    assert {grid.observed.shape for grid in grids} >= {mask.shape}  # some were missed by a grid of 60 entries
     zero = np.zeros((1, 1, 1)), [np.zeros((size, 1)) for size in mask.shape]
     assert [grid.scale(*zero, False) for grid in grids] == [2.0] * 40
 
