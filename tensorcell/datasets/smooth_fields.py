@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class SmoothField(NamedTuple):
 
     def __call__(self, slab: slice) -> npt.NDArray[np.float32]:
         """Values on the planes of a slab, (planes, y, x)."""
-        values: Any = self.coefficients
+        values = self.coefficients
         for axis, (first, weights) in enumerate(self.axes):
             part = slab if axis == 0 else slice(None)
             terms = weights[:, part].reshape(4, *(-1 if a == axis else 1 for a in range(3)))
