@@ -223,7 +223,8 @@ def test_truth_adds_differences_on_one_scale(planes: tuple[tc.Volume, tc.Recover
     assert len(without.axes) == 6
     assert len(with_truth.axes) == 8 + 4 + 1  # truth; differences of two methods; colour bar
     titles = [ax.get_title() for ax in with_truth.axes if ax.get_title()]
-    assert titles == ["Input", "Linear interpolation", "tensorcell", "Truth", *2 * ["absolute difference to the truth"]]
+    difference = "absolute difference from the truth"
+    assert titles == ["Input", "Linear interpolation", "tensorcell", "Truth", difference, difference]
 
 
 # ------------------------------------------------------------------------------------------------------- files

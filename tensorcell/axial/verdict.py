@@ -50,7 +50,8 @@ def axial_verdict(step: float, band: AxialBand) -> tuple[str, str]:
             return "aliased", f"aliased: {planes} are too far apart; {band.obtained}"
         return "unknown", f"unknown whether {planes} are close enough; {band.obtained}"
     excess = step / band.nyquist_step
-    needed = f"the {band.source} asks for planes at most {length_text(band.nyquist_step, band.unit)} apart"
+    asks = "optics ask" if band.source == "optics" else f"{band.source} asks"
+    needed = f"the {asks} for planes at most {length_text(band.nyquist_step, band.unit)} apart"
     if shown_above and excess <= 1 + TOLERANCE and band.source == "optics":
         return "unknown", f"unknown whether {planes} are close enough: {needed}, but {band.obtained}"
     if shown_above:
