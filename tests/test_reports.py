@@ -269,11 +269,11 @@ def test_facts_are_json_and_count_voxels(channels: tuple[tc.Volume, tc.Recovery]
     assert known["spacing"] is None
 
 
-@pytest.mark.parametrize("name", ["report.pdf", "report"])
+@pytest.mark.parametrize(("name", "problem"), [("report.pdf", "is unknown"), ("report", "has no suffix")])
 def test_report_refuses_other_suffixes(
-    planes: tuple[tc.Volume, tc.Recovery, np.ndarray], tmp_path: Path, name: str
+    planes: tuple[tc.Volume, tc.Recovery, np.ndarray], tmp_path: Path, name: str, problem: str
 ) -> None:
-    with pytest.raises(tc.InputError, match=r"is unknown, expected one of \.png, \.html"):
+    with pytest.raises(tc.InputError, match=rf"{problem}, expected one of \.png, \.html"):
         write_report(tmp_path / name, *planes)
 
 
