@@ -1,4 +1,4 @@
-"""``tensorcell demo``: simulated cells, degraded in two ways, recovered, and scored beside plain interpolation."""
+"""``tensorcell demo``: simulated cells are measured in two ways and recovered, and scored beside a simple baseline."""
 
 from __future__ import annotations
 
@@ -28,33 +28,41 @@ SPACING = (0.3, 0.2, 0.2)
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One degradation with its plain answer and ours, all on the grid of the truth."""
+    """One way of measuring, with the estimates of a baseline and of `recover`, all on the grid of the truth."""
 
     name: str
+    """Begins the names of the files."""
     title: str
+    """For the table and the picture."""
     cells: SimulatedCells
     axial_factor: int
     given: np.ndarray
+    """Measured intensities, NaN elsewhere."""
     mask: np.ndarray
+    """True = measured."""
     baseline: np.ndarray
+    """Estimate of the baseline."""
     baseline_name: str
     result: Recovery
 
 
 def median_fill(stack: np.ndarray) -> np.ndarray:
-    """Every voxel the median of what was measured in its 3 x 3 x 3 neighbourhood (NaN = not measured)."""
+    """Replace every voxel by the median of the measured voxels in its 3 x 3 x 3 neighbourhood (NaN = not measured).
+
+    Where there are none, it is the median of all measured voxels.
+    """
     padded = np.pad(stack, 1, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3))
     filled = np.empty_like(stack)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a neighbourhood without any measured voxel
+        warnings.simplefilter("ignore", RuntimeWarning)  # raised for a neighbourhood without any measured voxel
         for z in range(len(stack)):
             filled[z] = np.nanmedian(windows[z].reshape(*stack.shape[1:], 27), axis=-1)
     return np.where(np.isnan(filled), np.nanmedian(stack), filled)
 
 
 def pixels_case() -> Case:
-    """Half of the pixels missing, a twentieth of the others wrong."""
+    """Half of the pixels are not measured, and 5 % of the measured ones are outliers."""
     cells = simulate_cells(SHAPE, spacing=SPACING, keep_pixels=0.5, outliers=0.05, peak_photons=400.0, seed=1)
     result = recover(cells.measured, spacing=cells.spacing)
     return Case(
@@ -64,7 +72,7 @@ def pixels_case() -> Case:
 
 
 def planes_case() -> Case:
-    """Every second plane measured."""
+    """Every second plane is measured."""
     cells = simulate_cells(SHAPE, spacing=SPACING, axial_factor=2, peak_photons=400.0, seed=1)
     result = recover(cells.measured, axial_factor=2, spacing=cells.spacing)
     given = np.full(cells.truth.shape, np.nan, np.float32)
@@ -77,7 +85,7 @@ def planes_case() -> Case:
 
 
 def picture(case: Case) -> Picture:
-    """Slices of input, baseline, result and truth."""
+    """Slices of the input, the baseline, the result and the truth."""
     plane, row = choose_slices(case.mask)
     clean = np.where(case.result.outliers != 0, np.nan, case.cells.measured)
     grey = grey_scale(clean, ~np.isnan(clean))
@@ -94,7 +102,7 @@ def picture(case: Case) -> Picture:
 
 
 def scores(case: Case, estimate: np.ndarray) -> dict[str, float]:
-    """PSNR on all and on missing voxels, SSIM and NRMSE, against the noise-free truth."""
+    """PSNR on all voxels and on those that were not measured, SSIM and NRMSE, against the noise-free truth."""
     truth = case.cells.truth
     peak = float(np.percentile(truth, 99.9))
     return {
@@ -106,7 +114,7 @@ def scores(case: Case, estimate: np.ndarray) -> dict[str, float]:
 
 
 def score_table(title: str, found: dict[str, dict[str, float]]) -> Table:
-    """One row a method."""
+    """A table with one row for each method."""
     table = Table("", title=f"{title}: scores against the noise-free truth", box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("PSNR, all", "PSNR, missing", "SSIM", "NRMSE"):
         table.add_column(column, justify="right")
@@ -117,7 +125,7 @@ def score_table(title: str, found: dict[str, dict[str, float]]) -> Table:
 
 
 def run_demo(folder: Path) -> dict[str, Any]:
-    """Run both cases, print a table, write the files; returns the scores by case and method."""
+    """Run both cases, print a table of scores for each and write the files; return the scores by case and method."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

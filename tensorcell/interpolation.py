@@ -1,4 +1,4 @@
-"""Linear interpolation along z: the plain way to fill planes, beside which everything else is shown."""
+"""Linear interpolation along z: the baseline with which every recovery is compared."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def interpolate_planes(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     values : numpy.ndarray (Z, Y, X)
-        Intensities; anything, NaN too, where ``mask`` is False.
+        Intensities. Where ``mask`` is False they may be anything, NaN too.
     mask : numpy.ndarray of bool (Z, Y, X)
         True = measured.
 
     Returns
     -------
     numpy.ndarray (Z, Y, X)
-        float64 for float64 values, else float32: measured voxels as they are; the others between the nearest
-        measured voxels above and below, or equal to the nearest one where there are none on one side; NaN in
-        columns that were never measured.
+        float64 for float64 values, else float32. Measured voxels keep their value. Every other voxel is interpolated
+        between the nearest measured voxels below and above in its column. Where there is none on one side, it equals
+        the nearest one on the other side; where a column has no measured voxel, it is NaN.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def interpolate_planes(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def interpolated_plane(values: np.ndarray, mask: np.ndarray, z: float) -> np.ndarray:
-    """One plane (Y, X) of `interpolate_planes`, also between the planes of the stack (0 <= z <= Z - 1)."""
+    """One plane (Y, X) of `interpolate_planes`; ``z`` need not be a whole number (0 <= z <= Z - 1)."""
     floor, ceiling = math.floor(z), math.ceil(z)
     down, up = mask[floor::-1], mask[ceiling:]
     below, above = floor - down.argmax(axis=0), ceiling + up.argmax(axis=0)

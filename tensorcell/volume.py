@@ -1,8 +1,7 @@
-"""A measured volume: intensities, the names of the axes, the voxel size, the mask and what else is known.
+"""A measured volume: intensities, the names of the axes, the voxel size, the mask and further metadata.
 
-Everything in the user's layer takes and returns a `Volume`. The recovery works on 3-D stacks (Z, Y, X):
-`stacks` takes a volume apart into one stack per channel and time frame, `zyx_view` finds the same stack in an
-output array.
+Everything in the user's layer takes and returns a `Volume`. The recovery works on 3-D stacks (Z, Y, X): `stacks` splits
+a volume into one stack per channel and time frame, and `zyx_view` finds the same stack in an output array.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ class Volume:
     Parameters
     ----------
     data : numpy.ndarray
-        Intensities in the caller's unit, any order of axes, not copied. Integers of any size, float16/32/64,
-        or bool (whatever computes with it converts it to float). NaN means not measured.
+        Intensities in the caller's unit: integers of any size, float16/32/64 or bool (each computation converts them to
+        float), with the axes in any order. NaN means not measured. The array is not copied.
     axes : str
-        One upper-case letter per axis of ``data``, each once; Z, Y and X are always among them. C is the
-        channel, T is time, other letters are further axes that are taken one index at a time.
+        One upper-case letter for each axis of ``data``, each at most once; Z, Y and X are always among them. C is the
+        channel and T is time. Like these, other letters are further axes whose indices have a stack each.
     spacing : (float, float, float) or None
-        Voxel size (dz, dy, dx) in micrometres, in this order whatever the order of ``axes``; None if unknown.
+        Voxel size (dz, dy, dx) in micrometres, in this order whatever the order of ``axes``; None if it is unknown.
     mask : numpy.ndarray of bool or None
-        Shape of ``data``, True = measured; None where everything is measured.
+        Shape of ``data``, True = measured; None if everything was measured.
     metadata : mapping of str
         What else is known: ``channel_names``, ``time_interval`` (seconds), ``source``, ``format`` and so on.
 
     Raises
     ------
     InputError
-        If the parts do not fit together; the message says what, expected and got.
+        If the parts do not fit together; the message says what was expected and what was given.
 
     Examples
     --------
@@ -74,28 +73,28 @@ class Volume:
         spacing: Sequence[float] | None = None,
         mask: Any = None,
     ) -> Volume:
-        """Make a volume of an array, or complete a volume.
+        """Make a volume from an array, or a volume with other axes, another spacing or a further mask.
 
         Parameters
         ----------
         data : array_like or Volume
-            With ``axes=None`` an array of three axes is a stack ``ZYX``; more axes need ``axes``. The mask of
-            a `numpy.ma.MaskedArray` (True = left out there) is taken over.
+            With ``axes=None`` an array of three axes is a stack ``ZYX``; more axes need ``axes``. The mask of a
+            `numpy.ma.MaskedArray`, where True means not measured, is inverted and kept.
         axes, spacing
-            As in `Volume`; None keeps what a given volume says.
+            As in `Volume`. None keeps those of a given volume.
         mask : array_like of bool or integers, or None
-            Shape of ``data``, nonzero = measured; joined by AND with the mask that ``data`` brings.
+            Shape of ``data``, nonzero = measured. It is combined by AND with the mask that ``data`` has.
 
         Returns
         -------
         Volume
-            Sharing memory with ``data`` where that is an array.
+            It shares memory with ``data`` if that is an array.
 
         Raises
         ------
         InputError
-            If ``data`` is no stack of planes (fewer than three axes, an RGB photo, complex numbers, text,
-            objects, empty), if four or more axes come without names, or if a part does not fit.
+            If ``data`` is not a stack of planes (if it has fewer than three axes, looks like an RGB photo, is empty, or
+            holds complex numbers, text or objects), if four or more axes have no names, or if a part does not fit.
 
         Examples
         --------
@@ -146,20 +145,20 @@ class Stack(NamedTuple):
     """One 3-D stack of a volume: a channel of a time frame."""
 
     where: Index
-    """Where it lies, in the order of the volume's axes: integers, and whole slices at Z, Y and X."""
+    """Its index in the volume, in the order of the axes: integers, and whole slices at Z, Y and X."""
     label: str
     """For messages, such as ``"T=0, C=1"``; empty where the volume has no outer axes."""
     data: np.ndarray
-    """Intensities, view of shape (Z, Y, X)."""
+    """Intensities: a view of shape (Z, Y, X)."""
     mask: np.ndarray | None
-    """True = measured, view of shape (Z, Y, X), or None."""
+    """True = measured: a view of shape (Z, Y, X), or None if everything was measured."""
 
 
 def stacks(volume: Volume) -> Iterator[Stack]:
-    """Take a volume apart into its 3-D stacks, one per channel, time frame and further outer index.
+    """Split a volume into its 3-D stacks, one for each channel, time frame and index of a further axis.
 
-    The stacks are views: nothing is copied. A result is put back with `zyx_view` into an array that has the
-    volume's axes; its Z, Y and X may have other lengths than the volume's.
+    The stacks are views: nothing is copied. `zyx_view` gives the place of a result in an array that has the volume's
+    axes; its Z, Y and X may have other lengths than the volume's.
 
     Examples
     --------
@@ -185,13 +184,13 @@ def stacks(volume: Volume) -> Iterator[Stack]:
 
 
 def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
-    """View of shape (Z, Y, X) of the stack at ``where`` of an array with the given axes (see `stacks`)."""
+    """View of shape (Z, Y, X) of the stack whose index is ``where``, in an array with the given axes (see `stacks`)."""
     inner = [letter for letter in axes if letter in "ZYX"]
     return array[where].transpose([inner.index(letter) for letter in "ZYX"])
 
 
 def as_array(value: Any, name: str) -> np.ndarray:
-    """The value as a NumPy array, without a copy where it is one."""
+    """The value as a NumPy array; an array is not copied."""
     if isinstance(value, str | os.PathLike):
         raise InputError(f"{name} is the path {str(value)!r}, expected an array; use tensorcell.read")
     try:
@@ -202,7 +201,7 @@ def as_array(value: Any, name: str) -> np.ndarray:
 
 
 def guess_axes(data: np.ndarray) -> str:
-    """``ZYX`` for an array of three axes; an error for more axes and for what looks like an RGB photo."""
+    """``ZYX`` for an array of three axes; raise `InputError` for more axes and for what looks like an RGB photo."""
     if data.ndim == 3 and looks_like_rgb(data):
         raise InputError(
             f"data of shape {data.shape} and dtype uint8 looks like an RGB photo, expected a stack of planes "
@@ -235,7 +234,7 @@ def check_data(data: np.ndarray) -> None:
 
 
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless ``axes`` names each axis once, Z, Y and X among them, no colour samples."""
+    """Raise `InputError` unless ``axes`` names each axis once, Z, Y and X among them, and no colour samples (S)."""
     if not isinstance(axes, str):
         raise InputError(f"axes must be a string such as 'ZYX', got {type(axes).__name__}")
     if not all("A" <= letter <= "Z" for letter in axes) or len(set(axes)) != len(axes):
@@ -249,7 +248,7 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> None:
 
 
 def check_spacing(spacing: Sequence[float] | None) -> tuple[float, float, float] | None:
-    """``spacing`` as three floats, or `InputError` unless it is None or three positive finite numbers."""
+    """``spacing`` as three floats; raise `InputError` unless it is None or three positive finite numbers."""
     if spacing is None:
         return None
     try:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from tensorcell import datasets
-from tensorcell.datasets import SimulatedCells, degrade, planted_tucker, simulate_cells
+from tensorcell.datasets import CONFOCAL_PSF, SimulatedCells, degrade, planted_tucker, simulate_cells, slabs
+from tensorcell.datasets.dye import MEMBRANE_SIGMA, membrane_profile
+from tensorcell.datasets.optics import blur
+from tensorcell.datasets.smooth_fields import smooth_field
 from tensorcell.errors import InputError
 
 # Monte-Carlo checks allow five standard errors; with fixed seeds they pass or fail for good.
@@ -300,7 +302,7 @@ def test_simulate_cells_shows_the_same_cells_on_other_voxels() -> None:
 def test_simulate_cells_does_not_depend_on_the_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {**SMALL, "shot_noise": False, "read_noise": 0}
     whole = simulate_cells(**settings)
-    monkeypatch.setattr(datasets, "_SLAB_VOXELS", 1)
+    monkeypatch.setattr(slabs, "SLAB_VOXELS", 1)
     planes = simulate_cells(**settings)
     # Matrix products of another size round differently, in float32.
     np.testing.assert_allclose(planes.truth, whole.truth, rtol=1e-4)
@@ -357,7 +359,7 @@ def test_blur_has_the_variance_of_the_psf_less_that_of_the_voxel(spacing: tuple[
     fwhm = (1.2, 0.4, 0.5)
     point = np.zeros((31, 41, 41), np.float32)
     point[15, 20, 20] = 1
-    image = datasets._blur(point, spacing, fwhm).astype(np.float64)
+    image = blur(point, spacing, fwhm).astype(np.float64)
     assert image.min() >= 0
     assert image.sum() == pytest.approx(1, rel=1e-6)  # float32
     for axis, middle in enumerate((15, 20, 20)):
@@ -376,11 +378,11 @@ def test_wall_is_imaged_with_its_closed_form_profile(shift: float, angle: float)
     normal = np.array([math.cos(math.radians(angle)), 0.0, math.sin(math.radians(angle))])
     z, x = np.meshgrid((np.arange(32) - 16) * 0.5, (np.arange(64) - 32) * 0.2, indexing="ij")
     distance = z * normal[0] + x * normal[2] - shift
-    profile = datasets._profile(distance.ravel(), np.broadcast_to(normal, (distance.size, 3)), step)
+    profile = membrane_profile(distance.ravel(), np.broadcast_to(normal, (distance.size, 3)), step)
     wall = profile.reshape(distance.shape)[:, None, :].repeat(3, axis=1).astype(np.float32)
-    image = datasets._blur(wall, (0.5, 0.2, 0.2), fwhm)[8:-8, 1, 16:-16]
+    image = blur(wall, (0.5, 0.2, 0.2), fwhm)[8:-8, 1, 16:-16]
 
-    membrane = datasets._MEMBRANE_SIGMA
+    membrane = MEMBRANE_SIGMA
     sigmas = np.array(fwhm) / math.sqrt(8 * math.log(2))
     variance = membrane**2 + (normal**2 * sigmas**2).sum()
     expected = membrane / math.sqrt(variance) * np.exp(-(distance**2) / (2 * variance))[8:-8, 16:-16]
@@ -393,10 +395,8 @@ def test_simulate_cells_psf_blurs(cells: SimulatedCells) -> None:
     def roughness(image: np.ndarray, axis: int) -> float:
         return float(np.abs(np.diff(image, axis=axis)).mean() / image.std())
 
-    default, sharp, tall = (
-        simulate_cells(**SMALL, psf=psf).truth for psf in (True, False, (2.5, datasets.CONFOCAL_PSF[1]))
-    )
-    np.testing.assert_array_equal(simulate_cells(**SMALL, psf=datasets.CONFOCAL_PSF).truth, default)
+    default, sharp, tall = (simulate_cells(**SMALL, psf=psf).truth for psf in (True, False, (2.5, CONFOCAL_PSF[1])))
+    np.testing.assert_array_equal(simulate_cells(**SMALL, psf=CONFOCAL_PSF).truth, default)
     np.testing.assert_array_equal(simulate_cells(**SMALL, psf=(0, 0)).truth, sharp)
     assert roughness(default, 2) < roughness(sharp, 2)
     assert roughness(tall, 0) < roughness(default, 0) < roughness(sharp, 0)
@@ -405,7 +405,7 @@ def test_simulate_cells_psf_blurs(cells: SimulatedCells) -> None:
 def test_smooth_field_has_unit_variance_and_never_more_knots_than_voxels() -> None:
     rng = np.random.default_rng(0)
     for length in (0.4, 3.0):
-        fields = [datasets._smooth_field((6, 7, 8), (2.0, 1.0, 0.5), length, rng) for _ in range(400)]
+        fields = [smooth_field((6, 7, 8), (2.0, 1.0, 0.5), length, rng) for _ in range(400)]
         assert max(fields[0].coefficients.shape) <= 8 + 3
         values = np.stack([field(slice(1, 5)) for field in fields])
         assert values.shape[1:] == (4, 7, 8)
@@ -416,7 +416,7 @@ def test_smooth_field_has_unit_variance_and_never_more_knots_than_voxels() -> No
 
 def test_confocal_psf_follows_the_optics() -> None:
     """0.51 lambda / NA and 0.88 lambda / (n - sqrt(n^2 - NA^2)) at 520 nm, NA 1.0, water."""
-    axial, lateral = datasets.CONFOCAL_PSF
+    axial, lateral = CONFOCAL_PSF
     assert lateral == pytest.approx(0.2652)
     assert axial == pytest.approx(1.0098, abs=5e-4)
 

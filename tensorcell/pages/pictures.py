@@ -1,6 +1,6 @@
-"""Pictures: panels of slices on one grey scale, figures as PNG, and both as parts of a page.
+"""Pictures of stacks: panels of slices on one grey scale, and figures as PNG, alone or as parts of a page.
 
-Every panel of a picture shares one grey scale and one pair of slices; voxels that were not measured have a flat
+All panels of a picture show the same pair of slices on the same grey scale; voxels that were not measured have a flat
 colour that no intensity has. matplotlib is imported only when something is drawn.
 """
 
@@ -19,20 +19,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GAP = "#2f6690"  # not measured
+GAP = "#2f6690"
+"""Colour of voxels that were not measured."""
+
 MEASURED, OUTLIER = "#d9dcdf", "#d1495b"
-MOST_STACKS = 4  # channels drawn in one picture
+"""Colours of the map that shows where voxels come from."""
+
+MOST_STACKS = 4
+"""Most stacks (channels and frames) that a report shows."""
+
 DPI = 120
 
-# Inches.
 PANEL, SPACE, LEFT, RIGHT, TOP, BOTTOM = 2.8, 0.08, 0.5, 0.15, 0.4, 0.75
-LOWEST, HIGHEST = 0.45, 4.2  # of a panel
-TITLE, TEXT = 14, 11  # points
+"""Inches: width of a panel, space between panels, and margins."""
+
+LOWEST, HIGHEST = 0.45, 4.2
+"""Inches: limits of the height of a panel."""
+
+TITLE, TEXT = 14, 11
+"""Points: sizes of the type."""
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One column of a picture: the same two slices of one version of a stack, NaN = not measured."""
+    """One column of a picture: an xy and an xz slice of one version of a stack; NaN = not measured."""
 
     title: str
     xy: np.ndarray
@@ -40,7 +50,7 @@ class Panel:
     xz: np.ndarray
     """(Z, X) intensities."""
     errors: bool = False
-    """Whether the absolute differences to the truth are shown below it."""
+    """Whether the absolute differences from the truth are shown below it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +66,15 @@ class Picture:
     shape : (int, int, int)
         Voxels (Z, Y, X).
     spacing : (float, float, float) or None
-        Voxel size (dz, dy, dx) in micrometres; None: drawn with cubic voxels and without a scale bar.
+        Voxel size (dz, dy, dx) in micrometres; None: voxels are drawn as cubes, without a scale bar.
     grey : (float, float)
         Intensities of black and of white.
     truth : Panel or None
-        Drawn last, without gaps.
+        The last column.
     title : str
-        Above the panels, such as the channel.
+        A line above the panels, such as the channel.
     plane_note : str
-        What to know about the plane, such as ``"not measured"``.
+        A remark on the plane in the caption, such as ``"not measured"``.
     """
 
     panels: Sequence[Panel]
@@ -79,7 +89,7 @@ class Picture:
 
 
 def take_slices(title: str, stack: np.ndarray, plane: int, row: int, mask: np.ndarray | None = None) -> Panel:
-    """Panel of a stack (Z, Y, X) at a plane and a row; where ``mask`` (True = measured) is False it has gaps."""
+    """Panel of a stack (Z, Y, X) at a plane and a row; voxels where ``mask`` (True = measured) is False become NaN."""
     xy, xz = stack[plane].astype(float), stack[:, row].astype(float)
     if mask is not None:
         xy[~mask[plane]] = np.nan
@@ -88,9 +98,9 @@ def take_slices(title: str, stack: np.ndarray, plane: int, row: int, mask: np.nd
 
 
 def grey_scale(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """Black and white for a picture: the 0.5 and 99.8 percentiles where ``mask`` is True.
+    """Intensities of black and of white: the 0.5 and 99.8 percentiles where ``mask`` is True.
 
-    Of more than four million voxels a regular sample is taken.
+    If there are more than four million voxels, the percentiles are those of a regular subgrid.
 
     >>> grey_scale(np.linspace(0, 1000, 1001).reshape(1, 1, -1), np.ones((1, 1, 1001), bool))
     (5.0, 998.0)
@@ -107,10 +117,11 @@ def grey_scale(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 def choose_slices(mask: np.ndarray, values: np.ndarray | None = None) -> tuple[int, int]:
-    """A plane and a row to show: near the middle, and the plane not measured at all if there is such a one.
+    """Choose the plane and the row to show: those nearest to the middle.
 
-    Where ``values`` (Z, Y, X) are given and the middle shows little (less than half of the contrast of the best plane
-    or row), the one with the most contrast is taken.
+    If some planes were not measured at all, the plane is one of these. If ``values`` (Z, Y, X) are given and the plane
+    or row near the middle has less than half of the contrast of the best one, the best one is taken; contrast is the
+    standard deviation.
 
     >>> mask = np.ones((7, 4, 4), bool)
     >>> mask[1::2] = False
@@ -137,8 +148,8 @@ def _best_index(candidates: np.ndarray, middle: int, contrast: list[float] | Non
 def draw(pictures: Sequence[Picture]) -> Figure:
     """Draw pictures, one below the other.
 
-    Each has a row of xy slices, a row of xz slices with the physical aspect ratio, and where a panel asks for
-    errors two rows of absolute differences to the truth, all of one scale.
+    Each picture has a row of xy slices and a row of xz slices, both with the physical aspect ratio. If a panel asks for
+    errors, two rows of absolute differences from the truth follow, all on one scale.
     """
     from matplotlib.figure import Figure
 
@@ -154,7 +165,7 @@ def draw(pictures: Sequence[Picture]) -> Figure:
 
 
 def row_heights(picture: Picture) -> tuple[float, float]:
-    """Heights in inches of the xy and the xz row."""
+    """Heights in inches of the row of xy slices and of the row of xz slices."""
     dz, dy, dx = picture.spacing or (1.0, 1.0, 1.0)
     nz, ny, nx = picture.shape
     ratios = ny * dy / (nx * dx), nz * dz / (nx * dx)
@@ -226,7 +237,7 @@ def _draw_errors(figure: Figure, picture: Picture, top: float, heights: tuple[fl
             show(ax, colours, name, picture)
             if column == min(differences):
                 row_label(ax, name)
-        axes[0].set_title("absolute difference to the truth", size=TEXT, pad=4)
+        axes[0].set_title("absolute difference from the truth", size=TEXT, pad=4)
     width, total = (float(side) for side in figure.get_size_inches())
     x = LEFT + len(picture.panels) * (PANEL + SPACE) + 0.1
     bottom, height = top - sum(heights) - SPACE, sum(heights) + SPACE
@@ -246,7 +257,7 @@ def _panel_axes(figure: Figure, column: int, top: float, heights: tuple[float, f
 
 
 def show(ax: Axes, colours: np.ndarray, name: str, picture: Picture) -> None:
-    """An RGB image with the physical aspect ratio; gaps stay flat where it is enlarged."""
+    """Show an RGB image with the physical aspect ratio; an enlarged image is not smoothed, so that gaps stay flat."""
     dz, dy, dx = picture.spacing or (1.0, 1.0, 1.0)
     aspect = (dy if name == "xy" else dz) / dx
     enlarged = max(colours.shape[1] / PANEL, colours.shape[0] / HIGHEST) < DPI
@@ -255,11 +266,12 @@ def show(ax: Axes, colours: np.ndarray, name: str, picture: Picture) -> None:
 
 
 def row_label(ax: Axes, name: str) -> None:
+    """Write the name of a row of slices to the left of its first panel."""
     ax.text(-0.03, 0.5, name, transform=ax.transAxes, ha="right", va="center", size=TITLE)
 
 
 def grey_image(image: np.ndarray, grey: tuple[float, float]) -> np.ndarray:
-    """uint8 RGB of a slice with its gaps in their flat colour."""
+    """A slice as uint8 RGB on the grey scale; NaN gets the colour of voxels that were not measured."""
     low, high = grey
     gap = np.isnan(image)
     level = np.clip((np.where(gap, low, image) - low) / (high - low), 0, 1)
@@ -269,6 +281,7 @@ def grey_image(image: np.ndarray, grey: tuple[float, float]) -> np.ndarray:
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour such as ``"#2f6690"``."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
@@ -308,7 +321,7 @@ def _micrometres(length: float) -> str:
 
 
 def _caption(figure: Figure, picture: Picture, top: float, gaps: bool) -> None:
-    """Two lines: where the slices lie; what the flat colour means and the grey scale."""
+    """Write two lines: the positions of the slices; the meaning of the flat colour and the grey scale."""
     width, total = (float(side) for side in figure.get_size_inches())
     nz, ny, _ = picture.shape
     plane, row = f"plane z = {picture.plane} of 0–{nz - 1}", f"row y = {picture.row} of 0–{ny - 1}"
@@ -326,7 +339,7 @@ def _caption(figure: Figure, picture: Picture, top: float, gaps: bool) -> None:
 
 
 def swatch(figure: Figure, x: float, y: float, colour: str, text: str) -> float:
-    """A legend entry at (x, y) inches; returns where the next one goes."""
+    """Draw a legend entry at (x, y) inches; return the x of the next entry."""
     from matplotlib.patches import Rectangle
 
     width, total = (float(side) for side in figure.get_size_inches())
@@ -337,7 +350,7 @@ def swatch(figure: Figure, x: float, y: float, colour: str, text: str) -> float:
 
 
 def _number(value: float, width: float) -> str:
-    """An intensity with as many digits as a grey scale of that width needs.
+    """An intensity as text, with as many digits as a grey scale of that width needs.
 
     >>> _number(1234.567, 800.0), _number(0.01234, 0.5)
     ('1235', '0.012')
@@ -354,7 +367,7 @@ def picture_bytes(pictures: Sequence[Picture]) -> bytes:
 
 
 def png_bytes(make: Callable[[], Figure]) -> bytes:
-    """A figure as PNG, drawn in matplotlib's own style whatever the user has set."""
+    """A figure as PNG, drawn in matplotlib's default style whatever style the user has set."""
     import matplotlib.style
 
     stream = io.BytesIO()
@@ -364,4 +377,5 @@ def png_bytes(make: Callable[[], Figure]) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
+    """A PNG as the address of an image in a self-contained page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

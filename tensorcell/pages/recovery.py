@@ -1,4 +1,4 @@
-"""Pictures and reports of a recovery: a PNG of slices, or one HTML page with the facts beside them.
+"""The report of a recovery: a PNG of slices, or one HTML page with the facts beside them.
 
 matplotlib and jinja2 are imported only when a report is made.
 """
@@ -51,33 +51,35 @@ REPORT_SUFFIXES = (".png", ".html")
 
 
 def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> list[Picture]:
-    """One picture a stack (four at most): input on the grid of the output, linear along z where planes lack, result.
+    """One picture for each stack, four at most.
 
-    With a truth (array or Volume like the output) it is shown too, and the differences to it.
+    A picture shows the input on the grid of the output, linear interpolation along z if some planes were not measured,
+    and the result. If a truth (array or Volume of the output's shape) is given, it and the absolute differences from
+    it are shown, too.
     """
-    known = None if truth is None else _like_output(truth, after)
+    reference = None if truth is None else _like_output(truth, after)
     outliers = after.outliers if after.outlier_count else None
-    return [_recovery_picture(stack, after, outliers, known) for stack in list(stacks(before))[:MOST_STACKS]]
+    return [_recovery_picture(stack, after, outliers, reference) for stack in list(stacks(before))[:MOST_STACKS]]
 
 
 def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None, truth: np.ndarray | None) -> Picture:
     axes, where = after.volume.axes, stack.where
     result, mask = zyx_view(after.volume.data, axes, where), zyx_view(after.measured, axes, where)
     factor = (len(result) - 1) // (len(stack.data) - 1)
-    seen = mask[::factor]
+    measured = mask[::factor]
     plane, row = choose_slices(mask, result)
     given = Panel("Input", np.full(result.shape[1:], np.nan), np.full(result[:, row].shape, np.nan))
     if plane % factor == 0:
-        given.xy[...] = np.where(seen[plane // factor], stack.data[plane // factor], np.nan)
-    given.xz[::factor] = np.where(seen[:, row], stack.data[:, row], np.nan)
+        given.xy[...] = np.where(measured[plane // factor], stack.data[plane // factor], np.nan)
+    given.xz[::factor] = np.where(measured[:, row], stack.data[:, row], np.nan)
     panels = [given]
     if not mask.any(axis=(1, 2)).all():
         rows = slice(row, row + 1)
-        xy = interpolated_plane(stack.data, seen, plane / factor)
-        xz = [interpolated_plane(stack.data[:, rows], seen[:, rows], z / factor)[0] for z in range(len(result))]
+        xy = interpolated_plane(stack.data, measured, plane / factor)
+        xz = [interpolated_plane(stack.data[:, rows], measured[:, rows], z / factor)[0] for z in range(len(result))]
         panels.append(Panel("Linear interpolation", xy, np.stack(xz), errors=True))
     panels.append(replace(take_slices("tensorcell", result, plane, row), errors=True))
-    clean = seen if outliers is None else seen & (zyx_view(outliers, axes, where) == 0)
+    clean = measured if outliers is None else measured & (zyx_view(outliers, axes, where) == 0)
     return Picture(
         panels,
         plane,
@@ -99,7 +101,7 @@ def _like_output(truth: Any, after: Recovery) -> np.ndarray:
 
 
 def draw_map(before: Volume, after: Recovery) -> Figure:
-    """Where the first stack's voxels come from, in the slices of its picture: measured, filled, or an outlier."""
+    """Show where the voxels of the first stack come from, in the slices of its picture: measured, filled or outlier."""
     from matplotlib.figure import Figure
 
     stack = next(stacks(before))
@@ -134,7 +136,7 @@ def _map_image(mask: np.ndarray, outlier: np.ndarray) -> np.ndarray:
 
 
 def draw_history(history: Sequence[IterationRecord]) -> Figure:
-    """Change and residual over the iterations, one curve a stack, on a logarithmic axis."""
+    """Draw change and residual over the iterations on a logarithmic axis, with one curve for each stack."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -164,7 +166,7 @@ def draw_history(history: Sequence[IterationRecord]) -> Figure:
 
 
 def split_runs(history: Sequence[IterationRecord]) -> list[list[IterationRecord]]:
-    """The records of each stack: a new one begins where iterations do not count on."""
+    """The records of each stack: a new stack begins where the number of the iteration does not rise."""
     runs: list[list[IterationRecord]] = []
     for record in history:
         if not runs or record.iteration <= runs[-1][-1].iteration:
@@ -181,16 +183,16 @@ def write_report(
     Parameters
     ----------
     path : path
-        Output; appears whole or not at all.
+        The file to write; it appears whole or not at all.
     before, after : Volume, Recovery
-        What was given to :func:`tensorcell.recover` and what came back.
+        What was given to :func:`tensorcell.recover` and what it returned.
     truth : array or Volume of the output's shape, optional
-        Shown beside it, with the absolute differences to it.
+        It is shown beside the result, with the absolute differences from it.
 
     Raises
     ------
     InputError
-        Unknown suffix, a truth of another shape, or the file cannot be written.
+        If the suffix is unknown, the truth has another shape, or the file cannot be written.
     """
     target = Path(path)
     check_writable(target, REPORT_SUFFIXES)
@@ -200,9 +202,9 @@ def write_report(
 
 
 def facts(before: Volume, after: Recovery) -> dict[str, Any]:
-    """What a report and ``--json`` say of a recovery; plain numbers, texts and lists.
+    """What a report and ``--json`` say of a recovery, in plain numbers, texts and lists.
 
-    ``rank`` and ``noise`` are one entry, or a dict of one for each channel and frame; ``spacing`` is in micrometres,
+    ``rank`` and ``noise`` are one entry, or a dict with one for each channel and frame. ``spacing`` is in micrometres,
     ``noise`` in the data's unit.
     """
     ranks = {k: list(v) for k, v in after.rank.items()} if isinstance(after.rank, dict) else list(after.rank)
@@ -247,19 +249,20 @@ th { font-weight: 600 } li { margin: .2rem 0 } .row { display: flex; flex-wrap: 
 <img alt="Change and residual over the iterations" src="{{ curve }}">{% endif %}</div>
 </div>
 <h2>How to read this</h2>
-<p>All panels of a stack share one grey scale, set by the measured voxels that are no outliers, and show the same two
-slices; blue voxels were not measured. Measured voxels keep their value unless the stack was complete (then it is
-denoised), this was asked for, or they were taken for outliers: those that are far from the model and from their
-neighbours. Filled voxels are estimates. Between pixels they rest on a low-rank model and on measured neighbours; in a
-plane that was never measured they are interpolated along z and hold no detail that its neighbours do not hold.</p>
-<p>The change per iteration should fall; where it ends above the tolerance, the fit was stopped early. The residual is
-what the model leaves of the measured voxels: the noise, and structure that is not of low rank.</p>
+<p>All panels of a stack show the same two slices on one grey scale, which is set by the measured voxels that are not
+outliers; blue voxels were not measured. Measured voxels keep their value, with three exceptions: a complete stack is
+denoised, any stack is denoised if this was asked for, and outliers are replaced. Outliers are measured voxels that are
+far from the model and from their neighbours. Filled voxels are estimates. In a plane with measured pixels they rest on
+a low-rank model and on measured neighbours; in a plane without any they are interpolated along z and hold no detail
+that the neighbouring planes do not hold.</p>
+<p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The residual is what
+the model does not explain of the measured voxels: the noise, and structure that is not of low rank.</p>
 </html>
 """
 
 
 def page(before: Volume, after: Recovery, image: bytes) -> str:
-    """One self-contained HTML page."""
+    """One self-contained HTML page; ``image`` is the PNG of the slices."""
     import jinja2
 
     source = str(before.metadata.get("source", ""))
@@ -284,7 +287,7 @@ def page(before: Volume, after: Recovery, image: bytes) -> str:
 
 
 def _rows(before: Volume, after: Recovery) -> list[tuple[str, str]]:
-    """The table of facts, as text."""
+    """Names and values of the table of facts, as text."""
 
     def grid(volume: Volume) -> str:
         return f"{' × '.join(map(str, volume.shape))} ({volume.axes}), {volume.dtype}"

@@ -1,0 +1,72 @@
+"""What `tensorcell.axial` finds: spectra and a band limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Source = Literal["axial spectrum", "optics", "lateral spectrum", "none"]
+
+
+@dataclass(frozen=True)
+class AxialSpectrum:
+    """Power density against frequency, averaged over the other two axes.
+
+    White noise of standard deviation ``s`` has the power ``s^2`` at every frequency.
+    """
+
+    frequency: tuple[float, ...]
+    """Cycles per unit of length, rising from 0."""
+    power: tuple[float, ...]
+    """In the square of the data's unit, noise included."""
+    floor: float
+    """Power of the noise."""
+    level: float
+    """Power, noise included, below which nothing counts as signal."""
+    limit: float | None
+    """Where the power falls below the level; None if it does not do so before the Nyquist frequency."""
+    peak: float
+    """Largest power, noise included; the power of what hardly changes along the axis counts for a tenth."""
+    hidden: bool
+    """Whether the peak is too weak against the noise to give a limit."""
+    at_least: float | None
+    """Highest frequency with power well above noise and level: a lower bound of the limit. None if there is none."""
+
+
+@dataclass(frozen=True)
+class AxialBand:
+    """Result of :func:`tensorcell.axial.axial_band`; frequencies are in cycles per ``unit``, lengths in ``unit``."""
+
+    limit: float | None
+    """Axial band limit, None if neither the spectra nor the optics give one."""
+    nyquist_step: float | None
+    """Largest distance between planes that still carries the limit: ``1 / (2 limit)``."""
+    unit: str
+    """``"um"``, or ``"plane"`` (the distance between planes of the array) if the spacing is unknown."""
+    optics_limit: float | None
+    """Axial cutoff of a widefield microscope, in cycles per um whatever ``unit`` is."""
+    obtained: str
+    """One sentence: how the limit was obtained, or why there is none, and what was done to the data."""
+    source: Source
+    """What ``limit`` rests on. From ``"lateral spectrum"`` and ``"optics"`` it is an upper bound."""
+    at_least: float | None
+    """Lower bound if the axial spectrum gives no limit: the highest frequency with power well above the noise."""
+    lateral_limit: float | None
+    """Lateral band limit, in cycles per um or, if the spacing is unknown, per pixel."""
+    optics_lateral_limit: float | None
+    """Lateral cutoff of a widefield microscope, in cycles per um."""
+    step: float | None
+    """Distance between the planes from which the axial spectrum was computed."""
+    axial: AxialSpectrum | None
+    """Along z."""
+    lateral: AxialSpectrum | None
+    """Along y and x, averaged."""
+
+
+def length_text(length: float | None, unit: str) -> str:
+    """A length with its unit; if the spacing is unknown, lengths are counted in planes of the array.
+
+    >>> length_text(0.25, "um"), length_text(1.0, "plane"), length_text(3.0, "plane")
+    ('0.25 um', '1 step', '3 steps')
+    """
+    return f"{length:.3g} {unit}" if unit == "um" else f"{length:.3g} step{'' if length == 1 else 's'}"
