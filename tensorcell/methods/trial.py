@@ -55,6 +55,11 @@ class GlobalTrial:
     noise: NoiseModel
 
     @property
+    def sigma(self) -> float:
+        """Root mean square of the noise at the left-out voxels, each at its own intensity."""
+        return math.sqrt(float(np.mean(self.noise.variance(self.start[self.left_out]), dtype=np.float64)))
+
+    @property
     def errors(self) -> Array:
         """``(n,)``, noise included, in double precision."""
         return self.errors_of(self.start)
@@ -67,7 +72,7 @@ class GlobalTrial:
         """Root mean square of errors, each capped at five typical ones of the global model, without the noise."""
         cap = CAP * max(robust_sigma(self.errors), 1e-30)
         capped = float(np.mean(np.clip(errors, -cap, cap) ** 2))
-        return math.sqrt(max(capped - self.noise.sigma**2, 0.01 * capped))
+        return math.sqrt(max(capped - self.sigma**2, 0.01 * capped))
 
     @property
     def error(self) -> float:
@@ -77,7 +82,7 @@ class GlobalTrial:
     @property
     def width(self) -> float:
         """Standard deviation for gaps that the global model fills."""
-        return conformal_width(self.errors, self.noise.sigma)
+        return conformal_width(self.errors, self.sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +96,15 @@ class PatchTrial:
     errors: Array
     spreads: Array
     """Disagreement of overlapping patches at the left-out voxels."""
-    noise: NoiseModel
+    sigma: float
+    """Root mean square of the noise there."""
 
     def uncertainty(self, spread: Array) -> Array:
         """Standard deviations in gaps: conformal widths of left-out errors among voxels of similar spread."""
         groups = max(1, min(GROUPS, len(self.errors) // GROUP))
         parts = np.array_split(np.argsort(self.spreads), groups)
         middle = np.array([np.median(self.spreads[part]) for part in parts])
-        width = np.array([conformal_width(self.errors[part], self.noise.sigma) for part in parts])
+        width = np.array([conformal_width(self.errors[part], self.sigma) for part in parts])
         return np.asarray(np.interp(spread, middle, width))
 
 
@@ -122,10 +128,10 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
 
 def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
     """Go on from the global model with groups of patches, at levels that fall from its error to the noise."""
-    before, sigma = trial.error, trial.noise.sigma
+    before, sigma = trial.error, trial.sigma
     levels = tuple(np.geomspace(max(before, sigma), max(sigma, before / 8), options.sweeps).tolist())
     found = complete_by_patches(
         trial.values, trial.training, trial.start, sigma, levels=levels, options=options, seed=seed
     )
     errors = trial.errors_of(found.value)
-    return PatchTrial(trial.beyond_noise(errors), levels, errors, np.asarray(found.spread)[trial.left_out], trial.noise)
+    return PatchTrial(trial.beyond_noise(errors), levels, errors, np.asarray(found.spread)[trial.left_out], sigma)
