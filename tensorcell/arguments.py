@@ -1,7 +1,7 @@
 """What a valid argument is: the checks that `recover`, `diagnose`, `plan` and `evaluate` share.
 
-Every function takes what the caller gave and returns it in the form that is computed with, or raises `InputError` with
-one line that says what was expected and what was given.
+Every function takes an argument as the caller gave it and returns it in the form that computations use, or raises
+`InputError` with one line that says what was expected and what was given.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Rank = tuple[int, int, int]
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a real number; True and False are none."""
+    """Whether this is a real number; True and False do not count as numbers."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least ``least``; 2.0 is one, True is none.
+    """A whole number of at least ``least``; 2.0 counts as one, True does not.
 
     >>> whole_number("repeats", np.int64(3)), whole_number("axial factor", 2.0)
     (3, 2)
@@ -47,12 +47,12 @@ def positive(name: str, value: Any) -> float:
 
 
 def checked_axial_factor(value: Any) -> int:
-    """``s``, a whole number of at least 1."""
+    """The axial factor ``s``, a whole number of at least 1."""
     return whole_number("axial factor", value)
 
 
 def checked_seed(value: Any) -> int:
-    """A whole number of at least 0."""
+    """The seed, a whole number of at least 0."""
     return whole_number("seed", value, least=0)
 
 
@@ -101,7 +101,7 @@ def check_rank_fits(rank: Sequence[int], shape: Sequence[int], some_missing: boo
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """One of the names that are allowed."""
+    """The value, if it is one of the allowed names."""
     names = tuple(allowed)
     if not isinstance(value, str) or value not in names:
         raise InputError(f"expected {name} {' or '.join(names)}, got {value!r}")
@@ -132,16 +132,16 @@ def options_of(kinds: Sequence[type], given: Mapping[str, Any], method: str) -> 
     Parameters
     ----------
     kinds : sequence of dataclasses
-        What the method takes; they check themselves and raise ValueError.
+        The option classes of the method; they check their values and raise ValueError.
     given : mapping
         Names and values; each goes to the dataclass that has such a field.
     method : str
-        Named in messages.
+        Name of the method, for messages.
 
     Raises
     ------
     TypeError
-        For a name that none of them has; the names near it are said.
+        For a name that none of them has; the message lists similar names.
     InputError
         For a value that its dataclass refuses.
     """

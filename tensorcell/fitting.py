@@ -1,4 +1,4 @@
-"""The global robust Tucker fit as the user's layer asks for it: options, device, and its arrays on the host."""
+"""The global robust Tucker fit: its options, the device on which it runs, and its arrays on the host."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TuckerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitting:
-    """How a stack is fitted; calling it fits one.
+    """The settings of a fit; calling the object fits a stack.
 
     Attributes
     ----------
@@ -94,13 +94,13 @@ class Fitting:
         )
 
     def quick(self) -> Fitting:
-        """The same for trials: two steps, and nobody is told of them."""
+        """The same fit for trials: two steps, without the callback."""
         options = dataclasses.replace(self.options, tolerance=max(1e-2, self.options.tolerance), max_iterations=2)
         return dataclasses.replace(self, options=options, callback=None)
 
 
 def on_host(result: CompletionResult, dtype: Any) -> CompletionResult:
-    """The result with its arrays on the host, without the state to go on from."""
+    """The result with its arrays on the host, without the state from which a fit could be resumed."""
     from tensorcell.solvers.arrays import to_host
     from tensorcell.solvers.results import SparsePart, tucker_tensor
 

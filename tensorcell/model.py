@@ -1,9 +1,8 @@
-"""What `recover`, `diagnose`, `plan` and `evaluate` know of a stack before any of them goes on: one answer to each
-of three questions.
+"""Noise, rank and outliers of a stack: `recover`, `diagnose`, `plan` and `evaluate` all take them from here.
 
-1. **Noise**: :func:`tensorcell.solvers.estimate_noise` on the measured voxels that are no outliers. It tells noise from
-   texture by patches, which texture as fine as a pixel deceives; where a low-rank model leaves less than half of that
-   over, the model has shown it to be structure, and what is left over counts.
+1. **Noise**: :func:`tensorcell.solvers.estimate_noise` on the measured voxels that are no outliers. It takes texture as
+   fine as a pixel for noise. If the residual of the low-rank model is less than half as large as that estimate, the
+   model has explained most of the estimate as structure, and the size of the residual is taken instead.
 2. **Rank** of the global model: the one that predicts left-out voxels best
    (:mod:`tensorcell.solvers.predictive_rank`).
 3. **Outliers**: :mod:`tensorcell.solvers.outliers`, given a robust fit of that rank.
@@ -30,10 +29,10 @@ Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 TEXTURE = 0.5
-"""A model that leaves over less than this share of the noise has shown the rest to be structure."""
+"""If the residual of the model is below this share of the estimated noise, the residual is taken as the noise."""
 
 FEWEST = 50
-"""Voxels without which no spread of a residual is known."""
+"""Fewest voxels from which the spread of a residual is computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ def model_of(
     noise : float, optional
         Standard deviation of the noise, where it was given.
     rank : three ints, optional
-        Where it was given.
+        Multilinear rank, where it was given.
     """
     if rank is None:
         neighbours = bool(fitting.options.neighbours)
@@ -95,15 +94,15 @@ def model_of(
 
 
 def noise_of_stack(values: Array, mask: Bools, seed: int = 0) -> NoiseModel:
-    """The noise of a stack that is not constant, as `recover` has it; arguments as for :func:`model_of`."""
+    """The noise of a stack that is not constant, as `recover` estimates it; arguments as for :func:`model_of`."""
     return model_of(values, mask, Fitting(seed=seed)).noise
 
 
 def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult) -> NoiseModel:
-    """The noise, lowered to what the model leaves over where that is less than half of it.
+    """The noise, lowered to the residual of the model where that is less than half of it.
 
-    The residual is taken relative to the standard deviation that the noise has at the model's intensity, on a central
-    block and without values that the detector clipped; degrees of freedom that the model took are counted.
+    The residual is divided by the standard deviation of the noise at the model's intensity, on a central block and
+    without values that the detector clipped, and is corrected for the degrees of freedom of the model.
     """
     if not noise.sigma > 0:
         return noise
@@ -126,6 +125,6 @@ def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: Complet
         offset=noise.offset * share**2,
         sigma=noise.sigma * share,
         floor=noise.floor * share**2,
-        sentence=f"{noise.sentence} A model of rank {' x '.join(map(str, fit.rank))} leaves over only {share:.2g} of "
-        f"that: most of it is structure, and the standard deviation is {noise.sigma * share:.3g}.",
+        sentence=f"{noise.sentence} The residual of a model of rank {' x '.join(map(str, fit.rank))} is only "
+        f"{share:.2g} of that: most of it is structure, and the standard deviation is {noise.sigma * share:.3g}.",
     )

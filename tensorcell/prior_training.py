@@ -36,7 +36,7 @@ KINDS = {"lateral": "LateralPrior", "volume": "VolumePrior"}
 """The values of ``--kind``, and the class of prior that each writes."""
 
 MINUTES = 5.0
-"""Time for a fit of which neither the time nor the number of steps is given."""
+"""Minutes for a fit if neither the time nor the number of steps is given."""
 
 STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json")
 
@@ -44,7 +44,7 @@ BASE_BYTES = 500 << 20
 """Memory of torch, the solvers and the reading of a small stack, as measured."""
 
 SLIGHT_NOISE = 0.01
-"""Estimated noise below this share of the contrast counts as none: no level that low is trained."""
+"""Noise estimated below this share of a stack's standard deviation counts as none: no level that low is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class TrainRequest:
         return out.with_name(out.name + ".state")
 
     def kept(self) -> dict[str, Any]:
-        """The options that must be the same when an interrupted fit goes on."""
+        """The options that must be the same when an interrupted fit is resumed."""
         content = asdict(self)
         return {name: content[name] for name in ("kind", "axial_factor", "seed")} | {"sources": list(self.sources)}
 
@@ -93,14 +93,14 @@ def train(request: TrainRequest) -> dict[str, Any]:
     Returns
     -------
     dict
-        What there is to say of the fit: numbers, strings and lists, as JSON holds them.
+        Facts about the fit: numbers, strings and lists, as JSON holds them.
 
     Raises
     ------
     InputError
         If torch is missing or the input cannot be used, in one line.
     KeyboardInterrupt
-        On Ctrl-C, after the state was kept beside the output.
+        On Ctrl-C, after the state was written beside the output.
     """
     check_torch()
     from tensorcell.diffusion_guidance import training
@@ -202,7 +202,7 @@ def how_to_go_on(request: TrainRequest) -> str:
         step = json.loads((request.state / STATE_FILES[0]).read_text())["step"]
     except (OSError, ValueError, KeyError):
         return "interrupted before the fit; nothing was written"
-    return f"interrupted at step {step}; kept in {request.state}, the same command with --resume goes on from there"
+    return f"interrupted at step {step}; the same command with --resume goes on from the state in {request.state}"
 
 
 def check_request(request: TrainRequest) -> None:
@@ -237,7 +237,7 @@ def check_request(request: TrainRequest) -> None:
 
 
 def check_state(request: TrainRequest) -> None:
-    """An interrupted fit goes on only where that is asked for, and only with the options with which it began."""
+    """Raise `InputError` if an interrupted fit is not resumed explicitly, or not with the options it began with."""
     there = (request.state / STATE_FILES[0]).exists()
     if request.resume and not there:
         raise InputError(f"{request.state}: expected an interrupted fit to go on from, found none")
@@ -261,7 +261,7 @@ def check_state(request: TrainRequest) -> None:
 
 
 def is_prior(folder: Path) -> bool:
-    """Whether a folder is empty, or holds a prior of ours and nothing else."""
+    """Whether a folder is empty, or holds a prior that this package wrote, and nothing else."""
     from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS
 
     names = {path.name for path in folder.iterdir()}
@@ -297,7 +297,7 @@ def read_input(source: str, request: TrainRequest) -> list[Input]:
 
 
 def noise_of(stored: npt.NDArray[Any], used: npt.NDArray[np.float32], given: float | None, name: str) -> float:
-    """Standard deviation of the noise of a stack, estimated from the stored values, whose steps show rounding."""
+    """Standard deviation of the noise of a stack, estimated from the stored values, whose steps show their rounding."""
     deviation = float(used.std(dtype=np.float64))
     sigma = given
     if sigma is None:

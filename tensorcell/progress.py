@@ -19,20 +19,21 @@ from tensorcell.solvers import IterationRecord
 from tensorcell.solvers.iteration import duration
 
 EXPECTED = {"admm": 25, "polish": 5}
-"""Iterations that a stage usually takes on real volumes; what remains is estimated from these."""
+"""Iterations that a stage usually takes on real volumes; the remaining time is estimated from them."""
 
 STAGES = {stage: name for method in METHODS.values() for stage, name in method.stages.items()}
-"""What the stages of the methods are called."""
+"""The name that is shown for each stage of a method."""
 
 WIDE = 110
-"""Columns of a terminal that has room for the bar itself."""
+"""Fewest columns of a terminal that has room for the bar itself."""
 
 
 class ProgressBar:
     """Context manager; ``update`` is a callback of :func:`tensorcell.recover`.
 
-    Shows the stack, stage, iteration, residual, change, elapsed time and about how long it still takes: from the usual
-    number of iterations of each stage, the time that the last one took, and the time that earlier stacks took.
+    It shows the stack, stage, iteration, residual, change, elapsed time and an estimate of the remaining time, which
+    follows from the usual number of iterations of each stage, the time that the last iteration took, and the time that
+    earlier stacks took.
 
     Parameters
     ----------
@@ -50,11 +51,11 @@ class ProgressBar:
             TextColumn("{task.description}", markup=False),
             *([BarColumn(bar_width=20)] if console.width >= WIDE else []),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),  # last: a narrow terminal cuts its end
+            TextColumn("{task.fields[detail]}", markup=False),  # the last column, since a narrow terminal cuts it
         ]
         self.bar = Progress(*columns, console=console, transient=True, disable=not shown)
         self.labels = tuple(labels)
-        self.stack = 0  # being recovered; counted from 0
+        self.stack = 0  # the one that is being recovered, counted from 0
         self.last: IterationRecord | None = None
         self.begun = time.perf_counter()
         self.task = self.bar.add_task(self._name("choosing the rank"), total=sum(EXPECTED.values()), detail="")
@@ -69,7 +70,7 @@ class ProgressBar:
         self.bar.stop()
 
     def update(self, record: IterationRecord, state: Any = None) -> None:
-        """Show one iteration; a record that does not count on from the last one begins the next stack."""
+        """Show one iteration; a record whose number is not above the last one's belongs to the next stack."""
         if isinstance(state, Stage):
             self._show(record, state)
             return
@@ -91,7 +92,7 @@ class ProgressBar:
         self.last = record
 
     def _show(self, record: IterationRecord, stage: Stage) -> None:
-        """A step of fitting or sampling a prior; a message is printed on a line of its own."""
+        """Show a step of fitting or sampling a prior; a message is printed on a line of its own."""
         if stage.message and not self.silent:
             self.bar.console.print(stage.message, markup=False, highlight=False, soft_wrap=True)
         if stage.step == 0:
@@ -113,7 +114,7 @@ class ProgressBar:
         return stage
 
     def _later_stacks(self) -> float:
-        """Seconds for the stacks after this one, if one is finished: each as long as those before."""
+        """Seconds for the stacks after this one, if each takes as long as those before; 0 before one is finished."""
         if self.stack == 0:
             return 0.0
         later = max(0, len(self.labels) - self.stack - 1)
@@ -124,7 +125,7 @@ class ProgressBar:
 def with_progress(
     callback: Callback | None, labels: Sequence[str] = (), *, enabled: bool | None = None
 ) -> Iterator[Callback | None]:
-    """Within it, a callback that feeds a progress bar before calling the given one; ``enabled`` as for the bar."""
+    """Provide a callback that updates a progress bar and then calls the given one; ``enabled`` is that of the bar."""
     if enabled is False:
         yield callback
         return

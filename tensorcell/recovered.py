@@ -17,7 +17,7 @@ SURROUNDINGS = (1.0, 2.0, 2.0)
 """Widths of the Gaussian window in which the variance of the result counts as structure, along z, y and x."""
 
 LEAST_CONTRAST = 0.02
-"""A variation below this share of the standard deviation of a stack is no structure."""
+"""A variation below this share of the standard deviation of a stack does not count as structure."""
 
 
 class StackOutliers(NamedTuple):
@@ -38,11 +38,12 @@ class Recovery:
         The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy, dx)``, float32 (float64 for
         float64 and 32- or 64-bit integer input), no NaN.
     measured : bool array of the volume's shape
-        Which voxels were measured. Where ``keep_measured`` held, those that are not outliers hold the measured value.
+        True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value.
     uncertainty : float array of the volume's shape
-        ``u``, in the data's unit: ``volume +- 1.645 u`` is to hold the noise-free intensity with probability .9. At
-        kept voxels it is the noise; at denoised ones it comes from Stein's estimate; in gaps from the errors at
-        measured voxels left out of a second fit; between planes from left-out planes, brought to the real gap.
+        ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
+        At kept voxels it is the standard deviation of the noise. At denoised voxels it comes from Stein's estimate, in
+        gaps from the errors at measured voxels left out of a second fit, and between planes from left-out planes, whose
+        errors are scaled to the real distance of the planes.
     rank : tuple of int, or dict of label to tuple
         Tucker rank used; a dict where there are several channels or frames.
     status : Status
@@ -85,9 +86,10 @@ class Recovery:
     def invented(self) -> Array:
         """Share of the result that the measurement does not determine, per voxel, in [0, 1] (made at each access).
 
-        ``u^2 / (u^2 + v)``, the part of the variance that is left open: u is the uncertainty, v the variance of the
-        result under a Gaussian window of 1, 2 and 2 voxels along z, y and x. 0 at measured voxels that were not
-        replaced, near 1 where no structure is known. What is below a fiftieth of the stack's contrast is no structure.
+        ``u^2 / (u^2 + v)``, the share of the variance that is left open: u is the uncertainty, v the variance of the
+        result under a Gaussian window of 1, 2 and 2 voxels along z, y and x. The share is 0 at measured voxels that
+        were not replaced, and near 1 where the uncertainty is larger than the structure of the result. A variation
+        below a fiftieth of the stack's standard deviation does not count as structure.
         """
         share = np.zeros(self.volume.shape, self.volume.data.dtype)
         flagged = self.outliers != 0

@@ -3,11 +3,11 @@
 Every channel and time frame is one 3-D stack and is recovered on its own, in named stages:
 
 1. the arguments and the stack are checked (`tensorcell.arguments`, `tensorcell.stack`);
-2. planes that hold (nearly) nothing are set aside: no low-rank argument says anything about them;
-3. noise, rank, a robust global fit, and outliers of the others (`tensorcell.model`, as `diagnose` has them);
-4. the method estimates their voxels, with the standard deviations of its errors (`tensorcell.methods`);
+2. planes with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them;
+3. noise, rank, global fit and outliers of the other planes are estimated (`tensorcell.model`, as in `diagnose`);
+4. the method estimates every voxel of these planes and the standard deviation of its error (`tensorcell.methods`);
 5. the method fills the planes that were set aside;
-6. signs, kept voxels, uncertainty and notes are put together here.
+6. signs are corrected, measured voxels put back, and uncertainty and notes collected, in this module.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from tensorcell.volume import Stack, Volume, stacks, zyx_view
 Array = npt.NDArray[Any]
 
 SHARED = 0.2
-"""Correlation of the noise of neighbouring voxels from which on a note warns; gaps and outliers feign smaller ones."""
+"""A note warns where the estimated correlation of the noise of neighbouring voxels is larger than this; gaps and
+outliers alone can cause smaller estimates."""
 
 SEVERITY = (
     Status.UNCHANGED, Status.CONVERGED, Status.COMPLETED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED,
     Status.DIVERGED,
 )  # fmt: skip
-"""From the best to the worst."""
+"""The outcomes of a fit from the best to the worst; a volume has the worst outcome of its stacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +100,17 @@ def recover(
     Parameters
     ----------
     data : Volume or array
-        Intensities in any unit; NaN means not measured. An unknown 3-D array is ZYX.
+        Intensities in any unit; NaN means not measured. A 3-D array without ``axes`` is ZYX.
     mask : bool array of the same shape, optional
-        True = measured. Measured is what the mask *and* NaN allow; an infinity there is an error.
+        True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int
         ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
     method : {"auto", "tucker", "local", "diffusion"}
-        ``"tucker"``: global robust Tucker completion, with what the model leaves over interpolated between neighbours.
-        ``"local"``: from there on by groups of similar patches, each of low rank. ``"auto"``: in the gaps the one with
-        the smaller error at left-out measured voxels, ``"local"`` for denoising; the notes say which and why.
-        ``"diffusion"``: goes on from ``"auto"`` with a prior fitted to the stack itself (minutes; needs the extra
-        ``diffusion``): planes between evenly spaced ones, and denoising.
+        ``"tucker"`` fits a global robust Tucker model and interpolates its residual between neighbours. ``"local"``
+        refines that model by groups of similar patches, each of low rank. ``"auto"`` fills gaps by whichever of the two
+        has the smaller error at left-out measured voxels, and denoises by ``"local"``; the notes say which was taken
+        and why. ``"diffusion"`` improves the result of ``"auto"`` by a prior fitted to the stack itself: the planes
+        between evenly spaced ones, and denoised voxels (minutes; needs the extra ``diffusion``).
     rank : "auto", int or three ints
         Tucker rank along z, y and x. "auto": of ranks read from the data and a few others, the one that predicts
         left-out measured voxels best.
@@ -124,7 +125,7 @@ def recover(
     device : {"auto", "cpu", "cuda"}
         Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
     seed : int
-        For the choice of left-out voxels.
+        Seed for the choice of left-out voxels and for priors.
     progress : bool
         Show a progress bar on stderr, if that is a terminal.
     callback : callable, optional
@@ -149,7 +150,7 @@ def recover(
 
     Notes
     -----
-    A low-rank model says nothing about a plane that was never measured. Such planes are interpolated along z, and the
+    A low-rank model cannot predict a plane that was never measured. Such planes are interpolated along z, and the
     notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for float32 output.
 
     Examples
@@ -245,7 +246,10 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
 
 
 def samples_of_all(drawn: Sequence[tuple[Any, Array | None]], out: Array, axes: str) -> Array | None:
-    """The samples of all stacks: as many as every stack has that has any; the result where a stack has none."""
+    """The samples of all stacks.
+
+    Each stack that has samples gives as many as the stack with the fewest; one without any gives its result.
+    """
     counts = [len(samples) for _, samples in drawn if samples is not None]
     if not counts:
         return None
@@ -293,10 +297,10 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
 
 
 def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
-    """A stack whose measured voxels have one value: nothing can be learned from it, and nothing contradicts it."""
+    """A stack whose measured voxels all have one value: the result has that value everywhere."""
     measured = on_grid(given.mask, axial_factor)
     value = np.full(measured.shape, given.lowest, given.values.dtype)
-    note = f"all measured voxels have the value {given.lowest:g}: returned as it is"
+    note = f"all measured voxels have the value {given.lowest:g}, which is returned everywhere"
     nowhere = np.zeros(0, np.int64)
     return StackResult(
         value, np.zeros_like(value), measured, nowhere, nowhere.astype(value.dtype), (1, 1, 1), Status.UNCHANGED, (),
@@ -305,7 +309,7 @@ def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
 
 
 def posed(given: GivenStack, label: str, request: Request) -> Problem:
-    """The measured planes with their model: what the method is given."""
+    """The problem that the method is given: the measured planes and their model."""
     keep = request.keep_measured
     if keep is None:
         keep = (request.axial_factor > 1 or not given.complete) and not request.noise
@@ -324,7 +328,7 @@ def fill_gaps(gaps: Gaps, method: Method) -> Filled:
     """The wanted stack with all its planes; errors at measured planes are those of the estimate."""
     filled, estimate = method.between(gaps), gaps.estimate
     error = filled.error
-    if not gaps.problem.keep:  # what remains of the noise of denoised planes is passed on
+    if not gaps.problem.keep:  # the error that denoised planes still have is carried into the planes between them
         error = np.hypot(error, math.sqrt(float(np.mean(np.square(estimate.error, dtype=np.float64)))))
     error = np.array(error)
     error[gaps.grid] = estimate.error
@@ -355,10 +359,10 @@ def put_back(given: GivenStack, outliers: Array, filled: Filled, axial_factor: i
 
 
 def correlation_notes(noise: NoiseModel) -> tuple[str, ...]:
-    """A warning where noise that neighbours share cannot be told from structure."""
+    """A warning where the noise of neighbouring voxels is correlated, since it is then taken for structure."""
     if not noise.correlated or not np.nanmax(noise.correlation) > SHARED:
         return ()
-    return (f"{noise.sentence} Noise that neighbours share looks like structure and stays.",)
+    return (f"{noise.sentence} Noise that neighbouring voxels share looks like structure and is not removed.",)
 
 
 def planes_note(grid: Array, planes: int) -> str:

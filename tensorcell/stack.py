@@ -1,4 +1,4 @@
-"""One stack on its way into a computation: checked, as floats, and without the planes that hold nothing."""
+"""One stack as computations need it: checked, converted to floats, and without planes that were not measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 EMPTY_PLANE = 0.01
-"""A plane with a smaller share of measured voxels than this tells a model nothing and is filled along z."""
+"""A plane with a smaller share of measured voxels than this is left out of the model and filled along z."""
 
 
 def float_type(dtype: npt.DTypeLike) -> type[np.floating]:
@@ -47,7 +47,7 @@ class GivenStack:
 
 
 def given_stack(data: Array, mask: Bools | None) -> GivenStack:
-    """Check a stack and take it over as floats; what the mask forbids and NaN are not measured.
+    """Check a stack and convert it to floats; a voxel is measured where the mask is True and the value is not NaN.
 
     Raises
     ------
@@ -67,13 +67,13 @@ def given_stack(data: Array, mask: Bools | None) -> GivenStack:
         raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
     lowest, highest = np.min(values, where=seen, initial=np.inf), np.max(values, where=seen, initial=-np.inf)
     if not seen.all():
-        values = np.where(seen, values, 0)  # whatever stands under the mask must not reach any arithmetic
+        values = np.where(seen, values, 0)  # values that were not measured must not enter any result
     return GivenStack(values, seen, float(lowest), float(highest))
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredStack:
-    """The planes of a stack that tell a model something.
+    """The planes of a stack that hold enough measured voxels for a model.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class MeasuredStack:
     planes : int array ``(K,)``
         Their places in the stack that was given.
     given_planes : int
-        Planes of that stack.
+        Number of planes of that stack.
     """
 
     values: Array
@@ -99,7 +99,7 @@ class MeasuredStack:
 
 
 def measured_stack(given: GivenStack) -> MeasuredStack:
-    """Set aside the planes that hold (nearly) no measured voxel: no low-rank argument says anything about them."""
+    """Set aside the planes that hold (nearly) no measured voxel: a low-rank model cannot predict them."""
     share = given.mask.mean(axis=(1, 2))
     planes = np.flatnonzero(share >= min(EMPTY_PLANE, 0.5 * share.max()))
     if len(planes) == len(share):
@@ -108,7 +108,7 @@ def measured_stack(given: GivenStack) -> MeasuredStack:
 
 
 def check_measured_lines(stack: MeasuredStack) -> None:
-    """Raise `InputError` where fewer than two planes hold anything, or no plane measured some row or column."""
+    """Raise `InputError` if fewer than two planes were measured, or if a row or column was measured in no plane."""
     if len(stack.planes) < 2:
         raise InputError(f"expected at least 2 measured planes, got {len(stack.planes)} of {stack.given_planes}")
     for axis, name in ((1, "y"), (2, "x")):

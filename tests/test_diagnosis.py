@@ -114,7 +114,7 @@ def test_fewer_samples_than_degrees_of_freedom_is_impossible_not_an_error(plante
     assert report.observed < report.bound.degrees_of_freedom == degrees_of_freedom((20, 20, 20), SHAPE)
     assert report.verdict == "impossible"
     assert report.rank == (20, 20, 20)
-    assert "more the samples do not carry" in report.obtained["mu"]
+    assert "the samples do not determine a larger one" in report.obtained["mu"]
     assert bad_value(report) == []
 
 
@@ -143,7 +143,7 @@ def test_planes_only_are_never_called_uniform_and_the_sentence_says_what_stands_
         text = str(report) + json.dumps(report.to_dict())
         assert "uniform" not in report.summary + " ".join(report.reasons) + report.to_dict()["mask_sentence"]
         assert "11 of 23 planes were never measured" in text
-        assert "smoothness along z stands in" in report.summary
+        assert "smoothness along z takes the place of the theorem" in report.summary
         assert report.summary.count(".") == 1  # one sentence ...
         assert "impossible" in report.summary  # ... with both verdicts
     assert as_factor.rank == as_gaps.rank
@@ -157,7 +157,7 @@ def test_an_empty_row_or_column_is_impossible_and_nothing_stands_in(planted: Cal
     data[4] = np.nan
     report = diagnose(np.moveaxis(data, 0, axis))
     assert report.verdict == "impossible"
-    assert "nothing stands in for it" in report.summary
+    assert "nothing takes the place of the theorem" in report.summary
     assert report.sampling.empty_slices[axis] == (4,)
 
 
@@ -495,7 +495,7 @@ def test_diagnose_lowers_the_verdict_where_the_model_holds_little() -> None:
     report = tc.diagnose(data, rank=(3, 3, 3))
     assert report.explained < 0.5
     assert report.verdict == "likely"  # every voxel was measured: the theorem alone would say "guaranteed"
-    assert "holds only" in report.reasons[0]
+    assert "explains only" in report.reasons[0]
     holes = tc.diagnose(data, rng.random(data.shape) < 0.8, rank=(3, 3, 3))
     assert holes.verdict == "unlikely"
 

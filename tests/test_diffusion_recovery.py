@@ -180,7 +180,7 @@ def test_uneven_planes_are_left_to_kriging(truth: np.ndarray) -> None:
     stack = truth.copy()
     stack[[1, 2, 6]] = np.nan
     result = tc.recover(stack, **QUICK)
-    assert "not evenly spaced: a lateral prior says nothing between them" in "\n".join(result.notes)
+    assert "not evenly spaced: a lateral prior cannot fill the planes between them" in "\n".join(result.notes)
 
 
 def test_gaps_alone_are_left_to_local(truth: np.ndarray) -> None:

@@ -416,7 +416,7 @@ def test_recover_returns_a_constant_volume_as_it_is(value: int) -> None:
     result = recover(np.full((4, 8, 9), value, np.uint8), axial_factor=2)
     np.testing.assert_array_equal(result.volume.data, np.full((7, 8, 9), value, np.float32))
     assert result.status is Status.UNCHANGED
-    assert result.notes == (f"all measured voxels have the value {value}: returned as it is",)
+    assert result.notes == (f"all measured voxels have the value {value}, which is returned everywhere",)
     assert result.outlier_count == 0
     assert not result.outliers.any()
     assert result.history == ()
@@ -800,7 +800,7 @@ def test_recover_local_beats_the_global_model_in_gaps_and_says_so(half: Simulate
 def test_recover_local_denoises_and_knows_how_well(full: SimulatedCells) -> None:
     local, tucker = (recover(full.measured, method=method) for method in ("auto", "tucker"))
     assert error(local, full.truth) < 0.9 * error(tucker, full.truth)
-    assert any(note.startswith("denoised by groups of similar patches") for note in local.notes)
+    assert any(note.startswith("measured voxels were denoised by groups of similar patches") for note in local.notes)
     assert 0.8 < covered(local, full.truth) < 0.99
 
 
@@ -829,14 +829,14 @@ def test_recover_uncertainty_follows_the_unit(half: SimulatedCells) -> None:
 
 def test_recover_says_when_patches_are_cut(full: SimulatedCells) -> None:
     result = recover(full.measured[:3], method="local", rank=(2, 4, 4))
-    assert any(note.startswith("patches cut to 3 voxels along the shortest side") for note in result.notes)
+    assert any(note.startswith("patches were cut to 3 voxels along the shortest side") for note in result.notes)
 
 
 def test_recover_says_when_noise_is_shared_by_neighbours() -> None:
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.standard_normal((12, 64, 64)), (0, 0.8, 0.8))
     result = recover(100 + 10 * (noise / noise.std()), rank=(1, 1, 1))
-    assert any("Noise that neighbours share looks like structure and stays" in note for note in result.notes)
+    assert any("Noise that neighbouring voxels share looks like structure" in note for note in result.notes)
 
 
 def test_recover_takes_options_of_the_patches_by_name(full: SimulatedCells) -> None:

@@ -136,7 +136,7 @@ def test_interrupted_and_gone_on_from(run: Any, tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         status, out, err = run("one.npy", "--out", "prior", *options)
-    expected = "tensorcell: interrupted at step 3; kept in prior.state, the same command with --resume goes on"
+    expected = "tensorcell: interrupted at step 3; the same command with --resume goes on from the state in prior.state"
     assert (status, out) == (130, "")
     assert err == f"{expected} from there\n"
     assert not (tmp_path / "prior").exists()

@@ -43,7 +43,7 @@ def _main(
     """Recover 3-D and 4-D microscopy volumes from too few, too noisy measurements."""
 
 
-def demo(folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("tensorcell-demo")) -> None:
+def demo(folder: Annotated[Path, typer.Argument(help="Folder for the files.")] = Path("tensorcell-demo")) -> None:
     """Simulate cells, degrade them, recover them, and show the scores."""
     from tensorcell.demo import run_demo
 
@@ -61,9 +61,9 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line; every error of the user's is one line on stderr and status 2.
+    """Run the command line; every error in the user's input ends with one line on stderr and status 2.
 
-    A request to terminate (as schedulers of clusters send it) is taken like Ctrl-C: nothing partial stays behind.
+    A request to terminate (as schedulers of clusters send it) is handled like Ctrl-C: nothing partial is left behind.
     """
     earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -77,7 +77,7 @@ def main() -> None:
     except MemoryError:
         fail("not enough memory for this volume; crop it or use a machine with more", USER)
     except Exception as error:
-        message = getattr(error, "format_message", None)  # usage errors of click, which typer may carry inside itself
+        message = getattr(error, "format_message", None)  # usage errors of click, of which typer may hold a copy
         if message is None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":

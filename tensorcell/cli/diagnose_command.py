@@ -36,16 +36,16 @@ def diagnose(
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     na: Annotated[float | None, typer.Option(help="Numerical aperture.")] = None,
     wavelength: Annotated[float | None, typer.Option(help="Emission wavelength in micrometres.")] = None,
-    refractive_index: Annotated[float | None, typer.Option(help="Of the medium.")] = None,
-    blocks: Annotated[bool, typer.Option("--blocks", help="Ranks of blocks, too.")] = False,
+    refractive_index: Annotated[float | None, typer.Option(help="Refractive index of the medium.")] = None,
+    blocks: Annotated[bool, typer.Option("--blocks", help="Estimate the ranks of blocks, too.")] = False,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
-    fail_under: Annotated[str | None, typer.Option(help="Exit status 3 below: unlikely, likely or guaranteed.")] = None,
+    fail_under: Annotated[str | None, typer.Option(help="Worst verdict without exit status 3: unlikely, likely or guaranteed.")] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For random subsets of voxels.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for random subsets of voxels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
-    """Say whether a stack was sampled densely enough to be recovered, by what, and on which grounds."""
+    """Say whether a stack was sampled densely enough to be recovered by low rank or by smoothness along z, and why."""
     from tensorcell.diagnosis import VERDICTS
     from tensorcell.diagnosis import diagnose as diagnose_volume
 

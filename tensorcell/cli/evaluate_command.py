@@ -13,26 +13,26 @@ from tensorcell.cli.parsing import JSON_HELP, list_of
 
 
 def evaluate(
-    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="References; formats as for recover.")],
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="References, in the formats of recover.")],
     out: Annotated[Path, typer.Option(help="Folder for finished cells, tables and pictures.")],
     methods: Annotated[
-        str, typer.Option(help="Such as auto,bm4d,linear,bm4d+linear; all: every installed one.")
+        str, typer.Option(help="Methods, such as auto,bm4d,linear,bm4d+linear; all: every installed one.")
     ] = "all",
-    cases: Annotated[str, typer.Option(help="Such as noise-0.05,planes or pixels; all: the whole grid.")] = "all",
-    crop: Annotated[str | None, typer.Option(help="Take the centre: planes,rows,columns.")] = None,
+    cases: Annotated[str, typer.Option(help="Cases, such as noise-0.05,planes; all: the whole grid.")] = "all",
+    crop: Annotated[str | None, typer.Option(help="Crop references to their centre: planes,rows,columns.")] = None,
     noise: Annotated[
-        str, typer.Option(help="Its standard deviation: estimated by each method, or given to all.")
+        str, typer.Option(help="estimated: each method estimates the standard deviation of the noise; given: all are given it.")
     ] = "estimated",
     paper_table: Annotated[
-        bool, typer.Option("--paper-table", help="Clean, noise and planes alone, in the form of RCT's Table 2.")
+        bool, typer.Option("--paper-table", help="Print the form of RCT's Table 2; its cases are clean, noise and planes.")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; above 1, seconds mean less.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; above 1, times are less exact.")] = 1,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Do failed and refused cells again.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="For the degradations and the methods.")] = 0,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed and refused cells again.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the degradations and the methods.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
-    """Degrade references, restore them by several methods side by side, and score them; resumable."""
+    """Degrade references, restore them by several methods side by side, and score them; a run can be resumed."""
     from tensorcell import evaluation
 
     wanted = None if cases == "all" else cases.split(",")

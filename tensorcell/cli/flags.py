@@ -61,7 +61,7 @@ def flag_of(field: dataclasses.Field[Any], kind: type, names: tuple[str, ...]) -
 
 
 def default_text(field: dataclasses.Field[Any]) -> str:
-    """What the help says of the default; nothing where that is None or False."""
+    """The sentence of the help text on the default; empty where that is None or False."""
     default = field.default
     if default is None or default is False or default is dataclasses.MISSING:
         return ""
@@ -92,7 +92,7 @@ def given_options(methods: Mapping[str, Method], method: str, flags: Mapping[str
 
 
 def takes_three(kind: type, name: str) -> bool:
-    """Whether a field is one whole number or three, which the command line has as a text."""
+    """Whether a field is one whole number or three, which the command line gives as a text."""
     wanted = typing.get_type_hints(kind)[name]
     return isinstance(wanted, types.UnionType) and int in typing.get_args(wanted)
 

@@ -8,14 +8,14 @@ import sys
 from tensorcell.volume import Volume
 
 BYTES_A_VOXEL = 80
-"""Measured peak of a recovery from file to file: input, masks, output, and a few slabs."""
+"""Peak of memory in bytes a voxel, measured for a recovery from file to file: input, masks, output, a few slabs."""
 
 BASE = 300
-"""MiB that the program takes by itself."""
+"""Memory in MiB that the program takes without any data."""
 
 
 def say_cost(source: str, before: Volume, axial_factor: int) -> None:
-    """One line on stderr before the work, on a terminal; and where memory is short, in any case."""
+    """Print the memory that will be needed on stderr if that is a terminal, or if the machine has less than that."""
     planes = before.shape[before.axes.index("Z")]
     voxels = before.data.size // planes * ((planes - 1) * max(1, axial_factor) + 1)
     needed, there = BYTES_A_VOXEL * voxels / 2**20 + BASE, machine_memory()
@@ -26,7 +26,7 @@ def say_cost(source: str, before: Volume, axial_factor: int) -> None:
 
 
 def machine_memory() -> float | None:
-    """Memory of the machine in MiB, where the system tells."""
+    """Memory of the machine in MiB; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
     except (AttributeError, OSError, ValueError):
@@ -34,7 +34,7 @@ def machine_memory() -> float | None:
 
 
 def peak_memory() -> float | None:
-    """Largest memory of this process so far in MiB, where the system tells."""
+    """Largest memory of this process so far in MiB; None where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

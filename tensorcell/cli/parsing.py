@@ -1,4 +1,4 @@
-"""Texts of the command line as values, and what several commands say about their files."""
+"""Values from the texts of the command line, and help texts that several commands share."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 from tensorcell.errors import InputError
 from tensorcell.files import readable_formats, writable_suffixes
 
-SOURCE_HELP = f"Stack: {readable_formats()}"
-TARGET_HELP = f"Output; its suffix says the format: {', '.join(writable_suffixes())}"
-AXES_HELP = "Axes of the file where it does not say, such as TZYX."
-MASK_HELP = "File of the input's shape, not zero = measured."
-NOISE_HELP = "auto, or the standard deviation in the data's unit."
-RANK_HELP = "auto, one number, or three (z,y,x)."
+SOURCE_HELP = f"Stack to read: {readable_formats()}"
+TARGET_HELP = f"Output file; its suffix sets the format: {', '.join(writable_suffixes())}"
+AXES_HELP = "Axes, such as TZYX, where the file does not state them."
+MASK_HELP = "Mask file of the input's shape; not zero = measured."
+NOISE_HELP = "auto, or the standard deviation of the noise in the data's unit."
+RANK_HELP = "auto, one rank for all axes, or three (z,y,x)."
 SPACING_HELP = "Voxel size dz,dy,dx in micrometres."
 FACTOR_HELP = "s: the planes given are planes 0, s, 2s, ... of the wanted stack."
-JSON_HELP = "One JSON object on stdout, nothing else."
-PAGE_HELP = "Write a page (.html)."
+JSON_HELP = "Print one JSON object on stdout and nothing else."
+PAGE_HELP = "Write a page to this file (.html)."
 
 PAGE_SUFFIXES = {"--report": (".png", ".html"), "--html": (".html",)}
-"""Suffixes of the outputs that are no volumes."""
+"""The suffixes that outputs other than volumes may have."""
 
 
 def rank_of(text: str) -> Any:

@@ -13,17 +13,17 @@ from tensorcell.files import check_outputs, read
 
 
 def plan(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A densely sampled pilot stack; formats as for recover.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="A densely sampled pilot stack, in a format of recover.")],
     target_nrmse: Annotated[float | None, typer.Option(help="Wanted error: at most this NRMSE.")] = None,
     target_psnr: Annotated[float | None, typer.Option(help="Wanted error: at least this PSNR in decibels.")] = None,
-    axial_factors: Annotated[str, typer.Option(help="s: keep planes 0, s, 2s, ..., such as 1,2,3.")] = "1,2,3,4,6,8",
-    pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels, such as 1,0.5.")] = "1",
+    axial_factors: Annotated[str, typer.Option(help="Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ...")] = "1,2,3,4,6,8",
+    pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels to keep, such as 1,0.5.")] = "1",
     exposure_factors: Annotated[str, typer.Option(help="Shares of the exposure, such as 1,0.5.")] = "1",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
-    repeats: Annotated[int, typer.Option(min=1, help="Trials for each choice.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of trials for each choice.")] = 1,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
-    axes: Annotated[str | None, typer.Option(help="Axes of the file where it does not say, such as ZYX.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For pixels, noise and intervals.")] = 0,
+    axes: Annotated[str | None, typer.Option(help="Axes, such as ZYX, where the file does not state them.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for pixels, noise and intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Predict from a pilot stack how sparsely the next ones may be imaged."""

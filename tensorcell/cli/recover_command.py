@@ -51,27 +51,27 @@ def recover(
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    outliers: Annotated[str | None, typer.Option(help="Write what was taken out to this file.")] = None,
+    device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
+    outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[
-        str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to hold the truth in 90 %.")
+        str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to contain the truth in 90 % of the voxels.")
     ] = None,
     invented: Annotated[
-        str | None, typer.Option(help="Write how much of each voxel the measurement leaves open, 0 to 1.")
+        str | None, typer.Option(help="Write to this file which share of each voxel the measurement leaves open, 0 to 1.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Output dtype: input, uint8, uint16, float32, ...")] = None,
-    report: Annotated[str | None, typer.Option(help="Write a picture (.png) or a page (.html).")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Data type of the output: input, uint8, uint16, float32, ...")] = None,
+    report: Annotated[str | None, typer.Option(help="Write a report to this file: a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
-        bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: keep if anything is missing.")
+        bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: measured voxels are kept if any are missing.")
     ] = None,
     nonnegative: Annotated[
-        bool | None, typer.Option("--nonnegative/--no-nonnegative", help="Default: if no measured voxel is negative.")
+        bool | None, typer.Option("--nonnegative/--no-nonnegative", help="Default: yes if no measured voxel is negative.")
     ] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For the choice of left-out voxels.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of left-out voxels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no summary.")] = False,
     **flags: Any,
 ) -> None:
     """Recover a stack: fill gaps and planes, remove outliers, reduce noise."""
@@ -124,7 +124,7 @@ def recover(
 
 
 def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None]) -> None:
-    """Write small volumes of the kinds that are to come, so that what a format refuses is said before the work."""
+    """Write small volumes of the kinds that are to come, so that a format refuses them before the work is done."""
     small = Volume(np.zeros([2] * len(before.axes), float_type(before.dtype)), before.axes, before.spacing)
     rehearse(target, small, wanted)
     for path in others:
@@ -151,7 +151,7 @@ def write_all(outputs: dict[str, str | None], before: Volume, result: Recovery, 
 
 
 def how_to_go_on(cache: str | None) -> str:
-    """What is said after Ctrl-C of a fit whose state was kept beside the cache."""
+    """The message after Ctrl-C on a fit whose state was kept beside the cache."""
     if cache is None:
         return ""
     folder = Path(cache).absolute()

@@ -14,18 +14,18 @@ from tensorcell.cli.parsing import JSON_HELP, NOISE_HELP, numbers_of
 
 
 def train(
-    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Stacks; formats as for recover.")],
-    out: Annotated[Path, typer.Option(metavar="PRIOR", help="Folder that becomes the prior.")],
-    kind: Annotated[str, typer.Option(help="lateral: of xy slices; volume: of densely sampled volumes.")] = "lateral",
-    axial_factor: Annotated[int, typer.Option(help="s of the recoveries it is for; 1: a plain prior.")] = 1,
-    minutes: Annotated[float | None, typer.Option(help="Time for the fit; default 5.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps in place of a time; reproducible.")] = None,
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Stacks, in the formats of recover.")],
+    out: Annotated[Path, typer.Option(metavar="PRIOR", help="Folder to which the prior is written.")],
+    kind: Annotated[str, typer.Option(help="lateral: a prior of xy slices; volume: of whole volumes.")] = "lateral",
+    axial_factor: Annotated[int, typer.Option(help="s of the recoveries that the prior is for; 1: no condition.")] = 1,
+    minutes: Annotated[float | None, typer.Option(help="Minutes for the fit; default 5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps in place of a time; reproducible.")] = None,
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted fit.")] = False,
-    axes: Annotated[str | None, typer.Option(help="Axes of the files where they do not say, such as TZYX.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For weights, pieces and levels.")] = 0,
+    axes: Annotated[str | None, typer.Option(help="Axes, such as TZYX, where the files do not state them.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for weights, pieces and noise levels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress and no summary.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Show no progress and no summary.")] = False,
 ) -> None:
     """Fit a prior to stacks, for recover --method diffusion --prior PRIOR."""
     sigma = None if noise == "auto" else numbers_of(noise, "--noise", 1)[0]

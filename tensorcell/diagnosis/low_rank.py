@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 REFIT_BELOW = 0.9
-"""Below this explained share the model is fitted once more: bright structures may have passed for outliers."""
+"""Below this explained share the model is fitted again: its robust fit may have taken structures for outliers."""
 
 ROUNDING = 1e-7
 """Noise below this share of the range of intensities is called zero."""
@@ -57,8 +57,8 @@ def low_rank_model(
 ) -> LowRankModel:
     """Rank, noise, outliers and coherence of what was measured.
 
-    Slices without samples are left out: they are in no equation. A rank with more unknowns than samples is judged as it
-    is, but the coherences then come from a fit of the largest rank that the samples carry.
+    Slices without samples are left out, since no equation contains them. A given rank with more unknowns than samples
+    is judged as it is, but the coherences then come from a fit of a smaller rank that the samples determine.
     """
     y, seen = with_samples(given)
     observed = int(np.count_nonzero(seen))
@@ -73,11 +73,11 @@ def low_rank_model(
     sigma = model.noise.sigma
     said = GIVEN if noise is not None else model.noise.sentence
     if noise is None and sigma < ROUNDING * (given.highest - given.lowest):
-        sigma, said = 0.0, f"{said} Zero to the precision of the fit."
+        sigma, said = 0.0, f"{said} It is zero to the precision of the fit."
     fit, explained = best_explained(y, model, sigma, fitting)
     found = coherence(fit.tucker.core, fit.tucker.factors)
     if rank is not None and fitted != rank:
-        of_rank = f"(of rank {fitted}: more the samples do not carry)"
+        of_rank = f"(of rank {fitted}, since the samples do not determine a larger one)"
         found = replace(found, obtained={key: f"{how} {of_rank}" for key, how in found.obtained.items()})
     return LowRankModel(
         rank=rank or model.rank.rank,
@@ -88,15 +88,15 @@ def low_rank_model(
         noise_obtained=said,
         explained=explained,
         outliers=len(model.outliers.positions),
-        outliers_obtained=f"measured voxels more than {model.fit.history[-1].threshold:.3g} from a robust fit of rank "
-        f"{' x '.join(map(str, model.rank.rank))} that their neighbours do not support",
+        outliers_obtained=f"measured voxels over {model.fit.history[-1].threshold:.3g} away from a robust fit of rank "
+        f"{' x '.join(map(str, model.rank.rank))} whose neighbours do not share that distance",
         coherence=found,
         blocks=block_ranks(y, seen, seed=fitting.seed) if blocks else None,
     )
 
 
 def with_samples(given: GivenStack) -> tuple[Array, Bools]:
-    """The planes that `recover` fits, without rows and columns that hold no sample."""
+    """The planes that `recover` fits, without the rows and columns that were never measured."""
     stack = measured_stack(given)
     rows, columns = stack.mask.any(axis=(0, 2)), stack.mask.any(axis=(0, 1))
     if rows.all() and columns.all():
@@ -106,7 +106,7 @@ def with_samples(given: GivenStack) -> tuple[Array, Bools]:
 
 
 def _trivial(given: GivenStack, y: Array, seen: Bools, noise: float | None, rank: Rank | None) -> LowRankModel:
-    """A constant tensor, where there is nothing to be fitted."""
+    """The model of a stack to which nothing can be fitted: a constant tensor."""
     why = "fewer samples than a tensor of rank 1 needs"
     if given.constant:
         why = f"all measured voxels are {given.lowest:g}"
@@ -123,14 +123,14 @@ def _trivial(given: GivenStack, y: Array, seen: Bools, noise: float | None, rank
         noise_obtained=said,
         explained=1.0 if given.constant else 0.0,
         outliers=0,
-        outliers_obtained=f"none looked for: {why}",
-        coherence=replace(even, obtained=dict.fromkeys(even.obtained, f"of a constant tensor: {why}")),
+        outliers_obtained=f"no outliers were looked for: {why}",
+        coherence=replace(even, obtained=dict.fromkeys(even.obtained, f"that of a constant tensor: {why}")),
         blocks=None,
     )
 
 
 def best_explained(y: Array, model: StackModel, sigma: float, fitting: Fitting) -> tuple[CompletionResult, float]:
-    """The fit that holds more of the variance: the robust one, or one of all voxels but the outliers."""
+    """The robust fit or a plain fit of the inliers, whichever explains more of the variance, and that share."""
     fit, share = model.fit, explained_share(y, model.inlier, model.fit, sigma)
     if share >= REFIT_BELOW:
         return fit, share
@@ -141,10 +141,10 @@ def best_explained(y: Array, model: StackModel, sigma: float, fitting: Fitting) 
 
 
 def explained_share(y: Array, inlier: Bools, fit: CompletionResult, sigma: float) -> float:
-    """Share of the variance of the inliers, without that of the noise, that the model holds.
+    """Share of the variance of the inliers, without that of the noise, that the model explains.
 
-    The noise is taken off the variance of the data and off what the model leaves over; the latter is divided by the
-    share of the samples that the degrees of freedom leave.
+    The variance of the noise is subtracted from the variance of the data and from that of the residual. The latter is
+    first divided by the share of the samples that the degrees of freedom leave.
     """
     count, left, total, squares = 0, 0.0, 0.0, 0.0
     for slab in slabs(y.shape):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tensorcell.axial import AxialSpectrum
 
 COLOURS = {"z": "#2f6690", "y": "#d1495b", "x": "#e09f3e"}
-FEW = 20  # empty slices that are marked one by one
+FEW = 20  # largest number of empty slices that are marked one by one
 GREY, DARK = "#9aa3ab", "#1d2126"
 VERDICT_COLOURS = {
     "impossible": "#b3261e", "unlikely": "#b3261e", "aliased": "#b3261e", "unknown": "#8a6d00",
@@ -30,14 +30,14 @@ VERDICT_COLOURS = {
 
 
 def draw_ladder(report: Diagnosis) -> Figure:
-    """Numbers of samples needed, by what argument, and the number there is, on one logarithmic axis."""
+    """The number of samples that each argument asks for, and the number measured, on one logarithmic axis."""
     figure, ax = _figure(7.6, 3.1)
     bound, total = report.bound, math.prod(report.shape)
     steps: list[tuple[str, float | None]] = [
         ("degrees of freedom (necessary)", bound.degrees_of_freedom),
         ("empirical threshold" + (", extrapolated" if report.extrapolated else ""), report.empirical_threshold),
         ("Theorem 2, as printed", bound.bound_theorem2),
-        ("Theorem 2, full (judged by)", bound.bound_theorem2_full),
+        ("Theorem 2, full (for the verdict)", bound.bound_theorem2_full),
         ("Theorem 1, simplified", bound.bound_theorem1_simplified),
         ("Theorem 1, with coherences", bound.bound_theorem1),
     ]
@@ -54,7 +54,7 @@ def draw_ladder(report: Diagnosis) -> Figure:
     ax.axvline(report.observed, color=COLOURS["z"], linewidth=2, zorder=2)
     top = len(known) - 0.35
     ax.text(
-        report.observed, top, f"observed {_samples(report.observed)} ", color=COLOURS["z"], size=TEXT - 1, ha="right"
+        report.observed, top, f"measured {_samples(report.observed)} ", color=COLOURS["z"], size=TEXT - 1, ha="right"
     )
     ax.text(total, top, f" all voxels {_samples(total)}", color="#555b61", size=TEXT - 1)
     ax.set_yticks(range(len(known)), [name for name, _ in reversed(known)], size=TEXT - 1)
@@ -67,7 +67,7 @@ def draw_ladder(report: Diagnosis) -> Figure:
 
 
 def draw_spectra(report: Diagnosis) -> Figure:
-    """The values that the rank was read from, one panel an axis, with their edge and the chosen rank."""
+    """The values that the rank was read from, one panel an axis, with the edge of the noise and the chosen rank."""
     figure, panels = _figures(7.6, 2.6, 3)
     for ax, name, values, edge, rank in zip(
         panels, "zyx", report.spectra, report.spectra_edges, report.rank, strict=True
@@ -107,7 +107,7 @@ def draw_slices(report: Diagnosis) -> Figure:
 
 
 def draw_axial(report: Diagnosis) -> Figure:
-    """Power along z and within planes, and what planes a step apart can carry."""
+    """Power spectra along z and within planes, the band limit, and the Nyquist frequency of the measured planes."""
     band = report.axial_band
     figure, ax = _figure(7.6, 2.9)
     shown: list[tuple[str, AxialSpectrum | None, str]] = [("along z", band.axial, COLOURS["z"])]
@@ -202,7 +202,7 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 <p class="summary">{{ summary }}</p>
 <ul>{% for reason in reasons %}<li>{{ reason }}</li>{% endfor %}</ul>
 {% if stacks %}<h2>All stacks</h2>
-<table><tr><th>stack</th><th>verdict</th><th>along z</th><th>observed</th><th>rank</th></tr>
+<table><tr><th>stack</th><th>verdict</th><th>along z</th><th>measured</th><th>rank</th></tr>
 {% for row in stacks %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 <div class="row">{% for heading, alt, image in pictures %}
 <div><h2>{{ heading }}</h2><img alt="{{ alt }}" src="{{ image }}"></div>{% endfor %}
@@ -211,19 +211,19 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 <table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
 <h2>How to read this</h2>
 <p>A stack whose planes, rows and columns are mixtures of a few patterns has a low rank, and far fewer samples than
-voxels determine it. The ladder compares the samples that there are with those that are needed. Below the degrees of
-freedom no method whatever can recover a tensor of that rank. From the empirical threshold on, our solver did so in
-simulations with random tensors. The theorems promise it for every tensor of that rank and coherence, but their constant
-is unknown and set to 1 here, they speak of entries drawn uniformly at random and of a convex method that nobody can
-compute, and they may ask for more samples than there are voxels (grey): then they say nothing.</p>
-<p>What the theorem does not cover: a plane, row or column that was never measured is in no equation, so nothing that
-rests on low rank alone recovers it, however many samples the others hold. For planes, smoothness along z stands in for
-it: planes closer than the Nyquist step of the band limit carry all that lies between them. That limit is an estimate; a
-spectrum shows only what stands out of the noise, and planes that are too far apart fold high frequencies onto low ones.
-Real cells are of low rank only approximately: what the model leaves over is detail, and no number on this page counts
-it.</p>
+voxels determine it. The ladder compares the number of samples (measured voxels) with the numbers that are needed.
+Below the degrees of freedom no method can recover a tensor of that rank. From the empirical threshold on, our solver
+recovered random tensors in simulations. The theorems guarantee recovery of every tensor of that rank and coherence, but
+their constant is unknown and set to 1 here, they hold for entries drawn uniformly at random and for a convex method
+that nobody can compute, and they may ask for more samples than there are voxels (grey); then they guarantee nothing.</p>
+<p>What the theorem does not cover: a plane, row or column that was never measured is in no equation, so no method that
+rests on low rank alone recovers it, however many samples the others hold. For planes, smoothness along z takes the
+place of the theorem: planes closer than the Nyquist step of the band limit determine all that lies between them. That
+limit is an estimate; a spectrum shows only what is stronger than the noise, and planes that are too far apart fold high
+frequencies onto low ones. Real cells are of low rank only approximately: the residual of the model holds detail, and no
+number on this page measures how much detail a recovery loses.</p>
 <p>Coherences (mu, alpha, lambda) say how evenly the model is spread over its voxels: mu is 1 for an even axis and
-largest where one slice is unlike all others. They are those of a model fitted to this stack, and carry its error.</p>
+largest where one slice is unlike all others. They belong to a model fitted to this stack, and share its error.</p>
 <h2>Where each number comes from</h2>
 <table>{% for name, value, how in origins %}
 <tr><th>{{ name }}</th><td class="number">{{ value }}</td><td>{{ how }}</td></tr>{% endfor %}</table>
@@ -237,7 +237,7 @@ def page(report: Diagnosis) -> str:
     import jinja2
 
     name = ", ".join(part for part in (report.source, report.label) if part)
-    pictures = [("Samples needed and there", "Ladder of bounds", _picture(draw_ladder, report))]
+    pictures = [("Samples needed and measured", "Ladder of bounds", _picture(draw_ladder, report))]
     if report.spectra:
         pictures.append(("Spectra and rank", "Spectrum of each axis", _picture(draw_spectra, report)))
     pictures.append(("Where samples lie", "Measured share of each slice", _picture(draw_slices, report)))

@@ -19,10 +19,10 @@ from tensorcell.solvers import BlockRanks, Coherence, RecoveryBound, Sampling
 Rank = tuple[int, ...]
 
 VERDICTS = ("impossible", "unlikely", "likely", "guaranteed")
-"""From the worst to the best."""
+"""The verdicts on the low-rank model, from the worst to the best."""
 
 AXIAL_VERDICTS = ("aliased", "unknown", "resolved")
-"""From the worst to the best."""
+"""The verdicts on the distance of planes, from the worst to the best."""
 
 WIDTH = 96
 """Columns of the terminal."""
@@ -32,13 +32,13 @@ WIDTH = 96
 class Diagnosis:
     """What :func:`diagnose` returns; ``str()`` is one screen of text, with the verdicts in its first sentence.
 
-    Of a volume of several channels or frames it speaks of the stack with the worst verdict (``label`` names it), and
-    ``stacks`` holds the reports of all.
+    For a volume of several channels or frames it describes the stack with the worst verdict (``label`` names it), and
+    ``stacks`` holds the diagnoses of all stacks.
 
     Attributes
     ----------
     label, source : str
-        Which stack of which file; empty where there is only one, or no file.
+        Names of the stack and of its file; empty where there is only one stack, or no file.
     input_shape, shape : (int, int, int)
         Voxels (Z, Y, X) of what was given, and of the stack that is wanted: with an axial factor s it has
         ``(n - 1) s + 1`` planes. All counts are of the wanted stack.
@@ -58,15 +58,15 @@ class Diagnosis:
     noise_sigma : float
         Standard deviation of the noise in the data's unit.
     explained : float
-        Share of the variance of the measured voxels, noise and outliers taken off, that the low-rank model holds.
+        Share of the variance of the measured voxels, without noise and outliers, that the low-rank model explains.
     outliers : int
-        Measured voxels far from the low-rank model and from what their neighbours leave over.
+        Number of measured voxels far from the low-rank model whose neighbours do not share that distance.
     coherence : Coherence
         mu_j, mu*, alpha*, lambda* of the fitted model.
     bound : RecoveryBound
-        Numbers of samples by the theorems, and the degrees of freedom.
+        Numbers of samples that the theorems ask for, and the degrees of freedom.
     empirical_threshold : float
-        Samples from which simulations succeed.
+        Number of samples from which on simulations succeed.
     extrapolated : bool
         Whether the threshold lies outside the simulated range.
     axial_band : AxialBand
@@ -74,15 +74,15 @@ class Diagnosis:
     axial_step : float
         Largest distance between measured planes, in ``axial_band.unit``.
     blocks : BlockRanks or None
-        Ranks of blocks, where asked for.
+        Ranks of blocks, where the caller asked for them.
     verdict, axial_verdict : str
         ``impossible``, ``unlikely``, ``likely`` or ``guaranteed``; ``aliased``, ``unknown`` or ``resolved``.
     summary : str
         First sentence: both verdicts.
     reasons : tuple of str
-        Why, a sentence each.
+        Reasons for the verdicts, a sentence each.
     obtained : dict
-        For each key of :meth:`to_dict` that holds a number, how that was obtained.
+        For each key of :meth:`to_dict` that holds a number, a phrase that says how it was obtained.
     stacks : tuple of Diagnosis
         All stacks, where there are several.
     """
@@ -227,11 +227,11 @@ def table(report: Diagnosis) -> list[tuple[str, str]]:
     band, simplified = report.axial_band, samples(bound.bound_theorem1_simplified)
     rows = [
         ("stack wanted", stack),
-        ("observed", f"{report.observed:,} of {math.prod(shape):,} voxels ({report.observed_ratio:.3g})"),
+        ("measured", f"{report.observed:,} of {math.prod(shape):,} voxels ({report.observed_ratio:.3g})"),
         ("sampling", in_axes(sampling.sentence)),
         ("slices unmeasured", f"{empty}; fewest samples in a slice: {sampling.min_slice_count:,}"),
         ("fibres unmeasured", fibres),
-        ("rank", f"{' x '.join(map(str, report.rank))} holds {100 * report.explained:.3g} % of the variance: "
+        ("rank", f"{' x '.join(map(str, report.rank))} explains {100 * report.explained:.3g} % of the variance: "
          + in_axes(report.rank_reason)),
         ("noise, outliers", f"{report.noise_sigma:.4g} (standard deviation), {report.outliers:,} voxels"),
         ("coherence", ", ".join(f"{v:.3g} {a}" for v, a in zip(found.mode, "zyx", strict=True))

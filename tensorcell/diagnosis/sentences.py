@@ -9,47 +9,48 @@ from tensorcell.diagnosis.result import Diagnosis, in_axes
 from tensorcell.solvers import Sampling
 
 WELL_EXPLAINED, HALF_EXPLAINED = 0.9, 0.5
-"""Shares of the variance: below the first the theorem is silent on too much, below the second the model is not it."""
+"""Shares of the variance that the model explains. Below the first, recovery is not called guaranteed, since the theorem
+covers the model alone; below the second, it is called unlikely."""
 
 
 def first_sentence(word: str, axial_word: str, sampling: Sampling, shape: Sequence[int]) -> str:
-    """Both verdicts; where whole slices lack, also that the theorem is silent and what stands in for it."""
+    """Both verdicts; where whole slices are missing, also that no theorem applies, and what takes its place."""
     missing = [
         f"{len(indices)} of {size} {name}"
         for indices, size, name in zip(sampling.empty_slices, shape, ("planes", "rows", "columns"), strict=True)
         if indices
     ]
     along_z = {
-        "resolved": "the measured planes are close enough to tell what lies between them (resolved)",
-        "aliased": "the measured planes are too far apart to tell what lies between them (aliased)",
-        "unknown": "whether the measured planes tell what lies between them is unknown",
+        "resolved": "the measured planes are close enough to determine what lies between them (resolved)",
+        "aliased": "the measured planes are too far apart to determine what lies between them (aliased)",
+        "unknown": "whether the measured planes determine what lies between them is unknown",
     }[axial_word]
     if not missing:
         return f"Recovery by the low-rank model is {word}; along z {along_z}."
     which = ", ".join(missing)
-    what = f"No low-rank theorem covers this sampling ({which} were never measured): by low rank alone it is {word}"
+    what = f"No low-rank theorem covers this sampling ({which} were never measured): by low rank, recovery is {word}"
     if not sampling.empty_slices[0]:
-        return f"{what}, and nothing stands in for it; along z {along_z}."
+        return f"{what}, and nothing takes the place of the theorem; along z {along_z}."
     only = "for the planes " if any(sampling.empty_slices[1:]) else ""
-    return f"{what}; {only}smoothness along z stands in for it, and by that {along_z}."
+    return f"{what}; {only}smoothness along z takes the place of the theorem, and by that criterion {along_z}."
 
 
 def as_sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """The text with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def by_share(word: str, sentence: str, explained: float, observed: float) -> tuple[str, str]:
-    """The verdict, lowered where the model holds too little of the data: a bound speaks for the model alone."""
+    """The verdict, lowered where the model explains too little of the data, since a bound holds for the model alone."""
     if explained >= WELL_EXPLAINED or word not in ("guaranteed", "likely"):
         return word, sentence
-    share = f"a model of this rank holds only {100 * explained:.3g} % of the variance of what was measured"
+    share = f"a model of this rank explains only {100 * explained:.3g} % of the variance of what was measured"
     if explained < HALF_EXPLAINED and observed < 1:
         return "unlikely", f"The low-rank model is unlikely to recover this: {share}."
     if word == "guaranteed":
         return (
             "likely",
-            f"The low-rank model is likely to recover its part of this, but {share}, and no bound the rest.",
+            f"The low-rank model is likely to recover its part of this, but {share}, and no bound covers the rest.",
         )
     return word, f"{sentence} But {share}."
 
@@ -60,16 +61,16 @@ def how_obtained(report: Diagnosis, model: LowRankModel, threshold: str) -> dict
     theorem = "with its unknown constant set to 1"
     wanted = "counted in the mask of the wanted stack"
     return {
-        "shape": "planes given, and those between them" if report.axial_factor > 1 else "that of the input",
-        "observed": "counted: allowed by the mask and not NaN",
-        "observed_ratio": "observed over all voxels of the wanted stack",
+        "shape": "the planes given, and those between them" if report.axial_factor > 1 else "that of the input",
+        "observed": "counted: the mask is True and the value is not NaN",
+        "observed_ratio": "measured voxels over all voxels of the wanted stack",
         "empty_slices": wanted,
         "empty_fibres": wanted,
         "min_slice_count": f"{wanted}, over the slices of all axes",
         "mask_pattern": in_axes(report.sampling.sentence),
         "rank": model.reason,
         "noise_sigma": model.noise_obtained,
-        "explained": "1 - (variance left over by the fit - noise) / (variance of the data - noise), outliers apart",
+        "explained": "1 - (variance left over by the fit - noise) / (variance of the data - noise), without outliers",
         "outliers": model.outliers_obtained,
         "degrees_of_freedom": "prod r + sum r (I - r), from the shape and the rank: necessary for every method",
         "effective_rank": "r*, from the shape and the rank",

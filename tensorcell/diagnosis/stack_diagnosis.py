@@ -6,7 +6,7 @@ Every channel and time frame is one 3-D stack and is diagnosed on its own:
 2. noise, rank, global fit and outliers of what was measured, as `recover` has them (`tensorcell.model`), and the
    coherences of the fit (`tensorcell.diagnosis.low_rank`);
 3. samples needed: degrees of freedom, empirical threshold, two theorems (:mod:`tensorcell.solvers.bounds`);
-4. along z, for planes that no low-rank argument covers: band limit and Nyquist step (`tensorcell.axial`).
+4. along z, for planes that a low-rank model cannot predict: band limit and Nyquist step (`tensorcell.axial`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tensorcell.volume import Stack, Volume, stacks
 Array = npt.NDArray[Any]
 
 RANDOM_PATTERNS = ("full", "uniform")
-"""The theorems speak of these alone."""
+"""The patterns of a mask for which the theorems hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,14 @@ def diagnose(
     spacing: tuple[float, float, float] | None = None,
     seed: int = 0,
 ) -> Diagnosis:
-    """Say whether a volume was sampled densely enough to be recovered, by what, and on which grounds.
+    """Say whether a volume was sampled densely enough to be recovered by low rank or by smoothness along z, and why.
 
     Parameters
     ----------
     data : Volume or array
-        Intensities in any unit; NaN means not measured. An unknown 3-D array is ZYX.
+        Intensities in any unit; NaN means not measured. A 3-D array without ``axes`` is ZYX.
     mask : bool array of the same shape, optional
-        True = measured. Measured is what the mask *and* NaN allow; an infinity there is an error.
+        True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int
         ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
     noise : "auto" or float
@@ -85,7 +85,7 @@ def diagnose(
     axes, spacing
         For arrays: as in :class:`Volume`.
     seed : int
-        Of random subgrids and of the voxels that the choice of the rank leaves out.
+        Seed of random subgrids, and of the choice of the voxels that are left out to find the rank.
 
     Returns
     -------
@@ -95,15 +95,15 @@ def diagnose(
     ------
     InputError
         If nothing was measured, a rank is above its axis or above the product of the others, optics are out of range,
-        or the input cannot be used at all; one line says what, expected and got. Too few samples are a verdict.
+        or the input cannot be used at all; one line says what, expected and got. Too few samples give a verdict.
 
     Notes
     -----
-    ``verdict`` speaks of the low-rank model alone: ``impossible`` (fewer samples than degrees of freedom, or a slice of
+    ``verdict`` is about the low-rank model alone: ``impossible`` (fewer samples than degrees of freedom, or a slice of
     any axis without samples), ``unlikely`` (below the empirical threshold), ``likely``, ``guaranteed`` (the form of
-    Theorem 2 with its unknown constant set to 1; only for masks that agree with uniform random sampling, for the
-    theorem speaks of no other). ``axial_verdict`` speaks of the distance between planes: smoothness along z is what
-    stands in for the theorem where whole planes were not measured.
+    Theorem 2 with its unknown constant set to 1; only for masks that agree with uniform random sampling, since the
+    theorem covers no others). ``axial_verdict`` is about the distance between planes: where whole planes were not
+    measured, smoothness along z takes the place of the theorem.
 
     Noise, rank and outliers are those of `recover` for the same stack. Coherences are those of its global model. Cost:
     a few fits of a low rank; memory about two bytes a voxel beyond the data as float32.
@@ -141,7 +141,7 @@ def diagnose(
 
 
 def severity(report: Diagnosis) -> tuple[int, int, float]:
-    """Sorts reports from the worst to the best: both verdicts, then samples over the empirical threshold."""
+    """A key that sorts diagnoses from the worst on: both verdicts, then samples over the empirical threshold."""
     words = VERDICTS.index(report.verdict), AXIAL_VERDICTS.index(report.axial_verdict)
     return *words, report.observed / report.empirical_threshold
 
@@ -173,7 +173,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     beyond = int(known[0]) + shape[0] - 1 - int(known[-1])
     if beyond and axial_word == "resolved":
         axial_word = "unknown"
-        axial_sentence = f"unknown: {beyond} planes lie beyond the measured ones, where smoothness does not reach"
+        axial_sentence = f"unknown: {beyond} planes lie beyond the measured ones, where smoothness cannot predict them"
     report = Diagnosis(
         label=stack.label,
         source=str(volume.metadata.get("source", "")),
@@ -224,8 +224,8 @@ def low_rank_verdict(
         word = "likely"
         sentence = (
             f"The low-rank model is likely to recover this: {sampling.observed:,} samples reach the empirical "
-            f"threshold of {math.ceil(empirical):,}; the theorem speaks of uniform random sampling only, "
-            "and this is not."
+            f"threshold of {math.ceil(empirical):,}; the theorem holds for uniform random sampling only, "
+            "and this sampling is not uniform."
         )
     return by_share(word, sentence, model.explained, sampling.ratio)
 
@@ -244,5 +244,5 @@ def slice_counts(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], ..
 
 
 def axial_step(known: npt.NDArray[np.integer]) -> int:
-    """Largest distance between successive measured planes, in planes of the wanted stack (1 where only one is)."""
+    """Largest distance between successive measured planes, in planes of the wanted stack (1 for a single one)."""
     return int(np.diff(known).max(initial=1))

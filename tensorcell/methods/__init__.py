@@ -1,1 +1,5 @@
-"""The methods of `recover`: `table` lists them, `protocol` says what a method is, each other file is one or a part."""
+"""The methods of `recover`.
+
+`table` lists them and `protocol` defines what a method is. Every other file holds a method, or a part that several
+methods share.
+"""

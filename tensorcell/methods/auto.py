@@ -1,4 +1,4 @@
-"""``method="auto"``: of the global model and groups of patches the one with the smaller error at left-out voxels."""
+"""``method="auto"``: the global model or groups of patches, whichever has the smaller error at left-out voxels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def estimate(problem: Problem) -> Estimate:
 
 
 def better_estimate(problem: Problem, correct: Correct | None) -> Estimate:
-    """As :func:`estimate`; ``correct`` improves on voxels that groups of patches denoised."""
+    """The same as :func:`estimate`; ``correct`` improves the voxels that groups of patches denoised."""
     start = global_estimate(problem)
     if was_stopped(problem):
         return from_global_model(problem, start, None)
@@ -44,6 +44,6 @@ def better_estimate(problem: Problem, correct: Correct | None) -> Estimate:
 METHOD = replace(
     LOCAL,
     name="auto",
-    summary="In gaps the better of tucker and local at left-out voxels, local for denoising; the notes say which.",
+    summary="Fills gaps by tucker or local, whichever predicts left-out voxels better, and denoises by local.",
     estimate=estimate,
 )

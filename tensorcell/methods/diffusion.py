@@ -1,7 +1,7 @@
-"""``method="diffusion"``: goes on from ``"auto"`` with a prior fitted to the stack itself.
+"""``method="diffusion"``: improves the estimate of ``"auto"`` by a prior fitted to the stack itself.
 
-The prior fills planes between evenly spaced ones, or improves on what was denoised. All that needs torch stands in
-`tensorcell.diffusion_guidance.fill_stack`, which is imported when a stack asks for it.
+The prior fills the planes between evenly spaced measured ones, or improves the denoised stack. All code that needs
+torch is in `tensorcell.diffusion_guidance.fill_stack`, which is imported only when a stack needs it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from tensorcell.diffusion_guidance.fill_stack import DiffusionRequest
 
 LARGEST_SEED = 2**32 - 1
-"""What torch takes."""
+"""The largest seed that torch accepts."""
 
-NOTHING_TO_ADD = "no plane is missing and there is no noise to be taken away: a prior adds nothing"
-UNEVEN = "the measured planes are not evenly spaced: a lateral prior says nothing between them"
+NOTHING_TO_ADD = "no plane is missing and there is no noise to remove: a prior adds nothing"
+UNEVEN = "the measured planes are not evenly spaced: a lateral prior cannot fill the planes between them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class PreparedOptions(DiffusionOptions):
     """The options with the prior read and the cache checked."""
 
     name: str = field(default="")
-    """What notes call the prior that was given; empty where none was."""
+    """The name of the given prior in the notes; empty where none was given."""
 
 
 def prepare(options: Options, seed: int) -> Options:
@@ -61,7 +61,7 @@ def prepare(options: Options, seed: int) -> Options:
 
 
 def estimate(problem: Problem) -> Estimate:
-    """As ``"auto"``, with what a prior adds where measured voxels are denoised."""
+    """The estimate of ``"auto"``, corrected by a prior where measured voxels are denoised."""
     found = better_estimate(problem, lambda denoised: _corrected(problem, denoised))
     notes = found.notes
     if not problem.stack.some_set_aside and problem.axial_factor == 1:
@@ -90,7 +90,7 @@ def between(gaps: Gaps) -> Filled:
 
 
 def _corrected(problem: Problem, found: Stabilised) -> Corrected:
-    """What a prior makes of a denoised stack."""
+    """A denoised stack, corrected by a prior."""
     from tensorcell.diffusion_guidance.fill_stack import diffused_noise
 
     asked = request_of(problem, problem.model.fit.history)
@@ -103,7 +103,7 @@ def _corrected(problem: Problem, found: Stabilised) -> Corrected:
 
 
 def _refused(work: Callable[[], Any]) -> Any:
-    """The result of the work; what it refuses is the user's to mend."""
+    """The result of the work; a ValueError becomes an InputError, since the user can mend its cause."""
     try:
         return work()
     except ValueError as error:
@@ -117,12 +117,12 @@ def _unused(problem: Problem, said: tuple[str, ...], samples: Any) -> tuple[str,
     if name and not any(note.startswith(name) for note in said):
         notes.append(f"{name} was not used: it is not of the kind that this stack needs")
     if options.keep_samples and samples is None:
-        notes.append("no samples were drawn of this stack")
+        notes.append("no samples of this stack were drawn")
     return tuple(notes)
 
 
 def request_of(problem: Problem, history: tuple[IterationRecord, ...]) -> DiffusionRequest:
-    """What the torch module is asked; its progress goes to the callback as records of further stages."""
+    """The request to the module that uses torch; its progress reaches the callback as records of further stages."""
     from tensorcell.diffusion_guidance.fill_stack import DiffusionRequest
 
     options, callback = problem.option(DiffusionOptions), problem.fitting.callback
@@ -152,7 +152,7 @@ def request_of(problem: Problem, history: tuple[IterationRecord, ...]) -> Diffus
 
 
 def cache_of(cache: Any, label: str) -> Path | None:
-    """The folder that keeps the priors of a stack: one of its own for each of several stacks.
+    """The folder in which the priors of a stack are kept; each of several stacks has a folder of its own.
 
     >>> cache_of("priors", "T=0, C=1").name, cache_of("priors", "").name
     ('T-0--C-1', 'priors')
@@ -182,7 +182,7 @@ def digest(values: npt.NDArray[Any], *options: Any) -> str:
 
 METHOD = Method(
     name="diffusion",
-    summary="From auto on with a prior fitted to the stack itself: planes and noise (minutes; needs torch).",
+    summary="Improves planes and noise after auto by a prior fitted to the stack itself (minutes; needs torch).",
     options=(TuckerOptions, LocalOptions, DiffusionOptions),
     estimate=estimate,
     between=between,

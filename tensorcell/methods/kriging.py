@@ -1,4 +1,4 @@
-"""Planes between measured ones by kriging along z: what every method does that knows nothing better."""
+"""Planes between measured ones by kriging along z, for every method that has no better way of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tensorcell.solvers import fill_planes
 
 
 def between_by_kriging(gaps: Gaps) -> Filled:
-    """Predict the missing planes from the measured ones, as far as left-out planes bear the prediction out."""
+    """Predict the missing planes from the measured ones, with the weight that left-out measured planes justify."""
     noise = gaps.problem.noise_passed_on
     filled = fill_planes(gaps.estimate.value, gaps.grid, gaps.planes, noise=noise, denoise=False)
     return Filled(np.asarray(filled.volume), np.asarray(filled.error), (f"between planes: {filled.sentence}",))

@@ -1,4 +1,4 @@
-"""``method="local"``: from the global model on by groups of similar patches, each shrunk as a small Tucker tensor."""
+"""``method="local"``: groups of similar patches, each shrunk as a small Tucker tensor, refine the global model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 
 def estimate(problem: Problem) -> Estimate:
-    """Groups of patches, with errors in the gaps from voxels left out."""
+    """The estimate by groups of patches; its errors in gaps come from measured voxels that were left out."""
     start = global_estimate(problem)
     if was_stopped(problem):
         return from_global_model(problem, start, None)
@@ -36,10 +36,10 @@ def needs_sweeps(problem: Problem) -> bool:
 def from_patches(
     problem: Problem, start: NeighbourEstimate, trial: PatchTrial | None, correct: Correct | None = None
 ) -> Estimate:
-    """Groups of patches as the answer, from the global estimate on.
+    """The estimate by groups of patches, which start from the global estimate.
 
-    Gaps are completed first, in the data's unit; then measured voxels that need not be kept are denoised. ``correct``
-    improves on what was denoised.
+    Gaps are completed first, in the data's unit; then measured voxels that need not be kept are denoised. ``correct``,
+    where given, improves the denoised stack.
     """
     values, inlier, noise = problem.stack.values, problem.model.inlier, problem.model.noise
     options, fitting = problem.option(LocalOptions), problem.fitting
@@ -60,7 +60,10 @@ def from_patches(
         found = denoise_by_patches(whole, inlier, noise, options, fitting.seed, correct)
         best, error, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
-        notes.append(f"denoised by groups of similar patches at a noise of {noise.sigma:.4g}; combined: {shares}")
+        notes.append(
+            f"measured voxels were denoised by groups of similar patches at a noise of {noise.sigma:.4g}; "
+            f"the shares of the filters are {shares}"
+        )
         notes.extend(found.notes)
     if trial is not None:
         error = np.where(inlier, error, trial.uncertainty(spread)).astype(values.dtype)
@@ -76,12 +79,12 @@ def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:
     shape = problem.stack.values.shape
     if min(shape) >= max(options.sides):
         return ()
-    return (f"patches cut to {min(shape)} voxels along the shortest side of {shape}",)
+    return (f"patches were cut to {min(shape)} voxels along the shortest side of {shape}",)
 
 
 METHOD = Method(
     name="local",
-    summary="From the global model on by groups of similar patches, each of low rank.",
+    summary="Refines the global model by groups of similar patches, each of low rank.",
     options=(TuckerOptions, LocalOptions),
     estimate=estimate,
     between=between_by_kriging,

@@ -29,7 +29,7 @@ class Stabilised(NamedTuple):
     error: Array
     """Standard deviation of its error."""
     restore: Restore
-    """Denoises other values with the same noise."""
+    """A function that denoises other values with the same noise."""
     measured: Bools
     """True where a value was measured; estimates stand elsewhere."""
 
@@ -44,7 +44,7 @@ class Corrected(NamedTuple):
 
 
 class Correct(Protocol):
-    """Something that improves on what groups of patches make of a stabilised stack."""
+    """A function that improves the estimate of a stabilised stack by groups of patches."""
 
     def __call__(self, found: Stabilised) -> Corrected: ...
 
@@ -55,7 +55,7 @@ class Denoised(NamedTuple):
     value: Array
     error: Array
     weights: dict[str, float]
-    """Mean weights of the estimates that Stein's estimate combined."""
+    """Mean weight of each filter in the combination that minimises Stein's estimate of the error."""
     notes: tuple[str, ...] = ()
     samples: Array | None = None
 
@@ -72,7 +72,7 @@ def complete_by_patches(
     callback: Callback | None = None,
     history: tuple[IterationRecord, ...] = (),
 ) -> LocalResult:
-    """Complete what is no inlier by groups of patches, from a first estimate of it on; outliers are known by now."""
+    """Complete the voxels that are no inliers by groups of patches, from a first estimate on; outliers are known."""
     return local_tucker(
         stack,
         inlier,
@@ -102,7 +102,7 @@ def denoise_by_patches(
     noise : NoiseModel
         With a positive standard deviation.
     correct : callable, optional
-        Improves on the result while the noise is stabilised.
+        A function that improves the result while the noise is stabilised.
     """
     values, level = stabilised(whole, noise)
 

@@ -1,4 +1,4 @@
-"""What a method of `recover` is: what it is given, what it returns, and a line about it.
+"""What a method of `recover` is: its input, its output, and the entry that describes it.
 
 A method is one file of this folder with a `Method` at its end, and a line in `tensorcell.methods.table`. It estimates
 the voxels of the measured planes (``estimate``) and, where whole planes are missing, the planes between them
@@ -27,17 +27,17 @@ Options = Mapping[type, Any]
 """Option objects by their class."""
 
 FEW = 0.01
-"""A smaller share of gaps than this is no reason for sweeps that complete them: neighbours and the model do."""
+"""Gaps of a smaller share than this are filled by the model and the neighbours, without sweeps of their own."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
-    """One stack as a method is given it.
+    """One stack, in the form in which a method is given it.
 
     Attributes
     ----------
     stack : MeasuredStack
-        The planes that hold something: values, mask (True = measured), places.
+        The planes that hold measured voxels: values, mask (True = measured), places.
     model : StackModel
         Their noise, rank, global fit and outliers.
     keep : bool
@@ -75,7 +75,7 @@ class Problem:
 
     @property
     def only_outliers_lack(self) -> bool:
-        """Whether a stack that is to be denoised is complete but for a few outliers: no gaps to speak of."""
+        """Whether a stack that is to be denoised is complete but for a few outliers, so that no sweeps are needed."""
         inlier = self.model.inlier
         return not self.keep and bool(inlier.size - np.count_nonzero(inlier) < FEW * inlier.size)
 
@@ -86,7 +86,7 @@ class Problem:
 
 
 class Estimate(NamedTuple):
-    """Every voxel of the measured planes, as a method estimates it."""
+    """A method's estimate of every voxel of the measured planes."""
 
     value: Array
     """``(K, Y, X)``."""
@@ -100,7 +100,7 @@ class Estimate(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """Measured planes and the places of the wanted stack that they stand at."""
+    """The measured planes, and their places in the wanted stack."""
 
     problem: Problem
     estimate: Estimate
@@ -111,7 +111,7 @@ class Gaps(NamedTuple):
 
     @property
     def spacing(self) -> int:
-        """Planes from one measured one to the next; 0 where that differs, or some lie beyond the measured ones."""
+        """Distance between successive measured planes; 0 if it varies, or if the first or last plane is missing."""
         steps = np.unique(np.diff(self.grid))
         whole = len(steps) == 1 and self.grid[0] == 0 and self.grid[-1] == self.planes - 1
         return int(steps[0]) if whole else 0
@@ -122,18 +122,18 @@ class Filled(NamedTuple):
 
     volume: Array
     error: Array
-    """Standard deviation of the error between the measured planes; what it says at measured planes is not used."""
+    """Standard deviation of the error between the measured planes; its values at measured planes are not used."""
     notes: tuple[str, ...]
     samples: Array | None = None
 
 
 class Stage(NamedTuple):
-    """Second argument of the callback while a method does something that counts its steps itself."""
+    """Second argument of the callback during a stage of a method that counts its own steps."""
 
     step: int
     steps: int
     message: str = ""
-    """Something to be said once, before the stage begins."""
+    """A message to show once, before the stage begins."""
 
 
 def unchanged(options: Options, seed: int) -> Options:
@@ -154,12 +154,13 @@ class Method:
         Frozen dataclasses that check themselves; their fields are the method's options in Python and, with the help
         text in their metadata, its flags on the command line.
     estimate, between : callables
+        ``Problem -> Estimate`` for the measured planes, and ``Gaps -> Filled`` for the planes between them.
     needs, extra : tuple of str, str
         Modules that must be installed, and the extra that brings them.
     prepare : callable
-        ``(options, seed) -> options``, called once before any work: whatever the options name is read and checked.
+        ``(options, seed) -> options``, called once before any work; it reads and checks whatever the options name.
     stages : mapping
-        What progress calls the stages that the method reports.
+        The name that the progress bar shows for each stage that the method reports.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The methods of `recover`, one line each: `recover`, the command line, `evaluate` and progress read this table."""
+"""The methods of `recover`, one line each; `recover`, the command line, `evaluate` and progress bars read it."""
 
 from __future__ import annotations
 

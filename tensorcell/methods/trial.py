@@ -1,7 +1,7 @@
-"""How well measured voxels are predicted that a fit did not see: errors for the gaps, and the choice of a method.
+"""Errors at measured voxels that were left out of a fit: they give the uncertainty in gaps, and choose a method.
 
-A share of the measured voxels of a central block is left out, the block is fitted anew, and the errors at these voxels
-are looked at, first those of the global model, then, where asked for, those of groups of similar patches.
+A share of the measured voxels of a central block is left out, and the block is fitted again. The errors at the left-out
+voxels are computed for the global model and, where a caller asks for it, for groups of similar patches.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 VOXELS = 300_000
-"""Voxels of the block."""
+"""Largest number of voxels of the block."""
 
 HELD_OUT = 0.05
-"""Share of its measured voxels that is left out."""
+"""Share of the block's measured voxels that is left out."""
 
 FEWEST = 200
-"""Left-out voxels without which no error is known."""
+"""Fewest left-out voxels from which an error is computed."""
 
 CAP = 5.0
-"""Errors count up to so many typical ones: outliers cannot be predicted."""
+"""Errors are capped at this multiple of the typical error, since outliers cannot be predicted."""
 
 GROUPS, GROUP = 8, 250
-"""Most groups of voxels of similar spread, and fewest voxels of one."""
+"""Largest number of groups of voxels of similar spread, and fewest voxels in a group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,23 +65,23 @@ class GlobalTrial:
         return self.errors_of(self.start)
 
     def errors_of(self, estimate: Array) -> Array:
-        """The errors of another estimate of the block."""
+        """The errors of any estimate of the block at the left-out voxels."""
         return (estimate - self.values)[self.left_out].astype(np.float64)
 
     def beyond_noise(self, errors: Array) -> float:
-        """Root mean square of errors, each capped at five typical ones of the global model, without the noise."""
+        """Root mean square of errors without the noise, each capped at five times the global model's typical error."""
         cap = CAP * max(robust_sigma(self.errors), 1e-30)
         capped = float(np.mean(np.clip(errors, -cap, cap) ** 2))
         return math.sqrt(max(capped - self.sigma**2, 0.01 * capped))
 
     @property
     def error(self) -> float:
-        """Root mean square error of the global model, of what is beyond the noise."""
+        """Root mean square error of the global model, without the noise."""
         return self.beyond_noise(self.errors)
 
     @property
     def width(self) -> float:
-        """Standard deviation for gaps that the global model fills."""
+        """Standard deviation of the error in gaps that the global model fills."""
         return conformal_width(self.errors, self.sigma)
 
 
@@ -90,14 +90,14 @@ class PatchTrial:
     """Errors of groups of patches at the same voxels."""
 
     error: float
-    """Root mean square error, of what is beyond the noise."""
+    """Root mean square error, without the noise."""
     levels: tuple[float, ...]
     """Noise levels of the sweeps."""
     errors: Array
     spreads: Array
     """Disagreement of overlapping patches at the left-out voxels."""
     sigma: float
-    """Root mean square of the noise there."""
+    """Root mean square of the noise at the left-out voxels."""
 
     def uncertainty(self, spread: Array) -> Array:
         """Standard deviations in gaps: conformal widths of left-out errors among voxels of similar spread."""
@@ -127,7 +127,7 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
 
 
 def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
-    """Go on from the global model with groups of patches, at levels that fall from its error to the noise."""
+    """Refine the global model by groups of patches, at noise levels that fall from its error to the noise."""
     before, sigma = trial.error, trial.sigma
     levels = tuple(np.geomspace(max(before, sigma), max(sigma, before / 8), options.sweeps).tolist())
     found = complete_by_patches(

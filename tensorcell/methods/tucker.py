@@ -1,4 +1,4 @@
-"""``method="tucker"``: the global model, with what it leaves over interpolated between neighbours."""
+"""``method="tucker"``: the global model, with its residual interpolated between neighbours."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with
 
 
 def estimate(problem: Problem) -> Estimate:
-    """The global estimate, with errors in the gaps from voxels left out."""
+    """The global estimate; its errors in gaps come from measured voxels that were left out."""
     trial = global_trial(problem) if problem.has_gaps and not was_stopped(problem) else None
     return from_global_model(problem, global_estimate(problem), trial)
 
 
 def was_stopped(problem: Problem) -> bool:
-    """Whether the callback ended the global fit: then nothing goes on from there."""
+    """Whether the callback ended the global fit; no later stage is run then."""
     return problem.model.fit.status is Status.STOPPED
 
 
@@ -38,7 +38,7 @@ def global_estimate(problem: Problem) -> NeighbourEstimate:
 
 
 def from_global_model(problem: Problem, start: NeighbourEstimate, trial: GlobalTrial | None) -> Estimate:
-    """The global estimate as the answer."""
+    """The global estimate as the result of a method."""
     model, stack = problem.model, problem.stack
     value = start.value
     error = np.sqrt(model.noise.variance(value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
@@ -52,7 +52,7 @@ def from_global_model(problem: Problem, start: NeighbourEstimate, trial: GlobalT
 
 METHOD = Method(
     name="tucker",
-    summary="One global robust Tucker model; what it leaves over is interpolated between neighbours.",
+    summary="Fits one global robust Tucker model, and interpolates its residual between neighbours.",
     options=(TuckerOptions,),
     estimate=estimate,
     between=between_by_kriging,
