@@ -113,7 +113,7 @@ def recovery_bound(
     beta: float = 1.0,
     constant: float = 1.0,
 ) -> RecoveryBound:
-    """Numbers of uniformly drawn samples that two theorems ask for, and the number that everybody needs.
+    """Numbers of uniformly drawn samples that two theorems ask for, and the number that every method needs.
 
     With ``L = log^2 I`` (natural logarithm) and ``C`` the constant::
 
@@ -236,7 +236,7 @@ def coherence(core: Array, factors: Sequence[Array]) -> Coherence:
     core : array ``(r_1, ..., r_k)``
         k >= 2, of one array library with the factors.
     factors : k arrays ``(I_n, r_n)``
-        Their columns may be any. They are orthonormalised, and directions that the core does not use (singular values
+        They may have any columns, which are orthonormalised, and directions that the core does not use (singular values
         of its unfoldings within rounding of zero) are left out.
 
     Returns
@@ -290,7 +290,7 @@ def coherence(core: Array, factors: Sequence[Array]) -> Coherence:
             nuclear, best = float(values.sum()), mode
             polar_core = fold(left[:, used] @ right[used, :], mode, small.shape)
     k, rank = len(sizes), tuple(subspace.shape[1] for subspace in subspaces)
-    # The squared row norms of an orthonormal basis are at most 1; rounding must not say otherwise.
+    # The squared row norms of an orthonormal basis are at most 1; rounding must not make them larger.
     peaks = [min(1.0, float(np.max(np.sum(subspace**2, axis=1)))) for subspace in subspaces]
     r_star = effective_rank(sizes, rank)
     projected = sum(math.prod(peaks[:j] + peaks[j + 1 :]) for j in range(k)) - (k - 1) * math.prod(peaks)
@@ -378,7 +378,7 @@ def verdict(
     observed, total : int
         Samples, and entries of the whole tensor.
     degrees_of_freedom : float
-        Of the rank asked for.
+        Degrees of freedom of the rank that was asked for.
     empty_slices : bool
         Whether any index of any mode was never measured.
     empirical : float or None
@@ -402,7 +402,7 @@ def verdict(
 
     Notes
     -----
-    The empirical threshold goes before the theorem: C = 1 is a convention, and simulations that fail refute it.
+    The empirical threshold is applied before the theorem: C = 1 is a convention, and simulations that fail refute it.
     The word says nothing about models that go beyond low rank (smoothness along an axis, a learned prior), which is
     what planes that were not measured need.
 

@@ -15,9 +15,13 @@ from .riemannian import GaussNewtonOptions, GaussNewtonState, gauss_newton
 from .threads import one_blas_thread
 
 ROUGH = 0.06
+"""The sweeps end when a sweep changes the model by less than this share, times the sampling ratio."""
 ROUGH_NONNEGATIVE = 3e-3
+"""With a non-negative model the sweeps end when a sweep changes it by less than this share."""
 ROUGH_ITERATIONS = 100
+"""Largest number of sweeps."""
 TRIM = 5.0
+"""Entries further from the model than this multiple of the residual's robust standard deviation are outliers."""
 
 
 @one_blas_thread()
@@ -34,7 +38,7 @@ def complete_tucker(
     seed: int = 0,
     initial_state: GaussNewtonState | None = None,
 ) -> CompletionResult:
-    """Complete a tensor of low multilinear rank: no knob but the rank.
+    """Complete a tensor of low multilinear rank; the rank is the only parameter that must be chosen.
 
     ``Y = X + E + noise`` on observed entries, ``X`` of multilinear rank ``r``, ``E`` sparse. Three steps: sweeps of
     :func:`robust_tucker_admm` (Huber fidelity) until the model changes by less than 6 % times the sampling ratio (a
@@ -63,9 +67,9 @@ def complete_tucker(
     callback : callable, optional
         ``callback(record, state)`` after every iteration of either stage; returning True stops.
     seed : int
-        Kept for methods with random starts; this one is deterministic.
+        Not used, since this method is deterministic; methods with random starts take one.
     initial_state : GaussNewtonState, optional
-        State of an earlier result: skip the sweeps and go on polishing.
+        State of an earlier result, from which the Gauss-Newton steps go on without sweeps.
 
     Returns
     -------
@@ -79,14 +83,14 @@ def complete_tucker(
 
     Notes
     -----
-    A single wrong entry of a matrix looks more like a low-rank one than that of a tensor; two modes therefore start
-    from the equality constraint, which takes twice the sweeps but does not mistake it. Entries of a tensor in which
-    nearly all is exactly zero, or that a too large rank fits exactly, may be flagged wrongly: ``robust=False`` is for
-    those.
+    A matrix with a single wrong entry is closer to low rank than such a tensor of more modes. With two modes the sweeps
+    therefore start from the equality constraint, which takes twice as many sweeps but recognises the entry. If nearly
+    all entries are exactly zero, or a too large rank fits them exactly, some may be flagged wrongly; ``robust=False``
+    avoids that.
 
     Memory beyond data and mask: one byte a voxel, four more with float64 data (and four with ``nonnegative``), and
-    ``value`` when it is asked for. An index of a mode that was never observed stays zero in ``value``: no low-rank
-    model says anything about it (``tensorcell.recover`` fills planes by a model along z).
+    ``value`` when it is asked for. An index of a mode that was never observed stays zero in ``value``: a low-rank
+    model cannot predict it (``tensorcell.recover`` fills planes by a model along z).
 
     Examples
     --------

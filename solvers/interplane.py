@@ -64,7 +64,8 @@ CONFIDENCE = 0.95
 """Probability that the weight of the correction is not too large."""
 
 LEAST_VARIANCE = 0.01
-"""Smallest predicted variance, as a share of its mean at left-out planes: planes that are alike prove no certainty."""
+"""Smallest predicted variance, as a share of its mean at left-out planes: two measured planes that are alike do not
+prove that the plane between them is like them."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Which measured voxels are outliers: the one rule that everybody asks.
+"""Which measured voxels are outliers: the one rule that all modules use.
 
 A Tucker model of moderate rank leaves structure in the residual ``R = Y - X``, so that a large residual alone does not
 make an outlier. Structure is shared with neighbours, a wrong value is not:
 
-1. The robust fit names candidates, ``|R|`` above its threshold.
-2. :func:`isolated` keeps those whose residual their measured neighbours do not share. Candidates that were found no
-   longer count as neighbours, and the rest is looked at again: two in one neighbourhood would excuse each other.
-3. :func:`beyond_neighbours` asks the intensities instead of the residual. The sharpest structure stands out from the
-   model as outliers do, but not from the intensities around it. Only where voxels beyond their neighbours are many
-   (hot pixels, impulses) are the other candidates believed, too.
+1. The robust fit names candidates, whose ``|R|`` is above its threshold.
+2. :func:`isolated` selects the candidates whose residual is not shared by their measured neighbours. Those selected no
+   longer count as neighbours, and the others are tested again, since two outliers in one neighbourhood hide each other.
+3. :func:`beyond_neighbours` tests the intensities of these candidates instead of their residuals: the sharpest
+   structure is as far from the model as an outlier, but it does not lie outside the intensities around it. If few
+   voxels pass this test, they alone are outliers. If many pass it (hot pixels, impulses), all candidates of step 2 are.
 """
 
 from __future__ import annotations
@@ -28,26 +28,28 @@ Bools = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.integer]
 
 ROUNDS = 3
-"""How often candidates are compared with their neighbours."""
+"""Largest number of rounds in which candidates are compared with their neighbours."""
 
 SPREADS = 3.0
-"""A candidate differs from its neighbours by more than so many times what four in five of them differ."""
+"""An isolated candidate is further from its neighbours' median than this multiple of the distance within which four in
+five of the neighbours lie."""
 
 BEYOND = 2.0
-"""A voxel lies beyond its neighbours if it does so by more than so many times the range of their intensities."""
+"""A voxel lies beyond its neighbours if its distance from the range of their intensities exceeds this many ranges."""
 
 RARE = 0.02
-"""Share of the measured voxels that must lie beyond their neighbours for the other candidates to be believed."""
+"""If voxels beyond their neighbours are a smaller share of the measured voxels than this, they alone are outliers;
+otherwise all isolated candidates are."""
 
 FEWEST = 3
-"""Measured neighbours without which nothing is said of a voxel by them."""
+"""Fewest measured neighbours that a voxel is compared with."""
 
 PART = 1 << 16
 """Candidates handled at a time: 26 neighbours each."""
 
 
 class Outliers(NamedTuple):
-    """Measured voxels that are taken for wrong: flat positions in C order, and ``E``, their distance from the model."""
+    """Measured voxels taken for wrong: flat positions in C order, and ``E``, their distance from the model."""
 
     positions: Positions
     values: Floats
@@ -147,9 +149,10 @@ def isolated(residual: Floats, mask: Bools, positions: Positions, threshold: flo
     Returns
     -------
     bool array ``(n,)``
-        True where the residual differs from the neighbours' median by more than the threshold and by more than three
-        times what four in five of the neighbours do: the top of a smooth structure does not, a wrong value does.
-        A candidate without three measured neighbours counts as isolated: nothing supports it.
+        True where the residual differs from the median of its neighbours by more than the threshold, and by more than
+        three times the distance within which four in five of the neighbours lie. A wrong value does so, the top of a
+        smooth structure does not. A candidate with fewer than three measured neighbours counts as isolated, since
+        nothing supports it.
     """
     found = np.ones(len(positions), dtype=bool)
     for first in range(0, len(positions), PART):
@@ -167,9 +170,9 @@ def isolated(residual: Floats, mask: Bools, positions: Positions, threshold: flo
 def beyond_neighbours(volume: Floats, mask: Bools, positions: Positions, factor: float = BEYOND) -> Bools:
     """Which measured voxels lie beyond all neighbours but one by ``factor`` times the range of these neighbours.
 
-    Hot and dead pixels do. The brightest voxel of anything that the microscope resolves does not: its neighbours share
-    its light. ``volume`` holds the measured intensities; positions are flat, in C order; a voxel without three measured
-    neighbours does not count.
+    Hot and dead pixels do. The brightest voxel of a structure that the microscope resolves does not, since its
+    neighbours share its light. ``volume`` holds the measured intensities; positions are flat, in C order; a voxel with
+    fewer than three measured neighbours does not count.
     """
     found = np.zeros(len(positions), dtype=bool)
     for first in range(0, len(positions), PART):

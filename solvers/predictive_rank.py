@@ -1,11 +1,11 @@
-"""The rank that predicts measured voxels best which its fit did not see.
+"""The rank whose fit predicts left-out measured voxels best.
 
-Real volumes are of no low rank: their spectra fall without an end, and an estimator of the rank finds as many
-directions as the samples carry. What a fit is for, however, has a best rank: a larger one follows the noise, a smaller
-one misses structure. So a few ranks are tried on a central block of which one voxel in twenty is left out, and the one
-with the smallest error there is taken. Where the spectrum ends, the rank that was read from it is among them and wins a
-draw, so that the rank of a tensor that has one is found. A stack without gaps shows its spectra unblurred, and needs no
-trials.
+Real volumes have no low rank: their spectra decay without an end, and an estimator of the rank finds as many directions
+as the samples support. For prediction, however, there is a best rank: a larger one follows the noise, a smaller one
+misses structure. So a few ranks are tried on a central block of which one measured voxel in twenty is left out, and the
+rank with the smallest error at these voxels is taken. If a spectrum does end, the rank that was read from it is among
+those tried and wins a near tie, so that the rank of a tensor that has one is found. Missing entries do not blur the
+spectra of a stack without gaps, so that its rank is read from them without trials.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ HELD_OUT = 0.05
 """Share of the measured voxels that is left out."""
 
 SAMPLES = 125_000
-"""Measured voxels from which ranks are read, and on which they are tried, as far as there are so many."""
+"""Number of measured voxels from which ranks are read and on which they are tried, if there are so many."""
 
 TRIAL_VOXELS, RANK_VOXELS = 300_000, 1_000_000
-"""Most voxels for the trials, and most from which ranks are read: where few were measured, more is looked at."""
+"""Largest numbers of voxels for the trials and for reading ranks; the fewer were measured, the more are needed."""
 
 FEWEST = 100
-"""Left-out voxels without which no error is known."""
+"""Fewest left-out voxels from which an error is computed."""
 
 DRAW = 0.02
-"""A rank that was read from a spectrum with an end wins unless the error of another is smaller by this share."""
+"""A rank that was read from a spectrum with an end is taken unless another has an error smaller by this share."""
 
 CAP = 5.0
-"""Errors count up to so many typical ones: outliers cannot be predicted."""
+"""Errors are capped at this multiple of the typical error, since outliers cannot be predicted."""
 
 
 class Candidates(NamedTuple):
@@ -59,10 +59,10 @@ class Candidates(NamedTuple):
     spectral: RankEstimate
     residual: RankEstimate
     ended: bool
-    """Whether the residual's rank stayed below the largest one looked for, so that the tensor has a rank."""
+    """Whether the rank from the residual stayed below the largest one allowed, so that the tensor has a rank."""
 
     def ranks(self, shape: Sequence[int], observed: float) -> list[Rank]:
-        """All ranks to be tried for a tensor of that shape; none needs more unknowns than the samples carry."""
+        """All ranks to be tried for a tensor of that shape; none has more unknowns than a quarter of the samples."""
         estimates = [self.residual.rank, self.spectral.rank]
         shares = [tuple(max(1, round(share * size)) for size in shape) for share in SHARES]
         cut = [tuple(min(r, size) for r, size in zip(rank, shape, strict=True)) for rank in estimates]
@@ -88,7 +88,7 @@ def choose_rank(
         Whether the estimate adds what neighbours share of the residual, as
         :func:`tensorcell.solvers.residual_kriging.estimate_with_neighbours` does.
     seed : int
-        For the choice of the left-out voxels.
+        Seed for the choice of the left-out voxels.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def rank_of_complete(stack: Floats, noise: float | None = None) -> RankEstimate:
 
     Nothing blurs these spectra, so that no trial is needed. Noise is the same in all directions, structure is not: the
     median eigenvalue of an unfolding with ``m`` columns is ``m`` times the variance of the noise if less than half of
-    its directions hold structure, and more otherwise. So the smallest of these variances counts where none is given.
+    its directions hold structure, and more otherwise. So the smallest of these variances is taken where none is given.
 
     References
     ----------
@@ -152,7 +152,7 @@ def rank_of_complete(stack: Floats, noise: float | None = None) -> RankEstimate:
 
 
 def read_ranks(stack: Floats, mask: Bools, ratio: float, noise: float | None, seed: int) -> Candidates:
-    """The ranks that the data themselves show; none is looked for beyond the largest of the shares that are tried."""
+    """The ranks that are read from the data; none exceeds the largest share of the sides that is tried."""
     most = tuple(max(1, round(SHARES[-1] * size)) for size in stack.shape)
     spectral = estimate_rank(stack, mask, method="threshold", noise=noise or None, voxels=RANK_VOXELS, seed=seed)
     voxels = min(RANK_VOXELS, round(SAMPLES / ratio))
@@ -169,7 +169,7 @@ def has_empty_lines(mask: Bools) -> bool:
 
 
 def smallest_error(errors: Sequence[Floats], *, preferred: bool) -> int:
-    """Place of the smallest mean square of capped errors; the first one wins a draw where it is preferred.
+    """Index of the smallest mean square of capped errors; the first one wins a near tie where it is preferred.
 
     >>> one = np.ones(200)
     >>> smallest_error([1.005 * one, one], preferred=True), smallest_error([1.005 * one, one], preferred=False)

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 MARGIN = 1.1
 """Singular values must exceed the edge of the noise by this factor."""
 RELATIVE_FLOOR = 1e-3
-"""Parts of the data, or of the largest singular value, below which differences are put down to unfinished fits."""
+"""Differences below this share of the data, or of the largest singular value, are attributed to unfinished fits."""
 
 
 class Fit(NamedTuple):
@@ -34,7 +34,7 @@ class Fit(NamedTuple):
 
     tucker: TuckerTensor
     scale: float
-    """Robust standard deviation of the observed residual."""
+    """Robust standard deviation of the residual at observed entries."""
     spectra: list[Floats]
     """Singular values of the core's unfoldings, descending."""
     edges: tuple[float, ...]
@@ -77,7 +77,7 @@ def singular_values(matrix: Array) -> Array:
 
 
 def overlooks_structure(problem: Problem, fit: Fit, ratio: float) -> bool:
-    """Whether most of the energy is in entries that the robust fit took for outliers, and they are not scattered.
+    """Whether most of the energy is in entries that the robust fit took for outliers, and these are not scattered.
 
     This happens with a few bright structures on a background of exact zeros.
     """
@@ -121,7 +121,7 @@ def beyond_noise_in_gram(residual: Array, factor: Array, mode: int, ratio: float
 
 
 def beyond_noise_in_subspaces(residual: Array, factors: Sequence[Array], mode: int, ratio: float) -> int:
-    """The same count from the residual contracted with the other modes' factors: it is finer once these are fitted.
+    """The same count from the residual contracted with the other modes' factors, which finds weaker directions.
 
     Its entries have the variance ``v / p``, so noise has the largest singular value
     ``sqrt(v / p) (sqrt(rows) + sqrt(columns))``.

@@ -1,4 +1,4 @@
-"""How large a multilinear rank may be: its degrees of freedom, and what the observed entries can carry."""
+"""How large a multilinear rank may be: its degrees of freedom, and how many of them the observed entries determine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def degrees_of_freedom(rank: Sequence[int], shape: Sequence[int]) -> int:
 
 
 def affordable(rank: Sequence[int], shape: Sequence[int], unknowns: float) -> Rank:
-    """The rank, valid (no entry above the product of the others) and scaled down to at most so many unknowns."""
+    """The rank, made valid (no entry above the product of the others) and scaled down to at most that many unknowns."""
     scale, found = 1.0, tuple(rank)
     while True:
         found = tuple(max(1, round(scale * r)) for r in rank)
@@ -27,8 +27,8 @@ def affordable(rank: Sequence[int], shape: Sequence[int], unknowns: float) -> Ra
 
 
 def lowered(wanted: Rank, rank: Rank, observed: float) -> str:
-    """Addition to a reason where a rank had to be lowered."""
-    return "" if rank == wanted else f"; lowered from {wanted}, which {round(observed)} observed entries cannot carry"
+    """A clause that is added to a reason where a rank had to be lowered."""
+    return "" if rank == wanted else f"; lowered from {wanted}, which {round(observed)} observed entries cannot fix"
 
 
 def checked_limits(max_rank: int | Sequence[int] | None, shape: Sequence[int]) -> Rank:

@@ -16,10 +16,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def has_outliers(data: Array, mask: Array) -> bool:
-    """Whether more than one observed entry in a thousand is further out than fifteen robust standard deviations.
+    """Whether more than one observed entry in a thousand is over fifteen robust standard deviations from the median.
 
-    Clipping bends the spectra of data without outliers, so it must have a reason. Outliers of the size of the data are
-    not found here, but they do little harm to a spectrum.
+    Clipping distorts the spectra of data without outliers, so data are clipped only where this is True. Outliers as
+    small as the data are not found here, but they do little harm to a spectrum.
     """
     xp = namespace_of(data)
     grid = subgrid(data.shape, 1 << 18, 0)
@@ -40,12 +40,12 @@ def on_subgrid(data: Array, mask: Array, voxels: int, seed: int) -> tuple[Array,
 
 
 def spectra_of(data: Array, mask: Array) -> Spectra:
-    """Debiased spectra, of clipped data where there is a reason to clip."""
+    """Debiased spectra of the data, which are clipped first if they have outliers."""
     return masked_spectra(data, mask, spreads=4.0 if has_outliers(data, mask) else None)
 
 
 def largest_ratio(values: Floats, limit: int) -> int:
-    """Position of the largest ratio of successive eigenvalues, the noise's size added to both."""
+    """Position of the largest ratio of successive eigenvalues, after the size of the noise was added to both."""
     floor = max(-float(values[-1]), 1e-6 * float(values[0]), 1e-300)
     ladder = np.maximum(values[: min(limit, len(values) - 1) + 1], 0.0) + floor
     return 1 if len(ladder) < 2 else 1 + int(np.argmax(ladder[:-1] / ladder[1:]))

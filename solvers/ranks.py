@@ -65,9 +65,9 @@ HELD_OUT = 0.1
 GROWTH_STEPS = 30
 """Largest number of fits while the rank grows."""
 CLEAR = 1.5
-"""A direction stands clear of the noise from this multiple of its edge on."""
+"""A direction above this multiple of the edge of noise is clearly no noise."""
 LOST = 1.2
-"""A fit whose residual exceeds this multiple of the best one of the same rank has not found the model."""
+"""A fit whose residual exceeds this multiple of that of the best fit of the same rank has not found the model."""
 CLIP = 3.0
 """Residuals are clipped to this multiple of their robust standard deviation before directions are counted in them."""
 
@@ -81,15 +81,15 @@ class RankEstimate:
     rank : tuple of int
         One number a mode.
     spectra : tuple of tuple of float
-        What the rank was read from, descending, one tuple a mode: eigenvalues of the debiased Gram matrices (squared
-        unit of the data) for ``"ratio"`` and ``"threshold"``, else singular values of the core of the over-ranked fit
-        (unit of the data).
+        The values that the rank was read from, descending, one tuple a mode: eigenvalues of the debiased Gram matrices
+        (squared unit of the data) for ``"ratio"`` and ``"threshold"``, else singular values of the core of the
+        over-ranked fit (unit of the data).
     thresholds : tuple of float
-        What a value of ``spectra`` must exceed to count, one number a mode (0 for ``"ratio"``).
+        The number that a value of ``spectra`` must exceed to count, one a mode (0 for ``"ratio"``).
     noise : float
         Standard deviation of the noise that was found (or given), in the data's unit; NaN where the method needs none.
     reason : str
-        One sentence.
+        How the rank was found, in one phrase.
     """
 
     rank: Rank
@@ -136,7 +136,7 @@ def estimate_rank(
     data, mask
         As in :func:`tensorcell.solvers.complete_tucker`: True = observed.
     method : {"auto", "ratio", "threshold", "core", "residual", "holdout"}
-        See the head of this module; ``"auto"`` is ``"holdout"``.
+        See the docstring of this module; ``"auto"`` is ``"holdout"``.
     noise : float, optional
         Standard deviation of the noise in the data's unit; estimated from the residual of the fit where not given.
     max_rank : int or sequence of int, optional
@@ -352,11 +352,11 @@ def from_residual(
 def arbitrate(problem: Problem, found: RankEstimate, fit: Fit, seed: int) -> RankEstimate:
     """Score nested ranks up to the one found on observed entries that were left out of the fits.
 
-    The ranks are shares of that one, and the number of directions that stand clear of the edge of noise. Each is fitted
-    from nothing; where the samples are too few for that (the fit ends far above the residual of ``fit``, which grew
-    step by step), it is fitted once more from ``fit``. Errors are capped at five times their typical size (outliers
-    cannot be predicted) and compared entry by entry; the smallest rank that is not worse than the best by more than one
-    standard error of the difference is taken.
+    The ranks are shares of that one, and the number of directions clearly above the edge of noise. Each is fitted from
+    scratch. Where the samples are too few for that (the fit ends far above the residual of ``fit``, whose rank grew
+    step by step), it is fitted again, starting from ``fit``. Errors are capped at five times their typical size
+    (outliers cannot be predicted) and compared entry by entry; the smallest rank that is not worse than the best by
+    more than one standard error of the difference is taken.
     """
     xp = namespace_of(problem.data)
     shape = problem.data.shape

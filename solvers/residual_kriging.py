@@ -1,4 +1,4 @@
-"""What measured neighbours say of a gap beyond a global model: trend plus residual.
+"""Gaps filled by a global model and by the residuals of measured neighbours: trend plus residual.
 
 A Tucker model ``X`` of moderate rank leaves structure in the residual ``R = Y - X`` of the measured voxels, and
 neighbours share structure. So a gap gets ``X + S``, where ``S`` is a Gaussian-weighted mean of the residuals around it:
@@ -29,7 +29,7 @@ WIDTHS = (0.5, 0.7, 1.0, 1.5)
 """Gaussian widths that are tried, in voxels, along z and within planes."""
 
 CUT = 3.0
-"""Kernels end so many widths from their centre."""
+"""Kernels are cut off at this many widths from their centre."""
 
 
 class Kernel(NamedTuple):
@@ -48,8 +48,8 @@ class NeighbourEstimate(NamedTuple):
     own_weight: float
     """Weight of a measured voxel's own deviation where it is denoised, in [0, 1]; 0 where measured voxels are kept."""
     left_out_width: float
-    """Standard deviation of its error where a voxel is left out of the mean over its neighbours, though the model saw
-    it; NaN where measured voxels are kept."""
+    """Standard deviation of the error of ``X + S`` at voxels that are left out of ``S``, though ``X`` was fitted to
+    them; NaN where measured voxels are kept."""
 
 
 def estimate_with_neighbours(
@@ -68,9 +68,9 @@ def estimate_with_neighbours(
     noise : float
         Standard deviation of the noise, in the data's unit.
     keep : bool
-        Whether inliers keep their value. One that is to be denoised gets ``X + S + w (R - S)`` with Wiener's weight
-        ``w = 1 - noise^2 / var(R - S)``, where its own residual is left out of ``S``: its deviation from its
-        neighbours counts as far as it is larger than noise.
+        Whether inliers keep their value. An inlier that is to be denoised gets ``X + S + w (R - S)``, where ``S`` is
+        the mean residual of its neighbours alone. Wiener's weight ``w = 1 - noise^2 / var(R - S)`` is the share of the
+        variance of ``R - S`` that is not noise.
     neighbours : bool
         False: the bare model, ``S = 0``.
 
@@ -130,7 +130,7 @@ def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: floa
 
 
 def _centre_weight(width: tuple[float, float, float]) -> float:
-    """What the kernel gives to the voxel itself."""
+    """The weight that the kernel gives to the voxel itself."""
     from scipy.ndimage import gaussian_filter1d
 
     spike = [np.zeros(2 * int(CUT * w + 0.5) + 1) for w in width]
@@ -164,7 +164,7 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
 
 
 def shared_residual(residual: Floats, mask: Bools, kernel: Kernel, *, leave_out: bool) -> Floats:
-    """What measured neighbours say of the residual at every voxel, times the kernel's weight (zero without weight)."""
+    """The mean residual of measured neighbours at every voxel, times the kernel's weight; zeros where that is 0."""
     if kernel.weight == 0:
         return np.zeros_like(residual)
     mean = neighbour_mean(residual, mask, kernel.width_z, kernel.width_xy, leave_out=leave_out)

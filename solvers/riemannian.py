@@ -60,7 +60,7 @@ class GaussNewtonOptions:
     ----------
     trim : float or None
         Entries whose residual exceeds ``trim`` robust standard deviations of all observed residuals are outliers and
-        left out of the fit; None keeps every entry.
+        are left out of the fit; with None no entry is left out.
     inner_iterations : int
         Largest number of conjugate-gradient steps in one Gauss-Newton step; each costs one pass over the data.
     tolerance : float
@@ -87,7 +87,7 @@ class GaussNewtonOptions:
 
 
 class GaussNewtonState(NamedTuple):
-    """All that is needed to go on."""
+    """All that is needed to resume a fit."""
 
     core: Array
     factors: tuple[Array, ...]
@@ -126,7 +126,7 @@ def riemannian_gauss_newton(
     callback : callable, optional
         ``callback(record, state)`` after each step; returning True stops.
     history : tuple of IterationRecord
-        Records of earlier stages, continued.
+        Records of earlier stages, to which those of this one are appended.
     nonnegative : bool
         Project ``value`` of the result on the non-negative orthant (the fit itself is not constrained).
 
@@ -143,7 +143,7 @@ def riemannian_gauss_newton(
     Notes
     -----
     A step costs one pass for the gradient and one for each inner step (about ``8 r N`` operations each for N voxels);
-    memory beyond data and mask: one byte a voxel for the entries kept, and a few planes.
+    memory beyond data and mask: one byte a voxel for the mask of inliers, and a few planes.
 
     References
     ----------
@@ -195,7 +195,7 @@ def gauss_newton(
 
     def next_threshold(state: GaussNewtonState) -> float:
         # The error of an early model is uneven: a threshold that fell as fast as the typical residual would cut off
-        # the fibres that are still wrong, and never let them back in. It starts FIRST_THRESHOLD times too high and
+        # the fibres that are still wrong, and never include them again. It starts FIRST_THRESHOLD times too high and
         # falls by THRESHOLD_DECAY at most, more slowly than Gauss-Newton reduces all errors of inliers.
         if math.isinf(state.threshold):
             return FIRST_THRESHOLD * floor(state.scale)

@@ -44,7 +44,7 @@ class Sampling:
     ratio : float
         Their share of all entries.
     empty_slices : tuple of tuples of int
-        For each mode the indices that were never observed: no low-rank model says anything about them.
+        For each mode the indices that were never observed: a low-rank model cannot predict their entries.
     empty_fibres : tuple of int
         For each mode the number of fibres along it without an observed entry.
     min_slice_count : int
@@ -114,9 +114,9 @@ def describe_sampling(mask: Array) -> Sampling:
 
     Notes
     -----
-    Whole planes and whole lines are recognised exactly and go first, so that a mask of planes is never called uniform.
-    ``"uniform"`` means that none of ``4k + 1`` counts is as improbable as 1e-7 under uniform sampling; a mask with few
-    observed entries may agree with it by lack of evidence.
+    Whole planes and whole lines are recognised exactly and before the other patterns, so that a mask of planes is never
+    called uniform. ``"uniform"`` means that none of ``4k + 1`` counts is as improbable as 1e-7 under uniform sampling;
+    a mask with few observed entries may agree with it by lack of evidence.
 
     The cost is one pass along each axis and the memory of some planes.
 
@@ -317,7 +317,7 @@ def pair_moments(pairs: int, shared: int, n: int, total: int) -> tuple[Fraction,
 def pairs_probability(found: int, pairs: int, shared: int, trace: int, n: int, total: int) -> Chance:
     """Two-sided probability of so many pairs under uniform sampling.
 
-    The letters of the head of this module are K ``found``, M ``pairs``, D ``shared``, t ``trace``, N ``total``.
+    The letters of the docstring of this module are K ``found``, M ``pairs``, D ``shared``, t ``trace``, N ``total``.
     """
     mean, variance = pair_moments(pairs, shared, n, total)
     if variance == 0:
@@ -326,7 +326,7 @@ def pairs_probability(found: int, pairs: int, shared: int, trace: int, n: int, t
     distance = float(found - mean)
     q = n / total * (1 - n / total)
     skew = (pairs * (q * (1 - 2 * n / total)) ** 2 + trace * q**3) / sigma**3 if distance > 0 else 0.0
-    z = max(0.0, abs(distance) - 0.5) / sigma  # continuity: K is whole
+    z = max(0.0, abs(distance) - 0.5) / sigma  # continuity correction, since K is a whole number
     return Chance(min(1.0, 2 * upper_tail(z, skew)), -z, distance > 0)
 
 

@@ -1,7 +1,6 @@
-"""A volume on the host a few planes at a time, and the part of it on which trials are made.
+"""Parts of a volume on the host: ranges of planes, the model on them, and a central block for trials.
 
-What is computed here is never as large as the volume: the model of a range of planes, ranges that fit into the cache of
-a processor, and a central block that stands for the whole.
+No array that is made here is as large as the volume.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from .results import CompletionResult
 Floats = npt.NDArray[np.floating]
 
 SLAB_VOXELS = 1 << 22
-"""Voxels handled at a time."""
+"""Largest number of voxels that are handled at a time."""
 
 BLOCK_VOXELS = 400_000
-"""Voxels of the block on which scales and widths are estimated."""
+"""Largest number of voxels of the block on which scales and widths are estimated."""
 
 
 def slabs(shape: Sequence[int]) -> list[slice]:

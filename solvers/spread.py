@@ -1,7 +1,7 @@
 """How wide a distribution is, estimated from a sample of it: robust standard deviations and the width of an interval.
 
-The constants of a normal distribution stand here once; whoever needs a standard deviation from a median, or an interval
-from errors at voxels left out, asks here.
+The constants of the normal distribution are defined in this module only. Every module that needs a standard deviation
+from a median, or an interval from errors at left-out voxels, calls these functions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ NORMAL_QUANTILE = 1.6449
 """Half-width of that interval of a normal distribution, in standard deviations."""
 
 LEAST_SHARE = 0.65
-"""Share of the squared width of left-out errors that is never put down to noise: the noise is an estimate, too."""
+"""Smallest share of the squared width of left-out errors that remains when the variance of the noise is subtracted,
+since that variance is an estimate, too."""
 
 
 def median(values: Array) -> float:
@@ -40,7 +41,7 @@ def median(values: Array) -> float:
 
 
 def robust_sigma(deviations: Array) -> float:
-    """Standard deviation of normal deviations of which up to a half may be anything: ``median|d| / 0.6745``.
+    """Standard deviation of normal deviations of which up to half may be outliers: ``median|d| / 0.6745``.
 
     Parameters
     ----------
@@ -57,14 +58,14 @@ def robust_sigma(deviations: Array) -> float:
 
 
 def conformal_width(errors: npt.NDArray[np.floating], noise: float = 0.0) -> float:
-    """Standard deviation whose 90 % interval covers that share of the left-out voxels, without their noise.
+    """Standard deviation whose 90 % interval covers 90 % of the left-out errors, with their noise subtracted.
 
     Parameters
     ----------
     errors : array of any shape, at least one entry
         Errors at measured voxels that were left out; noise is part of them.
     noise : float
-        Standard deviation of that noise. At most 35 % of the squared width are put down to it.
+        Standard deviation of that noise. At most 35 % of the squared width is attributed to it.
 
     References
     ----------

@@ -37,7 +37,7 @@ def leading_vectors(matrix: Array, rank: int, *, method: str = "gram", seed: int
 
     ``"gram"`` diagonalises ``M M'`` (exact to the square root of the machine precision, ``O(m^2 n)``);
     ``"randomised"`` takes a Gaussian sketch with two power iterations (Halko, Martinsson & Tropp 2011,
-    doi:10.1137/090771806, Algorithm 4.4; ``O(m n rank)``), which is what wide unfoldings of large modes want.
+    doi:10.1137/090771806, Algorithm 4.4; ``O(m n rank)``), which suits wide unfoldings of large modes.
 
     Raises
     ------
@@ -89,8 +89,8 @@ def complete_basis(basis: Array, rank: int, *, seed: int = 0) -> Array:
 def hosvd(tensor: Array, rank: Sequence[int], *, method: str = "gram", seed: int = 0) -> TuckerTensor:
     """Sequentially truncated higher-order SVD of a fully observed tensor.
 
-    Within ``sqrt(k)`` of the best approximation of that multilinear rank (Vannieuwenhoven, Vandebril & Meerbergen
-    2012, doi:10.1137/110836067). Modes are taken from the one that shrinks most.
+    The error is at most ``sqrt(k)`` times that of the best approximation of that multilinear rank (Vannieuwenhoven,
+    Vandebril & Meerbergen 2012, doi:10.1137/110836067). The mode that shrinks most is truncated first.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def hosvd(tensor: Array, rank: Sequence[int], *, method: str = "gram", seed: int
 def recompress(core: Array, factors: Sequence[Array], rank: Sequence[int]) -> tuple[Array, list[Array]]:
     """Truncate a Tucker model with any (not orthonormal) factors to a smaller rank, by QR and HOSVD of the core.
 
-    This is the retraction of Riemannian methods: quasi-best, cost of core size only.
+    This is the retraction of Riemannian methods: it is quasi-optimal, and works on arrays of the size of the model.
     """
     xp = namespace_of(core, *factors)
     bases, triangles = zip(*(xp.linalg.qr(factor, mode="reduced") for factor in factors), strict=True)
@@ -168,8 +168,8 @@ def masked_spectra(data: Array, mask: Array, *, spreads: float | None = 4.0) -> 
     limit = spreads * spread if spreads is not None and spread > 0 else None
     total = math.prod(data.shape)
 
-    # Chunks are ranges of the first mode, whose products are added for modes 2..k. Mode 1 needs all at once: its
-    # chunks are ranges of the second mode.
+    # Chunks are ranges of the first mode, whose products are added for modes 2..k. Mode 1 needs all of its indices at
+    # once, so that its chunks are ranges of the second mode.
     def moments(axis: int, first: int, last: int) -> list[tuple[Array, Array]]:
         modes = [0] if axis == 1 else list(range(1, data.ndim))
         found = [
@@ -211,7 +211,7 @@ def centred(data: Array, mask: Array, centre: float, limit: float | None, axis: 
     if is_numpy(xp):
         from .kernels_numba import take_centred
 
-        # np.where takes several times as long where the mask is random
+        # np.where would take several times as long where the mask is random.
         flat = (*data.shape[:2], -1)
         out = np.empty(data[chosen].shape, dtype=data.dtype)
         first, left = (part.start, 0) if axis == 0 else (0, part.start)
@@ -287,7 +287,7 @@ class ResidualGrid:
 
         Robust: the larger of two standard deviations, one from the median of ``|r|`` and one from its upper quartile
         (they agree for a normal distribution). The second is needed where half of a volume is empty, since the median
-        of ``|r|`` is then next to nothing; up to a quarter of the entries may be outliers.
+        of ``|r|`` is then close to zero; up to a quarter of the entries may be outliers.
         """
         xp = namespace_of(core)
         rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]

@@ -39,7 +39,9 @@ def diagnose(
     refractive_index: Annotated[float | None, typer.Option(help="Refractive index of the medium.")] = None,
     blocks: Annotated[bool, typer.Option("--blocks", help="Estimate the ranks of blocks, too.")] = False,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
-    fail_under: Annotated[str | None, typer.Option(help="Worst verdict without exit status 3: unlikely, likely or guaranteed.")] = None,
+    fail_under: Annotated[
+        str | None, typer.Option(help="Exit status 3 below this: unlikely, likely, guaranteed.")
+    ] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for random subsets of voxels.")] = 0,

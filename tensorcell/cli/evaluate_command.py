@@ -21,10 +21,10 @@ def evaluate(
     cases: Annotated[str, typer.Option(help="Cases, such as noise-0.05,planes; all: the whole grid.")] = "all",
     crop: Annotated[str | None, typer.Option(help="Crop references to their centre: planes,rows,columns.")] = None,
     noise: Annotated[
-        str, typer.Option(help="estimated: each method estimates the standard deviation of the noise; given: all are given it.")
+        str, typer.Option(help="Standard deviation of the noise: estimated by each method, or given to all.")
     ] = "estimated",
     paper_table: Annotated[
-        bool, typer.Option("--paper-table", help="Print the form of RCT's Table 2; its cases are clean, noise and planes.")
+        bool, typer.Option("--paper-table", help="Clean, noise and planes only, in the form of RCT's Table 2.")
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; above 1, times are less exact.")] = 1,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,

@@ -16,7 +16,9 @@ def plan(
     source: Annotated[str, typer.Argument(metavar="IN", help="A densely sampled pilot stack, in a format of recover.")],
     target_nrmse: Annotated[float | None, typer.Option(help="Wanted error: at most this NRMSE.")] = None,
     target_psnr: Annotated[float | None, typer.Option(help="Wanted error: at least this PSNR in decibels.")] = None,
-    axial_factors: Annotated[str, typer.Option(help="Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ...")] = "1,2,3,4,6,8",
+    axial_factors: Annotated[
+        str, typer.Option(help="Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ...")
+    ] = "1,2,3,4,6,8",
     pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels to keep, such as 1,0.5.")] = "1",
     exposure_factors: Annotated[str, typer.Option(help="Shares of the exposure, such as 1,0.5.")] = "1",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",

@@ -54,18 +54,18 @@ def recover(
     device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[
-        str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to contain the truth in 90 % of the voxels.")
+        str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to hold the truth in 90 % of voxels.")
     ] = None,
     invented: Annotated[
-        str | None, typer.Option(help="Write to this file which share of each voxel the measurement leaves open, 0 to 1.")
+        str | None, typer.Option(help="Write the share of each voxel that the measurement leaves open, 0 to 1.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Data type of the output: input, uint8, uint16, float32, ...")] = None,
-    report: Annotated[str | None, typer.Option(help="Write a report to this file: a picture (.png) or a page (.html).")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Data type of OUT: input, uint8, uint16, float32, ...")] = None,
+    report: Annotated[str | None, typer.Option(help="Write a report: a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
-        bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: measured voxels are kept if any are missing.")
+        bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: keep if any voxel is missing.")
     ] = None,
     nonnegative: Annotated[
-        bool | None, typer.Option("--nonnegative/--no-nonnegative", help="Default: yes if no measured voxel is negative.")
+        bool | None, typer.Option("--nonnegative/--no-nonnegative", help="Default: yes if no measured one is negative.")
     ] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,

@@ -17,7 +17,7 @@ def train(
     sources: Annotated[list[str], typer.Argument(metavar="IN...", help="Stacks, in the formats of recover.")],
     out: Annotated[Path, typer.Option(metavar="PRIOR", help="Folder to which the prior is written.")],
     kind: Annotated[str, typer.Option(help="lateral: a prior of xy slices; volume: of whole volumes.")] = "lateral",
-    axial_factor: Annotated[int, typer.Option(help="s of the recoveries that the prior is for; 1: no condition.")] = 1,
+    axial_factor: Annotated[int, typer.Option(help="s of the recoveries that the prior is for; 1: a plain prior.")] = 1,
     minutes: Annotated[float | None, typer.Option(help="Minutes for the fit; default 5.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of steps in place of a time; reproducible.")] = None,
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",

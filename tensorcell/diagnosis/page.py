@@ -215,7 +215,8 @@ voxels determine it. The ladder compares the number of samples (measured voxels)
 Below the degrees of freedom no method can recover a tensor of that rank. From the empirical threshold on, our solver
 recovered random tensors in simulations. The theorems guarantee recovery of every tensor of that rank and coherence, but
 their constant is unknown and set to 1 here, they hold for entries drawn uniformly at random and for a convex method
-that nobody can compute, and they may ask for more samples than there are voxels (grey); then they guarantee nothing.</p>
+that nobody can compute, and they may ask for more samples than there are voxels (grey), so that they guarantee
+nothing.</p>
 <p>What the theorem does not cover: a plane, row or column that was never measured is in no equation, so no method that
 rests on low rank alone recovers it, however many samples the others hold. For planes, smoothness along z takes the
 place of the theorem: planes closer than the Nyquist step of the band limit determine all that lies between them. That
