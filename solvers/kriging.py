@@ -94,7 +94,7 @@ def local_share(change: Singles) -> Singles:
     mean = float(change.mean())
     if mean == 0:
         return np.ones_like(change)
-    # A tenth of the error lies everywhere, since two planes that are alike do not prove that the one between them is.
+    # A tenth of the error is spread evenly: two planes that are alike do not prove that the one between them is alike.
     share: Singles = 0.1 + 0.9 * gaussian_filter(change, 3.0) / mean
     return share
 

@@ -27,7 +27,7 @@ class Classes(NamedTuple):
     intensity: Doubles  # (K,)
     variance: Doubles  # (K,)
     error: Doubles  # (K,) standard error of the variance, relative to it
-    blur: Doubles  # (K,) standard error of a patch's intensity, by which the noise itself sorts it into a class
+    blur: Doubles  # (K,) standard error of a patch's intensity: how far noise can move the patch to another class
     typical: float
 
 

@@ -33,7 +33,7 @@ class Reference(NamedTuple):
     """float32 ``(Z, Y, X)`` on [0, 1], read-only."""
     spacing: tuple[float, float, float] | None
     noise: NoiseModel
-    """Its own noise, estimated. A restoration that is as close to the reference as this cannot be judged by it."""
+    """The estimated noise of the reference. A restoration closer to it than this noise cannot be judged by it."""
     digest: str
     """Of shape and voxels."""
 

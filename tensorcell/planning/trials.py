@@ -103,7 +103,7 @@ def _degrade(pilot: Pilot, way: Sampling, turn: int, seed: int) -> _Degraded:
         deviation = np.sqrt(exposure_variance(pilot.noise.model, pilot.intensity, way.exposure_factor))
         given = given + (deviation * light.standard_normal(pilot.y.shape, np.float32))[part].astype(given.dtype)
     left_out = pilot.scored[part] & ~mask
-    if factor > 1:  # only planes left out are scored: single pixels left out are easier, as measured ones are nearer
+    if factor > 1:  # pixels left out of imaged planes are not scored, since measured ones are nearer to them
         left_out[::factor] = False
     return _Degraded(part, given, mask, left_out)
 
