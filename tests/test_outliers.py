@@ -240,9 +240,7 @@ def test_find_outliers_counts_unmeasured_voxels_neither_as_candidates_nor_as_nei
     clean = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
     np.testing.assert_array_equal(clean.positions, np.flatnonzero(hot & mask))
     dirty = np.where(mask, stack, 1e6)
-    assert np.array_equal(
-        outliers.find_outliers(dirty, mask, empty_model(dirty, mask, 3.0)).positions, clean.positions
-    )
+    assert np.array_equal(outliers.find_outliers(dirty, mask, empty_model(dirty, mask, 3.0)).positions, clean.positions)
 
 
 def test_find_outliers_in_slabs_gives_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch) -> None:
