@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -58,5 +60,5 @@ def test_share_left_open_grows_with_the_uncertainty() -> None:
     values = np.random.default_rng(0).random((6, 12, 12))
     shares = [share_left_open(values, np.full(values.shape, u)) for u in (0.0, 0.1, 0.3, 10.0)]
     assert not shares[0].any()
-    assert all((low < high).all() for low, high in zip(shares, shares[1:], strict=False))
+    assert all((low < high).all() for low, high in itertools.pairwise(shares))
     assert shares[-1].min() > 0.99

@@ -173,7 +173,8 @@ def test_samples_of_all_are_as_many_as_every_stack_has() -> None:
     both = samples_of_all([((0,), three), ((1,), two)], out, "CZYX")
     assert both is not None
     assert both.shape == (2, 2, 3, 4, 5)
-    assert (both[:, 0] == 7).all() and (both[:, 1] == 8).all()
+    assert (both[:, 0] == 7).all()
+    assert (both[:, 1] == 8).all()
     one = samples_of_all([((0,), three), ((1,), None)], out, "CZYX")
     assert one is not None
     assert len(one) == 3

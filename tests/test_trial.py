@@ -221,7 +221,8 @@ def test_from_patches_of_a_whole_stack_with_an_outlier_has_the_left_out_width_th
     truth, data, mask = waves(1.0)
     data[5, 16, 16] = 500
     problem = problem_of(data, mask, keep=False)
-    assert problem.only_outliers_lack and problem.has_gaps
+    assert problem.only_outliers_lack
+    assert problem.has_gaps
     start = tucker.global_estimate(problem)
     found = local.from_patches(problem, start, None)
     lacking = ~problem.model.inlier
