@@ -243,10 +243,16 @@ def test_find_outliers_counts_unmeasured_voxels_neither_as_candidates_nor_as_nei
     assert np.array_equal(outliers.find_outliers(dirty, mask, empty_model(dirty, mask, 3.0)).positions, clean.positions)
 
 
-def test_find_outliers_in_slabs_gives_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    stack, _, mask = with_hot_pixels(0.03)
-    stack[4:8, 22, 22] = 40  # a line of defects through the planes where slabs end
+@pytest.mark.parametrize("share", [0.01, 0.03])
+def test_find_outliers_in_slabs_gives_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Neighbours in the next slab support a voxel as those in its own do."""
+    stack, hot, mask = with_hot_pixels(share)
+    stack[4:6, 22:25, 18:21] = stack[3, 23, 19] = 15  # the top of a structure: the next plane shares its residual
+    stack[6:9, 22, 25] = 20, 5, 20  # isolated, and within the range of its neighbours along z
     fit = empty_model(stack, mask, 3.0)
     whole = outliers.find_outliers(stack, mask, fit)
+    assert np.isin(np.flatnonzero(hot), whole.positions).all()
+    assert at(stack.shape, 3, 23, 19)[0] not in whole.positions
+    assert (at(stack.shape, 7, 22, 25)[0] in whole.positions) == (share > 0.02)
     monkeypatch.setattr("tensorcell.solvers.slabs.SLAB_VOXELS", 2 * 30 * 30)
     np.testing.assert_array_equal(outliers.find_outliers(stack, mask, fit).positions, whole.positions)

@@ -131,6 +131,20 @@ def test_patch_trial_beats_the_global_model_where_there_is_more_than_a_low_rank(
     assert patches.error**2 == pytest.approx(true_error**2, abs=0.21 * 0.1**2)
 
 
+def test_patch_trial_judges_by_voxels_that_the_groups_did_not_see() -> None:
+    """Whatever stands at the left-out voxels, the estimate there is the same."""
+    _, data, mask = waves(0.8)
+    trial = global_trial(problem_of(data, mask))
+    assert trial is not None
+    mirrored = np.where(trial.left_out, 2 * trial.start - trial.values, trial.values)  # errors of the other sign
+    other = dataclasses.replace(trial, values=mirrored)
+    one, two = (patch_trial(each, LocalOptions(sweeps=2), 0) for each in (trial, other))
+    np.testing.assert_allclose(two.levels, one.levels, rtol=1e-9)  # they follow the size of the errors alone
+    estimates = [found.errors + each.values[trial.left_out] for found, each in ((one, trial), (two, other))]
+    np.testing.assert_allclose(estimates[1], estimates[0], rtol=0, atol=1e-4)  # sums of numbers near 10 in float32
+    np.testing.assert_allclose(two.spreads, one.spreads, rtol=0, atol=1e-4)
+
+
 def test_patch_trial_uncertainty_follows_the_spread() -> None:
     """Errors that are as wide as the spread says: the uncertainty is the spread, for all of its values."""
     spreads = np.exp(np.random.default_rng(0).uniform(0, np.log(16), 8000))
@@ -215,6 +229,23 @@ def test_from_patches_keeps_inliers_and_has_the_uncertainty_of_the_trial_in_gaps
     np.testing.assert_allclose(found.error[inlier], SIGMA, rtol=1e-12)
     np.testing.assert_allclose(found.error[~inlier], patches.uncertainty(np.ones(1))[0], rtol=1e-6)
     assert found.status is Status.COMPLETED
+
+
+def test_from_patches_completes_at_the_levels_that_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data, mask = waves(0.8, planes=6)
+    problem, told = problem_of(data, mask), []
+    complete = local.complete_by_patches
+
+    def spy(*arrays: Any, levels: Any, **more: Any) -> Any:
+        told.append(levels)
+        return complete(*arrays, levels=levels, **more)
+
+    monkeypatch.setattr(local, "complete_by_patches", spy)
+    patches = PatchTrial(1.0, (0.7, 0.5, SIGMA), normal(400), np.linspace(1, 2, 400), NoiseModel.white(SIGMA))
+    start = tucker.global_estimate(problem)
+    for trial in (patches, None):
+        local.from_patches(problem, start, trial)
+    assert told == [(0.7, 0.5, SIGMA), None]
 
 
 def test_from_patches_of_a_whole_stack_with_an_outlier_has_the_left_out_width_there() -> None:
