@@ -1,14 +1,18 @@
-"""The share of a stack that its model explains, in closed form."""
+"""The share of a stack that its model explains, in closed form, and the fit that explains more."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tensorcell.diagnosis.low_rank import explained_share
-from tensorcell.solvers import CompletionResult, Status, slabs
+from tensorcell.diagnosis.low_rank import best_explained, explained_share, low_rank_model
+from tensorcell.fitting import Fitting
+from tensorcell.model import StackModel
+from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, Status, slabs
+from tensorcell.solvers.outliers import Outliers
 from tensorcell.solvers.results import SparsePart, tucker_tensor
 from tensorcell.solvers.tensors import tucker_to_dense
+from tensorcell.stack import given_stack
 
 SHAPE = (20, 24, 28)
 ALL = np.ones(SHAPE, bool)
@@ -96,3 +100,42 @@ def test_explained_share_stays_between_zero_and_one() -> None:
     assert explained_share(y, ALL, fit, 0.0) == pytest.approx(1.0, abs=1e-12)
     assert explained_share(y, ALL, scaled(fit, -5), 0.0) == 0  # far worse than nothing
     assert explained_share(np.full(SHAPE, 2.0), ALL, fit, 0.0) == 0  # nothing to be explained
+
+
+def told(fit: CompletionResult) -> tuple[Fitting, list[np.ndarray]]:
+    """A way of fitting that answers with this fit, whatever it is asked, and the masks that it was asked for."""
+    asked: list[np.ndarray] = []
+
+    class Told(Fitting):
+        def __call__(self, stack: np.ndarray, mask: np.ndarray, rank: object) -> CompletionResult:
+            assert not self.options.robust
+            asked.append(mask)
+            return fit
+
+    return Told(), asked
+
+
+def test_best_explained_fits_once_more_where_little_is_explained_and_keeps_the_better_fit() -> None:
+    fit = projection(centred_normal(1), (2, 3, 3))
+    y = fit.value + 0.01 * centred_normal(2) * fit.value.std()
+    poor, fair = scaled(fit, 0.3), scaled(fit, 0.5)
+    shares = [explained_share(y, ALL, each, 0.0) for each in (poor, fair, fit)]
+    assert shares == pytest.approx([1 - 0.7**2, 1 - 0.5**2, 1], abs=0.03)  # unknowns are counted: 1 %
+    rank = RankEstimate(rank=(2, 3, 3), spectra=(), thresholds=(), noise=0.0, reason="")
+    for first, second, better in [(poor, fair, fair), (fair, poor, fair), (poor, fit, fit), (fit, poor, fit)]:
+        model = StackModel(NoiseModel.white(0.0), rank, first, Outliers(np.zeros(0, int), np.zeros(0)), ALL)
+        fitting, asked = told(second)
+        chosen, share = best_explained(y, model, 0.0, fitting)
+        assert chosen is better
+        assert share == explained_share(y, ALL, better, 0.0)
+        assert len(asked) == (0 if first is fit else 1)
+
+
+def test_noise_of_rounding_is_called_zero() -> None:
+    """A noise-free tensor of rank 2: what single precision leaves over is no noise."""
+    rng = np.random.default_rng(0)
+    factors = [rng.random((n, 2)) + 0.2 for n in (10, 24, 24)]
+    y = np.einsum("ia,ja,ka->ijk", *factors)
+    found = low_rank_model(given_stack(y, None), Fitting(), noise=None, rank=(2, 2, 2), blocks=False)
+    assert found.noise == 0
+    assert found.explained > 0.999

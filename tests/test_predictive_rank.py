@@ -11,7 +11,7 @@ import pytest
 
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, RankEstimate, degrees_of_freedom, predictive_rank
-from tensorcell.solvers.predictive_rank import Candidates, choose_rank, has_empty_lines, smallest_error
+from tensorcell.solvers.predictive_rank import Candidates, choose_rank, has_empty_lines, read_ranks, smallest_error
 
 
 def half_normal(count: int = 4000, seed: int = 0) -> np.ndarray:
@@ -128,3 +128,32 @@ def test_choose_rank_of_too_few_voxels_trusts_the_spectra() -> None:
 
     rank = choose_rank(stack, mask, never).rank
     assert degrees_of_freedom(rank, stack.shape) <= mask.sum() / 5
+
+
+def test_read_ranks_tells_whether_the_spectrum_ends(planted: Callable[..., Any]) -> None:
+    """A tensor of rank 3 has an end within a third of the sides; factors without an end have none."""
+    found = planted((12, 32, 32), (2, 3, 3), noise=0.05, seed=1)
+    low = read_ranks(found.data, found.mask, 1.0, 0.05, 0)
+    assert (low.residual.rank, low.ended) == ((2, 3, 3), True)
+    endless = planted((12, 32, 32), (12, 30, 30), noise=0.05, seed=1)
+    assert not read_ranks(endless.data, endless.mask, 1.0, 0.05, 0).ended
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+def test_choose_rank_tries_on_a_block_of_limited_size(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """About 125 000 measured voxels are enough, and no more than 300 000 are looked at however few are measured."""
+    rng = np.random.default_rng(0)
+    stack, mask = rng.random((50, 90, 90)), rng.random((50, 90, 90)) < share
+    few = Candidates(estimate((2, 2, 2)), estimate((2, 2, 2)), ended=True)
+    monkeypatch.setattr(predictive_rank, "read_ranks", lambda *_: few)
+
+    class LookedAtError(Exception):
+        pass
+
+    def stop(y: np.ndarray, training: np.ndarray, rank: tuple[int, ...]) -> CompletionResult:
+        # Sides are rounded: half a voxel of 35 on each.
+        assert y.size == pytest.approx(min(125_000 / share, 300_000), rel=0.05)
+        raise LookedAtError
+
+    with pytest.raises(LookedAtError):
+        choose_rank(stack, mask, stop)

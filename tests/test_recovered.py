@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from tensorcell.recovered import share_left_open
+from tensorcell.recovered import Recovery, StackOutliers, share_left_open
+from tensorcell.solvers import Status
+from tensorcell.volume import Volume
 
 
 def spot() -> np.ndarray:
@@ -62,3 +64,52 @@ def test_share_left_open_grows_with_the_uncertainty() -> None:
     assert not shares[0].any()
     assert all((low < high).all() for low, high in itertools.pairwise(shares))
     assert shares[-1].min() > 0.99
+
+
+def two_channels() -> tuple[Recovery, np.ndarray]:
+    """Two channels of every other plane, with three outliers in the second one, and where a value was measured."""
+    rng = np.random.default_rng(0)
+    shape = (2, 7, 8, 9)
+    measured = np.zeros(shape, bool)
+    measured[:, ::2] = rng.random((2, 4, 8, 9)) < 0.6
+    positions = np.flatnonzero(measured[1, ::2])[[3, 50, 100]]
+    result = Recovery(
+        volume=Volume(rng.random(shape), axes="CZYX"),
+        measured=measured,
+        uncertainty=rng.uniform(0.1, 0.2, shape),
+        rank=(1, 1, 1),
+        status=Status.COMPLETED,
+        history=(),
+        noise=0.1,
+        notes=(),
+        seconds=0.0,
+        input_shape=(2, 4, 8, 9),
+        _outliers=(
+            StackOutliers((0,), np.zeros(0, int), np.zeros(0)),
+            StackOutliers((1,), positions, np.array([5.0, -6.0, 7.0])),
+        ),
+    )
+    return result, positions
+
+
+def test_outliers_stand_where_they_were_given() -> None:
+    result, positions = two_channels()
+    assert result.outlier_count == 3
+    assert result.outliers.shape == (2, 4, 8, 9)
+    assert not result.outliers[0].any()
+    np.testing.assert_array_equal(np.flatnonzero(result.outliers[1]), positions)
+    np.testing.assert_array_equal(result.outliers[1].ravel()[positions], [5, -6, 7])
+
+
+def test_invented_is_nothing_of_what_was_measured_but_for_outliers() -> None:
+    result, positions = two_channels()
+    replaced = np.zeros((2, 7, 8, 9), bool)
+    replaced[1, ::2] = np.isin(np.arange(4 * 72), positions).reshape(4, 8, 9)
+    invented = result.invented
+    determined = result.measured & ~replaced
+    assert not invented[determined].any()
+    for channel in range(2):
+        share = share_left_open(result.volume.data[channel], result.uncertainty[channel])
+        where = ~determined[channel]
+        np.testing.assert_array_equal(invented[channel][where], share[where])
+        assert (share > 0).all()

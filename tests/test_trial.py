@@ -14,7 +14,7 @@ from tensorcell.fitting import Fitting
 from tensorcell.methods import auto, local, tucker
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial, patch_trial
 from tensorcell.model import StackModel
-from tensorcell.solvers import LocalOptions, NoiseModel, Status
+from tensorcell.solvers import LocalOptions, NoiseModel, Status, degrees_of_freedom
 from tensorcell.solvers.outliers import Outliers
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
@@ -82,6 +82,26 @@ def test_global_trial_judges_by_voxels_that_its_estimate_did_not_see() -> None:
 def test_global_trial_of_too_few_voxels_is_none() -> None:
     _, data, mask = waves(0.2)  # 2 500 measured voxels: 125 would be left out
     assert global_trial(problem_of(data, mask, rank=(1, 1, 1))) is None
+
+
+def test_global_trial_fits_no_more_unknowns_than_half_of_its_samples() -> None:
+    """A rank that the whole stack carries may be too large for a part of its samples."""
+    _, data, mask = waves(0.8)
+    problem, asked = problem_of(data, mask), []
+
+    class Spy(Fitting):
+        def __call__(self, stack: np.ndarray, mask: np.ndarray, rank: Any) -> Any:
+            asked.append((tuple(rank), int(mask.sum())))
+            return super().__call__(stack, mask, rank)
+
+    for wanted in ((12, 30, 30), (2, 3, 3)):
+        rank = dataclasses.replace(problem.model.rank, rank=wanted)
+        model = dataclasses.replace(problem.model, rank=rank)
+        global_trial(dataclasses.replace(problem, model=model, fitting=Spy()))
+    (large, samples), (small, _) = asked
+    assert degrees_of_freedom(large, SHAPE) <= samples / 2
+    assert degrees_of_freedom(large, SHAPE) > samples / 4  # and not far fewer
+    assert small == (2, 3, 3)
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 2.0])
