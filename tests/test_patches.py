@@ -34,7 +34,7 @@ def test_denoise_by_patches_knows_its_error_at_every_intensity() -> None:
 
 
 def test_denoise_by_patches_lets_a_correction_work_where_all_noise_is_alike() -> None:
-    truth, noisy = ramp()
+    _, noisy = ramp()
     measured = np.random.default_rng(1).random(noisy.shape) < 0.9
     plain = denoise_by_patches(noisy, measured, NOISE, OPTIONS, 0)
 
