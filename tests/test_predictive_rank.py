@@ -11,7 +11,14 @@ import pytest
 
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, RankEstimate, degrees_of_freedom, predictive_rank
-from tensorcell.solvers.predictive_rank import Candidates, choose_rank, has_empty_lines, read_ranks, smallest_error
+from tensorcell.solvers.predictive_rank import (
+    Candidates,
+    choose_rank,
+    has_empty_lines,
+    rank_of_complete,
+    read_ranks,
+    smallest_error,
+)
 
 
 def half_normal(count: int = 4000, seed: int = 0) -> np.ndarray:
@@ -139,7 +146,7 @@ def test_read_ranks_tells_whether_the_spectrum_ends(planted: Callable[..., Any])
     assert not read_ranks(endless.data, endless.mask, 1.0, 0.05, 0).ended
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
 def test_choose_rank_tries_on_a_block_of_limited_size(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """About 125 000 measured voxels are enough, and no more than 300 000 are looked at however few are measured."""
     rng = np.random.default_rng(0)
@@ -157,3 +164,35 @@ def test_choose_rank_tries_on_a_block_of_limited_size(monkeypatch: pytest.Monkey
 
     with pytest.raises(LookedAtError):
         choose_rank(stack, mask, stop)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("rank", [(2, 2, 2), (4, 3, 5), (8, 8, 8)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_rank_of_a_complete_stack_is_read_from_its_spectra(noise: float, rank: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (24, 32, 40)
+    core = rng.standard_normal(rank)
+    tensor = np.einsum("abc,ia,jb,kc->ijk", core, *(rng.standard_normal(s) for s in zip(shape, rank, strict=True)))
+    tensor /= tensor.std()
+
+    def fit(*_: object) -> CompletionResult:
+        pytest.fail("no trial is needed")
+
+    data = tensor + noise * rng.standard_normal(shape)
+    found = choose_rank(data, np.ones(shape, bool), fit)
+    assert found.rank == rank
+    assert choose_rank(1e6 * data - 7e5, np.ones(shape, bool), fit).rank in (rank, tuple(r + 1 for r in rank))
+
+
+def test_the_noise_of_a_complete_stack_is_that_of_the_flattest_spectrum() -> None:
+    # Along z half of the directions and more hold structure, so that its median eigenvalue is no noise.
+    rng = np.random.default_rng(0)
+    factors = [rng.standard_normal((size, 5)) for size in (8, 40, 44)]
+    tensor = np.einsum("abc,ia,jb,kc->ijk", rng.standard_normal((5, 5, 5)), *factors)
+    data = tensor / tensor.std() + 0.1 * rng.standard_normal(tensor.shape)
+    found = rank_of_complete(data)
+    assert found.rank[1:] == (5, 5)
+    assert found.rank[0] == 4  # no more than half of the planes can be told from noise
+    assert found.noise == pytest.approx(0.1, rel=0.03)  # 14 080 voxels; the median of 44 eigenvalues
+    assert rank_of_complete(data, noise=3.0).rank < found.rank
