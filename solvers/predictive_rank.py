@@ -49,6 +49,10 @@ FEWEST = 100
 DRAW = 0.02
 """A rank that was read from a spectrum with an end is taken unless another has an error smaller by this share."""
 
+ROUNDING = 1e-5
+"""Typical errors below this share of the root mean square one are rounding: most of a nearly empty volume is predicted
+exactly, and then no error is capped."""
+
 CAP = 5.0
 """Errors are capped at this multiple of the typical error, since outliers cannot be predicted."""
 
@@ -180,7 +184,7 @@ def smallest_error(errors: Sequence[Floats], *, preferred: bool) -> int:
     ]
     overall = min(math.sqrt(float(np.mean(e**2))) for e in errors)
     typical = min(quantiles)
-    cap = CAP * typical if typical > 1e-3 * overall else math.inf  # most of a nearly empty volume is predicted exactly
+    cap = CAP * typical if typical > ROUNDING * overall else math.inf
     means = [math.sqrt(float(np.mean(np.minimum(e, cap) ** 2))) for e in errors]
     winner = means.index(min(means))
     return 0 if preferred and means[0] * (1 - DRAW) <= means[winner] else winner

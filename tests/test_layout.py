@@ -12,8 +12,8 @@ import pytest
 import tensorcell
 from tensorcell import solvers
 
-FILES = sorted(Path(solvers.__path__[0]).glob("*.py"))
-GUIDANCE = sorted((Path(tensorcell.__path__[0]) / "diffusion_guidance").glob("*.py"))
+FILES = sorted(Path(solvers.__path__[0]).rglob("*.py"))
+GUIDANCE = sorted((Path(tensorcell.__path__[0]) / "diffusion_guidance").rglob("*.py"))
 
 ABSENT = ("numba", "llvmlite", "scipy", "tensorly", "h5py", "threadpoolctl")
 """Modules that would make the import of the solvers slow; the functions that need them import them."""
@@ -45,10 +45,9 @@ def test_import_is_light_and_under_one_name(module: str) -> None:
     assert done.stdout.strip() == "[] False False False"
 
 
-def test_solvers_import_no_module_that_is_slow_to_load() -> None:
-    script = (
-        f"import sys, tensorcell.solvers\nprint(sorted({{name.split('.')[0] for name in sys.modules}} & set({ABSENT})))"
-    )
+@pytest.mark.parametrize("module", ["tensorcell.solvers", "tensorcell.recovery"])
+def test_solvers_and_recover_import_no_module_that_is_slow_to_load(module: str) -> None:
+    script = f"import sys, {module}\nprint(sorted({{name.split('.')[0] for name in sys.modules}} & set({ABSENT})))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         cwd=Path(tensorcell.__path__[0]).parent, capture_output=True, text=True, check=False, timeout=120,
@@ -137,6 +136,15 @@ def test_the_guard_of_the_kernels_finds_kernels_and_their_reductions() -> None:
         assert reductions(ast.parse(source.format(call)))
     assert not reductions(ast.parse(source.format("np.dot(x, x)")))
     assert not reductions(ast.parse("def f(x):\n    return x.mean()\n"))
+
+
+def test_the_package_imports_its_names_when_they_are_asked_for() -> None:
+    assert set(tensorcell.__all__) <= set(dir(tensorcell))
+    for name in tensorcell.__all__:
+        assert getattr(tensorcell, name) is not None
+    assert tensorcell.RecoveryReport is tensorcell.Diagnosis  # what it was called before
+    with pytest.raises(AttributeError, match="module 'tensorcell' has no attribute 'recovr'"):
+        tensorcell.recovr  # noqa: B018
 
 
 def test_solvers_export_what_they_define() -> None:

@@ -9,7 +9,8 @@ import tensorcell as tc
 from tensorcell.datasets import simulate_cells
 from tensorcell.fitting import Fitting
 from tensorcell.model import bounded_by_fit, model_of, noise_of_stack
-from tensorcell.solvers import NoiseModel, complete_tucker
+from tensorcell.solvers import CompletionResult, NoiseModel, Status, complete_tucker
+from tensorcell.solvers.results import SparsePart, tucker_tensor
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.6])
@@ -60,6 +61,23 @@ def test_the_bound_scales_the_law_and_counts_the_degrees_of_freedom() -> None:
     # noise, another 4 % go with them. Without counting, 8 % would lack.
     white = bounded_by_fit(NoiseModel.white(1.0), noisy, whole, fit)
     assert white.sigma == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_bound_of_a_model_with_more_unknowns_than_voxels_is_ten_times_what_it_leaves_over() -> None:
+    """A model that can hold anything shows nothing: no more than nine tenths of the freedom count as its own."""
+    shape, rank = (12, 24, 24), (12, 20, 20)
+    rng = np.random.default_rng(0)
+    y = 0.01 * rng.standard_normal(shape)
+    empty = CompletionResult(
+        tucker=tucker_tensor(np.zeros(rank), [np.eye(n, r) for n, r in zip(shape, rank, strict=True)], np.float64),
+        sparse=SparsePart(np.zeros(0, int), np.zeros(0)),
+        status=Status.CONVERGED,
+        history=(),
+        state=None,
+    )
+    for share in (0.5, 0.75):  # fewer samples than the 4 960 unknowns, and hardly more
+        bounded = bounded_by_fit(NoiseModel.white(1.0), y, rng.random(shape) < share, empty)
+        assert bounded.sigma == pytest.approx(0.01 * np.sqrt(10), rel=0.06)  # a median of 3 000: 2 %, three of which
 
 
 def test_noise_is_not_lowered_by_a_model_that_leaves_it_over() -> None:

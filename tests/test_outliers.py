@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tensorcell.solvers import outliers
+from tensorcell.solvers import CompletionResult, IterationRecord, Status, outliers
+from tensorcell.solvers.results import SparsePart, tucker_tensor
 
 NAN = float("nan")
 
@@ -151,8 +152,23 @@ def test_beyond_neighbours_leaves_resolved_spots_alone(fwhm: float, shift: float
     z, y, x = np.mgrid[:9, :9, :9]
     spot = np.exp(-((z - 4) ** 2 + (y - 4 - shift) ** 2 + (x - 4 - shift) ** 2) / (2 * (fwhm / 2.355) ** 2))
     everything = np.ones(spot.shape, bool)
-    assert not outliers.beyond_neighbours(spot, everything, np.arange(spot.size), 2.0).any()
-    assert not outliers.beyond_neighbours(-spot, everything, np.arange(spot.size), 2.0).any()
+    assert not outliers.beyond_neighbours(spot, everything, np.arange(spot.size)).any()
+    assert not outliers.beyond_neighbours(-spot, everything, np.arange(spot.size)).any()
+
+
+def test_beyond_neighbours_finds_hot_pixels_of_twelve_standard_deviations_and_nothing_in_noise() -> None:
+    """24 of 26 normal numbers range over some 3.3 standard deviations, up to 1.6 above their mean.
+
+    Twice that range beyond them is 8 standard deviations from the mean, 4 less than the hot pixels have; their own
+    noise and that of the range are 1.3 together. Noise alone gets that far nowhere among 32 000 voxels but by chance.
+    """
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((20, 40, 40))
+    everything = np.ones(noise.shape, bool)
+    hot = np.ravel_multi_index(np.mgrid[1:19:3, 1:39:3, 1:39:3].reshape(3, -1), noise.shape)
+    assert outliers.beyond_neighbours(noise, everything, np.arange(noise.size)).mean() < 1e-4
+    noise.ravel()[hot] += 12
+    assert outliers.beyond_neighbours(noise, everything, hot).mean() > 0.97
 
 
 def test_beyond_neighbours_needs_three_measured_neighbours() -> None:
@@ -164,3 +180,79 @@ def test_beyond_neighbours_needs_three_measured_neighbours() -> None:
     assert not outliers.beyond_neighbours(volume, mask, centre, 1.0)[0]
     mask[0, 0, 2] = True
     assert outliers.beyond_neighbours(volume, mask, centre, 1.0)[0]
+
+
+def empty_model(stack: np.ndarray, mask: np.ndarray, threshold: float) -> CompletionResult:
+    """A robust fit of ``X = 0``: what it left over is the stack, its candidates are what exceeds the threshold."""
+    positions = np.flatnonzero(mask & (np.abs(stack) > threshold))
+    record = IterationRecord(
+        iteration=1, stage="admm", change=0.0, residual=1.0, outliers=len(positions), threshold=threshold, seconds=0.0
+    )
+    return CompletionResult(
+        tucker=tucker_tensor(np.zeros((1, 1, 1)), [np.ones((size, 1)) for size in stack.shape], stack.dtype),
+        sparse=SparsePart(positions, stack.ravel()[positions]),
+        status=Status.CONVERGED,
+        history=(record,),
+        state=None,
+    )
+
+
+def with_hot_pixels(share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A stack of noise with hot pixels that do not touch, where these are, and its mask."""
+    rng = np.random.default_rng(seed)
+    stack, mask = rng.normal(0, 0.1, (12, 30, 30)), np.ones((12, 30, 30), bool)
+    places = np.mgrid[0:12:2, 0:14:2, 0:30:2].reshape(3, -1)
+    chosen = rng.permutation(places.shape[1])[: round(share * stack.size)]
+    hot = np.zeros(stack.shape, bool)
+    hot[tuple(places[:, chosen])] = True
+    stack[hot] = 50
+    return stack, hot, mask
+
+
+@pytest.mark.parametrize(("share", "believed"), [(0.01, False), (0.03, True)])
+def test_find_outliers_believes_candidates_within_their_neighbours_range_only_where_hot_pixels_are_many(
+    share: float, believed: bool
+) -> None:
+    """A voxel between two bright neighbours and zeros is isolated, but not beyond the range of the intensities."""
+    stack, hot, mask = with_hot_pixels(share)
+    stack[6, 22, 21:24] = 20, 5, 20
+    found = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
+    assert np.isin(np.flatnonzero(hot), found.positions).all()
+    between = at(stack.shape, 6, 22, 22)[0]
+    assert (between in found.positions) == believed
+    np.testing.assert_array_equal(found.values, stack.ravel()[found.positions])  # E = Y - X, and X is 0
+    assert not found.inliers(mask).ravel()[found.positions].any()
+    assert found.inliers(mask).sum() == mask.sum() - len(found.positions)
+
+
+def test_find_outliers_finds_touching_defects_ring_by_ring() -> None:
+    """In a 5 x 5 defect only the rim has four in five sound neighbours; the ring within has once the rim is known."""
+    stack, hot, mask = with_hot_pixels(0.03)
+    hot[6, 20:25, 20:25] = True
+    stack[hot] = 50
+    found = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
+    np.testing.assert_array_equal(found.positions, np.flatnonzero(hot))
+
+
+def test_find_outliers_counts_unmeasured_voxels_neither_as_candidates_nor_as_neighbours() -> None:
+    stack, hot, mask = with_hot_pixels(0.03)
+    mask[:, :, ::3] = False
+    clean = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
+    np.testing.assert_array_equal(clean.positions, np.flatnonzero(hot & mask))
+    dirty = np.where(mask, stack, 1e6)
+    assert np.array_equal(outliers.find_outliers(dirty, mask, empty_model(dirty, mask, 3.0)).positions, clean.positions)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03])
+def test_find_outliers_in_slabs_gives_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Neighbours in the next slab support a voxel as those in its own do."""
+    stack, hot, mask = with_hot_pixels(share)
+    stack[4:6, 22:25, 18:21] = stack[3, 23, 19] = 15  # the top of a structure: the next plane shares its residual
+    stack[6:9, 22, 25] = 20, 5, 20  # isolated, and within the range of its neighbours along z
+    fit = empty_model(stack, mask, 3.0)
+    whole = outliers.find_outliers(stack, mask, fit)
+    assert np.isin(np.flatnonzero(hot), whole.positions).all()
+    assert at(stack.shape, 3, 23, 19)[0] not in whole.positions
+    assert (at(stack.shape, 7, 22, 25)[0] in whole.positions) == (share > 0.02)
+    monkeypatch.setattr("tensorcell.solvers.slabs.SLAB_VOXELS", 2 * 30 * 30)
+    np.testing.assert_array_equal(outliers.find_outliers(stack, mask, fit).positions, whole.positions)

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tensorcell.solvers import slabs
-from tensorcell.solvers.residual_kriging import WIDTHS, Kernel, choose_kernel, neighbour_mean, shared_residual
+from tensorcell.solvers import CompletionResult, Status, slabs
+from tensorcell.solvers.residual_kriging import (
+    WIDTHS,
+    Kernel,
+    choose_kernel,
+    estimate_with_neighbours,
+    neighbour_mean,
+    shared_residual,
+    wiener_weight,
+)
+from tensorcell.solvers.results import SparsePart, tucker_tensor
 
 NAN = float("nan")
 
@@ -171,3 +180,119 @@ def test_central_block_is_in_the_middle_and_of_the_size_asked_for(shape: tuple[i
         assert tuple(sizes) == shape
     elif min(shape) > 1:
         assert math.prod(sizes) == pytest.approx(10_000, rel=0.25)  # sides are rounded: half a voxel of ten on each
+
+
+def model(shape: tuple[int, ...], seed: int = 0) -> CompletionResult:
+    """A fit of rank (2, 3, 2) with random factors."""
+    rng = np.random.default_rng(seed)
+    factors = [np.linalg.qr(rng.standard_normal((n, r)))[0] for n, r in zip(shape, (2, 3, 2), strict=True)]
+    return CompletionResult(
+        tucker=tucker_tensor(20 * rng.standard_normal((2, 3, 2)), factors, np.float64),
+        sparse=SparsePart(np.zeros(0, int), np.zeros(0)),
+        status=Status.CONVERGED,
+        history=(),
+        state=None,
+    )
+
+
+def structure_and_noise(share_seen: float = 0.7) -> tuple[np.ndarray, np.ndarray, CompletionResult]:
+    """A stack of a model, smooth structure beyond it and white noise of standard deviation .5, with its mask."""
+    rng = np.random.default_rng(5)
+    shape = (12, 16, 18)
+    fit = model(shape)
+    smooth = ndimage.gaussian_filter(rng.standard_normal(shape), 1.0)
+    stack = fit.value + smooth / smooth.std() + 0.5 * rng.standard_normal(shape)
+    return stack, rng.random(shape) < share_seen, fit
+
+
+@pytest.mark.parametrize("planes", [slice(0, 1), slice(3, 9), slice(0, 12)])
+def test_model_planes_are_those_of_the_model(planes: slice) -> None:
+    fit = model((12, 16, 18))
+    np.testing.assert_allclose(slabs.model_planes(fit, planes), fit.value[planes], rtol=0, atol=1e-12)
+
+
+def test_wiener_weight_is_the_share_of_structure_in_white_residuals() -> None:
+    """Structure of variance 1 that no neighbour shares, noise of variance 9 / 16: the weight is 16 / 25."""
+    rng = np.random.default_rng(0)
+    residual = rng.standard_normal((20, 40, 40)) + 0.75 * rng.standard_normal((20, 40, 40))
+    mask = rng.random(residual.shape) < 0.9
+    alone = Kernel(1.0, 1.0, 0.0)
+    weight, width = wiener_weight(residual, mask, alone, 0.75)
+    # A variance of 29 000 numbers is known to .8 %, half of which 1 - w inherits; a quantile to about 1 %.
+    assert weight == pytest.approx(16 / 25, rel=0.02)
+    assert width == pytest.approx(1.0, rel=0.04)
+    assert wiener_weight(residual, mask, alone, 0.0) == (1.0, pytest.approx(1.25, rel=0.03))
+    assert wiener_weight(residual, mask, alone, 2.0)[0] == 0  # more noise than there is variance
+    assert wiener_weight(1000 * residual, mask, alone, 750.0)[0] == pytest.approx(weight, rel=1e-9)  # the unit is free
+
+
+def test_wiener_weight_leaves_the_voxel_itself_out_of_its_neighbours() -> None:
+    rng = np.random.default_rng(1)
+    residual, mask = rng.standard_normal((4, 5, 6)), rng.random((4, 5, 6)) < 0.6
+    rest = (residual - 0.8 * brute_mean(residual, mask, (0.5, 0.7), leave_out=True))[mask]
+    weight, _ = wiener_weight(residual, mask, Kernel(0.5, 0.7, 0.8), 0.6)
+    assert weight == pytest.approx(1 - 0.36 / np.mean(rest**2), rel=1e-9)  # sums in another order
+
+
+def test_wiener_weight_of_nothing_is_zero() -> None:
+    residual, mask = np.zeros((3, 4, 5)), np.ones((3, 4, 5), bool)
+    assert wiener_weight(residual, mask, Kernel(1.0, 1.0, 1.0), 0.5) == (0.0, 0.0)
+    assert wiener_weight(residual + 1, ~mask, Kernel(1.0, 1.0, 1.0), 0.5) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_estimate_with_neighbours_equals_its_formula(keep: bool, neighbours: bool) -> None:
+    """``X + S`` in gaps, ``X + S + w (R - S)`` or the value itself where one was measured."""
+    stack, inlier, fit = structure_and_noise()
+    stack[~inlier] = 1e9
+    residual = np.where(inlier, stack - fit.value, 0)
+    kernel = choose_kernel(residual, inlier) if neighbours else Kernel(1.0, 1.0, 0.0)
+    assert (kernel.weight > 0.5) == neighbours
+    shared = shared_residual(residual, inlier, kernel, leave_out=not keep)
+    expected = fit.value + shared
+    own = 0.0
+    if keep:
+        expected[inlier] = stack[inlier]
+    else:
+        own = 1 - 0.25 / np.mean((residual - shared)[inlier] ** 2)
+        expected[inlier] += own * (residual - shared)[inlier]
+    found = estimate_with_neighbours(stack, inlier, fit, noise=0.5, keep=keep, neighbours=neighbours)
+    np.testing.assert_allclose(found.value, expected, rtol=0, atol=1e-9)  # sums of intensities of some tens
+    assert found.own_weight == pytest.approx(own, rel=1e-9)
+    assert math.isnan(found.left_out_width) == keep
+    if keep:
+        np.testing.assert_array_equal(found.value[inlier], stack[inlier])
+
+
+def test_estimate_with_neighbours_has_the_error_that_its_own_weight_tells() -> None:
+    """White structure of variance ``a`` in noise of variance ``b``: Wiener's error is ``a b / (a + b) = w b``."""
+    rng = np.random.default_rng(2)
+    fit = model((16, 32, 32))
+    truth = fit.value + rng.standard_normal((16, 32, 32))
+    stack = truth + 0.8 * rng.standard_normal(truth.shape)
+    found = estimate_with_neighbours(stack, np.ones(truth.shape, bool), fit, noise=0.8, keep=False)
+    error = float(np.sqrt(np.mean((found.value - truth) ** 2)))
+    # A standard deviation of 16 000 numbers is known to .6 %; a kernel that white residuals chose adds 1 % at most.
+    assert error == pytest.approx(0.8 * math.sqrt(found.own_weight), rel=0.025)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_estimate_with_neighbours_in_slabs_gives_what_one_slab_gives(
+    monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    stack, inlier, fit = structure_and_noise()
+    whole = estimate_with_neighbours(stack, inlier, fit, noise=0.5, keep=keep)
+    monkeypatch.setattr(slabs, "SLAB_VOXELS", 2 * 16 * 18)
+    parts = estimate_with_neighbours(stack, inlier, fit, noise=0.5, keep=keep)
+    # Kernels end at three widths, so that the planes beyond the rim weigh exactly nothing.
+    np.testing.assert_allclose(parts.value, whole.value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (7, 5, 5), (12, 100, 100)])
+def test_slabs_cover_every_plane_once(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    monkeypatch.setattr(slabs, "SLAB_VOXELS", 60)
+    parts = slabs.slabs(shape)
+    np.testing.assert_array_equal(np.concatenate([np.arange(shape[0])[part] for part in parts]), np.arange(shape[0]))
+    plane = shape[1] * shape[2]
+    assert all(plane * (part.stop - part.start) <= max(60, plane) for part in parts)

@@ -15,6 +15,7 @@ from tensorcell.solvers import (
     BlockRanks,
     Coherence,
     CompletionResult,
+    NoiseModel,
     block_ranks,
     coherence,
     degrees_of_freedom,
@@ -74,7 +75,7 @@ def low_rank_model(
     said = GIVEN if noise is not None else model.noise.sentence
     if noise is None and sigma < ROUNDING * (given.highest - given.lowest):
         sigma, said = 0.0, f"{said} It is zero to the precision of the fit."
-    fit, explained = best_explained(y, model, sigma, fitting)
+    fit, explained = best_explained(y, model, fitting)
     found = coherence(fit.tucker.core, fit.tucker.factors)
     if rank is not None and fitted != rank:
         of_rank = f"(of rank {fitted}, since the samples do not determine a larger one)"
@@ -129,33 +130,36 @@ def _trivial(given: GivenStack, y: Array, seen: Bools, noise: float | None, rank
     )
 
 
-def best_explained(y: Array, model: StackModel, sigma: float, fitting: Fitting) -> tuple[CompletionResult, float]:
+def best_explained(y: Array, model: StackModel, fitting: Fitting) -> tuple[CompletionResult, float]:
     """The robust fit or a plain fit of the inliers, whichever explains more of the variance, and that share."""
-    fit, share = model.fit, explained_share(y, model.inlier, model.fit, sigma)
+    fit, share = model.fit, explained_share(y, model.inlier, model.fit, model.noise)
     if share >= REFIT_BELOW:
         return fit, share
     plain = replace(fitting, options=replace(fitting.options, robust=False))
     again = plain(y, model.inlier, model.rank.rank)
-    second = explained_share(y, model.inlier, again, sigma)
+    second = explained_share(y, model.inlier, again, model.noise)
     return (again, second) if second > share else (fit, share)
 
 
-def explained_share(y: Array, inlier: Bools, fit: CompletionResult, sigma: float) -> float:
+def explained_share(y: Array, inlier: Bools, fit: CompletionResult, noise: NoiseModel) -> float:
     """Share of the variance of the inliers, without that of the noise, that the model explains.
 
-    The variance of the noise is subtracted from the variance of the data and from that of the residual. The latter is
-    first divided by the share of the samples that the degrees of freedom leave.
+    The mean variance of the noise, that of each voxel at the model's intensity, is subtracted from the variance of the
+    data and from that of the residual. The latter is first divided by the share of the samples that the degrees of
+    freedom leave.
     """
-    count, left, total, squares = 0, 0.0, 0.0, 0.0
+    count, left, total, squares, passed = 0, 0.0, 0.0, 0.0, 0.0
     for slab in slabs(y.shape):
         here = inlier[slab]
-        values, rest = y[slab][here], (y[slab] - model_planes(fit, slab))[here]
+        values, model = y[slab][here], model_planes(fit, slab)[here]
         count += values.size
         total += float(np.sum(values, dtype=np.float64))
         squares += float(np.sum(np.square(values, dtype=np.float64)))
-        left += float(np.sum(np.square(rest, dtype=np.float64)))
+        left += float(np.sum(np.square(values - model, dtype=np.float64)))
+        passed += float(np.sum(noise.variance(model), dtype=np.float64))
     count = max(count, 1)
-    structure = squares / count - (total / count) ** 2 - sigma**2
+    variance = passed / count
+    structure = squares / count - (total / count) ** 2 - variance
     free = max(0.1, 1 - degrees_of_freedom(fit.rank, y.shape) / count)
-    lost = max(left / count / free - sigma**2, 0.0)
+    lost = max(left / count / free - variance, 0.0)
     return min(1.0, max(0.0, 1 - lost / structure)) if structure > 0 else 0.0

@@ -1,0 +1,182 @@
+"""What `recover` does around a method: planes put together, signs, kept voxels, places; methods here are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import SIGMA, given, problem_of, waves
+
+import tensorcell as tc
+from tensorcell.fitting import TuckerOptions
+from tensorcell.methods import table
+from tensorcell.methods.kriging import between_by_kriging
+from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
+from tensorcell.recovery import fill_gaps, on_grid, places_in_given, put_back, samples_of_all
+from tensorcell.solvers import Status
+from tensorcell.solvers.outliers import Outliers
+
+
+def method_of(value: float, samples: int = 0) -> Method:
+    """A method that estimates the same value everywhere, and draws samples that lie 1, 2, ... above it."""
+
+    def estimate(problem: Problem) -> Estimate:
+        flat = np.full_like(problem.stack.values, value)
+        drawn = np.stack([flat + 1 + number for number in range(samples)]) if samples else None
+        return Estimate(flat, np.ones_like(flat), Status.COMPLETED, (), (), drawn)
+
+    def between(gaps: Gaps) -> Filled:
+        shape = (gaps.planes, *gaps.estimate.value.shape[1:])
+        whole = np.full(shape, value, gaps.estimate.value.dtype)
+        drawn = np.stack([whole + 1 + number for number in range(samples)]) if samples else None
+        return Filled(whole, np.full(shape, 3.0), (), drawn)
+
+    return Method(name="flat", summary="Flat.", options=(TuckerOptions,), estimate=estimate, between=between)
+
+
+def recovered(monkeypatch: pytest.MonkeyPatch, method: Method, data: np.ndarray, **more: Any) -> tc.Recovery:
+    monkeypatch.setitem(table.METHODS, "flat", method)  # type: ignore[arg-type]
+    return tc.recover(data, method="flat", rank=(2, 2, 2), noise=more.pop("noise", "auto"), **more)
+
+
+def small(low: float = 0.5) -> np.ndarray:
+    """Half-measured intensities, none below `low`."""
+    rng = np.random.default_rng(0)
+    data = low + rng.random((6, 14, 15))
+    data[rng.random(data.shape) < 0.5] = np.nan
+    return data
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("samples", [0, 2])
+def test_measured_voxels_come_back_in_the_result_and_in_every_sample(
+    monkeypatch: pytest.MonkeyPatch, factor: int, samples: int
+) -> None:
+    data = small()
+    result = recovered(monkeypatch, method_of(7.0, samples), data, axial_factor=factor)
+    kept = on_grid(~np.isnan(data), factor)
+    assert np.array_equal(result.measured, kept)
+    values = np.nan_to_num(data)
+    assert result.outlier_count == 0
+    wholes = [result.volume.data, *(() if result.samples is None else result.samples)]
+    assert len(wholes) == 1 + samples
+    for number, whole in enumerate(wholes):
+        np.testing.assert_array_equal(whole[kept], values[~np.isnan(data)])
+        np.testing.assert_array_equal(whole[~kept], 7.0 + number)
+
+
+@pytest.mark.parametrize(("low", "asked", "clipped"), [
+    (0.5, "auto", True), (0.5, True, True), (0.5, False, False), (-0.5, "auto", False),
+])  # fmt: skip
+def test_negative_estimates_are_clipped_where_no_measured_voxel_is_negative(
+    monkeypatch: pytest.MonkeyPatch, low: float, asked: Any, clipped: bool
+) -> None:
+    data = small(low)
+    result = recovered(monkeypatch, method_of(-5.0, samples=2), data, nonnegative=asked)
+    lacking = np.isnan(data)
+    assert result.samples is not None
+    for whole, value in ((result.volume.data, -5.0), (result.samples[0], -4.0), (result.samples[1], -3.0)):
+        np.testing.assert_array_equal(whole[lacking], 0.0 if clipped else value)
+
+
+def test_outliers_are_not_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, data, mask = waves(0.8)
+    data[5, 16, 16], mask[5, 16, 16] = 500, True
+    result = recovered(monkeypatch, method_of(7.0), np.where(mask, data, np.nan))
+    assert result.outliers[5, 16, 16] > 400
+    assert result.volume.data[5, 16, 16] == 7
+    assert any("stand out and were replaced as outliers" in note for note in result.notes)
+
+
+def test_put_back_changes_inliers_only() -> None:
+    _, data, mask = waves(0.8, planes=4)
+    stack = given(data, mask)
+    outliers = np.flatnonzero(mask)[::7]
+    filled = Filled(np.zeros((10, 32, 32)), np.zeros((10, 32, 32)), (), np.zeros((2, 10, 32, 32)))
+    put_back(stack, outliers, filled, 3)
+    inlier = mask.copy()
+    inlier.ravel()[outliers] = False
+    expected = np.zeros((10, 32, 32))
+    expected[[0, 3, 6, 9]] = np.where(inlier, data, 0)
+    assert filled.samples is not None
+    for whole in (filled.volume, *filled.samples):
+        np.testing.assert_array_equal(whole, expected)
+
+
+def test_places_in_given_count_the_planes_that_were_set_aside() -> None:
+    _, data, mask = waves(0.9)
+    mask[[0, 3, 4]] = False
+    problem = problem_of(data, mask)
+    wrong = np.array([[0, 5, 6], [1, 0, 0], [2, 31, 31], [8, 7, 9]])  # in the planes that were measured
+    positions = np.ravel_multi_index(tuple(wrong.T), problem.stack.values.shape)
+    model = dataclasses.replace(problem.model, outliers=Outliers(positions, np.ones(4)))
+    places = places_in_given(dataclasses.replace(problem, model=model), given(data, mask))
+    expected = wrong.copy()
+    expected[:, 0] = [1, 2, 5, 11]
+    np.testing.assert_array_equal(np.stack(np.unravel_index(places, data.shape), axis=1), expected)
+
+
+# ------------------------------------------------------------------------------- uncertainty between measured planes
+
+
+def gaps_of(keep: bool) -> tuple[Gaps, np.ndarray]:
+    """Six measured planes of which every other plane of the wanted stack lies between two, and their errors."""
+    _, data, mask = waves(planes=6)
+    problem = problem_of(data, mask, keep=keep)
+    error = np.random.default_rng(0).uniform(0.5, 1.5, data.shape)
+    estimate = Estimate(data, error, Status.COMPLETED, ())
+    return Gaps(problem, estimate, np.arange(0, 11, 2), 11), error
+
+
+def test_fill_gaps_adds_what_denoising_left_over_to_the_error_between_planes() -> None:
+    """Independent errors: their squares add up, of denoised planes the mean one."""
+    gaps, error = gaps_of(keep=False)
+    filled = fill_gaps(gaps, method_of(7.0))
+    np.testing.assert_allclose(filled.error[1::2], math.sqrt(9 + np.mean(error**2)), rtol=1e-12)
+    np.testing.assert_array_equal(filled.error[::2], error)
+
+
+def test_fill_gaps_between_kept_planes_has_the_error_of_the_filling_alone() -> None:
+    gaps, error = gaps_of(keep=True)
+    filled = fill_gaps(gaps, method_of(7.0))
+    np.testing.assert_array_equal(filled.error[1::2], 3.0)
+    np.testing.assert_array_equal(filled.error[::2], error)
+
+
+def test_planes_between_kept_ones_know_of_the_noise_of_the_planes_that_were_left_out() -> None:
+    """Planes that were left out differ from their prediction by their own noise, too: it is taken off the error.
+
+    Of planes that are said to be denoised nothing is taken off. In both cases intervals of 90 % hold the truth, and the
+    measured planes are left as they are.
+    """
+    truth, data, _ = waves(planes=21)
+    planes, errors = data[::2], np.full(data[::2].shape, SIGMA)
+    mean = {}
+    for keep in (True, False):
+        problem = problem_of(planes, np.ones(planes.shape, bool), keep=keep)
+        filled = between_by_kriging(
+            Gaps(problem, Estimate(planes, errors, Status.COMPLETED, ()), np.arange(0, 21, 2), 21)
+        )
+        np.testing.assert_array_equal(filled.volume[::2], planes)
+        assert np.mean(np.abs(filled.volume - truth)[1::2] <= 1.645 * filled.error[1::2]) > 0.9
+        mean[keep] = float(np.mean(filled.error[1::2] ** 2))
+    # At most 35 % of the squared width are put down to noise, and here nearly all of the width is noise.
+    assert 0.6 * mean[False] < mean[True] < 0.8 * mean[False]
+
+
+def test_samples_of_all_are_as_many_as_every_stack_has() -> None:
+    out = np.arange(2 * 3 * 4 * 5, dtype=float).reshape(2, 3, 4, 5)
+    three, two = np.full((3, 3, 4, 5), 7.0), np.full((2, 3, 4, 5), 8.0)
+    both = samples_of_all([((0,), three), ((1,), two)], out, "CZYX")
+    assert both is not None
+    assert both.shape == (2, 2, 3, 4, 5)
+    assert (both[:, 0] == 7).all()
+    assert (both[:, 1] == 8).all()
+    one = samples_of_all([((0,), three), ((1,), None)], out, "CZYX")
+    assert one is not None
+    assert len(one) == 3
+    np.testing.assert_array_equal(one[2, 1], out[1])  # a stack without samples is the result in each
+    assert samples_of_all([((0,), None), ((1,), None)], out, "CZYX") is None
