@@ -28,7 +28,9 @@ def first_sentence(word: str, axial_word: str, sampling: Sampling, shape: Sequen
     if not missing:
         return f"Recovery by the low-rank model is {word}; along z {along_z}."
     which = ", ".join(missing)
-    what = f"No low-rank theorem covers this sampling ({which} were never measured): by low rank, recovery is {word}"
+    what = (
+        f"No low-rank theorem covers this sampling ({which} were never measured): recovery by low rank alone is {word}"
+    )
     if not sampling.empty_slices[0]:
         return f"{what}, and nothing takes the place of the theorem; along z {along_z}."
     only = "for the planes " if any(sampling.empty_slices[1:]) else ""
