@@ -10,7 +10,8 @@ from tensorcell.solvers import Sampling
 
 WELL_EXPLAINED, HALF_EXPLAINED = 0.9, 0.5
 """Shares of the variance that the model explains. Below the first, recovery is not called guaranteed, since the theorem
-covers the model alone; below the second, it is called unlikely."""
+covers the model alone; below the second, it is called unlikely
+unless every voxel was measured."""
 
 
 def first_sentence(word: str, axial_word: str, sampling: Sampling, shape: Sequence[int]) -> str:
