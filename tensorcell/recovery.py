@@ -112,8 +112,8 @@ def recover(
         and why. ``"diffusion"`` improves the result of ``"auto"`` by a prior fitted to the stack itself: the planes
         between evenly spaced ones, and denoised voxels (minutes; needs the extra ``diffusion``).
     rank : "auto", int or three ints
-        Tucker rank along z, y and x. "auto": of ranks read from the data and a few others, the one that predicts
-        left-out measured voxels best.
+        Tucker rank along z, y and x. "auto": read from the spectra of a complete stack; where voxels are missing, of
+        ranks read from the data and a few others the one that predicts left-out measured voxels best.
     noise : "auto" or float
         Standard deviation of the noise in the data's unit. A value above 0 asks for denoised measured voxels.
     nonnegative : "auto" or bool

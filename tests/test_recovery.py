@@ -708,7 +708,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: recover(stack(), method="diffuse"), "expected method auto or tucker or local or diffusion, got 'diffuse'"),
     (lambda: recover(stack(), device="gpu"), "expected device auto or cpu or cuda, got 'gpu'"),
     (lambda: recover(stack(), tolerance=0.0), "expected a positive tolerance, got 0.0"),
-    (lambda: recover(stack(), max_iterations=0), "expected max_iterations of at least 1, got 0"),
+    (lambda: recover(stack(), max_iterations=0), "expected a whole number of at least 1 as max_iterations, got 0"),
     (lambda: recover(np.stack([stack(), with_value(np.nan, ...)]), axes="TZYX"), "^T=1: expected at least one"),
 ]  # fmt: skip
 
