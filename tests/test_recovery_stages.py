@@ -15,9 +15,10 @@ from tensorcell.fitting import TuckerOptions
 from tensorcell.methods import table
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
-from tensorcell.recovery import fill_gaps, on_grid, places_in_given, put_back, samples_of_all
+from tensorcell.recovery import samples_of_all
 from tensorcell.solvers import Status
 from tensorcell.solvers.outliers import Outliers
+from tensorcell.stack_recovery import fill_gaps, on_grid, places_in_given, put_back
 
 
 def method_of(value: float, samples: int = 0) -> Method:
