@@ -124,6 +124,22 @@ class NoiseModel:
         """The model itself, or white noise of the standard deviation given."""
         return noise if isinstance(noise, NoiseModel) else NoiseModel.white(noise)
 
+    def reduced(self, share: float, reason: str) -> NoiseModel:
+        """The model with all standard deviations multiplied by a share; the reason is added to its sentence.
+
+        >>> noise = NoiseModel(gain=2.0, offset=4.0, sigma=6.0).reduced(0.5, "Half of it is structure.")
+        >>> noise.gain, noise.offset, noise.sigma, noise.sentence
+        (0.5, 1.0, 3.0, 'Half of it is structure.')
+        """
+        return replace(
+            self,
+            gain=self.gain * share**2,
+            offset=self.offset * share**2,
+            sigma=self.sigma * share,
+            floor=max(self.floor * share**2, self.step**2 / 12),
+            sentence=f"{self.sentence} {reason}".strip(),
+        )
+
     def variance(self, intensity: Array) -> Array:
         """``max(gain intensity + offset, floor)`` of an array of noise-free intensities (any shape; dtype kept)."""
         xp = namespace_of(intensity)

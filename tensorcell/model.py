@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,9 @@ def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: Complet
     share = robust_sigma(off) / math.sqrt(max(0.1, free))
     if share >= TEXTURE:
         return noise
-    return replace(
-        noise,
-        gain=noise.gain * share**2,
-        offset=noise.offset * share**2,
-        sigma=noise.sigma * share,
-        floor=noise.floor * share**2,
-        sentence=f"{noise.sentence} The residual of a model of rank {' x '.join(map(str, fit.rank))} is only "
-        f"{share:.2g} of that: most of it is structure, and the standard deviation is {noise.sigma * share:.3g}.",
+    rank, sigma = " x ".join(map(str, fit.rank)), noise.sigma * share
+    reason = (
+        f"The residual of a model of rank {rank} is only {share:.2g} of that: most of it is structure, and the "
+        f"standard deviation is {sigma:.3g}."
     )
+    return noise.reduced(share, reason)

@@ -14,7 +14,7 @@ from tensorcell.fitting import Fitting
 from tensorcell.methods import auto, local, tucker
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial, patch_trial
 from tensorcell.model import StackModel
-from tensorcell.solvers import LocalOptions, NoiseModel, Status, degrees_of_freedom
+from tensorcell.solvers import LocalOptions, LocalState, NoiseModel, Status, degrees_of_freedom
 from tensorcell.solvers.outliers import Outliers
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
@@ -104,36 +104,59 @@ def test_global_trial_fits_no_more_unknowns_than_half_of_its_samples() -> None:
     assert small == (2, 3, 3)
 
 
-@pytest.mark.parametrize("ratio", [0.25, 0.5, 2.0])
-def test_patch_trial_levels_fall_from_the_error_to_the_noise(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
-    """The noise is a quarter, half or twice of what the global model misses; levels never fall below it."""
-    monkeypatch.setattr("tensorcell.methods.trial.complete_by_patches", unchanged_start)
-    trial = trial_of(normal(seed=1) + ratio * normal(seed=2), noise=ratio)
-    levels = patch_trial(trial, LocalOptions(sweeps=5), 0).levels
-    assert len(levels) == 5
-    assert levels[0] == pytest.approx(max(trial.error, ratio))
-    assert levels[-1] == pytest.approx(ratio)
-    np.testing.assert_allclose(np.diff(np.log(levels)), np.log(levels[-1] / levels[0]) / 4, atol=1e-12)  # equal ratios
+@dataclasses.dataclass
+class Sweeps:
+    """Groups of patches whose error at the left-out voxels is these multiples of the start's, one a sweep."""
 
+    factors: tuple[float, ...]
+    told: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-def test_patch_trial_levels_without_noise_fall_well_below_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups of patches are to be better than the global model several times over, if the data allow it."""
-    monkeypatch.setattr("tensorcell.methods.trial.complete_by_patches", unchanged_start)
-    trial = trial_of(normal(), noise=0.0)
-    levels = patch_trial(trial, LocalOptions(sweeps=4), 0).levels
-    assert levels[0] == pytest.approx(trial.error)
-    assert 0 < levels[-1] < trial.error / 4
-
-
-def unchanged_start(stack: Any, training: Any, start: np.ndarray, sigma: float, **_: Any) -> Any:
-    """Groups of patches that leave the start as it is."""
-    return Restored(start, np.ones(start.shape))
+    def __call__(self, stack: Any, training: Any, start: np.ndarray, sigma: float, **more: Any) -> Any:
+        self.told = more
+        centre = stack[training].mean()
+        for number, factor in enumerate(self.factors, 1):
+            spread = np.full(start.shape, float(number))
+            more["callback"](None, LocalState(factor * start - centre, np.zeros_like(start), spread, number))
+        return Restored(0.5 * self.factors[-1] * start, np.zeros(start.shape))
 
 
 @dataclasses.dataclass
 class Restored:
     value: np.ndarray
     spread: np.ndarray
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 2.0])
+def test_patch_trial_tries_levels_from_the_error_to_half_of_the_noise(
+    monkeypatch: pytest.MonkeyPatch, ratio: float
+) -> None:
+    """The noise is nothing, a quarter, half or twice of what the global model misses."""
+    sweeps = Sweeps((0.9, 0.8, 0.7, 0.6, 0.5))
+    monkeypatch.setattr("tensorcell.methods.trial.complete_by_patches", sweeps)
+    trial = trial_of(normal(seed=1) + ratio * normal(seed=2), noise=ratio)
+    found = patch_trial(trial, LocalOptions(sweeps=5), 0)
+    tried = sweeps.told["levels"]
+    assert found.levels == pytest.approx(tried)  # the last sweep is the best one
+    assert tried[0] == pytest.approx(max(trial.error, ratio))
+    assert tried[-1] == pytest.approx(max(ratio / 2, trial.error / 8))
+    np.testing.assert_allclose(np.diff(np.log(tried)), np.log(tried[-1] / tried[0]) / 4, atol=1e-12)  # equal ratios
+    np.testing.assert_allclose(found.errors, 0.25 * trial.errors)  # of the result, which is better than the last sweep
+    assert (found.spreads == 0).all()
+
+
+@pytest.mark.parametrize("best", range(4))
+def test_patch_trial_levels_end_where_left_out_voxels_are_predicted_best(
+    monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
+    factors = tuple(0.5 + 0.1 * abs(sweep - best) for sweep in range(5))
+    sweeps = Sweeps(factors)
+    monkeypatch.setattr("tensorcell.methods.trial.complete_by_patches", sweeps)
+    trial = trial_of(normal(), noise=0.1)
+    found = patch_trial(trial, LocalOptions(sweeps=5), 0)
+    assert len(found.levels) == 5
+    assert (found.levels[0], found.levels[-1]) == pytest.approx((sweeps.told["levels"][0], sweeps.told["levels"][best]))
+    np.testing.assert_allclose(found.errors, 0.5 * trial.errors)
+    assert (found.spreads == best + 1).all()
 
 
 def test_patch_trial_beats_the_global_model_where_there_is_more_than_a_low_rank() -> None:
@@ -158,7 +181,7 @@ def test_patch_trial_judges_by_voxels_that_the_groups_did_not_see() -> None:
     assert trial is not None
     mirrored = np.where(trial.left_out, 2 * trial.start - trial.values, trial.values)  # errors of the other sign
     other = dataclasses.replace(trial, values=mirrored)
-    one, two = (patch_trial(each, LocalOptions(sweeps=2), 0) for each in (trial, other))
+    one, two = (patch_trial(each, LocalOptions(sweeps=1), 0) for each in (trial, other))  # one level: no choice
     np.testing.assert_allclose(two.levels, one.levels, rtol=1e-9)  # they follow the size of the errors alone
     estimates = [found.errors + each.values[trial.left_out] for found, each in ((one, trial), (two, other))]
     np.testing.assert_allclose(estimates[1], estimates[0], rtol=0, atol=1e-4)  # sums of numbers near 10 in float32
@@ -168,19 +191,19 @@ def test_patch_trial_judges_by_voxels_that_the_groups_did_not_see() -> None:
 def test_patch_trial_uncertainty_follows_the_spread() -> None:
     """Errors that are as wide as the spread says: the uncertainty is the spread, for all of its values."""
     spreads = np.exp(np.random.default_rng(0).uniform(0, np.log(16), 8000))
-    patches = PatchTrial(1.0, (1.0,), spreads * normal(8000), spreads, NoiseModel.white(0.0))
+    patches = PatchTrial(1.0, (1.0,), spreads * normal(8000), spreads, 0.0)
     asked = np.array([[1.5, 3.0], [6.0, 10.0]])
     # A group holds an eighth of a range of 16: its spreads differ by 41 %, and the quantile of the mixture lies 5 %
     # above that of its middle; the quantile of 1000 errors itself is known to 3 %.
     np.testing.assert_allclose(patches.uncertainty(asked), asked, rtol=0.15)
     assert patches.uncertainty(np.array([0.0]))[0] > 0.5  # beyond what was seen: that of the nearest group
-    noisy = dataclasses.replace(patches, noise=NoiseModel.white(1.0))
+    noisy = dataclasses.replace(patches, sigma=1.0)
     assert (noisy.uncertainty(asked) < patches.uncertainty(asked)).all()  # the noise of the left-out is taken off
 
 
 def test_patch_trial_of_few_errors_has_one_width_for_all() -> None:
     """400 errors are too few for two groups of 250."""
-    patches = PatchTrial(1.0, (1.0,), normal(400), np.linspace(1, 2, 400), NoiseModel.white(0.0))
+    patches = PatchTrial(1.0, (1.0,), normal(400), np.linspace(1, 2, 400), 0.0)
     assert np.ptp(patches.uncertainty(np.array([1.0, 1.5, 2.0]))) == 0
 
 
@@ -242,7 +265,7 @@ def test_from_patches_that_were_stopped_has_the_error_of_the_global_estimate_at_
 def test_from_patches_keeps_inliers_and_has_the_uncertainty_of_the_trial_in_gaps() -> None:
     _, data, mask = waves(0.8)
     problem = problem_of(data, mask)
-    patches = PatchTrial(1.0, (0.6, 0.4, SIGMA), normal(400), np.linspace(1, 2, 400), NoiseModel.white(SIGMA))
+    patches = PatchTrial(1.0, (0.6, 0.4, SIGMA), normal(400), np.linspace(1, 2, 400), SIGMA)
     found = local.from_patches(problem, tucker.global_estimate(problem), patches)
     inlier = problem.model.inlier
     np.testing.assert_array_equal(found.value[inlier], data[inlier])
@@ -261,7 +284,7 @@ def test_from_patches_completes_at_the_levels_that_were_tried(monkeypatch: pytes
         return complete(*arrays, levels=levels, **more)
 
     monkeypatch.setattr(local, "complete_by_patches", spy)
-    patches = PatchTrial(1.0, (0.7, 0.5, SIGMA), normal(400), np.linspace(1, 2, 400), NoiseModel.white(SIGMA))
+    patches = PatchTrial(1.0, (0.7, 0.5, SIGMA), normal(400), np.linspace(1, 2, 400), SIGMA)
     start = tucker.global_estimate(problem)
     for trial in (patches, None):
         local.from_patches(problem, start, trial)
@@ -294,7 +317,7 @@ def test_auto_takes_the_estimate_with_the_smaller_error(monkeypatch: pytest.Monk
 
     def told(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
         levels = tuple(np.geomspace(0.5, SIGMA, options.sweeps))
-        return PatchTrial(factor * trial.error, levels, normal(400), np.linspace(1, 2, 400), trial.noise)
+        return PatchTrial(factor * trial.error, levels, normal(400), np.linspace(1, 2, 400), trial.sigma)
 
     monkeypatch.setattr(auto, "patch_trial", told)
     found = auto.estimate(problem)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
-from tensorcell.solvers import LocalOptions, NoiseModel
+from tensorcell.solvers import IterationRecord, LocalOptions, LocalState, NoiseModel
 from tensorcell.solvers.outliers import find_outliers
 from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
@@ -37,6 +37,9 @@ FEWEST = 200
 
 CAP = 5.0
 """Errors are capped at this multiple of the typical error, since outliers cannot be predicted."""
+
+BELOW_NOISE = 0.5
+"""The lowest level that is tried, as a share of the noise."""
 
 GROUPS, GROUP = 8, 250
 """Largest number of groups of voxels of similar spread, and fewest voxels in a group."""
@@ -70,9 +73,13 @@ class GlobalTrial:
 
     def beyond_noise(self, errors: Array) -> float:
         """Root mean square of errors without the noise, each capped at five times the global model's typical error."""
+        square = float(np.mean(self.capped(errors) ** 2))
+        return math.sqrt(max(square - self.sigma**2, 0.01 * square))
+
+    def capped(self, errors: Array) -> Array:
+        """Errors, each cut at five typical ones of the global model: outliers cannot be predicted."""
         cap = CAP * max(robust_sigma(self.errors), 1e-30)
-        capped = float(np.mean(np.clip(errors, -cap, cap) ** 2))
-        return math.sqrt(max(capped - self.sigma**2, 0.01 * capped))
+        return np.clip(errors, -cap, cap)
 
     @property
     def error(self) -> float:
@@ -127,11 +134,27 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
 
 
 def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
-    """Refine the global model by groups of patches, at noise levels that fall from its error to the noise."""
+    """Refine the global model by groups of patches, at noise levels that fall from its error to the best one.
+
+    The levels tried fall to half of the noise, since estimates of it are upper bounds; the sweep with the smallest
+    error at the left-out voxels shows where they should end.
+    """
     before, sigma = trial.error, trial.sigma
-    levels = tuple(np.geomspace(max(before, sigma), max(sigma, before / 8), options.sweeps).tolist())
+    tried = np.geomspace(max(before, sigma), max(BELOW_NOISE * sigma, before / 8), options.sweeps)
+    centre = float(np.mean(trial.values[trial.training], dtype=np.float64))
+    sweeps: list[tuple[float, Array, Array]] = []
+
+    def judge(_: IterationRecord, state: LocalState) -> None:
+        errors = trial.errors_of(state.estimate + centre)
+        sweeps.append((float(np.mean(trial.capped(errors) ** 2)), errors, np.asarray(state.spread)[trial.left_out]))
+
     found = complete_by_patches(
-        trial.values, trial.training, trial.start, sigma, levels=levels, options=options, seed=seed
-    )
-    errors = trial.errors_of(found.value)
-    return PatchTrial(trial.beyond_noise(errors), levels, errors, np.asarray(found.spread)[trial.left_out], sigma)
+        trial.values, trial.training, trial.start, sigma, levels=tuple(tried.tolist()), options=options, seed=seed,
+        callback=judge,
+    )  # fmt: skip
+    best = min(range(len(sweeps)), key=lambda sweep: sweeps[sweep][0])
+    _, errors, spreads = sweeps[best]
+    if best == len(tried) - 1:  # the result goes one stage further than the last sweep
+        errors, spreads = trial.errors_of(found.value), np.asarray(found.spread)[trial.left_out]
+    levels = tuple(np.geomspace(tried[0], tried[best], options.sweeps).tolist())
+    return PatchTrial(trial.beyond_noise(errors), levels, errors, spreads, sigma)
