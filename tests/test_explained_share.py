@@ -16,6 +16,7 @@ from tensorcell.stack import given_stack
 
 SHAPE = (20, 24, 28)
 ALL = np.ones(SHAPE, bool)
+NO_NOISE = NoiseModel.white(0.0)
 
 
 def projection(y: np.ndarray, rank: tuple[int, ...], seed: int = 0) -> CompletionResult:
@@ -43,7 +44,7 @@ def test_a_model_that_holds_what_its_unknowns_take_by_chance_explains_nothing(ra
     y = centred_normal()
     fit = projection(y, rank)
     assert np.sum(fit.value**2) / np.sum(y**2) > 0.04
-    assert explained_share(y, ALL, fit, 0.0) == 0
+    assert explained_share(y, ALL, fit, NO_NOISE) == 0
 
 
 def test_explained_share_is_the_share_of_the_variance_without_the_noise() -> None:
@@ -55,9 +56,11 @@ def test_explained_share_is_the_share_of_the_variance_without_the_noise() -> Non
     y = 5 + fit.value + rest + noise
     with_mean = fit_plus(fit, 5.0)
     # Variances of 13 000 numbers are known to 1.2 %, the rank takes another 1 % of the freedom.
-    assert explained_share(y, ALL, with_mean, 0.5) == pytest.approx(2 / 3, abs=0.02)
-    assert explained_share(y, ALL, with_mean, 0.0) == pytest.approx(1 / 1.75, abs=0.02)
-    assert explained_share(1000 * y, ALL, scaled(with_mean, 1000), 500.0) == pytest.approx(2 / 3, abs=0.02)
+    assert explained_share(y, ALL, with_mean, NoiseModel.white(0.5)) == pytest.approx(2 / 3, abs=0.02)
+    assert explained_share(y, ALL, with_mean, NO_NOISE) == pytest.approx(1 / 1.75, abs=0.02)
+    assert explained_share(1000 * y, ALL, scaled(with_mean, 1000), NoiseModel.white(500.0)) == pytest.approx(
+        2 / 3, abs=0.02
+    )
 
 
 def fit_plus(fit: CompletionResult, mean: float) -> CompletionResult:
@@ -88,18 +91,18 @@ def test_explained_share_asks_inliers_only_and_in_any_slabs(monkeypatch: pytest.
     y = centred_normal(1) + 3
     fit = projection(y, (6, 7, 8))
     inlier = np.random.default_rng(0).random(SHAPE) < 0.9
-    share = explained_share(y, inlier, fit, 0.0)
-    assert explained_share(np.where(inlier, y, 1e6), inlier, fit, 0.0) == share
+    share = explained_share(y, inlier, fit, NO_NOISE)
+    assert explained_share(np.where(inlier, y, 1e6), inlier, fit, NO_NOISE) == share
     monkeypatch.setattr(slabs, "SLAB_VOXELS", 3 * 24 * 28)
-    assert explained_share(y, inlier, fit, 0.0) == pytest.approx(share, rel=1e-9)  # sums in another order
+    assert explained_share(y, inlier, fit, NO_NOISE) == pytest.approx(share, rel=1e-9)  # sums in another order
 
 
 def test_explained_share_stays_between_zero_and_one() -> None:
     y = projection(centred_normal(1), (2, 3, 3)).value
     fit = projection(y, (2, 3, 3), seed=0)
-    assert explained_share(y, ALL, fit, 0.0) == pytest.approx(1.0, abs=1e-12)
-    assert explained_share(y, ALL, scaled(fit, -5), 0.0) == 0  # far worse than nothing
-    assert explained_share(np.full(SHAPE, 2.0), ALL, fit, 0.0) == 0  # nothing to be explained
+    assert explained_share(y, ALL, fit, NO_NOISE) == pytest.approx(1.0, abs=1e-12)
+    assert explained_share(y, ALL, scaled(fit, -5), NO_NOISE) == 0  # far worse than nothing
+    assert explained_share(np.full(SHAPE, 2.0), ALL, fit, NO_NOISE) == 0  # nothing to be explained
 
 
 def told(fit: CompletionResult) -> tuple[Fitting, list[np.ndarray]]:
@@ -119,15 +122,15 @@ def test_best_explained_fits_once_more_where_little_is_explained_and_keeps_the_b
     fit = projection(centred_normal(1), (2, 3, 3))
     y = fit.value + 0.01 * centred_normal(2) * fit.value.std()
     poor, fair = scaled(fit, 0.3), scaled(fit, 0.5)
-    shares = [explained_share(y, ALL, each, 0.0) for each in (poor, fair, fit)]
+    shares = [explained_share(y, ALL, each, NO_NOISE) for each in (poor, fair, fit)]
     assert shares == pytest.approx([1 - 0.7**2, 1 - 0.5**2, 1], abs=0.03)  # unknowns are counted: 1 %
     rank = RankEstimate(rank=(2, 3, 3), spectra=(), thresholds=(), noise=0.0, reason="")
     for first, second, better in [(poor, fair, fair), (fair, poor, fair), (poor, fit, fit), (fit, poor, fit)]:
         model = StackModel(NoiseModel.white(0.0), rank, first, Outliers(np.zeros(0, int), np.zeros(0)), ALL)
         fitting, asked = told(second)
-        chosen, share = best_explained(y, model, 0.0, fitting)
+        chosen, share = best_explained(y, model, fitting)
         assert chosen is better
-        assert share == explained_share(y, ALL, better, 0.0)
+        assert share == explained_share(y, ALL, better, NO_NOISE)
         assert len(asked) == (0 if first is fit else 1)
 
 
@@ -139,3 +142,26 @@ def test_noise_of_rounding_is_called_zero() -> None:
     found = low_rank_model(given_stack(y, None), Fitting(), noise=None, rank=(2, 2, 2), blocks=False)
     assert found.noise == 0
     assert found.explained > 0.999
+
+
+def test_explained_share_takes_the_noise_of_each_voxel_at_its_intensity() -> None:
+    """Shot noise of a stack that is dark but for a corner: the figure at the typical intensity would be too large."""
+    truth = np.ones(SHAPE)
+    truth[:5, :6, :7] = 100.0
+    rng = np.random.default_rng(0)
+    rest = 3 * rng.standard_normal(SHAPE)
+    noise = NoiseModel(gain=4.0, offset=0.0, sigma=20.0, intensity=100.0)  # of variance 10.2 on average, not 400
+    y = truth + rest + np.sqrt(4 * truth) * rng.standard_normal(SHAPE)
+    corner = tuple((np.arange(n) < m).astype(float)[:, None] for n, m in zip(SHAPE, (5, 6, 7), strict=True))
+    factors = [np.linalg.qr(np.hstack([np.ones_like(c), c]))[0] for c in corner]
+    core = np.einsum("ijk,ia,jb,kc->abc", truth, *factors, optimize=True)
+    fit = CompletionResult(
+        tucker=tucker_tensor(core, factors, np.float64),
+        sparse=SparsePart(np.zeros(0, int), np.zeros(0)),
+        status=Status.CONVERGED,
+        history=(),
+        state=None,
+    )
+    np.testing.assert_allclose(fit.value, truth, rtol=0, atol=1e-9)
+    # The mean square of the noise, most of which is that of 210 bright voxels, is known to 8 % of 10.2.
+    assert explained_share(y, ALL, fit, noise) == pytest.approx(truth.var() / (truth.var() + 9), abs=0.01)
