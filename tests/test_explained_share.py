@@ -165,3 +165,24 @@ def test_explained_share_takes_the_noise_of_each_voxel_at_its_intensity() -> Non
     np.testing.assert_allclose(fit.value, truth, rtol=0, atol=1e-9)
     # The mean square of the noise, most of which is that of 210 bright voxels, is known to 8 % of 10.2.
     assert explained_share(y, ALL, fit, noise) == pytest.approx(truth.var() / (truth.var() + 9), abs=0.01)
+
+
+def test_explained_share_counts_no_noise_where_the_background_was_set_to_one_value() -> None:
+    """A bright corner cut out of its background, which is exactly 0: the noise of the corner is not everywhere."""
+    y = np.zeros(SHAPE)
+    y[:5, :6, :7] = 10 + np.random.default_rng(0).standard_normal((5, 6, 7))
+    corner = tuple((np.arange(n) < m).astype(float)[:, None] for n, m in zip(SHAPE, (5, 6, 7), strict=True))
+    factors = [c / np.linalg.norm(c) for c in corner]
+    core = np.einsum("ijk,ia,jb,kc->abc", y, *factors, optimize=True)
+    fit = CompletionResult(
+        tucker=tucker_tensor(core, factors, np.float64),
+        sparse=SparsePart(np.zeros(0, int), np.zeros(0)),
+        status=Status.CONVERGED,
+        history=(),
+        state=None,
+    )
+    cut = NoiseModel(gain=0.0, offset=1.0, sigma=1.0, floor=1.0, low=0.0)
+    assert explained_share(y, ALL, fit, cut) > 0.99  # all of the structure is in the model
+    assert explained_share(5 * y, ALL, scaled(fit, 2.5), cut) == pytest.approx(
+        0.75, abs=0.02
+    )  # half of it is left over

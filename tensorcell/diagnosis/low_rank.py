@@ -156,7 +156,8 @@ def explained_share(y: Array, inlier: Bools, fit: CompletionResult, noise: Noise
         total += float(np.sum(values, dtype=np.float64))
         squares += float(np.sum(np.square(values, dtype=np.float64)))
         left += float(np.sum(np.square(values - model, dtype=np.float64)))
-        passed += float(np.sum(noise.variance(model), dtype=np.float64))
+        noisy = (values != noise.low) & (values != noise.high)  # clipped voxels have no noise; None equals no number
+        passed += float(np.sum(noise.variance(model[noisy]), dtype=np.float64))
     count = max(count, 1)
     variance = passed / count
     structure = squares / count - (total / count) ** 2 - variance
