@@ -1,11 +1,13 @@
 """Noise, rank and outliers of a stack: `recover`, `diagnose`, `plan` and `evaluate` all take them from here.
 
-1. **Noise**: :func:`tensorcell.solvers.estimate_noise` on the measured voxels that are no outliers. It takes texture as
-   fine as a pixel for noise. If the residual of the low-rank model is less than half as large as that estimate, the
-   model has explained most of the estimate as structure, and the size of the residual is taken instead.
+1. **Defects** of the camera: those that the measurement itself shows (:mod:`tensorcell.solvers.defects`), before
+   anything is fitted to them.
 2. **Rank** of the global model: the one that predicts left-out voxels best
    (:mod:`tensorcell.solvers.predictive_rank`).
-3. **Outliers**: :mod:`tensorcell.solvers.outliers`, given a robust fit of that rank.
+3. **Outliers**: the defects, and those that a robust fit of that rank brings out (:mod:`tensorcell.solvers.outliers`).
+4. **Noise**: :func:`tensorcell.solvers.estimate_noise` on the measured voxels that are no outliers. It takes texture as
+   fine as a pixel for noise. If the residual of the low-rank model is less than half as large as that estimate, the
+   model has explained most of the estimate as structure, and the size of the residual is taken instead.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
-from tensorcell.solvers.outliers import Outliers, find_outliers
+from tensorcell.solvers.defects import find_defects
+from tensorcell.solvers.kernels_defects import surroundings
+from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects
 from tensorcell.solvers.predictive_rank import choose_rank
 from tensorcell.solvers.slabs import central_block, model_planes
 from tensorcell.solvers.spread import robust_sigma
@@ -30,6 +35,15 @@ Bools = npt.NDArray[np.bool_]
 
 TEXTURE = 0.5
 """If the residual of the model is below this share of the estimated noise, the residual is taken as the noise."""
+
+FEW = 0.01
+"""Defects of a complete stack that are a smaller share than this are filled before the fit, not treated as gaps."""
+
+FEW_OUTLIERS = 1e-3
+"""If more voxels than this share are outliers, the noise is estimated again without them."""
+
+MOST = 0.5
+"""Largest share of the measured voxels that may be taken for wrong."""
 
 FEWEST = 50
 """Fewest voxels from which the spread of a residual is computed."""
@@ -60,7 +74,13 @@ class StackModel:
 
 
 def model_of(
-    values: Array, mask: Bools, fitting: Fitting, *, noise: float | None = None, rank: Sequence[int] | None = None
+    values: Array,
+    mask: Bools,
+    fitting: Fitting,
+    *,
+    noise: float | None = None,
+    rank: Sequence[int] | None = None,
+    psf: Sequence[float] | None = None,
 ) -> StackModel:
     """Noise, rank, fit and outliers of a stack.
 
@@ -76,21 +96,63 @@ def model_of(
         Standard deviation of the noise, where it was given.
     rank : three ints, optional
         Multilinear rank, where it was given.
+    psf : three floats, optional
+        Standard deviation of the point spread function along z, y and x in voxels, where it was given.
+
+    Raises
+    ------
+    InputError
+        If more than half of the measured voxels were taken for wrong.
     """
+    law = NoiseModel.white(noise) if noise is not None else estimate_noise(values, mask)
+    robust = fitting.options.robust
+    defects = find_defects(values, mask, law, psf, fitting.seed) if robust else no_defects()
+    check_share(len(defects.positions), int(np.count_nonzero(mask)))
+    stack, sound = without(values, mask, defects.positions)
     if rank is None:
         neighbours = bool(fitting.options.neighbours)
-        found = choose_rank(values, mask, fitting.quick(), noise=noise, neighbours=neighbours, seed=fitting.seed)
+        found = choose_rank(stack, sound, fitting.quick(), noise=noise, neighbours=neighbours, seed=fitting.seed)
     else:
         found = RankEstimate(rank=tuple(rank), spectra=(), thresholds=(), noise=math.nan, reason="given")
-    fit = fitting(values, mask, found.rank)
-    outliers = find_outliers(values, mask, fit)
+    fit = fitting(stack, sound, found.rank)
+    if robust:
+        trusted = mask.copy()
+        trusted.ravel()[defects.positions] = False
+        outliers = find_outliers(values, trusted, fit, law, defects, seed=fitting.seed)
+    else:
+        outliers = Outliers(defects.positions, np.zeros(0, values.dtype), defects.kinds, 0, defects.width)
+    check_share(len(outliers.positions), int(np.count_nonzero(mask)))
     inlier = outliers.inliers(mask)
-    law = (
-        NoiseModel.white(noise)
-        if noise is not None
-        else bounded_by_fit(estimate_noise(values, inlier), values, inlier, fit)
-    )
+    if noise is None:
+        if len(outliers.positions) > FEW_OUTLIERS * np.count_nonzero(mask):
+            law = estimate_noise(values, inlier)
+        law = bounded_by_fit(law, values, inlier, fit)
     return StackModel(law, found, fit, outliers, inlier)
+
+
+def check_share(flagged: int, measured: int) -> None:
+    """Raise `InputError` if more than half of the measured voxels were taken for wrong."""
+    if flagged > MOST * measured:
+        raise InputError(
+            f"{flagged} of {measured} measured voxels look like defects, expected at most half; if they are signal, "
+            "pass robust=False (--no-robust) or the width of the point spread function (psf_fwhm, --psf-fwhm)"
+        )
+
+
+def without(values: Array, mask: Bools, defects: Array) -> tuple[Array, Bools]:
+    """The stack without its defects: a few in a complete stack get their neighbours' median, others become gaps."""
+    if not len(defects):
+        return values, mask
+    sound = mask.copy()
+    sound.ravel()[defects] = False
+    if len(defects) > FEW * mask.size or not mask.all():
+        return values, sound
+    middle, _ = surroundings(values, sound, defects, 1)
+    if np.isnan(middle).any():
+        return values, sound
+    filled = values.copy()
+    filled.ravel()[defects] = middle
+    return filled, mask
 
 
 def noise_of_stack(values: Array, mask: Bools, seed: int = 0) -> NoiseModel:

@@ -54,6 +54,9 @@ class Recovery:
         Samples of the posterior about `volume`, if ``keep_samples`` asked for them.
     noise : float or dict of label to float
         Standard deviation of the noise that was given or estimated, in the data's unit.
+    defects : dict of kind to int, or dict of label to such a dict
+        Number of outliers by kind: ``dead``, ``stuck`` and ``hot`` (pixels of the camera), ``bright`` and ``dark``
+        (single voxels). Kinds that were not found are left out.
     notes : tuple of str
         What one should know of this result, a line each.
     seconds : float
@@ -67,6 +70,7 @@ class Recovery:
     status: Status
     history: tuple[IterationRecord, ...]
     noise: Any
+    defects: Any
     notes: tuple[str, ...]
     seconds: float
     input_shape: tuple[int, ...]

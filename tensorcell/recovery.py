@@ -4,8 +4,11 @@ Every channel and time frame is one 3-D stack and is recovered on its own, in na
 
 1. the arguments and the stack are checked (`tensorcell.arguments`, `tensorcell.stack`);
 2. planes with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them;
-3. noise, rank, global fit and outliers of the other planes are estimated (`tensorcell.model`, as in `diagnose`);
+3. defects, rank, global fit, outliers and noise of the other planes are estimated (`tensorcell.model`, as in
+   `diagnose`);
 4. the method estimates every voxel of these planes and the standard deviation of its error (`tensorcell.methods`);
+   where that contradicts the measurement by more than noise explains, the measurement is returned
+   (`tensorcell.standing_out`);
 5. the method fills the planes that were set aside;
 6. signs are corrected, measured voxels put back, and uncertainty and notes collected.
 
@@ -22,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments
+from tensorcell.defect_notes import checked_psf
 from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
@@ -52,6 +56,7 @@ def recover(
     noise: Literal["auto"] | float = "auto",
     nonnegative: Literal["auto"] | bool = "auto",
     keep_measured: Literal["auto"] | bool = "auto",
+    psf_fwhm: Sequence[float] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -87,6 +92,10 @@ def recover(
     keep_measured : "auto" or bool
         Whether measured voxels that are not outliers come back bit for bit. "auto": a fully measured input is denoised;
         with ``axial_factor`` above 1, a mask or NaN, and no ``noise`` given, measured voxels are kept.
+    psf_fwhm : three floats, optional
+        Full widths at half maximum of the point spread function along z, y and x: in micrometres if the voxel size is
+        known, otherwise in voxels. Bright voxels narrower than it are defects. Without it a few such voxels are kept,
+        since they may be signal, and many are judged by the light that they share with their neighbours.
     device : {"auto", "cpu", "cuda"}
         Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
     seed : int
@@ -135,14 +144,15 @@ def recover(
     with with_progress(callback, labels, enabled=None if progress else False) as shown:
         request = checked_request(
             method, options, device, axial_factor=axial_factor, rank=rank, noise=noise, nonnegative=nonnegative,
-            keep_measured=keep_measured, seed=seed, callback=shown,
+            keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed, callback=shown,
         )  # fmt: skip
         return recover_volume(volume, request, start)
 
 
 def checked_request(
     method: Any, options: Mapping[str, Any], device: Any, *, axial_factor: Any, rank: Any, noise: Any,
-    nonnegative: Any, keep_measured: Any, seed: Any, callback: Callback | None,
+    nonnegative: Any, keep_measured: Any, psf_fwhm: Any, spacing: tuple[float, float, float] | None, seed: Any,
+    callback: Callback | None,
 ) -> Request:  # fmt: skip
     """Check every argument that does not depend on the stack."""
     chosen = METHODS[arguments.one_of("method", method, METHODS)]
@@ -164,6 +174,8 @@ def checked_request(
             options=found[TuckerOptions], nonnegative=bool(sign), device=choose_device(device), seed=number,
             callback=callback,
         ),
+        psf=checked_psf(psf_fwhm),
+        spacing=spacing,
     )  # fmt: skip
 
 
@@ -202,6 +214,7 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         status=max((part.status for part in parts.values()), key=SEVERITY.index),
         history=tuple(record for part in parts.values() for record in part.history),
         noise={label: part.noise for label, part in parts.items()} if several else first.noise,
+        defects={label: part.defects for label, part in parts.items()} if several else first.defects,
         notes=tuple(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes),
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments
+from tensorcell.defect_notes import counts_of, defect_notes, psf_in_voxels
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
 from tensorcell.stack import GivenStack, check_measured_lines, given_stack, measured_stack
+from tensorcell.standing_out import with_measured
 from tensorcell.volume import Stack
 
 Array = npt.NDArray[Any]
@@ -37,6 +40,10 @@ class Request:
     nonnegative: bool | None
     keep_measured: bool | None
     fitting: Fitting
+    psf: tuple[float, float, float] | None = None
+    """Full widths at half maximum of the point spread function, as given."""
+    spacing: tuple[float, float, float] | None = None
+    """Voxel size of the stack that was given, in micrometres."""
 
 
 class StackResult(NamedTuple):
@@ -53,6 +60,8 @@ class StackResult(NamedTuple):
     noise: float
     notes: tuple[str, ...]
     samples: Array | None = None
+    defects: Mapping[str, int] = {}
+    """Number of outliers by kind."""
 
 
 def recover_stack(stack: Stack, request: Request) -> StackResult:
@@ -63,7 +72,7 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     if request.nonnegative and given.lowest < 0:
         raise InputError(f"nonnegative=True, but measured values go down to {given.lowest:g}")
     problem = posed(given, stack.label, request)
-    estimate = request.method.estimate(problem)
+    estimate = with_measured(problem, request.method.estimate(problem))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
     notes = [*estimate.notes, *correlation_notes(problem.model.noise)]
@@ -79,14 +88,12 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     positions = places_in_given(problem, given)
     if problem.keep:
         put_back(given, positions, filled, request.axial_factor)
-    if len(positions):
-        total = np.count_nonzero(given.mask)
-        notes.append(f"{len(positions)} of {total} measured voxels stand out and were replaced as outliers")
+    notes += defect_notes(problem.model.outliers, int(np.count_nonzero(given.mask)), problem.psf, replaced=True)
     model, dtype = problem.model, given.values.dtype
     return StackResult(
         filled.volume, filled.error.astype(dtype, copy=False), on_grid(given.mask, request.axial_factor), positions,
         model.outliers.values, model.rank.rank, estimate.status, estimate.history, float(model.noise.sigma),
-        tuple(notes), filled.samples,
+        tuple(notes), filled.samples, counts_of(model.outliers),
     )  # fmt: skip
 
 
@@ -111,10 +118,13 @@ def posed(given: GivenStack, label: str, request: Request) -> Problem:
     check_measured_lines(stack)
     if request.rank is not None:
         arguments.check_rank_fits(request.rank, stack.values.shape, stack.some_set_aside)
-    model = model_of(stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank)
+    psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
+    if psf is not None:  # planes that were set aside leave the others further apart
+        psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
+    model = model_of(stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank, psf=psf)
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
-        axial_factor=request.axial_factor, label=label, options=request.options,
+        axial_factor=request.axial_factor, label=label, options=request.options, psf=psf,
     )  # fmt: skip
 
 

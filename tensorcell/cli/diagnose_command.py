@@ -17,6 +17,7 @@ from tensorcell.cli.parsing import (
     NOISE_HELP,
     PAGE_HELP,
     PAGE_SUFFIXES,
+    PSF_HELP,
     RANK_HELP,
     SOURCE_HELP,
     SPACING_HELP,
@@ -38,6 +39,7 @@ def diagnose(
     wavelength: Annotated[float | None, typer.Option(help="Emission wavelength in micrometres.")] = None,
     refractive_index: Annotated[float | None, typer.Option(help="Refractive index of the medium.")] = None,
     blocks: Annotated[bool, typer.Option("--blocks", help="Estimate the ranks of blocks, too.")] = False,
+    psf_fwhm: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
     fail_under: Annotated[
         str | None, typer.Option(help="Exit status 3 below this: unlikely, likely, guaranteed.")
@@ -69,6 +71,7 @@ def diagnose(
             wavelength=wavelength,
             refractive_index=refractive_index,
             blocks=blocks,
+            psf_fwhm=None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
             seed=seed,
         )
         if html is not None:

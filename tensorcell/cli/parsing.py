@@ -14,6 +14,10 @@ MASK_HELP = "Mask file of the input's shape; not zero = measured."
 NOISE_HELP = "auto, or the standard deviation of the noise in the data's unit."
 RANK_HELP = "auto, one rank for all axes, or three (z,y,x)."
 SPACING_HELP = "Voxel size dz,dy,dx in micrometres."
+PSF_HELP = (
+    "Full widths at half maximum z,y,x of the point spread function: in micrometres if the voxel size is known, else "
+    "in voxels. Bright voxels narrower than it are defects."
+)
 FACTOR_HELP = "s: the planes given are planes 0, s, 2s, ... of the wanted stack."
 JSON_HELP = "Print one JSON object on stdout and nothing else."
 PAGE_HELP = "Write a page to this file (.html)."

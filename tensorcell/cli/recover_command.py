@@ -22,6 +22,7 @@ from tensorcell.cli.parsing import (
     MASK_HELP,
     NOISE_HELP,
     PAGE_SUFFIXES,
+    PSF_HELP,
     RANK_HELP,
     SOURCE_HELP,
     SPACING_HELP,
@@ -67,6 +68,7 @@ def recover(
     nonnegative: Annotated[
         bool | None, typer.Option("--nonnegative/--no-nonnegative", help="Default: yes if no measured one is negative.")
     ] = None,
+    psf_fwhm: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of left-out voxels.")] = 0,
@@ -82,6 +84,7 @@ def recover(
         "noise": noise_of(noise),
         "nonnegative": "auto" if nonnegative is None else nonnegative,
         "keep_measured": "auto" if keep_measured is None else keep_measured,
+        "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
         "device": device,
         "seed": seed,
         **given_options(METHODS, method, flags),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.arguments import Rank
+from tensorcell.defect_notes import counts_of, defect_notes
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel, model_of
 from tensorcell.solvers import (
@@ -49,12 +51,20 @@ class LowRankModel(NamedTuple):
     explained: float
     outliers: int
     outliers_obtained: str
+    defects: Mapping[str, int]
+    notes: tuple[str, ...]
     coherence: Coherence
     blocks: BlockRanks | None
 
 
 def low_rank_model(
-    given: GivenStack, fitting: Fitting, *, noise: float | None, rank: Rank | None, blocks: bool
+    given: GivenStack,
+    fitting: Fitting,
+    *,
+    noise: float | None,
+    rank: Rank | None,
+    blocks: bool,
+    psf: Sequence[float] | None = None,
 ) -> LowRankModel:
     """Rank, noise, outliers and coherence of what was measured.
 
@@ -70,7 +80,7 @@ def low_rank_model(
         cut = tuple(min(r, size) for r, size in zip(rank, y.shape, strict=True))
         carried = degrees_of_freedom(cut, y.shape) <= observed
         fitted = affordable(cut, y.shape, np.inf if carried else observed / 2)
-    model = model_of(y, seen, fitting, noise=noise, rank=fitted)
+    model = model_of(y, seen, fitting, noise=noise, rank=fitted, psf=psf)
     sigma = model.noise.sigma
     said = GIVEN if noise is not None else model.noise.sentence
     if noise is None and sigma < ROUNDING * (given.highest - given.lowest):
@@ -89,8 +99,10 @@ def low_rank_model(
         noise_obtained=said,
         explained=explained,
         outliers=len(model.outliers.positions),
-        outliers_obtained=f"measured voxels over {model.fit.history[-1].threshold:.3g} away from a robust fit of rank "
-        f"{' x '.join(map(str, model.rank.rank))} whose neighbours do not share that distance",
+        outliers_obtained="measured voxels that differ from their neighbours, or from a robust fit of rank "
+        f"{' x '.join(map(str, model.rank.rank))}, as no microscope draws: {counts_of(model.outliers) or 'none'}",
+        defects=counts_of(model.outliers),
+        notes=defect_notes(model.outliers, observed, psf, replaced=False),
         coherence=found,
         blocks=block_ranks(y, seen, seed=fitting.seed) if blocks else None,
     )
@@ -125,6 +137,8 @@ def _trivial(given: GivenStack, y: Array, seen: Bools, noise: float | None, rank
         explained=1.0 if given.constant else 0.0,
         outliers=0,
         outliers_obtained=f"no outliers were looked for: {why}",
+        defects={},
+        notes=(),
         coherence=replace(even, obtained=dict.fromkeys(even.obtained, f"that of a constant tensor: {why}")),
         blocks=None,
     )

@@ -255,7 +255,7 @@ def page(report: Diagnosis) -> str:
             title=f"tensorcell: diagnosis of {name}" if name else "tensorcell: diagnosis",
             words=[(what, word, VERDICT_COLOURS[word]) for what, word in words],
             summary=report.summary,
-            reasons=report.reasons,
+            reasons=(*report.reasons, *report.notes),
             stacks=[_stack_row(part) for part in report.stacks],
             pictures=pictures,
             rows=[(name.strip(), value) for name, value in table(report)],

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,10 @@ class Diagnosis:
     explained : float
         Share of the variance of the measured voxels, without noise and outliers, that the low-rank model explains.
     outliers : int
-        Number of measured voxels far from the low-rank model whose neighbours do not share that distance.
+        Number of measured voxels that differ from their neighbours, or from the model, as no microscope draws.
+    defects : dict of str to int
+        The same by kind: ``dead``, ``stuck`` and ``hot`` (pixels of the camera), ``bright`` and ``dark`` (single
+        voxels). Kinds that were not found are left out.
     coherence : Coherence
         mu_j, mu*, alpha*, lambda* of the fitted model.
     bound : RecoveryBound
@@ -81,6 +85,8 @@ class Diagnosis:
         First sentence: both verdicts.
     reasons : tuple of str
         Reasons for the verdicts, a sentence each.
+    notes : tuple of str
+        What else one should know of the stack, such as defects of the camera, a line each.
     obtained : dict
         For each key of :meth:`to_dict` that holds a number, a phrase that says how it was obtained.
     stacks : tuple of Diagnosis
@@ -104,6 +110,7 @@ class Diagnosis:
     noise_sigma: float
     explained: float
     outliers: int
+    defects: Mapping[str, int]
     coherence: Coherence
     bound: RecoveryBound
     empirical_threshold: float
@@ -115,6 +122,7 @@ class Diagnosis:
     axial_verdict: str
     summary: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...]
     obtained: dict[str, str]
     stacks: tuple[Diagnosis, ...] = ()
 
@@ -130,6 +138,7 @@ class Diagnosis:
             "verdict": self.verdict,
             "axial_verdict": self.axial_verdict,
             "reasons": list(self.reasons),
+            "notes": list(self.notes),
             "label": self.label,
             "source": self.source,
             "input_shape": list(self.input_shape),
@@ -147,6 +156,7 @@ class Diagnosis:
             "noise_sigma": self.noise_sigma,
             "explained": self.explained,
             "outliers": self.outliers,
+            "defects": dict(self.defects),
             "degrees_of_freedom": bound.degrees_of_freedom,
             "effective_rank": bound.effective_rank,
             "mode_coherence": list(found.mode),
@@ -185,7 +195,7 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """At most 24 lines of at most 96 columns."""
-        told = shortened(" ".join([self.summary, *self.reasons]), 7 * WIDTH)
+        told = shortened(" ".join([self.summary, *self.reasons, *map(as_sentence, self.notes)]), 7 * WIDTH)
         lines = textwrap.wrap(told, WIDTH, max_lines=8, placeholder=" ...")
         return "\n".join([*lines, "", *(f"{name:<20} {one_line(value)}" for name, value in table(self))])
 
@@ -198,6 +208,11 @@ def one_line(text: str) -> str:
 def shortened(text: str, characters: int) -> str:
     """The text, cut at a space."""
     return textwrap.shorten(text, characters, placeholder=" ...")
+
+
+def as_sentence(text: str) -> str:
+    """The text with a capital letter and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def in_axes(text: str) -> str:
@@ -233,7 +248,8 @@ def table(report: Diagnosis) -> list[tuple[str, str]]:
         ("fibres unmeasured", fibres),
         ("rank", f"{' x '.join(map(str, report.rank))} explains {100 * report.explained:.3g} % of the variance: "
          + in_axes(report.rank_reason)),
-        ("noise, outliers", f"{report.noise_sigma:.4g} (standard deviation), {report.outliers:,} voxels"),
+        ("noise, outliers", f"{report.noise_sigma:.4g} (standard deviation), {report.outliers:,} voxels"
+         + by_kind(report.defects)),
         ("coherence", ", ".join(f"{v:.3g} {a}" for v, a in zip(found.mode, "zyx", strict=True))
          + f"; mu* {found.mu:.3g}, alpha* {found.alpha:.3g}, lambda* {found.lam:.3g}"),
         ("samples: necessary", f"{bound.degrees_of_freedom:,} degrees of freedom"),
@@ -248,6 +264,15 @@ def table(report: Diagnosis) -> list[tuple[str, str]]:
         name = f"{report.label}, the worst of {len(report.stacks)}"
         rows.insert(0, ("stack shown", name))
     return rows
+
+
+def by_kind(defects: Mapping[str, int]) -> str:
+    """The number of each kind, in parentheses.
+
+    >>> by_kind({"hot": 28, "dark": 3})
+    ' (28 hot, 3 dark)'
+    """
+    return f" ({', '.join(f'{count:,} {kind}' for kind, count in defects.items())})" if defects else ""
 
 
 def samples(needed: float | None) -> str:

@@ -38,11 +38,6 @@ def first_sentence(word: str, axial_word: str, sampling: Sampling, shape: Sequen
     return f"{what}; {only}smoothness along z takes the place of the theorem, and by that criterion {along_z}."
 
 
-def as_sentence(text: str) -> str:
-    """The text with a capital letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
 def by_share(word: str, sentence: str, explained: float, observed: float) -> tuple[str, str]:
     """The verdict, lowered where the model explains too little of the data, since a bound holds for the model alone."""
     if explained >= WELL_EXPLAINED or word not in ("guaranteed", "likely"):

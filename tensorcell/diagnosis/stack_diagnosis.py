@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from tensorcell import arguments
 from tensorcell.axial import axial_band, axial_verdict, optics_limits
+from tensorcell.defect_notes import checked_psf, psf_in_voxels
 from tensorcell.diagnosis.low_rank import LowRankModel, low_rank_model
-from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis
-from tensorcell.diagnosis.sentences import as_sentence, by_share, first_sentence, how_obtained
+from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis, as_sentence
+from tensorcell.diagnosis.sentences import by_share, first_sentence, how_obtained
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
@@ -46,6 +47,7 @@ class Request:
     optics: dict[str, float | None]
     blocks: bool
     fitting: Fitting
+    psf: tuple[float, float, float] | None
 
 
 def diagnose(
@@ -59,6 +61,7 @@ def diagnose(
     wavelength: float | None = None,
     refractive_index: float | None = None,
     blocks: bool = False,
+    psf_fwhm: Sequence[float] | None = None,
     axes: str | None = None,
     spacing: tuple[float, float, float] | None = None,
     seed: int = 0,
@@ -82,6 +85,9 @@ def diagnose(
         none. They give the band limit of the optics along z.
     blocks : bool
         Estimate the rank of blocks, too.
+    psf_fwhm : three floats, optional
+        Full widths at half maximum of the point spread function along z, y and x, as for :func:`recover`: bright voxels
+        narrower than it count as defects.
     axes, spacing
         For arrays: as in :class:`Volume`.
     seed : int
@@ -127,6 +133,7 @@ def diagnose(
         optics={"na": na, "wavelength": wavelength, "refractive_index": refractive_index},
         blocks=bool(blocks),
         fitting=Fitting(seed=arguments.checked_seed(seed)),
+        psf=checked_psf(psf_fwhm),
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume)
@@ -159,7 +166,10 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     sampling, counts = describe_sampling(wanted), slice_counts(wanted)
     del wanted
 
-    model = low_rank_model(given, request.fitting, noise=request.noise, rank=request.rank, blocks=request.blocks)
+    psf = psf_in_voxels(request.psf, volume.spacing, given.values.shape)
+    model = low_rank_model(
+        given, request.fitting, noise=request.noise, rank=request.rank, blocks=request.blocks, psf=psf
+    )
     found = model.coherence
     bound = recovery_bound(shape, model.rank, mu=found.mu, alpha=found.alpha, lam=found.lam, sparsity=model.outliers)
     pattern = "lines" if sampling.pattern == "lines" else "uniform"
@@ -192,6 +202,8 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         noise_sigma=model.noise,
         explained=model.explained,
         outliers=model.outliers,
+        defects=model.defects,
+        notes=model.notes,
         coherence=model.coherence,
         bound=bound,
         empirical_threshold=float(threshold.samples),

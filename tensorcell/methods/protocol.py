@@ -52,6 +52,8 @@ class Problem:
         Channel and frame, such as ``"T=0, C=1"``; empty where there is only one stack.
     options : mapping
         Option objects by their class.
+    psf : three floats or None
+        Standard deviations of the point spread function that the user gave, in voxels of the measured planes.
     """
 
     stack: MeasuredStack
@@ -62,6 +64,7 @@ class Problem:
     axial_factor: int
     label: str
     options: Options
+    psf: tuple[float, ...] | None = None
 
     def option(self, kind: type[Kind]) -> Kind:
         """The options of one class."""

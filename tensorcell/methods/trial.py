@@ -16,7 +16,6 @@ import numpy.typing as npt
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalState, NoiseModel
-from tensorcell.solvers.outliers import find_outliers
 from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.residual_kriging import estimate_with_neighbours
@@ -126,9 +125,8 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
         return None
     rank = affordable(tuple(map(min, model.rank.rank, y.shape)), y.shape, int(training.sum()) / 2)
     fit = fitting(y, training, rank)
-    inlier = find_outliers(y, training, fit).inliers(training)
     start = estimate_with_neighbours(
-        y, inlier, fit, noise=0.0, keep=True, neighbours=bool(fitting.options.neighbours)
+        y, training, fit, noise=0.0, keep=True, neighbours=bool(fitting.options.neighbours)
     ).value
     return GlobalTrial(y, training, left_out, start, model.noise)
 

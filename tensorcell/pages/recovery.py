@@ -219,6 +219,7 @@ def facts(before: Volume, after: Recovery) -> dict[str, Any]:
         "rank": ranks,
         "noise": after.noise,
         "outliers": after.outlier_count,
+        "defects": dict(after.defects),
         "status": str(after.status),
         "iterations": len(after.history),
         "seconds": round(after.seconds, 3),

@@ -1,0 +1,155 @@
+"""Pixels of the camera that are wrong in all planes, or again and again: dead, stuck and hot ones.
+
+A pixel is compared with its eight neighbours in every plane. The median of the difference over all planes averages the
+noise away, and the sample, too, unless it is the same in every plane. A pixel is wrong if its median difference stands
+out from those of the pixels around it and most planes agree on it, or if it has one value in all planes while its
+neighbours vary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .kernels_defects import column_statistics, surroundings
+from .neighbourhoods import LATERAL, neighbours
+from .single_voxels import BACKGROUND, COMPARABLE, ERRORS
+from .spread import robust_sigma
+
+Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.integer]
+
+DEAD, STUCK, HOT = 1, 2, 3
+
+FEWEST_PLANES = 4
+"""Fewest planes in which a pixel must have been measured to be judged: a spot may fill two or three."""
+
+FAR = 7.0
+"""The median difference exceeds so many standard deviations of such medians."""
+
+SPREADS = 3.0
+"""It also exceeds this multiple of the distance within which four in five of the pixels around it lie."""
+
+SHARED = 0.25
+"""A pixel whose neighbours in the plane may have this share of its difference may be a structure that runs along z."""
+
+MANY_HOT, TOUCHING = 0.02, 0.05
+"""Pixels that touch others as different are structure if the probability of so many is below the second number where
+wrong pixels lie independently; the first one is the largest share of wrong pixels that is considered for that."""
+
+AGREE = 0.75
+"""Share of the planes that must show a third of that difference."""
+
+SAME = 0.9
+"""A pixel is stuck if it repeats its value from plane to plane in this share of the planes."""
+
+FEW_STUCK = 0.2
+"""If values repeat those of the plane before more often than this, that is how the stack was made and no defect."""
+
+CLASSES, CLASS = 8, 200
+"""Most classes of the level of the surroundings, and fewest pixels in a class."""
+
+SURPRISE = 1e-3
+"""Expected number of pixels with so many events by chance below which repetition is no chance."""
+
+
+def camera_pixels(stack: Floats, mask: Bools) -> npt.NDArray[np.uint8]:
+    """Kind of every pixel ``(Y, X)``: 0 sound, 1 dead (stuck at a low value), 2 stuck, 3 hot.
+
+    Parameters
+    ----------
+    stack : float array ``(Z, Y, X)``
+    mask : bool array of the same shape
+        True = measured.
+
+    Notes
+    -----
+    Time: one pass over the stack; memory: a few planes.
+    """
+    kinds = np.zeros(stack.shape[1:], np.uint8)
+    if len(stack) < FEWEST_PLANES or min(stack.shape[1:]) < 3:
+        return kinds
+    excess, level, same, agreeing, used = column_statistics(stack, mask)
+    judged = used >= FEWEST_PLANES
+    if not judged.any():
+        return kinds
+    stuck = judged & (same >= SAME) & _no_chance(same, used, judged)
+    off = judged & _far(excess * np.sqrt(used), level, judged & ~stuck) & (agreeing >= AGREE)
+    kinds[off & (excess > 0)] = HOT
+    kinds[stuck & (off | _quiet(stack, mask, stuck))] = STUCK
+    kinds[(kinds == STUCK) & (excess < 0)] = DEAD
+    kinds[off & (excess < 0)] = DEAD
+    return kinds
+
+
+def _no_chance(same: Floats, used: Positions, judged: Bools) -> Bools:
+    """Pixels whose repeated values are not expected by chance anywhere in the stack."""
+    usual = float(np.mean(same[judged]))  # the probability that a value repeats the one of the plane before
+    if usual > FEW_STUCK:
+        return np.zeros_like(judged)
+    return np.asarray(used[judged].size * usual ** np.maximum(used - 1, 1) < SURPRISE)
+
+
+def _quiet(stack: Floats, mask: Bools, stuck: Bools) -> Bools:
+    """Stuck pixels whose neighbours vary: a clipped background repeats its value, too, but not alone."""
+    from scipy.ndimage import uniform_filter
+
+    crowd = uniform_filter(stuck.astype(np.float32), 5, mode="constant")
+    return np.asarray(stuck & (crowd * 25 < 12))
+
+
+def _far(excess: Floats, level: Floats, judged: Bools) -> Bools:
+    """Pixels whose median difference stands out among pixels of the same level, and from those around them."""
+    where = np.flatnonzero(judged)
+    order = where[np.argsort(level.ravel()[where], kind="stable")]
+    sigma = np.full(excess.shape, np.inf)
+    values = np.nan_to_num(excess)
+    least = 1e-4 * float(np.ptp(level.ravel()[where])) if len(where) else 0.0
+    for part in np.array_split(order, max(1, min(CLASSES, len(order) // CLASS))):
+        if len(part):
+            sigma.ravel()[part] = max(robust_sigma(values.ravel()[part]), least)
+    sigma[~judged] = np.median(sigma[judged]) if judged.any() else np.inf
+    far = np.abs(values) > FAR * sigma
+    places = np.flatnonzero(far)
+    found = np.zeros_like(far)
+    found.ravel()[places] = _single(values[None], far[None], judged[None], places, sigma.ravel()[places])
+    return found
+
+
+def _single(values: Floats, far: Bools, judged: Bools, places: Positions, sigma: Floats) -> Bools:
+    """Which of the places in a map ``(1, Y, X)`` are single pixels, whose difference no neighbour shares."""
+    from scipy.stats import binom
+
+    sound = ~far & judged
+    middle, spread = surroundings(values, sound, places, 3)
+    own = values.ravel()[places] - middle
+    beside = (neighbours(values, judged, places) - middle[:, None]) / np.where(own == 0, np.inf, own)[:, None]
+    comparable = np.sum(beside >= COMPARABLE, axis=1)
+    density = min(MANY_HOT, float(far.mean()))
+    structure = binom.sf(comparable - 1, np.sum(~np.isnan(beside), axis=1), density) < TOUCHING
+    structure &= comparable > 0
+    beside = np.where(beside >= COMPARABLE, np.nan, beside)[:, LATERAL]
+    count = np.maximum(np.sum(~np.isnan(beside), axis=1), 1)
+    share = np.nansum(beside, axis=1) / count
+    with np.errstate(invalid="ignore"):
+        error = np.sqrt(1 / count + BACKGROUND) * sigma / np.maximum(np.abs(own), sigma)
+        return np.asarray(~structure & (np.abs(own) > SPREADS * spread) & (share + ERRORS * error < SHARED))
+
+
+def repeated(positions: Positions, single: Bools, shape: tuple[int, ...]) -> Bools:
+    """Which single bright voxels belong to pixels that are hot in some planes: more often than chance explains."""
+    from scipy.stats import poisson
+
+    plane = shape[1] * shape[2]
+    chosen = positions[single]
+    z, pixel = chosen // plane, chosen % plane
+    order = np.lexsort((z, pixel))
+    first = np.ones(len(order), bool)
+    first[1:] = (pixel[order][1:] != pixel[order][:-1]) | (z[order][1:] > z[order][:-1] + 1)
+    runs = np.bincount(pixel[order][first], minlength=plane)
+    rate = max(1, int(np.count_nonzero(runs == 1))) / plane  # of a Poisson process, in which few pixels have two
+    again = (runs >= 2) & (plane * poisson.sf(runs - 1, rate) < SURPRISE)
+    found = np.zeros(len(positions), bool)
+    found[single] = again[pixel]
+    return found

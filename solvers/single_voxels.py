@@ -1,0 +1,366 @@
+"""Single voxels that stand out from their measured neighbours, and what these neighbours show of them.
+
+The search works on a field: the measured intensities, or what a model left of them. A voxel is a candidate if it is
+much further from the median of its neighbours than voxels of that level usually are, and than most of its neighbours.
+Of each candidate its :class:`Events` say how much of its light the neighbours share, and how many are as bright.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .anscombe import stabilised
+from .kernels_defects import standing_out, surroundings
+from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, neighbours
+from .noise import NoiseModel
+from .results import CompletionResult
+from .slabs import model_planes, slabs, widened
+from .spread import robust_sigma
+
+Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.integer]
+
+FAR = 5.0
+"""A candidate is further from the median of its neighbours than so many standard deviations of such distances."""
+
+SPREADS = 3.0
+"""It is also further than this multiple of the distance within which four in five of the neighbours lie."""
+
+ROUNDS = 3
+"""Rounds of the search: candidates no longer count as neighbours, since two in one neighbourhood hide each other."""
+
+SAMPLE = 60_000
+"""Voxels from which the typical distance from the neighbours' median is estimated, as a function of the level."""
+
+CLASSES, CLASS = 24, 400
+"""Most classes of the level, and fewest voxels in a class."""
+
+LEAST = 1e-4
+"""Smallest typical distance, as a share of the range of the levels: data without noise have exact neighbours."""
+
+COMPARABLE = 0.5
+"""A neighbour with this share of the amplitude counts as bright as the voxel itself."""
+
+CLUSTERED, INDEPENDENT = 0.5, 1e-3
+"""An event with comparable neighbours is structure if the probability of so many by chance is below the first where
+fewer than half of all such contacts are chance, and below the second elsewhere."""
+
+SHARED = 0.1
+"""An event shares light with its own neighbours if their mean share of its amplitude is surely above this."""
+
+ERRORS = 3.0
+"""Standard errors that a conclusion needs."""
+
+LEAST_ERROR = 0.01
+"""Smallest standard error of the light that one voxel shares: the neighbours' median is no exact background."""
+
+CAP = 30.0
+"""Height from which on a voxel gets no more weight in the mean of the light shared."""
+
+BACKGROUND = 0.06
+"""Variance of the median of 26 normal neighbours, as a share of the variance of one."""
+
+PART = 1 << 16
+"""Candidates handled at a time: 26 neighbours each."""
+
+
+class Planes(NamedTuple):
+    """Some planes of a field."""
+
+    values: Floats
+    """What is searched: its noise has about the same standard deviation everywhere."""
+    linear: Floats
+    """The same in the data's unit, in which light adds."""
+    levels: Floats | None
+    """The model, in the form of ``values``; None where the level of a voxel is the median of its neighbours."""
+
+
+class Field(NamedTuple):
+    """A stack in which single voxels are looked for, or the residual of its model.
+
+    Attributes
+    ----------
+    stack : float array ``(Z, Y, X)``
+        Measured intensities.
+    noise : NoiseModel
+        Shot noise is stabilised by it (:mod:`tensorcell.solvers.anscombe`), since a dead voxel among bright ones is
+        much less probable than a Gaussian tail says, and a bright one among dark ones much more.
+    fit : CompletionResult or None
+        With it the field is the residual of the model; without, it is the intensities.
+    fewest : int
+        Fewest measured neighbours of a voxel that is judged. With a fit it may be 0: the model is then compared with.
+    """
+
+    stack: Floats
+    noise: NoiseModel
+    fit: CompletionResult | None = None
+    fewest: int = 5
+
+    def planes(self, wide: slice) -> Planes:
+        """The field on a range of planes."""
+        measured = self.stack[wide]
+        values = stabilised(measured, self.noise)[0]
+        if self.fit is None:
+            return Planes(values, measured, None)
+        model = model_planes(self.fit, wide).astype(measured.dtype, copy=False)
+        levels = stabilised(model, self.noise)[0]
+        return Planes(values - levels, measured - model, levels)
+
+    def noise_floor(self, intensity: float) -> tuple[float, float]:
+        """Smallest standard deviation of the noise at an intensity: of ``values``, and in the data's unit.
+
+        A single photon, whose signal is the gain, belongs to the noise even where the mean is nothing.
+        """
+        linear = math.sqrt(float(self.noise.variance(np.array(intensity))) + self.noise.gain**2)
+        return (1.0 if self.noise.gain else linear), linear
+
+
+class Scale(NamedTuple):
+    """How far sound voxels are from the median of their neighbours, as a function of the level."""
+
+    level: Floats
+    sigma: Floats
+    """Standard deviation of what is searched."""
+    linear: Floats
+    """The same in the data's unit."""
+    bias: Floats
+    """Mean distance in the data's unit: that of skewed noise is not 0."""
+
+    def at(self, level: Floats) -> Floats:
+        """Standard deviation of what is searched at such levels."""
+        return np.asarray(np.interp(level, self.level, self.sigma))
+
+    def linear_at(self, level: Floats) -> tuple[Floats, Floats]:
+        """Standard deviation and bias in the data's unit."""
+        return np.interp(level, self.level, self.linear), np.interp(level, self.level, self.bias)
+
+
+class Events(NamedTuple):
+    """Voxels of one sign that stand out, with what their neighbours show; arrays of one length."""
+
+    positions: Positions
+    height: Floats
+    """Distance from the median of the neighbours over the standard deviation of the neighbours, positive."""
+    neighbours: Positions
+    """Measured neighbours among the 26."""
+    comparable: Positions
+    """How many of these are at least half as far from that median, on the same side."""
+    beside: Positions
+    """How many of the comparable ones lie in the plane of the event."""
+    lateral: Floats
+    """Mean of ``N / A`` over the other neighbours in the plane that share a face; NaN without any."""
+    lateral_count: Positions
+    axial: Floats
+    """The same along z."""
+    axial_count: Positions
+    level: Floats
+    """The level of the field at the event."""
+
+    def where(self, chosen: Bools) -> Events:
+        """Some of the events."""
+        columns: list[Any] = [column[chosen] for column in self]
+        return Events(*columns)
+
+
+class Surroundings(NamedTuple):
+    """Of some voxels: what the field is, the median and the spread of the neighbours, and the level."""
+
+    value: Floats
+    middle: Floats
+    spread: Floats
+    level: Floats
+
+
+def compared(planes: Planes, sound: Bools, positions: Positions, fewest: int) -> Surroundings:
+    """Compare voxels (flat positions) of a field with their sound neighbours; NaN where there are too few of these.
+
+    Where the field is a residual and a voxel has fewer than 5 sound neighbours, it is compared with 0, the model.
+    """
+    values, levels = planes.values, planes.levels
+    middle, spread = surroundings(values, sound, positions, max(1, fewest))
+    if levels is None:
+        return Surroundings(values.ravel()[positions], middle, spread, middle)
+    if fewest == 0:
+        alone = np.isnan(surroundings(values, sound, positions, 5)[0])
+        middle, spread = np.where(alone, 0, middle), np.where(alone, 0, spread)
+    return Surroundings(values.ravel()[positions], middle, spread, levels.ravel()[positions])
+
+
+def linear_middle(planes: Planes, sound: Bools, positions: Positions) -> Floats:
+    """Median of the sound neighbours in the data's unit; 0, the model, where a residual has fewer than 5 of them."""
+    middle, _ = surroundings(planes.linear, sound, positions, 1 if planes.levels is None else 5)
+    return middle if planes.levels is None else np.nan_to_num(middle)
+
+
+def typical_distances(field: Field, trusted: Bools, seed: int = 0) -> Scale:
+    """How far voxels are from the median of their neighbours, in classes of the level.
+
+    Where light is so faint that most voxels caught no photon, the median of the distances says nothing about those
+    that did. So no distance is taken to be smaller than the noise.
+    """
+    share = SAMPLE / max(1, int(np.count_nonzero(trusted)))
+    rng = np.random.default_rng([seed, 12])
+    parts = []
+    for slab in slabs(trusted.shape):
+        wide, inner = widened(slab, len(trusted), 1)
+        planes = field.planes(wide)
+        chosen = np.zeros_like(trusted[wide])
+        chosen[inner] = trusted[slab] & (rng.random(trusted[slab].shape, np.float32) < share)
+        places = np.flatnonzero(chosen)
+        seen = compared(planes, trusted[wide], places, field.fewest)
+        off = planes.linear.ravel()[places] - linear_middle(planes, trusted[wide], places)
+        parts.append((seen.level, seen.value - seen.middle, off, field.stack[wide].ravel()[places]))
+    level, off, linear, measured = (np.concatenate(columns).astype(np.float64) for columns in zip(*parts, strict=True))
+    known = ~(np.isnan(off) | np.isnan(linear))
+    if not known.any():
+        return Scale(np.zeros(1), np.full(1, np.inf), np.full(1, np.inf), np.zeros(1))
+    level, off, linear, measured = (column[known] for column in (level, off, linear, measured))
+    rounding = LEAST * float(np.ptp(level)), LEAST * float(np.ptp(measured))
+    rows = []
+    for part in np.array_split(np.argsort(level, kind="stable"), max(1, min(CLASSES, len(level) // CLASS))):
+        floor = field.noise_floor(float(np.median(measured[part])))
+        sigma = max(robust_sigma(off[part]), rounding[0], floor[0])
+        wide_sigma = max(robust_sigma(linear[part]), rounding[1], floor[1])
+        bias = float(np.mean(np.clip(linear[part], -3 * wide_sigma, 3 * wide_sigma)))
+        rows.append((float(np.median(level[part])), sigma, wide_sigma, bias))
+    return Scale(*np.array(rows).T)
+
+
+def find_candidates(field: Field, trusted: Bools, scale: Scale) -> Positions:
+    """Flat positions of the voxels that stand out from their neighbours, ascending, found in rounds."""
+    plane = trusted[0].size
+    sound = trusted.copy()
+    found = np.zeros(0, np.intp)
+    for _ in range(ROUNDS):
+        fresh = []
+        for slab in slabs(trusted.shape):
+            wide, inner = widened(slab, len(trusted), 1)
+            planes = field.planes(wide)
+            wanted = np.zeros_like(sound[wide])
+            wanted[inner] = sound[slab]
+            near = standing_out(planes.values, sound[wide], wanted, FAR * float(scale.sigma.min()))
+            seen = compared(planes, sound[wide], near, field.fewest)
+            off = np.abs(seen.value - seen.middle)
+            with np.errstate(invalid="ignore"):
+                far = (off > FAR * scale.at(seen.level)) & (off > SPREADS * seen.spread)
+            fresh.append(near[far] + wide.start * plane)
+        new = np.concatenate(fresh)
+        if not len(new):
+            break
+        sound.ravel()[new] = False
+        found = np.concatenate([found, new])
+    return np.sort(found)
+
+
+def events_of(field: Field, trusted: Bools, candidates: Positions, scale: Scale, sign: int) -> Events:
+    """The candidates of one sign (1 bright, -1 dark), and what their neighbours show."""
+    plane = trusted[0].size
+    sound = trusted.copy()
+    sound.ravel()[candidates] = False
+    parts = [_none()]
+    for slab in slabs(trusted.shape):
+        here = candidates[(candidates >= slab.start * plane) & (candidates < slab.stop * plane)]
+        if not len(here):
+            continue
+        wide, _ = widened(slab, len(trusted), 1)
+        planes = field.planes(wide)
+        for first in range(0, len(here), PART):
+            part = here[first : first + PART] - wide.start * plane
+            found = _events(planes, trusted[wide], sound[wide], part, scale, sign)
+            parts.append(found._replace(positions=found.positions + wide.start * plane))
+    return Events(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _none() -> Events:
+    whole, real = np.zeros(0, np.intp), np.zeros(0)
+    return Events(whole, real, whole, whole, whole, real, whole, real, whole, real)
+
+
+def _events(planes: Planes, trusted: Bools, sound: Bools, positions: Positions, scale: Scale, sign: int) -> Events:
+    """Events of one part of a slab."""
+    middle = linear_middle(planes, sound, positions)
+    own = (sign * (planes.linear.ravel()[positions] - middle)).astype(np.float64)
+    of_sign = own > 0
+    positions, own, middle = positions[of_sign], own[of_sign], middle[of_sign]
+    level = compared(planes, sound, positions, 1).level
+    sigma, bias = scale.linear_at(level)
+    share = sign * (neighbours(planes.linear, trusted, positions) - (middle + bias)[:, None]) / own[:, None]
+    comparable, measured = share >= COMPARABLE, ~np.isnan(share)
+    share[comparable] = np.nan
+    lateral, axial = share[:, LATERAL], share[:, AXIAL]
+    counts = (~np.isnan(lateral)).sum(axis=1), (~np.isnan(axial)).sum(axis=1)
+    return Events(
+        positions, own / sigma, measured.sum(axis=1), comparable.sum(axis=1), comparable[:, IN_PLANE].sum(axis=1),
+        _mean(lateral, counts[0]), counts[0], _mean(axial, counts[1]), counts[1], level,
+    )  # fmt: skip
+
+
+def _mean(values: Floats, count: Positions) -> Floats:
+    """Mean over each row without NaN; NaN where there is nothing else."""
+    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+
+
+def density_of(events: Events, trusted: Bools, scale: Scale, sign: int) -> float:
+    """Share of events among the voxels of the levels at which nine in ten of them are: dark ones need bright levels."""
+    if not len(events.positions):
+        return 0.0
+    rank = np.linspace(0, 1, len(scale.level)) if len(scale.level) > 1 else np.zeros(1)
+    edge = float(np.interp(np.quantile(events.level, 0.5 + 0.4 * sign), scale.level, rank))
+    visible = max(0.02, edge if sign > 0 else 1 - edge)
+    return min(1.0, len(events.positions) / (visible * int(np.count_nonzero(trusted))))
+
+
+def clustered(events: Events, density: float) -> Bools:
+    """Which events touch others as bright more often than independent places would."""
+    return more_than_chance(events.comparable, events.neighbours, density)
+
+
+def clustered_in_plane(events: Events, density: float) -> Bools:
+    """The same within planes: the eight neighbours there."""
+    return more_than_chance(events.beside, events.neighbours * 8 // 26, density)
+
+
+def more_than_chance(comparable: Positions, measured: Positions, density: float) -> Bools:
+    """Which events have more comparable neighbours, among those measured, than events at independent places have."""
+    from scipy.stats import binom
+
+    by_chance, seen = density * float(measured.sum()), float(comparable.sum())
+    limit = CLUSTERED if by_chance < 0.5 * seen else INDEPENDENT
+    chance = binom.sf(comparable - 1, np.maximum(measured, comparable), min(1.0, density))
+    return np.asarray((comparable > 0) & (chance < limit))
+
+
+def share_error(events: Events, count: Positions) -> Floats:
+    """Standard error of the mean light that each event shares with so many neighbours."""
+    return np.asarray(np.maximum(np.sqrt(1 / np.maximum(count, 1) + BACKGROUND) / events.height, LEAST_ERROR))
+
+
+def shares_in_plane(events: Events) -> Bools:
+    """Which events share light with their neighbours in the plane by more than noise explains."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(events.lateral - (ERRORS + 0.5) * share_error(events, events.lateral_count) > SHARED)
+
+
+def shares_light(events: Events) -> Bools:
+    """Which events share light with neighbours in the plane or along z by more than noise explains."""
+    with np.errstate(invalid="ignore"):
+        axial = events.axial - (ERRORS + 0.5) * share_error(events, events.axial_count) > SHARED
+    return np.asarray(shares_in_plane(events) | axial)
+
+
+def mean_share(share: Floats, count: Positions, height: Floats) -> tuple[float, float, int]:
+    """Weighted mean of the light shared, its standard error, and the number of events with a neighbour."""
+    seen = count > 0
+    number = int(np.count_nonzero(seen))
+    if number == 0:
+        return 0.0, np.inf, 0
+    weight = np.asarray(np.minimum(height[seen], CAP) ** 2 * count[seen], np.float64)
+    weight = weight / weight.sum()
+    mean = float(weight @ share[seen])
+    scatter = float(np.sqrt(np.sum((weight * (share[seen] - mean)) ** 2)))
+    return mean, max(scatter, LEAST_ERROR * float(np.sqrt(np.sum(weight**2)))), number

@@ -1,0 +1,84 @@
+"""Where a denoised stack contradicts the measurement by more than noise explains, the measurement is returned.
+
+A denoiser removes what is rare, and the rarest is often the signal: spots, vesicles, thin filaments. The residual of a
+right estimate is noise. What stands out of that noise, and is no defect, is something that the model cannot draw.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.methods.protocol import Estimate, Problem
+from tensorcell.solvers import NoiseModel
+from tensorcell.solvers.anscombe import stabilised
+
+Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+
+FALSE = 0.1
+"""Largest expected share of noise among the voxels that stand out."""
+
+LEVELS = np.arange(3.5, 7.0, 0.05)
+"""Thresholds that are tried, in standard deviations of the noise."""
+
+SURROUND = 2.0
+"""A neighbour of such a voxel is returned as measured, too, if it differs on the same side by so many standard
+deviations."""
+
+
+def with_measured(problem: Problem, estimate: Estimate) -> Estimate:
+    """The estimate with measured values where they stand out of it; their error is that of the noise."""
+    noise, measured = problem.model.noise, problem.stack.values
+    if problem.keep or not noise.sigma > 0:
+        return estimate
+    off = standard_residual(measured, estimate.value, noise)
+    off[~problem.model.inlier] = 0
+    threshold = threshold_of(off, int(np.count_nonzero(problem.model.inlier)))
+    if math.isinf(threshold):
+        return estimate
+    chosen = grown(off, threshold)
+    value, error = np.array(estimate.value), np.array(estimate.error)
+    value[chosen] = measured[chosen]
+    error[chosen] = np.sqrt(noise.variance(measured[chosen]))
+    note = (
+        f"{np.count_nonzero(np.abs(off) > threshold)} measured voxels differ from the estimate by more than "
+        f"{threshold:.3g} standard deviations of the noise and are no defects; with their neighbours, "
+        f"{np.count_nonzero(chosen)} voxels are returned as measured"
+    )
+    return estimate._replace(value=value, error=error, notes=(*estimate.notes, note))
+
+
+def standard_residual(measured: Array, value: Array, noise: NoiseModel) -> Array:
+    """``Y - X`` in standard deviations of the noise; shot noise is stabilised first, since it is skewed."""
+    (y, level), (x, _) = stabilised(measured, noise), stabilised(value, noise)
+    return np.asarray((y - x) / level, np.float32)
+
+
+def threshold_of(off: Array, count: int) -> float:
+    """The smallest threshold above which at most a tenth of the voxels is expected to be noise; infinite if none is.
+
+    References
+    ----------
+    Y. Benjamini, Y. Hochberg, Controlling the false discovery rate, doi:10.1111/j.2517-6161.1995.tb02031.x.
+    """
+    far = np.sort(np.abs(off[np.abs(off) > LEVELS[0]]))
+    for level in LEVELS:
+        found = len(far) - int(np.searchsorted(far, level, side="right"))
+        if count * math.erfc(level / math.sqrt(2)) <= FALSE * found:
+            return float(level)
+    return math.inf
+
+
+def grown(off: Array, threshold: float) -> Bools:
+    """Voxels beyond the threshold, and neighbours of them that differ on the same side."""
+    from scipy.ndimage import binary_dilation
+
+    chosen = np.zeros(off.shape, bool)
+    for side in (off, -off):
+        seeds = side > threshold
+        chosen |= seeds | (binary_dilation(seeds, np.ones((3, 3, 3), bool)) & (side > SURROUND))
+    return chosen
