@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .kernels_defects import column_statistics, surroundings
-from .neighbourhoods import LATERAL, neighbours
+from .neighbourhoods import LATERAL, column_statistics, neighbours, surroundings
 from .single_voxels import BACKGROUND, COMPARABLE, ERRORS
 from .spread import robust_sigma
 

@@ -7,10 +7,10 @@ observations tell the two from each other; brightness is none of them, since the
 1. **Place.** A pixel that differs from its neighbours in (nearly) all planes, or again and again, is a pixel of the
    camera (:mod:`tensorcell.solvers.camera_pixels`).
 2. **Sign.** Fluorescence adds light. A single voxel darker than everything around it is wrong.
-3. **Width of many.** Of a single bright voxel nobody can tell what it is. Of many one can: with the amplitude ``A`` of
-   each and the excess ``N`` of its lateral neighbours, the mean of ``N / A`` is that of the narrowest PSF or more if
-   they are light, and 0 if they are impulses. They are defects if their mean excludes the narrowest PSF, and if the
-   rest of the stack shows that its optics draw wider (:mod:`tensorcell.solvers.optics`), or if the PSF was given.
+3. **Width.** With the amplitude ``A`` of a bright voxel and the excess ``N`` of its lateral neighbours, ``N / A`` is
+   that of the narrowest PSF or more if it is light, and 0 if it is an impulse. Of one voxel noise seldom lets anybody
+   tell; of many the mean does. They are defects if their mean excludes the narrowest PSF, and if the rest of the stack
+   shows that its optics draw wider (:mod:`tensorcell.solvers.optics`), or if the PSF was given.
 
 Bright voxels that touch others as bright more often than independent places would (filaments, clusters, spots between
 two pixels) are structure. Whatever remains open is kept, and counted, so that the user can be told.
@@ -31,6 +31,7 @@ from .camera_pixels import DEAD, HOT, STUCK, camera_pixels, repeated
 from .noise import NoiseModel
 from .optics import Width, shared_light, structure_width
 from .single_voxels import (
+    BACKGROUND,
     ERRORS,
     LEAST_ERROR,
     Events,
@@ -75,6 +76,9 @@ RESOLVED = 0.6
 
 MANY = 10
 """Fewest bright voxels from whose mean a width is concluded."""
+
+NEIGHBOURS = 3
+"""Fewest measured neighbours in the plane by which a bright voxel is judged alone."""
 
 OCTAVES = (5.0, 10.0, 20.0, 40.0, 80.0)
 """Amplitudes, in standard deviations, at which classes of bright voxels begin."""
@@ -175,6 +179,7 @@ def judge_bright(
         return alone & narrower_than(events, psf), np.zeros_like(alone)
     defect = np.zeros_like(alone)
     if width.lateral > RESOLVED:
+        defect = alone & surely_narrow(events)
         for part in _classes(events.height, alone):
             defect[part] = narrower_than_any_optics(events, part)
     return defect, alone & ~defect
@@ -203,6 +208,14 @@ def narrower_than_any_optics(events: Events, part: Positions) -> bool:
         return False
     axial, error, count = mean_share(events.axial[part], events.axial_count[part], events.height[part])
     return count == 0 or axial - ERRORS * error < shared_light(NARROWEST)
+
+
+def surely_narrow(events: Events) -> Bools:
+    """Which events are each so bright that the light of the narrowest PSF would be seen beside them, and is not."""
+    error = np.sqrt(1 / np.maximum(events.lateral_count, 1) + BACKGROUND) / events.height
+    with np.errstate(invalid="ignore"):
+        narrow = events.lateral + ERRORS * error < shared_light(NARROWEST)
+    return np.asarray(narrow & (events.lateral_count >= NEIGHBOURS))
 
 
 def narrower_than(events: Events, psf: Sequence[float]) -> Bools:

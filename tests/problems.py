@@ -10,6 +10,9 @@ from tensorcell.fitting import Fitting, TuckerOptions
 from tensorcell.methods.protocol import Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import LocalOptions
+from tensorcell.solvers.defects import Kind
+from tensorcell.solvers.optics import Width
+from tensorcell.solvers.outliers import Outliers
 from tensorcell.stack import GivenStack, given_stack, measured_stack
 
 SIGMA = 0.3
@@ -22,6 +25,12 @@ def waves(share_seen: float = 1.0, seed: int = 0, planes: int = 12) -> tuple[np.
     z, y, x = np.mgrid[:planes, :32, :32]
     truth = 10 + 2 * np.sin(y / 5 + z / 9) + 2 * np.cos(x / 4 - z / 7) + np.sin(x * y / 60)
     return truth, truth + SIGMA * rng.standard_normal(truth.shape), rng.random(truth.shape) < share_seen
+
+
+def outliers_at(positions: np.ndarray) -> Outliers:
+    """Single dark voxels at these flat positions, one unit off the model."""
+    kinds = np.full(len(positions), Kind.DARK, np.uint8)
+    return Outliers(positions, np.ones(len(positions)), kinds, 0, Width((np.nan,) * 3))
 
 
 def given(data: np.ndarray, mask: np.ndarray) -> GivenStack:

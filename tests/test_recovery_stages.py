@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import SIGMA, given, problem_of, waves
+from problems import SIGMA, given, outliers_at, problem_of, waves
 
 import tensorcell as tc
 from tensorcell.fitting import TuckerOptions
@@ -17,7 +17,6 @@ from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
 from tensorcell.recovery import samples_of_all
 from tensorcell.solvers import Status
-from tensorcell.solvers.outliers import Outliers
 from tensorcell.stack_recovery import fill_gaps, on_grid, places_in_given, put_back
 
 
@@ -89,7 +88,7 @@ def test_outliers_are_not_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     result = recovered(monkeypatch, method_of(7.0), np.where(mask, data, np.nan))
     assert result.outliers[5, 16, 16] > 400
     assert result.volume.data[5, 16, 16] == 7
-    assert any("stand out and were replaced as outliers" in note for note in result.notes)
+    assert any("are defects and were replaced" in note for note in result.notes)
 
 
 def test_put_back_changes_inliers_only() -> None:
@@ -113,7 +112,7 @@ def test_places_in_given_count_the_planes_that_were_set_aside() -> None:
     problem = problem_of(data, mask)
     wrong = np.array([[0, 5, 6], [1, 0, 0], [2, 31, 31], [8, 7, 9]])  # in the planes that were measured
     positions = np.ravel_multi_index(tuple(wrong.T), problem.stack.values.shape)
-    model = dataclasses.replace(problem.model, outliers=Outliers(positions, np.ones(4)))
+    model = dataclasses.replace(problem.model, outliers=outliers_at(positions))
     places = places_in_given(dataclasses.replace(problem, model=model), given(data, mask))
     expected = wrong.copy()
     expected[:, 0] = [1, 2, 5, 11]
