@@ -55,7 +55,7 @@ class MeasuredLines:
         return bool(self.rows.all() and self.columns.all())
 
     def taken_from(self, array: Array) -> Array:
-        """The part ``(Z, Y', X')`` of an array ``(Z, Y, X)`` without the lines that are set aside; no copy if none is."""
+        """The part ``(Z, Y', X')`` of an array ``(Z, Y, X)`` without the lines that are set aside."""
         return array if self.complete else np.ascontiguousarray(array[:, self.rows][:, :, self.columns])
 
     def part_of(self, given: GivenStack) -> GivenStack:
@@ -93,6 +93,13 @@ def measured_lines(given: GivenStack) -> MeasuredLines:
         if present.sum() < 2:
             raise InputError(f"expected at least 2 measured {name}, got {present.sum()} of {len(present)}")
     return lines
+
+
+def lines_without(shape: tuple[int, ...], axis: int, lines: slice) -> MeasuredLines:
+    """All rows and columns of planes of a shape but those across the axis (1 or 2) in a range."""
+    present = [np.ones(size, bool) for size in shape]
+    present[axis - 1][lines] = False
+    return MeasuredLines(*present)
 
 
 def holds_enough(share: Array) -> Bools:
@@ -192,7 +199,6 @@ def lines_note(axis: int, missing: Array, grid: Array, weight: float) -> str:
     )
     outside = np.count_nonzero((missing < grid[0]) | (missing > grid[-1]))
     if outside:
-        note += (
-            f"; {outside} {name}{'s lie' if outside > 1 else ' lies'} beyond the measured ones and repeat the nearest"
-        )
+        lie = "s lie" if outside > 1 else " lies"
+        note += f"; {outside} {name}{lie} beyond the measured ones, where the nearest one is repeated"
     return note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class Recovery:
     ----------
     volume : Volume
         The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy, dx)``, float32 (float64 for
-        float64 and 32- or 64-bit integer input), no NaN.
+        float64 and 32- or 64-bit integer input); NaN only in stacks that could not be recovered.
     measured : bool array of the volume's shape
         True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value.
     uncertainty : float array of the volume's shape
@@ -45,7 +46,7 @@ class Recovery:
         gaps from the errors at measured voxels left out of a second fit, and between planes from left-out planes, whose
         errors are scaled to the real distance of the planes.
     rank : tuple of int, or dict of label to tuple
-        Tucker rank used; a dict where there are several channels or frames.
+        Tucker rank used; a dict where there are several channels or frames, with None for one that was not recovered.
     status : Status
         The worst of all stacks; ``str(status)`` is a sentence.
     history : tuple of IterationRecord
@@ -53,11 +54,14 @@ class Recovery:
     samples : float array (K, ...) or None
         Samples of the posterior about `volume`, if ``keep_samples`` asked for them.
     noise : float or dict of label to float
-        Standard deviation of the noise that was given or estimated, in the data's unit.
+        Standard deviation of the noise that was given or estimated, in the data's unit; None as for ``rank``.
     notes : tuple of str
         What one should know of this result, a line each.
     seconds : float
         Wall time.
+    not_recovered : dict of label to str
+        Channels and frames that could not be recovered, with the reason; they are NaN in ``volume`` and
+        ``uncertainty``. Empty where all were.
     """
 
     volume: Volume
@@ -72,6 +76,7 @@ class Recovery:
     input_shape: tuple[int, ...]
     _outliers: tuple[StackOutliers, ...] = field(repr=False)
     samples: npt.NDArray[np.floating] | None = None
+    not_recovered: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outliers(self) -> Array:
@@ -89,7 +94,8 @@ class Recovery:
         ``u^2 / (u^2 + v)``, the share of the variance that is left open: u is the uncertainty, v the variance of the
         result under a Gaussian window of 1, 2 and 2 voxels along z, y and x. The share is 0 at measured voxels that
         were not replaced, and near 1 where the uncertainty is larger than the structure of the result. A variation
-        below a fiftieth of the stack's standard deviation does not count as structure.
+        below a fiftieth of the stack's standard deviation does not count as structure. NaN in a stack that was not
+        recovered.
         """
         share = np.zeros(self.volume.shape, self.volume.data.dtype)
         flagged = self.outliers != 0
@@ -99,6 +105,7 @@ class Recovery:
             open_[::step] |= zyx_view(flagged, self.volume.axes, part.where)
             values = zyx_view(self.volume.data, self.volume.axes, part.where)
             u = zyx_view(self.uncertainty, self.volume.axes, part.where)
+            open_ |= np.isnan(values)
             zyx_view(share, self.volume.axes, part.where)[...] = np.where(open_, share_left_open(values, u), 0)
         return share
 
@@ -121,5 +128,5 @@ def share_left_open(values: Array, u: Array) -> Array:
     variance = np.maximum(gaussian_filter(np.square(centred), SURROUNDINGS) - np.square(mean), 0)
     open_ = np.square(u.astype(np.float64))
     total = open_ + np.maximum(variance, (LEAST_CONTRAST * float(centred.std())) ** 2)
-    share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total > 0)
+    share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total != 0)
     return share

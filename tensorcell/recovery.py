@@ -31,13 +31,14 @@ from tensorcell.recovered import Recovery, StackOutliers
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult, recover_stack
+from tensorcell.unrecovered import check_some_left, refusals, unrecovered
 from tensorcell.volume import Volume, stacks, zyx_view
 
 Array = npt.NDArray[Any]
 
 SEVERITY = (
     Status.UNCHANGED, Status.CONVERGED, Status.COMPLETED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED,
-    Status.DIVERGED,
+    Status.DIVERGED, Status.NOT_RECOVERED,
 )  # fmt: skip
 """The outcomes of a fit from the best to the worst; a volume has the worst outcome of its stacks."""
 
@@ -109,7 +110,8 @@ def recover(
     Raises
     ------
     InputError
-        If the input cannot be used; one line says what, expected and got.
+        If the input cannot be used; one line says what, expected and got. Of several stacks, one that cannot be
+        recovered becomes NaN and is named in ``not_recovered`` and in the notes; if none can be, this is raised.
     TypeError
         For an unknown option.
 
@@ -174,20 +176,27 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
     dtype = float_type(volume.dtype)
     out, uncertainty, measured = np.empty(shape, dtype), np.empty(shape, dtype), np.zeros(shape, bool)
+    refused = refusals(volume, request)  # known before hours of work on the others
+    check_some_left(volume, refused)
     parts: dict[str, StackResult] = {}
     outliers: list[StackOutliers] = []
     drawn: list[tuple[Any, Array | None]] = []
     for stack in stacks(volume):
-        try:
-            part = recover_stack(stack, request)
-        except InputError as error:
-            raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
+        part = None
+        if stack.label not in refused:
+            try:
+                part = recover_stack(stack, request)
+            except InputError as error:
+                refused[stack.label] = str(error)
+        if part is None:
+            part = unrecovered(stack, request, refused[stack.label])
         for whole, values in ((out, part.volume), (uncertainty, part.uncertainty), (measured, part.measured)):
             zyx_view(whole, volume.axes, stack.where)[...] = values
         drawn.append((stack.where, part.samples))
         outliers.append(StackOutliers(stack.where, part.positions, part.values))
         nothing = np.empty(0)
         parts[stack.label] = part._replace(volume=nothing, uncertainty=nothing, measured=nothing, samples=None)
+    check_some_left(volume, refused)
     several = len(parts) > 1
     first, *_ = parts.values()
     fine = None
@@ -198,15 +207,16 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),
         measured=measured,
         uncertainty=uncertainty,
-        rank={label: part.rank for label, part in parts.items()} if several else first.rank,
+        rank={label: part.rank or None for label, part in parts.items()} if several else first.rank,
         status=max((part.status for part in parts.values()), key=SEVERITY.index),
         history=tuple(record for part in parts.values() for record in part.history),
-        noise={label: part.noise for label, part in parts.items()} if several else first.noise,
+        noise={k: None if k in refused else part.noise for k, part in parts.items()} if several else first.noise,
         notes=tuple(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes),
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
         _outliers=tuple(outliers),
         samples=samples_of_all(drawn, out, volume.axes),
+        not_recovered=refused,
     )
 
 

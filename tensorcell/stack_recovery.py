@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments
+from tensorcell.dead_pixels import fill_dead_pixels
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
@@ -58,12 +59,13 @@ class StackResult(NamedTuple):
 
 def recover_stack(stack: Stack, request: Request) -> StackResult:
     """Recover one 3-D stack (see the top of `tensorcell.recovery` for the stages)."""
-    whole, lines = checked_stack(stack, request)
+    whole, lines = checked_stack(stack)
+    check_arguments(whole, lines, request)
     if whole.constant:
         return unchanged(whole, request.axial_factor)
     given = lines.part_of(whole)
     problem = posed(given, stack.label, request, complete=whole.complete)
-    estimate = request.method.estimate(problem)
+    estimate = fill_dead_pixels(problem, request.method.estimate(problem))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
     notes = [*estimate.notes, *correlation_notes(problem.model.noise)]
@@ -94,25 +96,31 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     )  # fmt: skip
 
 
-def checked_stack(stack: Stack, request: Request) -> tuple[GivenStack, MeasuredLines]:
-    """The stack as floats, and its rows and columns that hold measured voxels; all that is checked without a fit.
+def checked_stack(stack: Stack) -> tuple[GivenStack, MeasuredLines]:
+    """The stack as floats, and which rows and columns hold measured voxels.
 
     Raises
     ------
     InputError
-        If the stack cannot be recovered.
+        If the stack cannot be recovered, whatever the arguments are.
     """
     given = given_stack(stack.data, stack.mask)
     if given.constant:
         return given, MeasuredLines(*(np.ones(size, bool) for size in given.mask.shape[1:]))
+    lines = measured_lines(given)
+    check_planes(measured_stack(lines.part_of(given)))
+    return given, lines
+
+
+def check_arguments(given: GivenStack, lines: MeasuredLines, request: Request) -> None:
+    """Raise `InputError` unless the arguments fit the stack."""
+    if given.constant:
+        return
     if request.nonnegative and given.lowest < 0:
         raise InputError(f"nonnegative=True, but measured values go down to {given.lowest:g}")
-    lines = measured_lines(given)
-    measured = measured_stack(lines.part_of(given))
-    check_planes(measured)
     if request.rank is not None:
+        measured = measured_stack(lines.part_of(given))
         arguments.check_rank_fits(request.rank, measured.values.shape, measured.some_set_aside)
-    return given, lines
 
 
 def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
