@@ -1,9 +1,10 @@
 """Patches of pixels that were measured in no plane (dead pixels of the camera, a speck of dust that was masked).
 
-No plane tells what such a patch shows, so that neither the low-rank model nor errors at single left-out voxels speak for
-it. It is treated as a part of missing columns and, once more, of missing rows (`tensorcell.lateral_filling`): both
-predictions are kriged from the neighbourhood of the patch, their errors come from lines left out in gaps of the same
-width, and they are averaged with weights that fall with the square of these errors.
+No plane tells what such a patch shows: the low-rank model was wrong there by ten times the contrast on a real stack, and
+errors at single left-out voxels say nothing of it. A patch is therefore treated as a part of missing columns and, once
+more, of missing rows (`tensorcell.lateral_filling`). Both predictions come from the neighbourhood of the patch, their
+errors from lines left out in gaps of the same width, and they are averaged with weights that fall with the square of
+these errors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ SMALLEST = 2
 """Pixels of the smallest patch: a single pixel is surrounded by measured ones, and is left to the method."""
 
 AROUND = 0.9
-"""Share of the voxels around a patch that must be measured; patches of sparsely sampled stacks are left to the method."""
+"""Share of the voxels around a patch that must be measured; in sparsely sampled stacks patches are left to the
+method."""
 
 REACH = 32
 """Pixels on each side of a patch from which it is predicted."""

@@ -76,5 +76,8 @@ def diagnose(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     print(json.dumps(report.to_dict()) if as_json else report)
+    if report.not_diagnosed:
+        label, reason = next(iter(report.not_diagnosed.items()))
+        raise InputError(f"{len(report.not_diagnosed)} of the stacks could not be diagnosed, first {label}: {reason}")
     if fail_under is not None and VERDICTS.index(report.verdict) < VERDICTS.index(fail_under):
         raise typer.Exit(MISSED)

@@ -256,7 +256,10 @@ def page(report: Diagnosis) -> str:
             words=[(what, word, VERDICT_COLOURS[word]) for what, word in words],
             summary=report.summary,
             reasons=report.reasons,
-            stacks=[_stack_row(part) for part in report.stacks],
+            stacks=[
+                *map(_stack_row, report.stacks),
+                *((label, "not diagnosed", "", "", "") for label in report.not_diagnosed),
+            ],
             pictures=pictures,
             rows=[(name.strip(), value) for name, value in table(report)],
             origins=[(key, _value(content.get(key)), in_axes(how)) for key, how in report.obtained.items()],

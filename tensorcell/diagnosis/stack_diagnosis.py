@@ -95,7 +95,8 @@ def diagnose(
     ------
     InputError
         If nothing was measured, a rank is above its axis or above the product of the others, optics are out of range,
-        or the input cannot be used at all; one line says what, expected and got. Too few samples give a verdict.
+        or the input cannot be used at all; one line says what, expected and got. Too few samples give a verdict. Of
+        several stacks, one that cannot be diagnosed is named in ``not_diagnosed`` and does not lose the others.
 
     Notes
     -----
@@ -130,14 +131,21 @@ def diagnose(
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume)
-    reports = []
+    reports: list[Diagnosis] = []
+    refused: dict[str, str] = {}
     for stack in stacks(volume):
         try:
             reports.append(diagnose_stack(stack, volume, request))
         except InputError as error:
-            raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
+            refused[stack.label] = str(error)
+    if not reports:
+        label, reason = next(iter(refused.items()))
+        raise InputError(f"{label}: {reason}" if label else reason)
     worst = min(reports, key=severity)
-    return worst if len(reports) == 1 else replace(worst, stacks=tuple(reports))
+    if len(reports) + len(refused) == 1:
+        return worst
+    said = tuple(f"{label} could not be diagnosed: {reason}." for label, reason in refused.items())
+    return replace(worst, stacks=tuple(reports), not_diagnosed=refused, reasons=(*said, *worst.reasons))
 
 
 def severity(report: Diagnosis) -> tuple[int, int, float]:

@@ -204,7 +204,8 @@ def write_report(
 def facts(before: Volume, after: Recovery) -> dict[str, Any]:
     """What a report and ``--json`` say of a recovery, in plain numbers, texts and lists.
 
-    ``rank`` and ``noise`` are one entry, or a dict with one for each channel and frame (None: not recovered). ``spacing`` is in micrometres,
+    ``rank`` and ``noise`` are one entry, or a dict with one for each channel and frame (None: not recovered).
+    ``spacing`` is in micrometres,
     ``noise`` in the data's unit.
     """
     ranks: Any = after.rank
