@@ -53,7 +53,7 @@ JUMP = 3.0
 """Voxels beside a block that is no box must differ from its value by this many standard deviations of the noise."""
 
 MOSTLY = 0.5
-"""If a larger share of the measured voxels than this has one value, and is no block, a note says so."""
+"""If a larger share of the measured voxels than this has the lowest value, and is no block, a note says so."""
 
 MOST_BOXES = 4
 """Largest number of boxes that a note lists."""
@@ -100,9 +100,9 @@ def constant_notes(values: Array, mask: Bools) -> tuple[str, ...]:
     if found:
         return tuple(blocks.sentence for blocks in found)
     value, share = most_frequent(values, mask)
-    if share <= MOSTLY:
+    if share <= MOSTLY or value > np.min(values, where=mask, initial=np.inf):
         return ()
-    return (f"{share:.0%} of the measured voxels have the exact value {value:g}",)
+    return (f"{100 * share:.3g} % of the measured voxels have the exact value {value:g}",)
 
 
 def most_frequent(values: Array, mask: Bools) -> tuple[float, float]:
@@ -179,8 +179,8 @@ def blocks_of(value: Any, values: Array, mask: Bools) -> ConstantBlocks | None:
 def may_hold_blocks(equal: Bools, mask: Bools) -> bool:
     """A quick look: False only if there is neither a square nor a row or column of one value.
 
-    A square of 8 x 8 pixels contains 4 x 4 of every second row and column. A row or column of one value in all planes is
-    one in the fullest plane, too.
+    A square of 8 x 8 pixels contains 4 x 4 of every second row and column. A row or column of one value in all planes
+    has it in the fullest plane, too.
     """
     middle = int(np.argmax(np.count_nonzero(mask, axis=(1, 2))))
     other = mask[middle] & ~equal[middle]

@@ -1,10 +1,10 @@
 """Patches of pixels that were measured in no plane (dead pixels of the camera, a speck of dust that was masked).
 
-No plane tells what such a patch shows: the low-rank model was wrong there by ten times the contrast on a real stack, and
-errors at single left-out voxels say nothing of it. A patch is therefore treated as a part of missing columns and, once
-more, of missing rows (`tensorcell.lateral_filling`). Both predictions come from the neighbourhood of the patch, their
-errors from lines left out in gaps of the same width, and they are averaged with weights that fall with the square of
-these errors.
+No plane tells what such a patch shows: on a real stack the low-rank model was wrong there by many times the error of
+the mean of the neighbours, and errors at single left-out voxels do not reveal that. A patch is therefore treated as a
+part of missing columns and, once more, of missing rows (`tensorcell.lateral_filling`). Both predictions come from its
+neighbourhood, their errors from lines left out in gaps of the same width, and they are averaged with weights that fall
+with the square of these errors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fill_dead_pixels(problem: Problem, estimate: Estimate) -> Estimate:
         return estimate
     noise = problem.noise_passed_on
     value, error = estimate.value.copy(), np.array(estimate.error)
-    samples = None if estimate.samples is None else estimate.samples.copy()
+    drawn = () if estimate.samples is None else estimate.samples.copy()
     for box, pixels in patches:
         around, inner = window(box, inlier.shape[1:])
         here, kept = (slice(None), *around), inlier[:, around[0], around[1]] & problem.keep
@@ -55,14 +55,15 @@ def fill_dead_pixels(problem: Problem, estimate: Estimate) -> Estimate:
         target = (slice(None), *box)
         np.copyto(value[target], found, where=pixels)
         np.copyto(error[target], u, where=pixels)
-        for number in range(0 if samples is None else len(samples)):
-            one, _ = predicted(estimate.samples[number][here], estimate.error[here], kept, inner, noise)
-            np.copyto(samples[number][target], one, where=pixels)
+        for sample in drawn:
+            one, _ = predicted(sample[here], estimate.error[here], kept, inner, noise)
+            np.copyto(sample[target], one, where=pixels)
     total = sum(int(np.count_nonzero(pixels)) for _, pixels in patches)
     note = (
         f"{total} pixels in {len(patches)} patch{'es' if len(patches) > 1 else ''} were measured in no plane and are "
         "interpolated along x and y"
     )
+    samples = None if estimate.samples is None else drawn
     return estimate._replace(value=value, error=error, notes=(*estimate.notes, note), samples=samples)
 
 
@@ -84,7 +85,7 @@ def dead_patches(inlier: Bools) -> list[tuple[Box, Bools]]:
     for number, box in enumerate(find_objects(labels), start=1):
         pixels = labels[box] == number
         height, width = pixels.shape
-        small = 2 * height < dead.shape[0] and 2 * width < dead.shape[1]
+        small = height + 2 <= dead.shape[0] and width + 2 <= dead.shape[1]  # two lines are needed to predict it
         if pixels.sum() >= SMALLEST and small and inlier[:, ring(box, labels, number)].mean() >= AROUND:
             found.append((box, pixels))
     found.sort(key=lambda patch: -int(patch[1].sum()))
@@ -117,8 +118,8 @@ def predicted(values: Array, error: Array, kept: Bools, box: Box, noise: NoiseMo
     parts = []
     for axis, side in zip((2, 1), reversed(box), strict=True):
         lines = lines_without(values.shape[1:], axis, side)
-        taken = [lines.taken_from(array) for array in (values, error, kept)]
-        filled = fill_lines(*taken, lines, noise)
+        part, u, own = (lines.taken_from(array) for array in (values, error, kept))
+        filled = fill_lines(part, u, own, lines, noise)
         parts.append([array[:, box[0], box[1]].astype(np.float64) for array in (filled.volume, filled.error)])
     (along_x, u_x), (along_y, u_y) = parts
     share = np.square(u_y) / (np.square(u_x) + np.square(u_y))

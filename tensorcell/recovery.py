@@ -2,11 +2,13 @@
 
 Every channel and time frame is one 3-D stack and is recovered on its own, in named stages:
 
-1. the arguments and the stack are checked (`tensorcell.arguments`, `tensorcell.stack`);
-2. planes with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them;
+1. the arguments and all stacks are checked (`tensorcell.arguments`, `tensorcell.unrecovered`);
+2. planes, rows and columns with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them
+   (`tensorcell.stack`, `tensorcell.lateral_filling`);
 3. noise, rank, global fit and outliers of the other planes are estimated (`tensorcell.model`, as in `diagnose`);
 4. the method estimates every voxel of these planes and the standard deviation of its error (`tensorcell.methods`);
-5. the method fills the planes that were set aside;
+5. patches of dead pixels are filled (`tensorcell.dead_pixels`), the method fills the planes that were set aside, and
+   rows and columns are filled (`tensorcell.lateral_filling`);
 6. signs are corrected, measured voxels put back, and uncertainty and notes collected.
 
 `tensorcell.stack_recovery` runs these stages for one stack; here all stacks of a volume are put together.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +29,7 @@ from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
 from tensorcell.methods.table import METHODS
+from tensorcell.missing_value import without_value
 from tensorcell.progress import with_progress
 from tensorcell.recovered import Recovery, StackOutliers
 from tensorcell.solvers import IterationRecord, Status
@@ -53,6 +57,7 @@ def recover(
     noise: Literal["auto"] | float = "auto",
     nonnegative: Literal["auto"] | bool = "auto",
     keep_measured: Literal["auto"] | bool = "auto",
+    missing_value: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -88,6 +93,9 @@ def recover(
     keep_measured : "auto" or bool
         Whether measured voxels that are not outliers come back bit for bit. "auto": a fully measured input is denoised;
         with ``axial_factor`` above 1, a mask or NaN, and no ``noise`` given, measured voxels are kept.
+    missing_value : float, optional
+        Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
+        counts as measured.
     device : {"auto", "cpu", "cuda"}
         Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
     seed : int
@@ -117,8 +125,9 @@ def recover(
 
     Notes
     -----
-    A low-rank model cannot predict a plane that was never measured. Such planes are interpolated along z, and the
-    notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for float32 output.
+    A low-rank model cannot predict a plane, row or column that was never measured. These are interpolated along z, y
+    and x, and the notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for
+    float32 output.
 
     Examples
     --------
@@ -133,13 +142,15 @@ def recover(
     start = time.perf_counter()
     volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)
     arguments.check_shape(volume)
+    volume, notes = without_value(volume, missing_value)
     labels = [stack.label for stack in stacks(volume)]
     with with_progress(callback, labels, enabled=None if progress else False) as shown:
         request = checked_request(
             method, options, device, axial_factor=axial_factor, rank=rank, noise=noise, nonnegative=nonnegative,
             keep_measured=keep_measured, seed=seed, callback=shown,
         )  # fmt: skip
-        return recover_volume(volume, request, start)
+        found = recover_volume(volume, request, start)
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def checked_request(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments
+from tensorcell.constant_blocks import constant_notes
 from tensorcell.dead_pixels import fill_dead_pixels
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
@@ -68,7 +69,7 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     estimate = fill_dead_pixels(problem, request.method.estimate(problem))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
-    notes = [*estimate.notes, *correlation_notes(problem.model.noise)]
+    notes = [*constant_notes(whole.values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]
     if len(grid) == planes:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:

@@ -20,6 +20,7 @@ from tensorcell.cli.parsing import (
     FACTOR_HELP,
     JSON_HELP,
     MASK_HELP,
+    MISSING_HELP,
     NOISE_HELP,
     PAGE_SUFFIXES,
     RANK_HELP,
@@ -33,6 +34,7 @@ from tensorcell.cli.parsing import (
 from tensorcell.errors import InputError
 from tensorcell.files import Written, check_outputs, read, read_mask, rehearse, staged, write
 from tensorcell.methods.table import METHODS
+from tensorcell.missing_value import missing_value_of
 from tensorcell.pages import recovery as reports
 from tensorcell.progress import ProgressBar
 from tensorcell.recovered import Recovery
@@ -52,6 +54,7 @@ def recover(
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
+    missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[
@@ -87,6 +90,7 @@ def recover(
         "noise": noise_of(noise),
         "nonnegative": "auto" if nonnegative is None else nonnegative,
         "keep_measured": "auto" if keep_measured is None else keep_measured,
+        "missing_value": missing_value_of(missing_value),
         "device": device,
         "seed": seed,
         **given_options(METHODS, method, flags),

@@ -21,11 +21,13 @@ import numpy.typing as npt
 
 from tensorcell import arguments
 from tensorcell.axial import axial_band, axial_verdict, optics_limits
+from tensorcell.constant_blocks import constant_notes
 from tensorcell.diagnosis.low_rank import LowRankModel, low_rank_model
 from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis
 from tensorcell.diagnosis.sentences import as_sentence, by_share, first_sentence, how_obtained
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.missing_value import without_value
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
 from tensorcell.volume import Stack, Volume, stacks
@@ -59,6 +61,7 @@ def diagnose(
     wavelength: float | None = None,
     refractive_index: float | None = None,
     blocks: bool = False,
+    missing_value: float | None = None,
     axes: str | None = None,
     spacing: tuple[float, float, float] | None = None,
     seed: int = 0,
@@ -82,6 +85,9 @@ def diagnose(
         none. They give the band limit of the optics along z.
     blocks : bool
         Estimate the rank of blocks, too.
+    missing_value : float, optional
+        Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
+        counts as measured.
     axes, spacing
         For arrays: as in :class:`Volume`.
     seed : int
@@ -131,6 +137,8 @@ def diagnose(
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume)
+    volume, notes = without_value(volume, missing_value)
+    notes = tuple(map(as_sentence, notes))
     reports: list[Diagnosis] = []
     refused: dict[str, str] = {}
     for stack in stacks(volume):
@@ -143,9 +151,9 @@ def diagnose(
         raise InputError(f"{label}: {reason}" if label else reason)
     worst = min(reports, key=severity)
     if len(reports) + len(refused) == 1:
-        return worst
+        return replace(worst, reasons=(*notes, *worst.reasons))
     said = tuple(f"{label} could not be diagnosed: {reason}." for label, reason in refused.items())
-    return replace(worst, stacks=tuple(reports), not_diagnosed=refused, reasons=(*said, *worst.reasons))
+    return replace(worst, stacks=tuple(reports), not_diagnosed=refused, reasons=(*notes, *said, *worst.reasons))
 
 
 def severity(report: Diagnosis) -> tuple[int, int, float]:
@@ -182,6 +190,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     if beyond and axial_word == "resolved":
         axial_word = "unknown"
         axial_sentence = f"unknown: {beyond} planes lie beyond the measured ones, where smoothness cannot predict them"
+    constant = () if given.constant else tuple(map(as_sentence, constant_notes(given.values, given.mask)))
     report = Diagnosis(
         label=stack.label,
         source=str(volume.metadata.get("source", "")),
@@ -210,7 +219,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         verdict=word,
         axial_verdict=axial_word,
         summary=first_sentence(word, axial_word, sampling, shape),
-        reasons=(sentence, as_sentence(axial_sentence)),
+        reasons=(*constant, sentence, as_sentence(axial_sentence)),
         obtained={},
     )
     return replace(report, obtained=how_obtained(report, model, threshold.sentence))
