@@ -100,7 +100,7 @@ def constant_notes(values: Array, mask: Bools) -> tuple[str, ...]:
     if found:
         return tuple(blocks.sentence for blocks in found)
     value, share = most_frequent(values, mask)
-    if share <= MOSTLY or value > np.min(values, where=mask, initial=np.inf):
+    if share <= MOSTLY or value > values[mask].min():
         return ()
     return (f"{100 * share:.3g} % of the measured voxels have the exact value {value:g}",)
 

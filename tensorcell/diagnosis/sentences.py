@@ -44,7 +44,7 @@ def lateral_instead(sampling: Sampling) -> str:
     """What takes the place of the theorem for rows and columns without samples."""
     _, rows, columns = map(bool, sampling.empty_slices)
     which = "rows and columns" if rows and columns else "rows" if rows else "columns"
-    return f"recover interpolates these {which} from their neighbours, with an uncertainty from left-out ones"
+    return f"lateral interpolation stands in for the {which}, with an uncertainty from left-out ones"
 
 
 def as_sentence(text: str) -> str:
