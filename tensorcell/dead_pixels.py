@@ -47,7 +47,7 @@ def fill_dead_pixels(problem: Problem, estimate: Estimate) -> Estimate:
         return estimate
     noise = problem.noise_passed_on
     value, error = estimate.value.copy(), np.array(estimate.error)
-    drawn = () if estimate.samples is None else estimate.samples.copy()
+    samples = None if estimate.samples is None else estimate.samples.copy()
     for box, pixels in patches:
         around, inner = window(box, inlier.shape[1:])
         here, kept = (slice(None), *around), inlier[:, around[0], around[1]] & problem.keep
@@ -55,15 +55,14 @@ def fill_dead_pixels(problem: Problem, estimate: Estimate) -> Estimate:
         target = (slice(None), *box)
         np.copyto(value[target], found, where=pixels)
         np.copyto(error[target], u, where=pixels)
-        for sample in drawn:
+        for sample in () if samples is None else samples:
             one, _ = predicted(sample[here], estimate.error[here], kept, inner, noise)
             np.copyto(sample[target], one, where=pixels)
     total = sum(int(np.count_nonzero(pixels)) for _, pixels in patches)
     note = (
-        f"{total} pixels in {len(patches)} patch{'es' if len(patches) > 1 else ''} were measured in no plane and are "
-        "interpolated along x and y"
+        f"{total} pixels in {len(patches)} patch{'es' if len(patches) > 1 else ''} were measured in no plane, or are "
+        "outliers in all planes, and are interpolated along x and y"
     )
-    samples = None if estimate.samples is None else drawn
     return estimate._replace(value=value, error=error, notes=(*estimate.notes, note), samples=samples)
 
 

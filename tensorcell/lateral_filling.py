@@ -177,7 +177,7 @@ def filled_along(
 
 def plane_groups(kept: Bools) -> list[Bools]:
     """Planes with measured voxels and planes without: the latter are smoother, and are judged by themselves."""
-    seen = kept.any(axis=(1, 2))
+    seen = np.asarray(kept.any(axis=(1, 2)))
     if min(np.count_nonzero(seen), np.count_nonzero(~seen)) < FEW_PLANES:
         return [np.ones(len(kept), bool)]
     return [seen, ~seen]

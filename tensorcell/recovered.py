@@ -44,7 +44,8 @@ class Recovery:
         ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
         At kept voxels it is the standard deviation of the noise. At denoised voxels it comes from Stein's estimate, in
         gaps from the errors at measured voxels left out of a second fit, and between planes from left-out planes, whose
-        errors are scaled to the real distance of the planes.
+        errors are scaled to the real distance of the planes. In rows, columns and patches of pixels that were measured
+        in no plane it comes from rows and columns left out in gaps of the same width.
     rank : tuple of int, or dict of label to tuple
         Tucker rank used; a dict where there are several channels or frames, with None for one that was not recovered.
     status : Status
