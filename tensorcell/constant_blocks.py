@@ -163,7 +163,7 @@ def blocks_of(value: Any, values: Array, mask: Bools) -> ConstantBlocks | None:
     equal = (values == value) & mask
     total, measured = int(np.count_nonzero(equal)), int(np.count_nonzero(mask))
     least = max(LEAST_VOXELS, LEAST_SHARE * measured)
-    if total < least or not may_hold_blocks(equal, mask):
+    if total < least or not may_hold_blocks(equal, mask, least):
         return None
     inside = np.zeros(equal.shape, bool)
     places = whole_slices(equal, mask, inside)
@@ -176,11 +176,11 @@ def blocks_of(value: Any, values: Array, mask: Bools) -> ConstantBlocks | None:
     return ConstantBlocks(float(value), voxels, tuple(places)) if voxels >= least else None
 
 
-def may_hold_blocks(equal: Bools, mask: Bools) -> bool:
-    """A quick look: False only if there is neither a square nor a row or column of one value.
+def may_hold_blocks(equal: Bools, mask: Bools, least: float) -> bool:
+    """A quick look: False only if there is no row or column of one value, and too few squares for so many voxels.
 
-    A square of 8 x 8 pixels contains 4 x 4 of every second row and column. A row or column of one value in all planes
-    has it in the fullest plane, too.
+    A square of 8 x 8 pixels contains 4 x 4 of every second row and column, and a part that squares cover has at most
+    64 voxels for each such group. A row or column of one value in all planes has it in the fullest plane, too.
     """
     middle = int(np.argmax(np.count_nonzero(mask, axis=(1, 2))))
     other = mask[middle] & ~equal[middle]
@@ -194,7 +194,7 @@ def may_hold_blocks(equal: Bools, mask: Bools) -> bool:
             ahead, behind = [slice(None)] * 3, [slice(None)] * 3
             ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
             points = points[tuple(ahead)] & points[tuple(behind)]
-    return bool(points.any())
+    return np.count_nonzero(points) * SIDE**2 >= least
 
 
 def whole_slices(equal: Bools, mask: Bools, inside: Bools) -> list[str]:
@@ -253,12 +253,14 @@ def is_block(box: Box, part: Bools, value: Any, values: Array, mask: Bools, othe
     """Whether other values begin right beside a part; ``others`` is their share in the rest of the stack."""
     from scipy.ndimage import maximum_filter
 
+    if background(box, part, values.shape, mask):
+        return False
     wide = tuple(slice(max(0, s.start - 3), min(n, s.stop + 3)) for s, n in zip(box, values.shape, strict=True))
     here = np.zeros([s.stop - s.start for s in wide], np.uint8)
     here[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide, strict=True))] = part
     # A pixel of the edge itself may be a mixture; the ring lies two pixels away, and one plane.
     beside = maximum_filter(here, (3, 5, 5)).astype(bool) & ~maximum_filter(here, (1, 3, 3)).astype(bool) & mask[wide]
-    if not beside.any() or background(box, part, values.shape, mask):
+    if not beside.any():
         return False
     found = values[wide][beside]
     if np.mean(found != value) < max(OTHERS, LIKE_OTHERS * others):

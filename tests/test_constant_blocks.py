@@ -124,11 +124,12 @@ def test_the_quick_look_misses_no_square() -> None:
     for y, x in ((0, 0), (5, 8), (32, 31)):
         equal = np.zeros(mask.shape, bool)
         equal[1, y : y + 8, x : x + 8] = True
-        assert may_hold_blocks(equal, mask)
+        assert may_hold_blocks(equal, mask, 64)
+        assert not may_hold_blocks(equal, mask, 65)
         ((box, part),) = squares(equal, mask, 10)
         assert box == np.s_[1:2, y : y + 8, x : x + 8]
         assert part.all()
-    assert not may_hold_blocks(np.random.default_rng(0).random(mask.shape) < 0.3, mask)
+    assert not may_hold_blocks(np.random.default_rng(0).random(mask.shape) < 0.3, mask, 1)
 
 
 def test_real_volumes_hold_no_blocks(volumes_folder: Path) -> None:
