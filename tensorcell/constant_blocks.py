@@ -97,8 +97,11 @@ def constant_notes(values: Array, mask: Bools) -> tuple[str, ...]:
         True = measured.
     """
     found = constant_blocks(values, mask)
-    if found:
-        return tuple(blocks.sentence for blocks in found)
+    return tuple(blocks.sentence for blocks in found) if found else share_notes(values, mask)
+
+
+def share_notes(values: Array, mask: Bools) -> tuple[str, ...]:
+    """A note if most measured voxels have the lowest value; arguments as for :func:`constant_notes`."""
     value, share = most_frequent(values, mask)
     if share <= MOSTLY or value > values[mask].min():
         return ()
@@ -194,7 +197,7 @@ def may_hold_blocks(equal: Bools, mask: Bools, least: float) -> bool:
             ahead, behind = [slice(None)] * 3, [slice(None)] * 3
             ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
             points = points[tuple(ahead)] & points[tuple(behind)]
-    return np.count_nonzero(points) * SIDE**2 >= least
+    return bool(np.count_nonzero(points) * SIDE**2 >= least)
 
 
 def whole_slices(equal: Bools, mask: Bools, inside: Bools) -> list[str]:

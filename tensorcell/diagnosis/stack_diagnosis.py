@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tensorcell import arguments
 from tensorcell.axial import axial_band, axial_verdict, optics_limits
-from tensorcell.constant_blocks import constant_notes
+from tensorcell.constant_blocks import constant_blocks, share_notes
 from tensorcell.diagnosis.low_rank import LowRankModel, low_rank_model
 from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis
 from tensorcell.diagnosis.sentences import as_sentence, by_share, first_sentence, how_obtained
@@ -190,7 +190,8 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     if beyond and axial_word == "resolved":
         axial_word = "unknown"
         axial_sentence = f"unknown: {beyond} planes lie beyond the measured ones, where smoothness cannot predict them"
-    constant = () if given.constant else tuple(map(as_sentence, constant_notes(given.values, given.mask)))
+    blocks = () if given.constant else constant_blocks(given.values, given.mask)
+    share = () if given.constant or blocks else share_notes(given.values, given.mask)
     report = Diagnosis(
         label=stack.label,
         source=str(volume.metadata.get("source", "")),
@@ -219,7 +220,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         verdict=word,
         axial_verdict=axial_word,
         summary=first_sentence(word, axial_word, sampling, shape),
-        reasons=(*constant, sentence, as_sentence(axial_sentence)),
+        reasons=(*(f"{block.sentence}." for block in blocks), sentence, *map(as_sentence, (axial_sentence, *share))),
         obtained={},
     )
     return replace(report, obtained=how_obtained(report, model, threshold.sentence))
