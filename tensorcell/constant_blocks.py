@@ -96,6 +96,8 @@ def constant_notes(values: Array, mask: Bools) -> tuple[str, ...]:
     mask : bool array of the same shape
         True = measured.
     """
+    if not mask.any():
+        return ()
     found = constant_blocks(values, mask)
     return tuple(blocks.sentence for blocks in found) if found else share_notes(values, mask)
 

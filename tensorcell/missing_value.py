@@ -27,6 +27,7 @@ def without_value(volume: Volume, missing_value: Any) -> tuple[Volume, tuple[str
 
     Examples
     --------
+    >>> import numpy as np
     >>> volume, notes = without_value(Volume(np.arange(27.0).reshape(3, 3, 3) // 9), 0)
     >>> int(volume.mask.sum()), notes
     (18, ())
