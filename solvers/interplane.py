@@ -51,17 +51,22 @@ import numpy.typing as npt
 from .arrays import Array, as_float, from_host, namespace_of, to_host
 from .interpolation import bridge_variance, pchip
 from .kriging import NoiseLevels, kriged
+from .left_out_planes import LeftOut, at_gap, every_second
 from .noise import NoiseModel
 from .spread import conformal_width
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 
 FEWEST_PLANES = 5
 """Fewer measured planes than this do not determine the correlation along z: pchip interpolates between them."""
 
 CONFIDENCE = 0.95
 """Probability that the weight of the correction is not too large."""
+
+MOST_WIDTHS = 4
+"""Widths of gaps that are judged by themselves."""
 
 LEAST_VARIANCE = 0.01
 """Smallest predicted variance, as a share of its mean at left-out planes: two measured planes that are alike do not
@@ -98,7 +103,13 @@ class PlaneFill:
 
 
 def fill_planes(
-    stack: Array, grid: npt.ArrayLike, planes: int, *, noise: float | NoiseModel = 0.0, denoise: bool = True
+    stack: Array,
+    grid: npt.ArrayLike,
+    planes: int,
+    *,
+    noise: float | NoiseModel = 0.0,
+    denoise: bool = True,
+    each_gap: bool = False,
 ) -> PlaneFill:
     """Planes ``0 .. planes - 1`` of a volume of which the planes at `grid` are measured.
 
@@ -115,6 +126,9 @@ def fill_planes(
         without it.
     denoise : bool
         False: the weights are those of noise-free planes, and `noise` enters the error alone.
+    each_gap : bool
+        True: gaps of each width are judged by themselves, at left-out measured planes that lie as far apart (up to four
+        widths). It is meant for stacks of which most planes were measured. False: all by every second plane.
 
     Returns
     -------
@@ -162,13 +176,16 @@ def fill_planes(
     inside = ~measured & (targets > positions[0]) & (targets < positions[-1])
 
     level = NoiseLevels(model, model.sigma if denoise else 0.0)
-    blend = _judge(values, positions, level)
     volume = values[place]
     error = np.zeros_like(volume)
     filled = np.flatnonzero(inside)
-    new = _filled(values, positions, targets[inside], level, blend)
-    for n, (plane, deviation) in zip(filled, new, strict=True):
-        volume[n], error[n] = plane, deviation
+    blend = None
+    for left_out, chosen in _groups(positions, filled, each_gap):
+        blend = _judge(values, positions, level, left_out)
+        new = _filled(values, positions, targets[chosen], level, blend)
+        for n, (plane, deviation) in zip(chosen, new, strict=True):
+            volume[n], error[n] = plane, deviation
+    assert blend is not None
     if filled.size:  # nothing was measured beyond the ends: the error there is at least that inside the nearest gap
         error[targets < positions[0]] = error[filled[0]]
         error[targets > positions[-1]] = error[filled[-1]]
@@ -188,6 +205,20 @@ class _Blend(NamedTuple):
     sentence: str
 
 
+def _groups(positions: Doubles, filled: Indices, each_gap: bool) -> Iterator[tuple[LeftOut, Indices]]:
+    """The planes to fill in groups that are judged together, narrow gaps first, and the planes left out for that."""
+    if not each_gap or not filled.size or len(positions) < FEWEST_PLANES:
+        yield every_second(len(positions)), filled
+        return
+    upper = np.searchsorted(positions, filled)
+    gap = positions[upper] - positions[upper - 1]
+    widths = np.unique(gap)
+    judged = np.unique(widths[np.linspace(0, len(widths) - 1, MOST_WIDTHS).astype(int)])
+    nearest = judged[np.searchsorted(judged, gap)]  # a width that is not judged itself is judged as the next larger one
+    for width in judged:
+        yield at_gap(positions, width), filled[nearest == width]
+
+
 def _filled(
     values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLevels, blend: _Blend
 ) -> Iterator[tuple[Floats, Floats]]:
@@ -202,25 +233,23 @@ def _filled(
         yield base + blend.weight * (plane.value - base), error
 
 
-def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
+def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: LeftOut) -> _Blend:
     """Weight of the kriged planes, judged at measured planes that are left out.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is
     ``sum <d, e> / sum <d, d>``. The lower end of its one-sided confidence interval is taken (Student's t with the
-    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. This weight is that of
-    twice the gap, and the weight of no gap is one; the geometric mean of the two is used at the gap itself.
+    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. Where planes were left
+    out at the gap itself, that is the weight. Else it is that of twice the gap, and the weight of no gap is one; the
+    geometric mean of the two is used at the gap itself.
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, 1.0, 0.0, sentence)
     sums, samples = [], []
-    for first in (0, 1):
-        used, left_out = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
-        if len(positions[used]) < 3:  # two gaps are needed for a correlation
-            continue
-        predicted = kriged(values[used], positions[used], positions[left_out], noise)
-        simple = pchip(values[used], positions[used], positions[left_out])
-        for measured, base, plane in zip(values[left_out], simple, predicted, strict=True):
+    for used, out in left_out.folds:
+        predicted = kriged(values[used], positions[used], positions[out], noise)
+        simple = pchip(values[used], positions[used], positions[out])
+        for measured, base, plane in zip(values[out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
             each = max(1, measured.size >> 12)
@@ -228,10 +257,12 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
             samples.append(np.stack([truth, change, plane.variance, noisy]).reshape(4, -1)[:, ::each])
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
-    weight = float(np.sqrt(weight))
+    if not left_out.same_gap:
+        weight = float(np.sqrt(weight))
     truth, change, variance, noisy = np.concatenate(samples, axis=1).astype(np.float64)
     least = LEAST_VARIANCE * float(np.mean(variance))
-    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), noisy)
+    square = np.square(truth - weight * change)
+    scale = _scale(square, np.maximum(variance, least), noisy, same_gap=left_out.same_gap)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
@@ -269,13 +300,13 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     return slope, error, min(max(slope - margin, 0.0), 1.0)
 
 
-def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
+def _scale(square: Doubles, variance: Doubles, noise: Doubles, *, same_gap: bool = False) -> float:
     """Factor with which the intervals of the predicted standard deviations cover nine in ten of the left-out voxels.
 
     ``square`` are the squared errors at these voxels, of which ``noise`` is expected from noise alone. The factor is
     the conformal width of the errors over the predictions, but at least the ratio of their root mean squares, so that
-    few large errors count, too. A factor below one was found at twice the gap; at the gap itself the model is nearer to
-    the truth, so that the root of the factor is taken.
+    few large errors count, too. A factor below one that was found at twice the gap is replaced by its root, since the
+    model is nearer to the truth at the gap itself.
     """
     predicted = variance > 0
     if not predicted.any():
@@ -284,7 +315,7 @@ def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
     width = conformal_width(np.sqrt(square / variance), float(np.sqrt(np.median(noise / variance))))
     excess = max(float(np.mean(square - noise)), 0.0)
     factor = max(width, float(np.sqrt(excess / np.mean(variance))))
-    return max(factor, float(np.sqrt(factor)))
+    return factor if same_gap else max(factor, float(np.sqrt(factor)))
 
 
 def _ratio(above: float, below: float) -> float:

@@ -25,6 +25,7 @@ class Status(Enum):
     STOPPED = "stopped on request: this is the estimate so far"
     DIVERGED = "failed: its numbers grew without bound, and the last finite estimate is returned"
     UNCHANGED = "was not needed: all measured values are equal"
+    NOT_RECOVERED = "was not possible for some of the stacks: they are NaN in the result, and the notes say why"
 
     def __str__(self) -> str:
         return self.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,16 +37,17 @@ class Recovery:
     ----------
     volume : Volume
         The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy, dx)``, float32 (float64 for
-        float64 and 32- or 64-bit integer input), no NaN.
+        float64 and 32- or 64-bit integer input); NaN only in stacks that could not be recovered.
     measured : bool array of the volume's shape
         True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value.
     uncertainty : float array of the volume's shape
         ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
         At kept voxels it is the standard deviation of the noise. At denoised voxels it comes from Stein's estimate, in
         gaps from the errors at measured voxels left out of a second fit, and between planes from left-out planes, whose
-        errors are scaled to the real distance of the planes.
+        errors are scaled to the real distance of the planes. In rows, columns and patches of pixels that were measured
+        in no plane it comes from rows and columns left out in gaps of the same width.
     rank : tuple of int, or dict of label to tuple
-        Tucker rank used; a dict where there are several channels or frames.
+        Tucker rank used; a dict where there are several channels or frames, with None for one that was not recovered.
     status : Status
         The worst of all stacks; ``str(status)`` is a sentence.
     history : tuple of IterationRecord
@@ -53,7 +55,7 @@ class Recovery:
     samples : float array (K, ...) or None
         Samples of the posterior about `volume`, if ``keep_samples`` asked for them.
     noise : float or dict of label to float
-        Standard deviation of the noise that was given or estimated, in the data's unit.
+        Standard deviation of the noise that was given or estimated, in the data's unit; None as for ``rank``.
     defects : dict of kind to int, or dict of label to such a dict
         Number of outliers by kind: ``dead``, ``stuck`` and ``hot`` (pixels of the camera), ``bright`` and ``dark``
         (single voxels). Kinds that were not found are left out.
@@ -61,6 +63,9 @@ class Recovery:
         What one should know of this result, a line each.
     seconds : float
         Wall time.
+    not_recovered : dict of label to str
+        Channels and frames that could not be recovered, with the reason; they are NaN in ``volume`` and
+        ``uncertainty``. Empty where all were.
     """
 
     volume: Volume
@@ -76,6 +81,7 @@ class Recovery:
     input_shape: tuple[int, ...]
     _outliers: tuple[StackOutliers, ...] = field(repr=False)
     samples: npt.NDArray[np.floating] | None = None
+    not_recovered: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def outliers(self) -> Array:
@@ -93,7 +99,8 @@ class Recovery:
         ``u^2 / (u^2 + v)``, the share of the variance that is left open: u is the uncertainty, v the variance of the
         result under a Gaussian window of 1, 2 and 2 voxels along z, y and x. The share is 0 at measured voxels that
         were not replaced, and near 1 where the uncertainty is larger than the structure of the result. A variation
-        below a fiftieth of the stack's standard deviation does not count as structure.
+        below a fiftieth of the stack's standard deviation does not count as structure. NaN in a stack that was not
+        recovered.
         """
         share = np.zeros(self.volume.shape, self.volume.data.dtype)
         flagged = self.outliers != 0
@@ -103,6 +110,7 @@ class Recovery:
             open_[::step] |= zyx_view(flagged, self.volume.axes, part.where)
             values = zyx_view(self.volume.data, self.volume.axes, part.where)
             u = zyx_view(self.uncertainty, self.volume.axes, part.where)
+            open_ |= np.isnan(values)
             zyx_view(share, self.volume.axes, part.where)[...] = np.where(open_, share_left_open(values, u), 0)
         return share
 
@@ -125,5 +133,5 @@ def share_left_open(values: Array, u: Array) -> Array:
     variance = np.maximum(gaussian_filter(np.square(centred), SURROUNDINGS) - np.square(mean), 0)
     open_ = np.square(u.astype(np.float64))
     total = open_ + np.maximum(variance, (LEAST_CONTRAST * float(centred.std())) ** 2)
-    share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total > 0)
+    share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total != 0)
     return share

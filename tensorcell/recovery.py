@@ -2,14 +2,16 @@
 
 Every channel and time frame is one 3-D stack and is recovered on its own, in named stages:
 
-1. the arguments and the stack are checked (`tensorcell.arguments`, `tensorcell.stack`);
-2. planes with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them;
+1. the arguments and all stacks are checked (`tensorcell.arguments`, `tensorcell.unrecovered`);
+2. planes, rows and columns with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them
+   (`tensorcell.stack`, `tensorcell.lateral_filling`);
 3. defects, rank, global fit, outliers and noise of the other planes are estimated (`tensorcell.model`, as in
    `diagnose`);
 4. the method estimates every voxel of these planes and the standard deviation of its error (`tensorcell.methods`);
    where that contradicts the measurement by more than noise explains, the measurement is returned
    (`tensorcell.standing_out`);
-5. the method fills the planes that were set aside;
+5. patches of dead pixels are filled (`tensorcell.dead_pixels`), the method fills the planes that were set aside, and
+   rows and columns are filled (`tensorcell.lateral_filling`);
 6. signs are corrected, measured voxels put back, and uncertainty and notes collected.
 
 `tensorcell.stack_recovery` runs these stages for one stack; here all stacks of a volume are put together.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,18 +33,20 @@ from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
 from tensorcell.methods.table import METHODS
+from tensorcell.missing_value import without_value
 from tensorcell.progress import with_progress
 from tensorcell.recovered import Recovery, StackOutliers
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult, recover_stack
+from tensorcell.unrecovered import check_some_left, refusals, unrecovered
 from tensorcell.volume import Volume, stacks, zyx_view
 
 Array = npt.NDArray[Any]
 
 SEVERITY = (
     Status.UNCHANGED, Status.CONVERGED, Status.COMPLETED, Status.STALLED, Status.MAX_ITERATIONS, Status.STOPPED,
-    Status.DIVERGED,
+    Status.DIVERGED, Status.NOT_RECOVERED,
 )  # fmt: skip
 """The outcomes of a fit from the best to the worst; a volume has the worst outcome of its stacks."""
 
@@ -57,6 +62,7 @@ def recover(
     nonnegative: Literal["auto"] | bool = "auto",
     keep_measured: Literal["auto"] | bool = "auto",
     psf_fwhm: Sequence[float] | None = None,
+    missing_value: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -96,6 +102,9 @@ def recover(
         Full widths at half maximum of the point spread function along z, y and x: in micrometres if the voxel size is
         known, otherwise in voxels. Bright voxels narrower than it are defects. Without it a few such voxels are kept,
         since they may be signal, and many are judged by the light that they share with their neighbours.
+    missing_value : float, optional
+        Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
+        counts as measured.
     device : {"auto", "cpu", "cuda"}
         Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
     seed : int
@@ -118,14 +127,16 @@ def recover(
     Raises
     ------
     InputError
-        If the input cannot be used; one line says what, expected and got.
+        If the input cannot be used; one line says what, expected and got. Of several stacks, one that cannot be
+        recovered becomes NaN and is named in ``not_recovered`` and in the notes; if none can be, this is raised.
     TypeError
         For an unknown option.
 
     Notes
     -----
-    A low-rank model cannot predict a plane that was never measured. Such planes are interpolated along z, and the
-    notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for float32 output.
+    A low-rank model cannot predict a plane, row or column that was never measured. These are interpolated along z, y
+    and x, and the notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for
+    float32 output.
 
     Examples
     --------
@@ -140,13 +151,15 @@ def recover(
     start = time.perf_counter()
     volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)
     arguments.check_shape(volume)
+    volume, notes = without_value(volume, missing_value)
     labels = [stack.label for stack in stacks(volume)]
     with with_progress(callback, labels, enabled=None if progress else False) as shown:
         request = checked_request(
             method, options, device, axial_factor=axial_factor, rank=rank, noise=noise, nonnegative=nonnegative,
             keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed, callback=shown,
         )  # fmt: skip
-        return recover_volume(volume, request, start)
+        found = recover_volume(volume, request, start)
+    return replace(found, notes=(*notes, *found.notes))
 
 
 def checked_request(
@@ -186,20 +199,27 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
     dtype = float_type(volume.dtype)
     out, uncertainty, measured = np.empty(shape, dtype), np.empty(shape, dtype), np.zeros(shape, bool)
+    refused = refusals(volume, request)  # known before hours of work on the others
+    check_some_left(volume, refused)
     parts: dict[str, StackResult] = {}
     outliers: list[StackOutliers] = []
     drawn: list[tuple[Any, Array | None]] = []
     for stack in stacks(volume):
-        try:
-            part = recover_stack(stack, request)
-        except InputError as error:
-            raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
+        part = None
+        if stack.label not in refused:
+            try:
+                part = recover_stack(stack, request)
+            except InputError as error:
+                refused[stack.label] = str(error)
+        if part is None:
+            part = unrecovered(stack, request, refused[stack.label])
         for whole, values in ((out, part.volume), (uncertainty, part.uncertainty), (measured, part.measured)):
             zyx_view(whole, volume.axes, stack.where)[...] = values
         drawn.append((stack.where, part.samples))
         outliers.append(StackOutliers(stack.where, part.positions, part.values))
         nothing = np.empty(0)
         parts[stack.label] = part._replace(volume=nothing, uncertainty=nothing, measured=nothing, samples=None)
+    check_some_left(volume, refused)
     several = len(parts) > 1
     first, *_ = parts.values()
     fine = None
@@ -210,16 +230,17 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),
         measured=measured,
         uncertainty=uncertainty,
-        rank={label: part.rank for label, part in parts.items()} if several else first.rank,
+        rank={label: part.rank or None for label, part in parts.items()} if several else first.rank,
         status=max((part.status for part in parts.values()), key=SEVERITY.index),
         history=tuple(record for part in parts.values() for record in part.history),
-        noise={label: part.noise for label, part in parts.items()} if several else first.noise,
+        noise={k: None if k in refused else part.noise for k, part in parts.items()} if several else first.noise,
         defects={label: part.defects for label, part in parts.items()} if several else first.defects,
         notes=tuple(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes),
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
         _outliers=tuple(outliers),
         samples=samples_of_all(drawn, out, volume.axes),
+        not_recovered=refused,
     )
 
 

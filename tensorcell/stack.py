@@ -107,15 +107,7 @@ def measured_stack(given: GivenStack) -> MeasuredStack:
     return MeasuredStack(given.values[planes], given.mask[planes], planes, len(share))
 
 
-def check_measured_lines(stack: MeasuredStack) -> None:
-    """Raise `InputError` if fewer than two planes were measured, or if a row or column was measured in no plane."""
+def check_planes(stack: MeasuredStack) -> None:
+    """Raise `InputError` if fewer than two planes were measured."""
     if len(stack.planes) < 2:
         raise InputError(f"expected at least 2 measured planes, got {len(stack.planes)} of {stack.given_planes}")
-    for axis, name in ((1, "y"), (2, "x")):
-        empty = np.flatnonzero(~stack.mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if len(empty):
-            shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
-            raise InputError(
-                f"expected every row and column to be measured in some plane, got none at {name} = {shown} "
-                f"({len(empty)} of {stack.mask.shape[axis]}); crop the stack"
-            )

@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments
+from tensorcell.constant_blocks import constant_notes
+from tensorcell.dead_pixels import fill_dead_pixels
 from tensorcell.defect_notes import counts_of, defect_notes, psf_in_voxels
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
 from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
-from tensorcell.stack import GivenStack, check_measured_lines, given_stack, measured_stack
+from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
 from tensorcell.standing_out import with_measured
 from tensorcell.volume import Stack
 
@@ -65,36 +68,67 @@ class StackResult(NamedTuple):
 
 
 def recover_stack(stack: Stack, request: Request) -> StackResult:
-    """Recover one 3-D stack (see the top of this file for the stages)."""
-    given = given_stack(stack.data, stack.mask)
-    if given.constant:
-        return unchanged(given, request.axial_factor)
-    if request.nonnegative and given.lowest < 0:
-        raise InputError(f"nonnegative=True, but measured values go down to {given.lowest:g}")
-    problem = posed(given, stack.label, request)
-    estimate = with_measured(problem, request.method.estimate(problem))
+    """Recover one 3-D stack (see the top of `tensorcell.recovery` for the stages)."""
+    whole, lines = checked_stack(stack)
+    check_arguments(whole, lines, request)
+    if whole.constant:
+        return unchanged(whole, request.axial_factor)
+    given = lines.part_of(whole)
+    problem = posed(given, stack.label, request, complete=whole.complete)
+    estimate = fill_dead_pixels(problem, with_measured(problem, request.method.estimate(problem)))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
-    notes = [*estimate.notes, *correlation_notes(problem.model.noise)]
+    notes = [*constant_notes(whole.values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]
     if len(grid) == planes:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
         filled = fill_gaps(Gaps(problem, estimate, grid, planes), request.method)
         notes += [planes_note(grid, planes), *filled.notes]
-    if request.nonnegative or (request.nonnegative is None and given.lowest >= 0):
+    positions = places_in_given(problem, given)
+    if not lines.complete:
+        filled = insert_lines(filled, problem, given, positions, lines)
+        notes += filled.notes
+        positions = lines.places(positions)
+    if request.nonnegative or (request.nonnegative is None and whole.lowest >= 0):
         for values in (filled.volume, filled.samples):
             if values is not None:
                 np.maximum(values, 0, out=values)
-    positions = places_in_given(problem, given)
     if problem.keep:
-        put_back(given, positions, filled, request.axial_factor)
-    notes += defect_notes(problem.model.outliers, int(np.count_nonzero(given.mask)), problem.psf, replaced=True)
-    model, dtype = problem.model, given.values.dtype
+        put_back(whole, positions, filled, request.axial_factor)
+    notes += defect_notes(problem.model.outliers, int(np.count_nonzero(whole.mask)), problem.psf, replaced=True)
+    model, dtype = problem.model, whole.values.dtype
     return StackResult(
-        filled.volume, filled.error.astype(dtype, copy=False), on_grid(given.mask, request.axial_factor), positions,
+        filled.volume, filled.error.astype(dtype, copy=False), on_grid(whole.mask, request.axial_factor), positions,
         model.outliers.values, model.rank.rank, estimate.status, estimate.history, float(model.noise.sigma),
         tuple(notes), filled.samples, counts_of(model.outliers),
     )  # fmt: skip
+
+
+def checked_stack(stack: Stack) -> tuple[GivenStack, MeasuredLines]:
+    """The stack as floats, and which rows and columns hold measured voxels.
+
+    Raises
+    ------
+    InputError
+        If the stack cannot be recovered, whatever the arguments are.
+    """
+    given = given_stack(stack.data, stack.mask)
+    if given.constant:
+        return given, MeasuredLines(*(np.ones(size, bool) for size in given.mask.shape[1:]))
+    lines = measured_lines(given)
+    check_planes(measured_stack(lines.part_of(given)))
+    return given, lines
+
+
+def check_arguments(given: GivenStack, lines: MeasuredLines, request: Request) -> None:
+    """Raise `InputError` unless the arguments fit the stack."""
+    if given.constant:
+        return
+    if request.nonnegative and given.lowest < 0:
+        raise InputError(f"nonnegative=True, but measured values go down to {given.lowest:g}")
+    if request.rank is not None:
+        measured = measured_stack(lines.part_of(given))
+        arguments.check_rank_fits(request.rank, measured.values.shape, measured.some_set_aside)
 
 
 def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
@@ -109,15 +143,15 @@ def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
     )  # fmt: skip
 
 
-def posed(given: GivenStack, label: str, request: Request) -> Problem:
-    """The problem that the method is given: the measured planes and their model."""
+def posed(given: GivenStack, label: str, request: Request, *, complete: bool) -> Problem:
+    """The problem that the method is given: the measured planes and their model.
+
+    ``complete`` is whether every voxel of the stack was measured, those of rows and columns set aside among them.
+    """
     keep = request.keep_measured
     if keep is None:
-        keep = (request.axial_factor > 1 or not given.complete) and not request.noise
+        keep = (request.axial_factor > 1 or not complete) and not request.noise
     stack = measured_stack(given)
-    check_measured_lines(stack)
-    if request.rank is not None:
-        arguments.check_rank_fits(request.rank, stack.values.shape, stack.some_set_aside)
     psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
     if psf is not None:  # planes that were set aside leave the others further apart
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
@@ -137,6 +171,22 @@ def fill_gaps(gaps: Gaps, method: Method) -> Filled:
     error = np.array(error)
     error[gaps.grid] = estimate.error
     return filled._replace(error=error)
+
+
+def insert_lines(filled: Filled, problem: Problem, given: GivenStack, outliers: Array, lines: MeasuredLines) -> Filled:
+    """The wanted stack with the rows and columns that were set aside, in every sample, too."""
+    kept = np.zeros(filled.volume.shape, bool)
+    volume = filled.volume
+    if problem.keep:  # the lines are predicted from what the result holds: measured values where they are kept
+        inlier = given.mask.copy()
+        inlier.ravel()[outliers] = False
+        kept[:: problem.axial_factor] = inlier
+        put_back(given, outliers, filled, problem.axial_factor)
+    whole = fill_lines(volume, filled.error, kept, lines, problem.model.noise)
+    samples = filled.samples
+    if samples is not None:
+        samples = np.stack([fill_lines(one, filled.error, kept, lines, problem.model.noise).volume for one in samples])
+    return Filled(whole.volume, whole.error, whole.notes, samples)
 
 
 def on_grid(mask: Array, axial_factor: int) -> Array:

@@ -152,12 +152,14 @@ def test_planes_only_are_never_called_uniform_and_the_sentence_says_what_stands_
 
 
 @pytest.mark.parametrize("axis", [1, 2])
-def test_an_empty_row_or_column_is_impossible_and_nothing_stands_in(planted: Callable[..., Any], axis: int) -> None:
+def test_an_empty_row_or_column_is_impossible_and_interpolation_stands_in(
+    planted: Callable[..., Any], axis: int
+) -> None:
     data = np.moveaxis(planted(SHAPE, RANK, seen=0.8).data.copy(), axis, 0)
     data[4] = np.nan
     report = diagnose(np.moveaxis(data, 0, axis))
     assert report.verdict == "impossible"
-    assert "nothing takes the place of the theorem" in report.summary
+    assert f"lateral interpolation stands in for the {['rows', 'columns'][axis - 1]}" in report.summary
     assert report.sampling.empty_slices[axis] == (4,)
 
 
@@ -244,6 +246,27 @@ def test_volume_axes_and_integers_are_taken(planted: Callable[..., Any]) -> None
     one = diagnose(tc.Volume(read_only(counts)), rank=4)
     turned = tc.Volume(read_only(np.transpose(counts, (1, 2, 0))), axes="YXZ")
     assert diagnose(turned, rank=4).to_dict() == one.to_dict()
+
+
+def test_a_channel_without_samples_does_not_lose_the_others(planted: Callable[..., Any], tmp_path: Path) -> None:
+    good = planted(SHAPE, RANK, seen=0.8).data
+    report = diagnose(np.stack([good, good * np.nan]), axes="CZYX", rank=RANK)
+    content = report.to_dict()
+    assert list(content["not_diagnosed"]) == ["C=1"]
+    assert report.reasons[0].startswith("C=1 could not be diagnosed: expected at least one measured voxel")
+    assert report.reasons[1:] == diagnose(good, rank=RANK).reasons
+    report.to_html(tmp_path / "page.html")
+    assert "not diagnosed" in (tmp_path / "page.html").read_text()
+
+
+def test_blocks_of_one_value_are_said_and_can_be_declared_missing(planted: Callable[..., Any]) -> None:
+    data = planted(SHAPE, RANK).data.copy()
+    data[20:] = 0
+    report = diagnose(data, rank=RANK)
+    assert "have the exact value 0 (planes 20-23)" in report.reasons[0]
+    declared = diagnose(data, rank=RANK, missing_value=0)
+    assert declared.sampling.empty_slices[0] == (20, 21, 22, 23)
+    assert not any("exact value" in reason for reason in declared.reasons)
 
 
 def test_channels_are_diagnosed_one_by_one_and_the_worst_is_on_top(planted: Callable[..., Any]) -> None:
@@ -371,7 +394,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "optics in part": (WHOLE, {"na": 0.5}, "wavelength and refractive_index not given"),
     "one plane": (WHOLE[:1], {}, "at least 2 planes"),
     "4-D without axes": (WHOLE[None], {}, "axes"),
-    "channel": (np.stack([WHOLE, WHOLE * np.nan]), {"axes": "CZYX", "rank": 2}, "C=1: expected at least one"),
+    "channels": (np.stack([WHOLE * np.nan] * 2), {"axes": "CZYX", "rank": 2}, "C=0: expected at least one"),
+    "missing value": (WHOLE, {"missing_value": "zero"}, "expected a number as missing value, got 'zero'"),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tensorcell.cli.parsing import (
     FACTOR_HELP,
     JSON_HELP,
     MASK_HELP,
+    MISSING_HELP,
     NOISE_HELP,
     PAGE_HELP,
     PAGE_SUFFIXES,
@@ -27,12 +28,14 @@ from tensorcell.cli.parsing import (
 )
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, read, read_mask
+from tensorcell.missing_value import missing_value_of
 
 
 def diagnose(
     source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
     axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
+    missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     na: Annotated[float | None, typer.Option(help="Numerical aperture.")] = None,
@@ -65,6 +68,7 @@ def diagnose(
             volume,
             read_mask(mask, like=volume) if mask is not None else None,
             axial_factor=axial_factor,
+            missing_value=missing_value_of(missing_value),
             noise=noise_of(noise),
             rank=rank_of(rank),
             na=na,
@@ -79,5 +83,8 @@ def diagnose(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     print(json.dumps(report.to_dict()) if as_json else report)
+    if report.not_diagnosed:
+        label, reason = next(iter(report.not_diagnosed.items()))
+        raise InputError(f"{len(report.not_diagnosed)} of the stacks could not be diagnosed, first {label}: {reason}")
     if fail_under is not None and VERDICTS.index(report.verdict) < VERDICTS.index(fail_under):
         raise typer.Exit(MISSED)

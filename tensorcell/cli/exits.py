@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 DONE, USER, MISSED, INTERRUPTED = 0, 2, 3, 130
-"""Exit statuses: done; unusable input; verdict below ``--fail-under``; stopped by Ctrl-C or a request to terminate."""
+"""Exit statuses: done; unusable input (of several stacks perhaps only some: then the others were written); verdict
+below ``--fail-under``; stopped by Ctrl-C or a request to terminate."""
 
 
 class Interrupted(Exception):

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from tensorcell.cli.exits import Interrupted
-from tensorcell.cli.parsing import JSON_HELP, NOISE_HELP, PAGE_HELP, PAGE_SUFFIXES, list_of, noise_of
+from tensorcell.cli.parsing import JSON_HELP, MISSING_HELP, NOISE_HELP, PAGE_HELP, PAGE_SUFFIXES, list_of, noise_of
 from tensorcell.files import check_outputs, read
+from tensorcell.missing_value import missing_value_of
 
 
 def plan(
@@ -22,6 +23,7 @@ def plan(
     pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels to keep, such as 1,0.5.")] = "1",
     exposure_factors: Annotated[str, typer.Option(help="Shares of the exposure, such as 1,0.5.")] = "1",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
+    missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Number of trials for each choice.")] = 1,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
     axes: Annotated[str | None, typer.Option(help="Axes, such as ZYX, where the file does not state them.")] = None,
@@ -42,6 +44,7 @@ def plan(
             target_nrmse=target_nrmse,
             target_psnr=target_psnr,
             noise=noise_of(noise),
+            missing_value=missing_value_of(missing_value),
             seed=seed,
             repeats=repeats,
             progress=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from tensorcell.cli.parsing import (
     FACTOR_HELP,
     JSON_HELP,
     MASK_HELP,
+    MISSING_HELP,
     NOISE_HELP,
     PAGE_SUFFIXES,
     PSF_HELP,
@@ -31,8 +32,10 @@ from tensorcell.cli.parsing import (
     numbers_of,
     rank_of,
 )
+from tensorcell.errors import InputError
 from tensorcell.files import Written, check_outputs, read, read_mask, rehearse, staged, write
 from tensorcell.methods.table import METHODS
+from tensorcell.missing_value import missing_value_of
 from tensorcell.pages import recovery as reports
 from tensorcell.progress import ProgressBar
 from tensorcell.recovered import Recovery
@@ -52,6 +55,7 @@ def recover(
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
+    missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[
@@ -76,7 +80,11 @@ def recover(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no summary.")] = False,
     **flags: Any,
 ) -> None:
-    """Recover a stack: fill gaps and planes, remove outliers, reduce noise."""
+    """Recover a stack: fill gaps and planes, remove outliers, reduce noise.
+
+    Of several channels and frames, one that cannot be recovered is NaN in OUT and named on stderr; the others are
+    written, and the exit status is 2.
+    """
     options = {
         "axial_factor": axial_factor,
         "method": method,
@@ -85,6 +93,7 @@ def recover(
         "nonnegative": "auto" if nonnegative is None else nonnegative,
         "keep_measured": "auto" if keep_measured is None else keep_measured,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
+        "missing_value": missing_value_of(missing_value),
         "device": device,
         "seed": seed,
         **given_options(METHODS, method, flags),
@@ -106,10 +115,12 @@ def recover(
         with ProgressBar(labels, enabled=False if quiet else None) as bar:
             result = recover_volume(before, measured, callback=bar.update, **options)
         facts = {"input": source, "output": target, **reports.facts(before, result)}
-        written = write_all(outputs, before, result, signed(result.volume, options), wanted)
+        fitting, lost_type = storable(wanted, result)
+        written = write_all(outputs, before, result, signed(result.volume, options), fitting)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
-    stored = np.dtype(wanted or result.volume.dtype).name
+    facts["notes"].extend(lost_type)
+    stored = np.dtype(fitting or result.volume.dtype).name
     facts |= {
         "dtype": stored,
         "rounded": written.rounded,
@@ -124,6 +135,28 @@ def recover(
         print(json.dumps(facts))
     elif not quiet:
         print(summary(facts))
+    if result.not_recovered:
+        raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
+
+
+def storable(wanted: Any, result: Recovery) -> tuple[Any, tuple[str, ...]]:
+    """The data type of OUT, and a note if it is not the wanted one, since no integer stands for NaN."""
+    if wanted is None or np.dtype(wanted).kind == "f" or not result.not_recovered:
+        return wanted, ()
+    note = f"OUT is {result.volume.dtype}: NaN, which {np.dtype(wanted)} does not hold, marks what was not recovered"
+    return None, (note,)
+
+
+def said_of(reasons: Mapping[str, str]) -> str:
+    """The stacks that were not recovered, with their reasons, in a line.
+
+    >>> said_of({"T=2": "expected at least 2 measured planes, got 1 of 8"})
+    '1 stack was not recovered and is NaN there: T=2: expected at least 2 measured planes, got 1 of 8'
+    """
+    shown = "; ".join(f"{label}: {reason}" for label, reason in list(reasons.items())[:3])
+    more = "; ..." if len(reasons) > 3 else ""
+    count = "1 stack was" if len(reasons) == 1 else f"{len(reasons)} stacks were"
+    return f"{count} not recovered and {'is' if len(reasons) == 1 else 'are'} NaN there: {shown}{more}"
 
 
 def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None]) -> None:

@@ -221,8 +221,9 @@ nothing.</p>
 rests on low rank alone recovers it, however many samples the others hold. For planes, smoothness along z takes the
 place of the theorem: planes closer than the Nyquist step of the band limit determine all that lies between them. That
 limit is an estimate; a spectrum shows only what is stronger than the noise, and planes that are too far apart fold high
-frequencies onto low ones. Real cells are of low rank only approximately: the residual of the model holds detail, and no
-number on this page measures how much detail a recovery loses.</p>
+frequencies onto low ones. Rows and columns are interpolated from those beside them, and their uncertainty comes from
+rows and columns left out in gaps of the same width. Real cells are of low rank only approximately: the residual of the
+model holds detail, and no number on this page measures how much detail a recovery loses.</p>
 <p>Coherences (mu, alpha, lambda) say how evenly the model is spread over its voxels: mu is 1 for an even axis and
 largest where one slice is unlike all others. They belong to a model fitted to this stack, and share its error.</p>
 <h2>Where each number comes from</h2>
@@ -256,7 +257,10 @@ def page(report: Diagnosis) -> str:
             words=[(what, word, VERDICT_COLOURS[word]) for what, word in words],
             summary=report.summary,
             reasons=(*report.reasons, *report.notes),
-            stacks=[_stack_row(part) for part in report.stacks],
+            stacks=[
+                *map(_stack_row, report.stacks),
+                *((label, "not diagnosed", "", "", "") for label in report.not_diagnosed),
+            ],
             pictures=pictures,
             rows=[(name.strip(), value) for name, value in table(report)],
             origins=[(key, _value(content.get(key)), in_axes(how)) for key, how in report.obtained.items()],

@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ class Diagnosis:
         For each key of :meth:`to_dict` that holds a number, a phrase that says how it was obtained.
     stacks : tuple of Diagnosis
         All stacks, where there are several.
+    not_diagnosed : dict of label to str
+        Stacks that could not be diagnosed, with the reason.
     """
 
     label: str
@@ -125,6 +127,7 @@ class Diagnosis:
     notes: tuple[str, ...]
     obtained: dict[str, str]
     stacks: tuple[Diagnosis, ...] = ()
+    not_diagnosed: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the spectra, as numbers, texts, lists and dicts that JSON holds.
@@ -179,6 +182,7 @@ class Diagnosis:
             content["block_shape"] = list(self.blocks.block)
             content["block_ranks"] = [list(rank) for rank in self.blocks.ranks]
         content["obtained"] = dict(self.obtained)
+        content["not_diagnosed"] = dict(self.not_diagnosed)
         if self.stacks:
             content["stacks"] = [report.to_dict() for report in self.stacks]
         return content

@@ -33,9 +33,18 @@ def first_sentence(word: str, axial_word: str, sampling: Sampling, shape: Sequen
         f"No low-rank theorem covers this sampling ({which} were never measured): recovery by low rank alone is {word}"
     )
     if not sampling.empty_slices[0]:
-        return f"{what}, and nothing takes the place of the theorem; along z {along_z}."
-    only = "for the planes " if any(sampling.empty_slices[1:]) else ""
-    return f"{what}; {only}smoothness along z takes the place of the theorem, and by that criterion {along_z}."
+        return f"{what}, and {lateral_instead(sampling)}; along z {along_z}."
+    only, lateral = "", ""
+    if any(sampling.empty_slices[1:]):
+        only, lateral = "for the planes ", f"; {lateral_instead(sampling)}"
+    return f"{what}; {only}smoothness along z takes the place of the theorem, and by that criterion {along_z}{lateral}."
+
+
+def lateral_instead(sampling: Sampling) -> str:
+    """What takes the place of the theorem for rows and columns without samples."""
+    _, rows, columns = map(bool, sampling.empty_slices)
+    which = "rows and columns" if rows and columns else "rows" if rows else "columns"
+    return f"lateral interpolation stands in for the {which}, with an uncertainty from left-out ones"
 
 
 def by_share(word: str, sentence: str, explained: float, observed: float) -> tuple[str, str]:

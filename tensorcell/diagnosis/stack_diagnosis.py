@@ -21,12 +21,14 @@ import numpy.typing as npt
 
 from tensorcell import arguments
 from tensorcell.axial import axial_band, axial_verdict, optics_limits
+from tensorcell.constant_blocks import constant_blocks, share_notes
 from tensorcell.defect_notes import checked_psf, psf_in_voxels
 from tensorcell.diagnosis.low_rank import LowRankModel, low_rank_model
 from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis, as_sentence
 from tensorcell.diagnosis.sentences import by_share, first_sentence, how_obtained
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.missing_value import without_value
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
 from tensorcell.volume import Stack, Volume, stacks
@@ -62,6 +64,7 @@ def diagnose(
     refractive_index: float | None = None,
     blocks: bool = False,
     psf_fwhm: Sequence[float] | None = None,
+    missing_value: float | None = None,
     axes: str | None = None,
     spacing: tuple[float, float, float] | None = None,
     seed: int = 0,
@@ -88,6 +91,9 @@ def diagnose(
     psf_fwhm : three floats, optional
         Full widths at half maximum of the point spread function along z, y and x, as for :func:`recover`: bright voxels
         narrower than it count as defects.
+    missing_value : float, optional
+        Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
+        counts as measured.
     axes, spacing
         For arrays: as in :class:`Volume`.
     seed : int
@@ -101,7 +107,8 @@ def diagnose(
     ------
     InputError
         If nothing was measured, a rank is above its axis or above the product of the others, optics are out of range,
-        or the input cannot be used at all; one line says what, expected and got. Too few samples give a verdict.
+        or the input cannot be used at all; one line says what, expected and got. Too few samples give a verdict. Of
+        several stacks, one that cannot be diagnosed is named in ``not_diagnosed`` and does not lose the others.
 
     Notes
     -----
@@ -137,14 +144,23 @@ def diagnose(
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume)
-    reports = []
+    volume, notes = without_value(volume, missing_value)
+    notes = tuple(map(as_sentence, notes))
+    reports: list[Diagnosis] = []
+    refused: dict[str, str] = {}
     for stack in stacks(volume):
         try:
             reports.append(diagnose_stack(stack, volume, request))
         except InputError as error:
-            raise InputError(f"{stack.label}: {error}" if stack.label else str(error)) from None
+            refused[stack.label] = str(error)
+    if not reports:
+        label, reason = next(iter(refused.items()))
+        raise InputError(f"{label}: {reason}" if label else reason)
     worst = min(reports, key=severity)
-    return worst if len(reports) == 1 else replace(worst, stacks=tuple(reports))
+    if len(reports) + len(refused) == 1:
+        return replace(worst, reasons=(*notes, *worst.reasons))
+    said = tuple(f"{label} could not be diagnosed: {reason}." for label, reason in refused.items())
+    return replace(worst, stacks=tuple(reports), not_diagnosed=refused, reasons=(*notes, *said, *worst.reasons))
 
 
 def severity(report: Diagnosis) -> tuple[int, int, float]:
@@ -184,6 +200,8 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     if beyond and axial_word == "resolved":
         axial_word = "unknown"
         axial_sentence = f"unknown: {beyond} planes lie beyond the measured ones, where smoothness cannot predict them"
+    blocks = () if given.constant else constant_blocks(given.values, given.mask)
+    share = () if given.constant or blocks else share_notes(given.values, given.mask)
     report = Diagnosis(
         label=stack.label,
         source=str(volume.metadata.get("source", "")),
@@ -214,7 +232,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         verdict=word,
         axial_verdict=axial_word,
         summary=first_sentence(word, axial_word, sampling, shape),
-        reasons=(sentence, as_sentence(axial_sentence)),
+        reasons=(*(f"{block.sentence}." for block in blocks), sentence, *map(as_sentence, (axial_sentence, *share))),
         obtained={},
     )
     return replace(report, obtained=how_obtained(report, model, threshold.sentence))

@@ -204,10 +204,15 @@ def write_report(
 def facts(before: Volume, after: Recovery) -> dict[str, Any]:
     """What a report and ``--json`` say of a recovery, in plain numbers, texts and lists.
 
-    ``rank`` and ``noise`` are one entry, or a dict with one for each channel and frame. ``spacing`` is in micrometres,
+    ``rank`` and ``noise`` are one entry, or a dict with one for each channel and frame (None: not recovered).
+    ``spacing`` is in micrometres,
     ``noise`` in the data's unit.
     """
-    ranks = {k: list(v) for k, v in after.rank.items()} if isinstance(after.rank, dict) else list(after.rank)
+    ranks: Any = after.rank
+    if isinstance(ranks, dict):
+        ranks = {label: None if rank is None else list(rank) for label, rank in ranks.items()}
+    else:
+        ranks = list(ranks)
     return {
         "input_shape": list(before.shape),
         "shape": list(after.volume.shape),
@@ -221,6 +226,7 @@ def facts(before: Volume, after: Recovery) -> dict[str, Any]:
         "outliers": after.outlier_count,
         "defects": dict(after.defects),
         "status": str(after.status),
+        "not_recovered": dict(after.not_recovered),
         "iterations": len(after.history),
         "seconds": round(after.seconds, 3),
         "notes": list(after.notes),
@@ -255,7 +261,8 @@ outliers; blue voxels were not measured. Measured voxels keep their value, with 
 denoised, any stack is denoised if this was asked for, and outliers are replaced. Outliers are measured voxels that are
 far from the model and from their neighbours. Filled voxels are estimates. In a plane with measured pixels they rest on
 a low-rank model and on measured neighbours; in a plane without any they are interpolated along z and hold no detail
-that the neighbouring planes do not hold.</p>
+that the neighbouring planes do not hold. Rows and columns that were measured in no plane are interpolated along y and x
+in the same way.</p>
 <p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The residual is what
 the model does not explain of the measured voxels: the noise, and structure that is not of low rank.</p>
 </html>
@@ -296,7 +303,7 @@ def _rows(before: Volume, after: Recovery) -> list[tuple[str, str]]:
     def each(value: Any, text: Callable[[Any], str]) -> str:
         if not isinstance(value, dict):
             return text(value)
-        parts = [f"{label}: {text(one)}" for label, one in value.items()]
+        parts = [f"{label}: {'not recovered' if one is None else text(one)}" for label, one in value.items()]
         return "; ".join(parts[:12]) + ("; ..." if len(parts) > 12 else "")
 
     measured, spacing = int(np.count_nonzero(after.measured)), after.volume.spacing

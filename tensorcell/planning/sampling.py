@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.arguments import checked_axial_factor, checked_noise, checked_seed, positive, whole_number
+from tensorcell.constant_blocks import constant_notes
 from tensorcell.errors import InputError
+from tensorcell.missing_value import without_value
 from tensorcell.planning.decision import decide
 from tensorcell.planning.noise import local_intensity, noise_of
 from tensorcell.planning.pilot import (
@@ -63,6 +65,7 @@ def plan(
     exposure_factors: Sequence[float] = (1.0,),
     target_nrmse: float | None = None,
     target_psnr: float | None = None,
+    missing_value: float | None = None,
     axes: str | None = None,
     noise: Literal["auto"] | float = "auto",
     seed: int = 0,
@@ -79,6 +82,9 @@ def plan(
         All combinations are tried: every s-th plane (s >= 1), a share of the pixels and of the exposure (0 < f <= 1).
     target_nrmse, target_psnr : float, optional
         The wanted error: at most this NRMSE, at least this PSNR in decibels.
+    missing_value : float, optional
+        Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
+        counts as measured.
     axes : str, optional
         For arrays: as in :class:`Volume`.
     noise : "auto" or float
@@ -121,7 +127,9 @@ def plan(
     nrmse = None if target_nrmse is None else positive("target_nrmse", target_nrmse)
     target = Target(nrmse, _finite("target_psnr", target_psnr))
     sigma, seed, repeats = checked_noise(noise), checked_seed(seed), whole_number("repeats", repeats)
+    volume, said = without_value(volume, missing_value)
     y, mask = stack_of(volume)
+    said = (*said, *constant_notes(y, mask))
     check_size(y.shape, [way.axial_factor for way in ways])
     with _bar(len(ways) * repeats + 1, progress) as count:
         trial_pilot, notes = _prepared(y, mask, max(way.axial_factor for way in ways), sigma, seed)
@@ -138,7 +146,7 @@ def plan(
         noise_margin=trial_pilot.noise.margin,
         shape=trial_pilot.y.shape,
         assumptions=ASSUMPTIONS,
-        notes=notes,
+        notes=(*(f"{note[:1].upper()}{note[1:]}." for note in said), *notes),
         seconds=time.perf_counter() - start,
     )
 
