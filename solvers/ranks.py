@@ -90,6 +90,8 @@ class RankEstimate:
         Standard deviation of the noise that was found (or given), in the data's unit; NaN where the method needs none.
     reason : str
         How the rank was found, in one phrase.
+    power : int
+        Power of the data's unit in ``spectra``: 2 for eigenvalues of Gram matrices, 1 for singular values.
     """
 
     rank: Rank
@@ -97,6 +99,7 @@ class RankEstimate:
     thresholds: tuple[float, ...]
     noise: float
     reason: str
+    power: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +276,7 @@ def from_spectra(
         thresholds=edges,
         noise=math.nan if noise is None else noise,
         reason=reason + lowered(wanted, rank, observed),
+        power=2,
     )
 
 

@@ -24,6 +24,8 @@ from tensorcell.solvers.outliers import Outliers, find_outliers
 from tensorcell.solvers.predictive_rank import choose_rank
 from tensorcell.solvers.slabs import central_block, model_planes
 from tensorcell.solvers.spread import robust_sigma
+from tensorcell.solvers.units import AS_GIVEN, Unit
+from tensorcell.stack import given_stack
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -60,7 +62,13 @@ class StackModel:
 
 
 def model_of(
-    values: Array, mask: Bools, fitting: Fitting, *, noise: float | None = None, rank: Sequence[int] | None = None
+    values: Array,
+    mask: Bools,
+    fitting: Fitting,
+    *,
+    noise: float | None = None,
+    rank: Sequence[int] | None = None,
+    unit: Unit = AS_GIVEN,
 ) -> StackModel:
     """Noise, rank, fit and outliers of a stack.
 
@@ -76,6 +84,8 @@ def model_of(
         Standard deviation of the noise, where it was given.
     rank : three ints, optional
         Multilinear rank, where it was given.
+    unit : Unit
+        How values become intensities of the caller, whose unit the sentence on the noise is in.
     """
     if rank is None:
         neighbours = bool(fitting.options.neighbours)
@@ -86,19 +96,23 @@ def model_of(
     outliers = find_outliers(values, mask, fit)
     inlier = outliers.inliers(mask)
     law = (
-        NoiseModel.white(noise)
+        NoiseModel.white(noise, unit)
         if noise is not None
-        else bounded_by_fit(estimate_noise(values, inlier), values, inlier, fit)
+        else bounded_by_fit(estimate_noise(values, inlier, unit=unit), values, inlier, fit, unit)
     )
     return StackModel(law, found, fit, outliers, inlier)
 
 
-def noise_of_stack(values: Array, mask: Bools, seed: int = 0) -> NoiseModel:
+def noise_of_stack(values: Array, mask: Bools, seed: int = 0, unit: Unit = AS_GIVEN) -> NoiseModel:
     """The noise of a stack that is not constant, as `recover` estimates it; arguments as for :func:`model_of`."""
-    return model_of(values, mask, Fitting(seed=seed)).noise
+    given = given_stack(values, mask)
+    told = given.unit.within(unit)
+    return model_of(given.values, given.mask, Fitting(seed=seed), unit=told).noise.in_unit(given.unit)
 
 
-def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult) -> NoiseModel:
+def bounded_by_fit(
+    noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult, unit: Unit = AS_GIVEN
+) -> NoiseModel:
     """The noise, lowered to the residual of the model where that is less than half of it.
 
     The residual is divided by the standard deviation of the noise at the model's intensity, on a central block and
@@ -122,6 +136,6 @@ def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: Complet
     rank, sigma = " x ".join(map(str, fit.rank)), noise.sigma * share
     reason = (
         f"The residual of a model of rank {rank} is only {share:.2g} of that: most of it is structure, and the "
-        f"standard deviation is {sigma:.3g}."
+        f"standard deviation is {unit.width(sigma):.3g}."
     )
     return noise.reduced(share, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,9 @@ from tensorcell.fitting import Fitting
 from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
+from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_measured_lines, given_stack, measured_stack
+from tensorcell.standard import check_representable, intensities, uncertainties, widths
 from tensorcell.volume import Stack
 
 Array = npt.NDArray[Any]
@@ -60,9 +62,10 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     given = given_stack(stack.data, stack.mask)
     if given.constant:
         return unchanged(given, request.axial_factor)
-    if request.nonnegative and given.lowest < 0:
-        raise InputError(f"nonnegative=True, but measured values go down to {given.lowest:g}")
-    problem = posed(given, stack.label, request)
+    lowest = given.unit.intensity(given.lowest)
+    if request.nonnegative and lowest < 0:
+        raise InputError(f"nonnegative=True, but measured values go down to {lowest:g}")
+    problem = posed(given, stack.label, in_unit_of(request, given.unit))
     estimate = request.method.estimate(problem)
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
@@ -72,7 +75,8 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     else:
         filled = fill_gaps(Gaps(problem, estimate, grid, planes), request.method)
         notes += [planes_note(grid, planes), *filled.notes]
-    if request.nonnegative or (request.nonnegative is None and given.lowest >= 0):
+    filled = in_given_unit(filled, given.unit)
+    if request.nonnegative or (request.nonnegative is None and lowest >= 0):
         for values in (filled.volume, filled.samples):
             if values is not None:
                 np.maximum(values, 0, out=values)
@@ -82,12 +86,52 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     if len(positions):
         total = np.count_nonzero(given.mask)
         notes.append(f"{len(positions)} of {total} measured voxels stand out and were replaced as outliers")
-    model, dtype = problem.model, given.values.dtype
+    if given.unit.offset:
+        notes.append(f"an offset of {given.unit.offset:g} was subtracted for the computation and added to its result")
+    model, unit = problem.model, given.unit
     return StackResult(
-        filled.volume, filled.error.astype(dtype, copy=False), on_grid(given.mask, request.axial_factor), positions,
-        model.outliers.values, model.rank.rank, estimate.status, estimate.history, float(model.noise.sigma),
+        filled.volume, filled.error, on_grid(given.mask, request.axial_factor), positions,
+        widths(model.outliers.values, unit), model.rank.rank, estimate.status,
+        tuple(record_in(record, unit) for record in estimate.history), unit.width(float(model.noise.sigma)),
         tuple(notes), filled.samples,
     )  # fmt: skip
+
+
+def in_unit_of(request: Request, unit: Unit) -> Request:
+    """The request with the given noise in the unit of computations, and records for the callback in the user's.
+
+    A constraint ``X >= 0`` is dropped where an offset is subtracted, since no estimate comes near zero there.
+    """
+    if unit.same:
+        return request
+    callback = request.fitting.callback
+
+    def report(record: IterationRecord, state: Any) -> bool | None:
+        return None if callback is None else callback(record_in(record, unit), state)
+
+    fitting = replace(
+        request.fitting,
+        callback=None if callback is None else report,
+        nonnegative=request.fitting.nonnegative and not unit.offset,
+    )
+    noise = None if request.noise is None else request.noise / unit.scale
+    return replace(request, fitting=fitting, noise=noise)
+
+
+def record_in(record: IterationRecord, unit: Unit) -> IterationRecord:
+    """The record with its threshold in the user's unit."""
+    return record if unit.scale == 1 else replace(record, threshold=unit.width(record.threshold))
+
+
+def in_given_unit(filled: Filled, unit: Unit) -> Filled:
+    """The wanted stack in the user's unit."""
+    volume = intensities(filled.volume, unit)
+    samples = None if filled.samples is None else intensities(filled.samples, unit)
+    error = uncertainties(filled.error.astype(volume.dtype, copy=False), unit)
+    if unit.scale > 1:
+        check_representable(volume, "value", unit)
+        check_representable(error, "uncertainty", unit)
+    return filled._replace(volume=volume, error=error, samples=samples)
 
 
 def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
@@ -111,10 +155,10 @@ def posed(given: GivenStack, label: str, request: Request) -> Problem:
     check_measured_lines(stack)
     if request.rank is not None:
         arguments.check_rank_fits(request.rank, stack.values.shape, stack.some_set_aside)
-    model = model_of(stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank)
+    model = model_of(stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank, unit=given.unit)
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
-        axial_factor=request.axial_factor, label=label, options=request.options,
+        axial_factor=request.axial_factor, label=label, options=request.options, unit=given.unit,
     )  # fmt: skip
 
 
@@ -147,9 +191,10 @@ def put_back(given: GivenStack, outliers: Array, filled: Filled, axial_factor: i
     """Measured voxels that are no outliers keep their value, bit for bit, in the result and in every sample."""
     inlier = given.mask.copy()
     inlier.ravel()[outliers] = False
-    np.copyto(filled.volume[::axial_factor], given.values, where=inlier)
+    values = given.values if given.given is None else given.given
+    np.copyto(filled.volume[::axial_factor], values, where=inlier)
     if filled.samples is not None:
-        np.copyto(filled.samples[:, ::axial_factor], given.values, where=inlier)
+        np.copyto(filled.samples[:, ::axial_factor], values, where=inlier)
 
 
 def correlation_notes(noise: NoiseModel) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ class LowRankModel(NamedTuple):
 def low_rank_model(
     given: GivenStack, fitting: Fitting, *, noise: float | None, rank: Rank | None, blocks: bool
 ) -> LowRankModel:
-    """Rank, noise, outliers and coherence of what was measured.
+    """Rank, noise, outliers and coherence of what was measured, in the caller's unit.
+
+    ``noise``, where it was given, is in the unit of ``given.values``.
 
     Slices without samples are left out, since no equation contains them. A given rank with more unknowns than samples
     is judged as it is, but the coherences then come from a fit of a smaller rank that the samples determine.
@@ -70,8 +72,8 @@ def low_rank_model(
         cut = tuple(min(r, size) for r, size in zip(rank, y.shape, strict=True))
         carried = degrees_of_freedom(cut, y.shape) <= observed
         fitted = affordable(cut, y.shape, np.inf if carried else observed / 2)
-    model = model_of(y, seen, fitting, noise=noise, rank=fitted)
-    sigma = model.noise.sigma
+    model = model_of(y, seen, fitting, noise=noise, rank=fitted, unit=given.unit)
+    unit, sigma = given.unit, model.noise.sigma
     said = GIVEN if noise is not None else model.noise.sentence
     if noise is None and sigma < ROUNDING * (given.highest - given.lowest):
         sigma, said = 0.0, f"{said} It is zero to the precision of the fit."
@@ -83,14 +85,14 @@ def low_rank_model(
     return LowRankModel(
         rank=rank or model.rank.rank,
         reason=model.rank.reason,
-        spectra=model.rank.spectra,
-        edges=model.rank.thresholds,
-        noise=sigma,
+        spectra=tuple(tuple(unit.width(value, model.rank.power) for value in s) for s in model.rank.spectra),
+        edges=tuple(unit.width(edge, model.rank.power) for edge in model.rank.thresholds),
+        noise=unit.width(sigma),
         noise_obtained=said,
         explained=explained,
         outliers=len(model.outliers.positions),
-        outliers_obtained=f"measured voxels over {model.fit.history[-1].threshold:.3g} away from a robust fit of rank "
-        f"{' x '.join(map(str, model.rank.rank))} whose neighbours do not share that distance",
+        outliers_obtained=f"measured voxels over {unit.width(model.fit.history[-1].threshold):.3g} away from a robust "
+        f"fit of rank {' x '.join(map(str, model.rank.rank))} whose neighbours do not share that distance",
         coherence=found,
         blocks=block_ranks(y, seen, seed=fitting.seed) if blocks else None,
     )
@@ -120,7 +122,7 @@ def _trivial(given: GivenStack, y: Array, seen: Bools, noise: float | None, rank
         reason=GIVEN if rank else why,
         spectra=(),
         edges=(),
-        noise=sigma,
+        noise=given.unit.width(sigma),
         noise_obtained=said,
         explained=1.0 if given.constant else 0.0,
         outliers=0,

@@ -149,6 +149,7 @@ def severity(report: Diagnosis) -> tuple[int, int, float]:
 def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     """Diagnose one 3-D stack (see the top of this file for the steps)."""
     given = given_stack(stack.data, stack.mask)
+    noise = None if request.noise is None else request.noise / given.unit.scale
     factor, planes = request.axial_factor, len(given.values)
     shape = ((planes - 1) * factor + 1, *given.values.shape[1:])
     if request.rank is not None:
@@ -159,14 +160,14 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     sampling, counts = describe_sampling(wanted), slice_counts(wanted)
     del wanted
 
-    model = low_rank_model(given, request.fitting, noise=request.noise, rank=request.rank, blocks=request.blocks)
+    model = low_rank_model(given, request.fitting, noise=noise, rank=request.rank, blocks=request.blocks)
     found = model.coherence
     bound = recovery_bound(shape, model.rank, mu=found.mu, alpha=found.alpha, lam=found.lam, sparsity=model.outliers)
     pattern = "lines" if sampling.pattern == "lines" else "uniform"
     threshold = empirical_threshold(shape, model.rank, pattern=pattern)
     word, sentence = low_rank_verdict(sampling, shape, bound, threshold.samples, model)
     fine = None if volume.spacing is None else (volume.spacing[0] / factor, *volume.spacing[1:])
-    band = axial_band(given.values, volume.spacing, mask=given.mask, noise=request.noise, **request.optics)
+    band = axial_band(given.values, volume.spacing, mask=given.mask, noise=noise, **request.optics).in_unit(given.unit)
     known = np.flatnonzero(counts[0])
     step = axial_step(known) * (1.0 if fine is None else fine[0]) / (factor if fine is None else 1)
     axial_word, axial_sentence = axial_verdict(step, band)

@@ -61,8 +61,8 @@ def from_patches(
         best, error, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
-            f"measured voxels were denoised by groups of similar patches at a noise of {noise.sigma:.4g}; "
-            f"the shares of the filters are {shares}"
+            f"measured voxels were denoised by groups of similar patches at a noise of "
+            f"{problem.unit.width(noise.sigma):.4g}; the shares of the filters are {shares}"
         )
         notes.extend(found.notes)
     if trial is not None:

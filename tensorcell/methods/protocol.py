@@ -19,6 +19,7 @@ from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
+from tensorcell.solvers.units import AS_GIVEN, Unit
 from tensorcell.stack import MeasuredStack
 
 Array = npt.NDArray[Any]
@@ -52,6 +53,9 @@ class Problem:
         Channel and frame, such as ``"T=0, C=1"``; empty where there is only one stack.
     options : mapping
         Option objects by their class.
+    unit : Unit
+        How values become intensities of the user: arrays and numbers are in the unit of the values, the numbers in
+        notes in the user's.
     """
 
     stack: MeasuredStack
@@ -62,6 +66,7 @@ class Problem:
     axial_factor: int
     label: str
     options: Options
+    unit: Unit = AS_GIVEN
 
     def option(self, kind: type[Kind]) -> Kind:
         """The options of one class."""
