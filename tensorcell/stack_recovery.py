@@ -83,6 +83,7 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     positions = places_in_given(problem, given)
     if problem.keep:
         put_back(given, positions, filled, request.axial_factor)
+    doubt_zeros(given, positions, filled, request.axial_factor)
     if len(positions):
         total = np.count_nonzero(given.mask)
         notes.append(f"{len(positions)} of {total} measured voxels stand out and were replaced as outliers")
@@ -195,6 +196,19 @@ def put_back(given: GivenStack, outliers: Array, filled: Filled, axial_factor: i
     np.copyto(filled.volume[::axial_factor], values, where=inlier)
     if filled.samples is not None:
         np.copyto(filled.samples[:, ::axial_factor], values, where=inlier)
+
+
+def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, axial_factor: int) -> None:
+    """Where a voxel is estimated and nothing tells an error, its uncertainty is the spread of the measured values."""
+    unsure = filled.error == 0
+    at_planes = unsure[::axial_factor]
+    replaced = np.unravel_index(outliers, at_planes.shape)
+    without = at_planes[replaced]
+    at_planes[given.mask] = False
+    at_planes[replaced] = without
+    if unsure.any():
+        spread = given.unit.width(float(np.std(given.values[given.mask], dtype=np.float64)))
+        filled.error[unsure] = max(spread, float(np.finfo(filled.error.dtype).smallest_subnormal))
 
 
 def correlation_notes(noise: NoiseModel) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def from_patches(
     notes = list(_thin(problem, options))
     error = np.sqrt(noise.variance(start.value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
     best, history, status, spread = start.value, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
-    if needs_sweeps(problem):
+    if needs_sweeps(problem) and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
             values, inlier, start.value, noise.sigma, levels=levels, options=options, seed=fitting.seed,
