@@ -25,6 +25,7 @@ from tensorcell import arguments
 from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
+from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.progress import with_progress
 from tensorcell.recovered import Recovery, StackOutliers
@@ -137,6 +138,7 @@ def recover(
             method, options, device, axial_factor=axial_factor, rank=rank, noise=noise, nonnegative=nonnegative,
             keep_measured=keep_measured, seed=seed, callback=shown,
         )  # fmt: skip
+        check_affordable(volume, request.axial_factor, bytes_of_recovery(volume))
         return recover_volume(volume, request, start)
 
 

@@ -26,6 +26,7 @@ from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis
 from tensorcell.diagnosis.sentences import as_sentence, by_share, first_sentence, how_obtained
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.memory import BYTES_OF_DIAGNOSIS, check_affordable
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
 from tensorcell.volume import Stack, Volume, stacks
@@ -130,6 +131,7 @@ def diagnose(
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume)
+    check_affordable(volume, request.axial_factor, BYTES_OF_DIAGNOSIS, all_stacks=False)
     reports = []
     for stack in stacks(volume):
         try:

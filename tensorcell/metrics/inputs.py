@@ -62,8 +62,8 @@ def refuse_not_measured(name: str, data: Any, mask: NDArray[np.bool_] | None) ->
     count = int(np.count_nonzero(scored))
     if count:
         raise InputError(
-            f"{name} has {count} voxels that were not measured among those to score, expected none (where a score takes "
-            "mask=, it can leave them out)"
+            f"{name} has {count} voxels that were not measured among those to score, expected none (where a score "
+            "takes mask=, it can leave them out)"
         )
 
 
