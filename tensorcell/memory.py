@@ -43,8 +43,8 @@ def check_affordable(volume: Volume, axial_factor: int, bytes_a_voxel: int, *, a
     if free is not None and needed > free:
         each = f" in each of {several} stacks" if several > 1 else ""
         raise InputError(
-            f"axial factor {axial_factor} makes {planes} planes of {rows} x {columns} voxels{each}, which need at least "
-            f"{size_text(needed)} of memory; {size_text(free)} are free"
+            f"axial factor {axial_factor} makes {planes} planes of {rows} x {columns} voxels{each}, which need at "
+            f"least {size_text(needed)} of memory; {size_text(free)} are free"
         )
 
 

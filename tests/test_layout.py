@@ -26,8 +26,8 @@ LAYER = [
 
 REDUCTIONS = {
     "sum", "mean", "std", "var", "median", "average", "nansum", "nanmean", "nanstd", "nanvar", "nanmedian", "cumsum",
-    "nancumsum", "trace", "norm", "prod", "nanprod", "cumprod", "percentile", "quantile", "nanpercentile", "nanquantile",
-    "vdot", "cov", "corrcoef", "trapz", "trapezoid",
+    "nancumsum", "trace", "norm", "prod", "nanprod", "cumprod", "percentile", "quantile", "nanpercentile",
+    "nanquantile", "vdot", "cov", "corrcoef", "trapz", "trapezoid",
 }  # fmt: skip
 
 HEAVY = ("torch", "cupy", "matplotlib", "jax", "tensorflow", "diffusers")
