@@ -20,6 +20,21 @@ class Unit(NamedTuple):
         """Whether both units are one."""
         return self.scale == 1 and self.offset == 0
 
+    @property
+    def of_powers(self) -> Unit:
+        """The unit itself, or that of the computation where squares in the caller's unit would not fit into a float.
+
+        >>> Unit(scale=2.0).of_powers, Unit(scale=2.0**500).of_powers
+        (Unit(scale=2.0, offset=0.0), Unit(scale=1.0, offset=0.0))
+        """
+        return self if 1e-140 < self.scale < 1e140 else AS_GIVEN
+
+    @property
+    def remark_on_powers(self) -> str:
+        """What is to be said of squares that are not in the caller's unit; empty where they are."""
+        said = f"; powers are in the square of a unit of {self.scale:.3g}, since those of the data fit into no float"
+        return "" if self.of_powers == self else said
+
     def within(self, outer: Unit) -> Unit:
         """The unit of a computation whose results are values in another unit.
 

@@ -76,8 +76,9 @@ class AxialBand:
 
     def in_unit(self, unit: Unit) -> AxialBand:
         """The same with the powers of its spectra in the caller's unit."""
-        axial, lateral = (None if part is None else part.in_unit(unit) for part in (self.axial, self.lateral))
-        return replace(self, axial=axial, lateral=lateral)
+        parts = (None if part is None else part.in_unit(unit.of_powers) for part in (self.axial, self.lateral))
+        axial, lateral = parts
+        return replace(self, axial=axial, lateral=lateral, obtained=self.obtained + unit.remark_on_powers)
 
 
 def length_text(length: float | None, unit: str) -> str:

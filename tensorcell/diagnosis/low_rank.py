@@ -77,6 +77,7 @@ def low_rank_model(
     said = GIVEN if noise is not None else model.noise.sentence
     if noise is None and sigma < ROUNDING * (given.highest - given.lowest):
         sigma, said = 0.0, f"{said} It is zero to the precision of the fit."
+    told = model.rank.in_unit(unit)
     fit, explained = best_explained(y, model, fitting)
     found = coherence(fit.tucker.core, fit.tucker.factors)
     if rank is not None and fitted != rank:
@@ -84,9 +85,9 @@ def low_rank_model(
         found = replace(found, obtained={key: f"{how} {of_rank}" for key, how in found.obtained.items()})
     return LowRankModel(
         rank=rank or model.rank.rank,
-        reason=model.rank.reason,
-        spectra=tuple(tuple(unit.width(value, model.rank.power) for value in s) for s in model.rank.spectra),
-        edges=tuple(unit.width(edge, model.rank.power) for edge in model.rank.thresholds),
+        reason=told.reason,
+        spectra=told.spectra,
+        edges=told.thresholds,
         noise=unit.width(sigma),
         noise_obtained=said,
         explained=explained,
