@@ -70,6 +70,18 @@ def test_recover_ends_in_numbers(method: str, kind: str, gaps: str) -> None:
         np.testing.assert_array_equal(values[known], given[known])
 
 
+@pytest.mark.parametrize("method", ["local", "auto"])
+def test_a_stack_that_the_global_model_predicts_exactly_is_not_refined(method: str) -> None:
+    """Large enough for voxels to be left out: their errors are all zero, and no noise level can fall from there."""
+    data = np.full((8, 44, 44), 255.0)
+    data[np.random.default_rng(0).random(data.shape) < 0.5] = np.nan
+    data[4, 20, 20] = 0
+    result = tc.recover(data, method=method, rank=1)
+    assert np.isfinite(result.volume.data).all()
+    np.testing.assert_allclose(np.median(result.volume.data), 255)
+    assert (result.uncertainty[~result.measured] > 0).all()
+
+
 @pytest.mark.parametrize("gaps", GAPS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_diagnose_ends_in_numbers(kind: str, gaps: str) -> None:
@@ -80,10 +92,11 @@ def test_diagnose_ends_in_numbers(kind: str, gaps: str) -> None:
     assert str(report)
 
 
-@pytest.mark.parametrize("value", [0.0, 255.0, 0.1])
+@pytest.mark.parametrize("value", [0.0, 255.0, 1e-5, 1e-9])
 def test_groups_of_patches_return_the_one_value_that_was_measured(value: float) -> None:
     """All deviations are rounding, for which there is no noise level: gaps keep the first guess, or get the mean."""
-    data, mask = np.full(SHAPE, value), np.random.default_rng(0).random(SHAPE) < 0.5
+    rng = np.random.default_rng(0)
+    data, mask = value * (1 + 2.0**-52 * rng.integers(0, 3, SHAPE)), rng.random(SHAPE) < 0.5
     for initial, expected in ((None, value), (np.full(SHAPE, 3.0), 3.0)):
         found = local_tucker(data, mask, noise=0.0, initial=initial, denoise=False).value
         np.testing.assert_allclose(found[~mask], expected, rtol=1e-6)
