@@ -2,7 +2,8 @@
 
 Every channel and time frame is one 3-D stack and is recovered on its own, in named stages:
 
-1. the arguments and the stack are checked (`tensorcell.arguments`, `tensorcell.stack`);
+1. the arguments and the stack are checked, and the stack is brought into the unit of computations
+   (`tensorcell.arguments`, `tensorcell.stack`, `tensorcell.standard`);
 2. planes with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them;
 3. noise, rank, global fit and outliers of the other planes are estimated (`tensorcell.model`, as in `diagnose`);
 4. the method estimates every voxel of these planes and the standard deviation of its error (`tensorcell.methods`);
@@ -118,6 +119,9 @@ def recover(
     -----
     A low-rank model cannot predict a plane that was never measured. Such planes are interpolated along z, and the
     notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for float32 output.
+
+    The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two
+    for the computation, and an offset of more than 16 times their range is subtracted (a note says so).
 
     Examples
     --------
