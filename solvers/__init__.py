@@ -32,6 +32,7 @@ from .sampling import Sampling, describe_sampling
 from .subspaces import hosvd, leading_vectors
 from .tensors import fold, mode_product, multi_mode_product, tucker_to_dense, unfold
 from .thresholds import Threshold, empirical_threshold
+from .units import Unit
 
 __all__ = [
     "AdmmOptions",
@@ -55,6 +56,7 @@ __all__ = [
     "SparsePart",
     "Status",
     "Threshold",
+    "Unit",
     "block_ranks",
     "coherence",
     "complete_tucker",

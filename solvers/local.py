@@ -281,8 +281,9 @@ def init(problem: Completion, initial: Array | None, centre: float) -> LocalStat
     if initial is not None and tuple(initial.shape) != tuple(y.shape):
         raise ValueError(f"initial has shape {tuple(initial.shape)}, data has {tuple(y.shape)}")
     nothing = xp.zeros_like(y)
-    if not problem.levels:
-        return LocalState(y, nothing, nothing, 0)
+    if not problem.levels:  # in gaps, y is the mean of the data
+        known = y if initial is None else xp.where(problem.mask, y, xp.astype(initial - centre, xp.float32))
+        return LocalState(known, nothing, nothing, 0)
     estimate = neighbour_mean(y, problem.mask) if initial is None else xp.astype(initial - centre, xp.float32)
     if not bool(xp.all(xp.isfinite(estimate))):
         raise ValueError("expected finite numbers as initial, got NaN or infinity")
@@ -301,7 +302,7 @@ def step(problem: Completion, state: LocalState) -> tuple[LocalState, Measures]:
     after = completed(problem, new)
     size = scalar(xp.linalg.vector_norm(after))
     measures = Measures(
-        change=scalar(xp.linalg.vector_norm(after - before)) / max(size, 1e-30),
+        change=scalar(xp.linalg.vector_norm(after - before)) / (size + 1e-300),
         residual=misfit(problem, state) / (problem.norm + 1e-300),
         outliers=int(xp.count_nonzero(outliers)),
         threshold=OUTLIER * level if problem.robust else 0.0,
@@ -339,7 +340,7 @@ def final_stage(
     if sigma > 0:
         return denoised(whole, problem.mask, sigma, options, seed)
     if not problem.levels:
-        return problem.y, state.spread, None, {}, math.nan
+        return whole, state.spread, None, {}, math.nan
     value, spread = filtered(whole, state.estimate, state.estimate, problem.levels[-1], STRONG, problem.geometry)
     return value, spread, None, {}, math.nan
 

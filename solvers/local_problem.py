@@ -14,6 +14,9 @@ import numpy as np
 from .arrays import Array, from_host, namespace_of, scalar, to_host
 from .patch_groups import Geometry, PatchOptions, fitted
 
+ROUNDING = 2.0**-24
+"""Deviations below this share of the root mean square of the data are rounding: data are computed on in float32."""
+
 
 class Completion(NamedTuple):
     """What all sweeps of a completion share."""
@@ -24,7 +27,7 @@ class Completion(NamedTuple):
     norm: float
     """``||W Y||``, the mean included."""
     levels: tuple[float, ...]
-    """``s_j``; none where every voxel was measured."""
+    """``s_j``; none where every voxel was measured, or where all measured ones have one value but for rounding."""
     robust: bool
     geometry: Geometry
 
@@ -68,14 +71,17 @@ def completion(
     count = int(xp.count_nonzero(mask))
     squares = scalar(xp.sum(y**2, dtype=xp.float64))
     steps: tuple[float, ...] = ()
-    if count < math.prod(y.shape):
-        steps = default_levels(math.sqrt(squares / count), sigma, sweeps) if levels is None else checked_levels(levels)
-    return Completion(y, mask, math.sqrt(squares + count * centre**2), steps, robust, fitted(options, y.shape))
+    norm = math.hypot(math.sqrt(squares), math.sqrt(count) * centre)
+    if count < math.prod(y.shape) and levels is not None:
+        steps = checked_levels(levels)
+    elif count < math.prod(y.shape) and max(sigma, math.sqrt(squares / count)) > ROUNDING * norm / math.sqrt(count):
+        steps = default_levels(math.sqrt(squares / count), sigma, sweeps)
+    return Completion(y, mask, norm, steps, robust, fitted(options, y.shape))
 
 
 def default_levels(deviation: float, sigma: float, sweeps: int) -> tuple[float, ...]:
     """Levels from a quarter of the standard deviation of the data to the noise, at most a factor of 16 apart."""
-    first = max(deviation / 4, sigma, 1e-30)
+    first = max(deviation / 4, sigma)
     return tuple(np.geomspace(first, max(sigma, first / 16), sweeps).tolist())
 
 

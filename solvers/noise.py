@@ -37,6 +37,7 @@ from .noise_classes import Classes, classes_of, line_through, without_small_outl
 from .noise_correlation import CORRELATED, Within, correlation_along_z, correlation_within_planes, variance_left
 from .noise_fits import SMOOTH, Fits, cleaned, fitted
 from .noise_patches import FEWEST_PATCHES, Sample, read_sample
+from .units import AS_GIVEN, Unit
 
 UNMEASURABLE = "Every patch is mostly clipped or holds too few observed voxels: no noise could be measured."
 
@@ -79,7 +80,7 @@ class NoiseModel:
     patches : int
         Number of patches that the estimate rests on; 0 where it was given.
     sentence : str
-        All this in words.
+        All this in words, with numbers in the caller's unit.
 
     Raises
     ------
@@ -105,8 +106,8 @@ class NoiseModel:
             raise ValueError(f"the standard deviation of the noise must be finite and not negative, got {self.sigma}")
 
     @staticmethod
-    def white(sigma: float) -> NoiseModel:
-        """White Gaussian noise of a standard deviation that was given.
+    def white(sigma: float, unit: Unit = AS_GIVEN) -> NoiseModel:
+        """White Gaussian noise of a standard deviation that was given; the sentence has it in the caller's unit.
 
         >>> NoiseModel.white(2.0).sentence
         'The standard deviation of the noise was given: 2 at all intensities.'
@@ -116,7 +117,7 @@ class NoiseModel:
             offset=sigma**2,
             sigma=sigma,
             floor=sigma**2,
-            sentence=f"The standard deviation of the noise was given: {sigma:.3g} at all intensities.",
+            sentence=f"The standard deviation of the noise was given: {unit.width(sigma):.3g} at all intensities.",
         )
 
     @staticmethod
@@ -140,6 +141,28 @@ class NoiseModel:
             sentence=f"{self.sentence} {reason}".strip(),
         )
 
+    def in_unit(self, unit: Unit) -> NoiseModel:
+        """The model in the caller's unit; its sentence has that unit already.
+
+        >>> noise = NoiseModel(gain=2.0, offset=4.0, sigma=6.0, intensity=16.0).in_unit(Unit(scale=10.0, offset=1000.0))
+        >>> noise.gain, noise.offset, noise.sigma, noise.intensity
+        (20.0, -19600.0, 60.0, 1160.0)
+        """
+        if unit.same:
+            return self
+        low, high = (None if end is None else unit.intensity(end) for end in (self.low, self.high))
+        return replace(
+            self,
+            gain=unit.width(self.gain),
+            offset=unit.width(self.offset, power=2) - unit.width(self.gain) * unit.offset,
+            sigma=unit.width(self.sigma),
+            intensity=unit.intensity(self.intensity),
+            low=low,
+            high=high,
+            step=unit.width(self.step),
+            floor=unit.width(self.floor, power=2),
+        )
+
     def variance(self, intensity: Array) -> Array:
         """``max(gain intensity + offset, floor)`` of an array of noise-free intensities (any shape; dtype kept)."""
         xp = namespace_of(intensity)
@@ -147,7 +170,7 @@ class NoiseModel:
         return xp.where(line < self.floor, xp.asarray(self.floor, dtype=line.dtype), line)
 
 
-def estimate_noise(data: Array, mask: Array | None = None) -> NoiseModel:
+def estimate_noise(data: Array, mask: Array | None = None, *, unit: Unit = AS_GIVEN) -> NoiseModel:
     """Estimate of the noise of a stack, which is separated from its structure.
 
     Parameters
@@ -156,6 +179,8 @@ def estimate_noise(data: Array, mask: Array | None = None) -> NoiseModel:
         In any unit; values that are not finite count as missing. Planes may be any distance apart.
     mask : bool array ``(Z, Y, X)``, optional
         True = observed.
+    unit : Unit
+        How values become intensities of the caller; only the sentence of the result is in the caller's unit.
 
     Returns
     -------
@@ -213,7 +238,7 @@ def estimate_noise(data: Array, mask: Array | None = None) -> NoiseModel:
         left = variance_left(fits, sample.side, within.correlation)
         classes = classes._replace(variance=classes.variance / left)
     along = correlation_along_z(data, mask, sample, fits)
-    return _model(sample, fits, classes, within, along)
+    return _model(sample, fits, classes, within, along, unit)
 
 
 def _check(data: Array, mask: Array | None) -> None:
@@ -244,7 +269,7 @@ def _no_noise(sample: Sample, sentence: str) -> NoiseModel:
 
 
 def _model(
-    sample: Sample, fits: Fits, classes: Classes, within: Within, along: tuple[float, bool | None]
+    sample: Sample, fits: Fits, classes: Classes, within: Within, along: tuple[float, bool | None], unit: Unit
 ) -> NoiseModel:
     """The line through the classes, the correlations, and the sentence about them."""
     gain, offset = line_through(classes)
@@ -266,7 +291,7 @@ def _model(
         floor=floor,
         patches=len(fits.intensity),
     )
-    return replace(model, sentence=_sentence(model, sample.side))
+    return replace(model, sentence=_sentence(model.in_unit(unit), sample.side))
 
 
 def _sentence(model: NoiseModel, side: tuple[int, int]) -> str:

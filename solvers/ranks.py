@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -49,6 +49,7 @@ from .spread import MEDIAN_DEVIATION, robust_sigma
 from .subspaces import Spectra, recompress
 from .tensors import planes_of
 from .threads import one_blas_thread
+from .units import Unit
 
 if TYPE_CHECKING:
     pass
@@ -90,6 +91,8 @@ class RankEstimate:
         Standard deviation of the noise that was found (or given), in the data's unit; NaN where the method needs none.
     reason : str
         How the rank was found, in one phrase.
+    power : int
+        Power of the data's unit in ``spectra``: 2 for eigenvalues of Gram matrices, 1 for singular values.
     """
 
     rank: Rank
@@ -97,6 +100,22 @@ class RankEstimate:
     thresholds: tuple[float, ...]
     noise: float
     reason: str
+    power: int = 1
+
+    def in_unit(self, unit: Unit) -> RankEstimate:
+        """The estimate with its numbers in the caller's unit."""
+        if unit.same:
+            return self
+        measure, remark = (unit.of_powers, unit.remark_on_powers) if self.power == 2 else (unit, "")
+        if unit.offset:
+            remark += f"; of intensities without their offset of {unit.offset:g}"
+        return replace(
+            self,
+            spectra=tuple(tuple(measure.width(value, self.power) for value in values) for values in self.spectra),
+            thresholds=tuple(measure.width(edge, self.power) for edge in self.thresholds),
+            noise=unit.width(self.noise),
+            reason=self.reason + remark,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +292,7 @@ def from_spectra(
         thresholds=edges,
         noise=math.nan if noise is None else noise,
         reason=reason + lowered(wanted, rank, observed),
+        power=2,
     )
 
 

@@ -157,7 +157,7 @@ def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float
     minimum inside the simplex the two are equal, and an error of 1 % in ``sigma`` would move the mean of the risks by
     2 % of the noise.
     """
-    limit = max(float(np.quantile(spreads, 0.999)), 1e-30)
+    limit = float(np.quantile(spreads, 0.999)) or 1.0
     shape = np.minimum(spreads / limit, 1.0) ** 2
     b, a = np.polyfit(shape, risks, 1) if shape.std() > 1e-6 else (0.0, 1.0)
     if b < 0 or a + b * float(shape.mean()) <= 0:

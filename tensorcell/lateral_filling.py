@@ -8,7 +8,7 @@ measured rows or columns that are left out in gaps of the same width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,9 @@ class MeasuredLines:
         """The stack without the rows and columns that are set aside."""
         if self.complete:
             return given
-        return GivenStack(self.taken_from(given.values), self.taken_from(given.mask), given.lowest, given.highest)
+        original = None if given.given is None else self.taken_from(given.given)
+        values, mask = self.taken_from(given.values), self.taken_from(given.mask)
+        return replace(given, values=values, mask=mask, given=original)
 
     def places(self, positions: Array) -> Array:
         """Flat positions in the whole stack of flat positions in the part."""

@@ -29,6 +29,8 @@ from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects
 from tensorcell.solvers.predictive_rank import choose_rank
 from tensorcell.solvers.slabs import central_block, model_planes
 from tensorcell.solvers.spread import robust_sigma
+from tensorcell.solvers.units import AS_GIVEN, Unit
+from tensorcell.stack import given_stack
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -81,6 +83,7 @@ def model_of(
     noise: float | None = None,
     rank: Sequence[int] | None = None,
     psf: Sequence[float] | None = None,
+    unit: Unit = AS_GIVEN,
 ) -> StackModel:
     """Noise, rank, fit and outliers of a stack.
 
@@ -98,13 +101,15 @@ def model_of(
         Multilinear rank, where it was given.
     psf : three floats, optional
         Standard deviation of the point spread function along z, y and x in voxels, where it was given.
+    unit : Unit
+        How values become intensities of the caller, whose unit the sentence on the noise is in.
 
     Raises
     ------
     InputError
         If more than half of the measured voxels were taken for wrong.
     """
-    law = NoiseModel.white(noise) if noise is not None else estimate_noise(values, mask)
+    law = NoiseModel.white(noise, unit) if noise is not None else estimate_noise(values, mask, unit=unit)
     robust = fitting.options.robust
     defects = find_defects(values, mask, law, psf, fitting.seed) if robust else no_defects()
     check_share(len(defects.positions), int(np.count_nonzero(mask)))
@@ -125,8 +130,8 @@ def model_of(
     inlier = outliers.inliers(mask)
     if noise is None:
         if len(outliers.positions) > FEW_OUTLIERS * np.count_nonzero(mask):
-            law = estimate_noise(values, inlier)
-        law = bounded_by_fit(law, values, inlier, fit)
+            law = estimate_noise(values, inlier, unit=unit)
+        law = bounded_by_fit(law, values, inlier, fit, unit)
     return StackModel(law, found, fit, outliers, inlier)
 
 
@@ -155,12 +160,16 @@ def without(values: Array, mask: Bools, defects: Array) -> tuple[Array, Bools]:
     return filled, mask
 
 
-def noise_of_stack(values: Array, mask: Bools, seed: int = 0) -> NoiseModel:
+def noise_of_stack(values: Array, mask: Bools, seed: int = 0, unit: Unit = AS_GIVEN) -> NoiseModel:
     """The noise of a stack that is not constant, as `recover` estimates it; arguments as for :func:`model_of`."""
-    return model_of(values, mask, Fitting(seed=seed)).noise
+    given = given_stack(values, mask)
+    told = given.unit.within(unit)
+    return model_of(given.values, given.mask, Fitting(seed=seed), unit=told).noise.in_unit(given.unit)
 
 
-def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult) -> NoiseModel:
+def bounded_by_fit(
+    noise: NoiseModel, values: Array, inlier: Bools, fit: CompletionResult, unit: Unit = AS_GIVEN
+) -> NoiseModel:
     """The noise, lowered to the residual of the model where that is less than half of it.
 
     The residual is divided by the standard deviation of the noise at the model's intensity, on a central block and
@@ -184,6 +193,6 @@ def bounded_by_fit(noise: NoiseModel, values: Array, inlier: Bools, fit: Complet
     rank, sigma = " x ".join(map(str, fit.rank)), noise.sigma * share
     reason = (
         f"The residual of a model of rank {rank} is only {share:.2g} of that: most of it is structure, and the "
-        f"standard deviation is {sigma:.3g}."
+        f"standard deviation is {unit.width(sigma):.3g}."
     )
     return noise.reduced(share, reason)

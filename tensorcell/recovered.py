@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -129,6 +130,8 @@ def share_left_open(values: Array, u: Array) -> Array:
     from scipy.ndimage import gaussian_filter
 
     centred = values - values.mean(dtype=np.float64)
+    exponent = math.frexp(float(np.abs(centred).max()))[1]  # powers of two are exact, and no square is 0 or infinite
+    centred, u = np.ldexp(centred, -exponent), np.ldexp(u, -exponent)
     mean = gaussian_filter(centred, SURROUNDINGS)
     variance = np.maximum(gaussian_filter(np.square(centred), SURROUNDINGS) - np.square(mean), 0)
     open_ = np.square(u.astype(np.float64))

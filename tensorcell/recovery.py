@@ -2,7 +2,8 @@
 
 Every channel and time frame is one 3-D stack and is recovered on its own, in named stages:
 
-1. the arguments and all stacks are checked (`tensorcell.arguments`, `tensorcell.unrecovered`);
+1. the arguments and all stacks are checked, and each stack is brought into the unit of computations
+   (`tensorcell.arguments`, `tensorcell.unrecovered`, `tensorcell.standard`);
 2. planes, rows and columns with (nearly) no measured voxel are set aside, since a low-rank model cannot predict them
    (`tensorcell.stack`, `tensorcell.lateral_filling`);
 3. defects, rank, global fit, outliers and noise of the other planes are estimated (`tensorcell.model`, as in
@@ -32,6 +33,7 @@ from tensorcell.defect_notes import checked_psf
 from tensorcell.device import choose_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
+from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import without_value
 from tensorcell.progress import with_progress
@@ -138,6 +140,9 @@ def recover(
     and x, and the notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for
     float32 output.
 
+    The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two
+    for the computation, and an offset of more than 16 times their range is subtracted (a note says so).
+
     Examples
     --------
     >>> import numpy as np
@@ -158,6 +163,7 @@ def recover(
             method, options, device, axial_factor=axial_factor, rank=rank, noise=noise, nonnegative=nonnegative,
             keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed, callback=shown,
         )  # fmt: skip
+        check_affordable(volume, request.axial_factor, bytes_of_recovery(volume))
         found = recover_volume(volume, request, start)
     return replace(found, notes=(*notes, *found.notes))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.errors import InputError
+from tensorcell.solvers.units import AS_GIVEN, Unit
+from tensorcell.standard import exponent_in, standardised, unit_of
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -28,12 +31,33 @@ def float_type(dtype: npt.DTypeLike) -> type[np.floating]:
 
 @dataclass(frozen=True, eq=False)
 class GivenStack:
-    """A stack as it was given: ``values`` (Z, Y, X), finite where the ``mask`` is True (measured), 0 elsewhere."""
+    """A stack as it was given, checked.
+
+    Attributes
+    ----------
+    values : float array ``(Z, Y, X)``
+        Intensities in the unit of computations, finite where measured, 0 elsewhere.
+    mask : bool array of the same shape
+        True = measured.
+    lowest, highest : float
+        Smallest and largest measured value, in the unit of computations.
+    unit : Unit
+        How these values become intensities in the caller's unit (see `tensorcell.standard`).
+    given : array of the same shape, or None
+        Intensities as they were given, where they are not ``values``; anything where nothing was measured.
+    """
 
     values: Array
     mask: Bools
     lowest: float
     highest: float
+    unit: Unit = AS_GIVEN
+    given: Array | None = None
+
+    @property
+    def given_values(self) -> Array:
+        """Intensities as they were given."""
+        return self.values if self.given is None else self.given
 
     @property
     def complete(self) -> bool:
@@ -46,29 +70,43 @@ class GivenStack:
         return self.lowest == self.highest
 
 
-def given_stack(data: Array, mask: Bools | None) -> GivenStack:
-    """Check a stack and convert it to floats; a voxel is measured where the mask is True and the value is not NaN.
+def given_stack(data: Array, mask: Bools | None, *, shift: bool = True) -> GivenStack:
+    """Check a stack and convert it to floats in the unit of computations.
+
+    A voxel is measured where the mask is True and the value is not NaN. With ``shift=False`` the unit has the zero of
+    the data, however large its offset is.
 
     Raises
     ------
     InputError
         If nothing was measured, or a measured voxel is infinite.
     """
-    values = np.ascontiguousarray(data, dtype=float_type(data.dtype))
-    seen = ~np.isnan(values)
+    seen = ~np.isnan(data)
     if mask is not None:
         seen &= mask
     if not seen.any():
         raise InputError(
-            f"expected at least one measured voxel, got none of {values.size} (NaN or False in the mask everywhere)"
+            f"expected at least one measured voxel, got none of {data.size} (NaN or False in the mask everywhere)"
         )
-    infinite = int(np.count_nonzero(np.isinf(values) & seen))
+    infinite = int(np.count_nonzero(np.isinf(data) & seen))
     if infinite:
         raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
-    lowest, highest = np.min(values, where=seen, initial=np.inf), np.max(values, where=seen, initial=-np.inf)
-    if not seen.all():
-        values = np.where(seen, values, 0)  # values that were not measured must not enter any result
-    return GivenStack(values, seen, float(lowest), float(highest))
+    lowest, highest = ends(data, seen)
+    unit = unit_of(data, seen, lowest, highest, shift=shift)
+    values = standardised(data, seen, unit, float_type(data.dtype))
+    start = type(lowest)(unit.offset)
+    low, high = (math.ldexp(float(end - start), -exponent_in(unit)) for end in (lowest, highest))
+    return GivenStack(values, seen, low, high, unit, None if unit.same else data)
+
+
+def ends(data: Array, seen: Bools) -> tuple[Any, Any]:
+    """Smallest and largest measured value, as Python numbers."""
+    if data.dtype.kind == "b":
+        data = data.view(np.uint8)
+    limits: Any = (np.inf, -np.inf)
+    if data.dtype.kind in "iu":
+        limits = np.iinfo(data.dtype).max, np.iinfo(data.dtype).min
+    return np.min(data, where=seen, initial=limits[0]).item(), np.max(data, where=seen, initial=limits[1]).item()
 
 
 @dataclass(frozen=True, eq=False)

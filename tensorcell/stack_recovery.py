@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,9 @@ from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
 from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
+from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
+from tensorcell.standard import check_representable, intensities, uncertainties, widths
 from tensorcell.standing_out import with_measured
 from tensorcell.volume import Stack
 
@@ -74,11 +76,11 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     if whole.constant:
         return unchanged(whole, request.axial_factor)
     given = lines.part_of(whole)
-    problem = posed(given, stack.label, request, complete=whole.complete)
+    problem = posed(given, stack.label, in_unit_of(request, whole.unit), complete=whole.complete)
     estimate = fill_dead_pixels(problem, with_measured(problem, request.method.estimate(problem)))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
-    notes = [*constant_notes(whole.values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]
+    notes = [*constant_notes(whole.given_values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]
     if len(grid) == planes:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
@@ -89,17 +91,22 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
         filled = insert_lines(filled, problem, given, positions, lines)
         notes += filled.notes
         positions = lines.places(positions)
-    if request.nonnegative or (request.nonnegative is None and whole.lowest >= 0):
+    filled = in_given_unit(filled, whole.unit)
+    if request.nonnegative or (request.nonnegative is None and whole.unit.intensity(whole.lowest) >= 0):
         for values in (filled.volume, filled.samples):
             if values is not None:
                 np.maximum(values, 0, out=values)
     if problem.keep:
         put_back(whole, positions, filled, request.axial_factor)
+    doubt_zeros(whole, positions, filled, request.axial_factor)
     notes += defect_notes(problem.model.outliers, int(np.count_nonzero(whole.mask)), problem.psf, replaced=True)
-    model, dtype = problem.model, whole.values.dtype
+    model, unit = problem.model, whole.unit
+    if unit.offset:
+        notes.append(f"an offset of {unit.offset:g} was subtracted for the computation and added to its result")
     return StackResult(
-        filled.volume, filled.error.astype(dtype, copy=False), on_grid(whole.mask, request.axial_factor), positions,
-        model.outliers.values, model.rank.rank, estimate.status, estimate.history, float(model.noise.sigma),
+        filled.volume, filled.error, on_grid(whole.mask, request.axial_factor), positions,
+        widths(model.outliers.values, unit), model.rank.rank, estimate.status,
+        tuple(record_in(record, unit) for record in estimate.history), unit.width(float(model.noise.sigma)),
         tuple(notes), filled.samples, counts_of(model.outliers),
     )  # fmt: skip
 
@@ -124,11 +131,50 @@ def check_arguments(given: GivenStack, lines: MeasuredLines, request: Request) -
     """Raise `InputError` unless the arguments fit the stack."""
     if given.constant:
         return
-    if request.nonnegative and given.lowest < 0:
-        raise InputError(f"nonnegative=True, but measured values go down to {given.lowest:g}")
+    psf_in_voxels(request.psf, request.spacing, given.values.shape)
+    lowest = given.unit.intensity(given.lowest)
+    if request.nonnegative and lowest < 0:
+        raise InputError(f"nonnegative=True, but measured values go down to {lowest:g}")
     if request.rank is not None:
         measured = measured_stack(lines.part_of(given))
         arguments.check_rank_fits(request.rank, measured.values.shape, measured.some_set_aside)
+
+
+def in_unit_of(request: Request, unit: Unit) -> Request:
+    """The request with the given noise in the unit of computations, and records for the callback in the user's.
+
+    A constraint ``X >= 0`` is dropped where an offset is subtracted, since no estimate comes near zero there.
+    """
+    if unit.same:
+        return request
+    callback = request.fitting.callback
+
+    def report(record: IterationRecord, state: Any) -> bool | None:
+        return None if callback is None else callback(record_in(record, unit), state)
+
+    fitting = replace(
+        request.fitting,
+        callback=None if callback is None else report,
+        nonnegative=request.fitting.nonnegative and not unit.offset,
+    )
+    noise = None if request.noise is None else request.noise / unit.scale
+    return replace(request, fitting=fitting, noise=noise)
+
+
+def record_in(record: IterationRecord, unit: Unit) -> IterationRecord:
+    """The record with its threshold in the user's unit."""
+    return record if unit.scale == 1 else replace(record, threshold=unit.width(record.threshold))
+
+
+def in_given_unit(filled: Filled, unit: Unit) -> Filled:
+    """The wanted stack in the user's unit."""
+    volume = intensities(filled.volume, unit)
+    samples = None if filled.samples is None else intensities(filled.samples, unit)
+    error = uncertainties(filled.error.astype(volume.dtype, copy=False), unit)
+    if unit.scale > 1:
+        check_representable(volume, "value", unit)
+        check_representable(error, "uncertainty", unit)
+    return filled._replace(volume=volume, error=error, samples=samples)
 
 
 def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
@@ -155,10 +201,13 @@ def posed(given: GivenStack, label: str, request: Request, *, complete: bool) ->
     psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
     if psf is not None:  # planes that were set aside leave the others further apart
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
-    model = model_of(stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank, psf=psf)
+    model = model_of(
+        stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank, psf=psf, unit=given.unit
+    )
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
         axial_factor=request.axial_factor, label=label, options=request.options, psf=psf,
+        unit=given.unit,
     )  # fmt: skip
 
 
@@ -181,7 +230,7 @@ def insert_lines(filled: Filled, problem: Problem, given: GivenStack, outliers: 
         inlier = given.mask.copy()
         inlier.ravel()[outliers] = False
         kept[:: problem.axial_factor] = inlier
-        put_back(given, outliers, filled, problem.axial_factor)
+        put_back(replace(given, given=None), outliers, filled, problem.axial_factor)  # in the unit of computations
     whole = fill_lines(volume, filled.error, kept, lines, problem.model.noise)
     samples = filled.samples
     if samples is not None:
@@ -207,9 +256,23 @@ def put_back(given: GivenStack, outliers: Array, filled: Filled, axial_factor: i
     """Measured voxels that are no outliers keep their value, bit for bit, in the result and in every sample."""
     inlier = given.mask.copy()
     inlier.ravel()[outliers] = False
-    np.copyto(filled.volume[::axial_factor], given.values, where=inlier)
+    values = given.given_values
+    np.copyto(filled.volume[::axial_factor], values, where=inlier)
     if filled.samples is not None:
-        np.copyto(filled.samples[:, ::axial_factor], given.values, where=inlier)
+        np.copyto(filled.samples[:, ::axial_factor], values, where=inlier)
+
+
+def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, axial_factor: int) -> None:
+    """Where a voxel is estimated and nothing tells an error, its uncertainty is the spread of the measured values."""
+    unsure = filled.error == 0
+    at_planes = unsure[::axial_factor]
+    replaced = np.unravel_index(outliers, at_planes.shape)
+    without = at_planes[replaced]
+    at_planes[given.mask] = False
+    at_planes[replaced] = without
+    if unsure.any():
+        spread = given.unit.width(float(np.std(given.values[given.mask], dtype=np.float64)))
+        filled.error[unsure] = max(spread, float(np.finfo(filled.error.dtype).smallest_subnormal))
 
 
 def correlation_notes(noise: NoiseModel) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import NoiseModel
 from tensorcell.solvers.anscombe import stabilised
+from tensorcell.solvers.defects import MANY, Kind
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -24,6 +25,9 @@ FALSE = 0.1
 
 LEVELS = np.arange(3.5, 7.0, 0.05)
 """Thresholds that are tried, in standard deviations of the noise."""
+
+BESIDE = 3.0
+"""Standard deviations by which a neighbour differs from the estimate if a voxel that stands out is not a single one."""
 
 SURROUND = 2.0
 """A neighbour of such a voxel is returned as measured, too, if it differs on the same side by so many standard
@@ -40,12 +44,17 @@ def with_measured(problem: Problem, estimate: Estimate) -> Estimate:
     threshold = threshold_of(off, int(np.count_nonzero(problem.model.inlier)))
     if math.isinf(threshold):
         return estimate
-    chosen = grown(off, threshold)
+    impulses = problem.model.outliers.count(Kind.BRIGHT) >= MANY
+    seeds = [without_single(off, off > threshold) if impulses else off > threshold]
+    seeds.append(without_single(-off, -off > threshold))
+    chosen = grown(off, seeds[0]) | grown(-off, seeds[1])
+    if not chosen.any():
+        return estimate
     value, error = np.array(estimate.value), np.array(estimate.error)
     value[chosen] = measured[chosen]
     error[chosen] = np.sqrt(noise.variance(measured[chosen]))
     note = (
-        f"{np.count_nonzero(np.abs(off) > threshold)} measured voxels differ from the estimate by more than "
+        f"{np.count_nonzero(seeds[0] | seeds[1])} measured voxels differ from the estimate by more than "
         f"{threshold:.3g} standard deviations of the noise and are no defects; with their neighbours, "
         f"{np.count_nonzero(chosen)} voxels are returned as measured"
     )
@@ -73,12 +82,20 @@ def threshold_of(off: Array, count: int) -> float:
     return math.inf
 
 
-def grown(off: Array, threshold: float) -> Bools:
-    """Voxels beyond the threshold, and neighbours of them that differ on the same side."""
+def without_single(off: Array, seeds: Bools) -> Bools:
+    """Seeds that have a neighbour far off on the same side.
+
+    Single dark voxels are no signal, and neither are bright ones in a stack that holds many impulses: those that were
+    not found, since they differ too little from their surroundings, stand out here.
+    """
+    from scipy.ndimage import convolve
+
+    beside = convolve((off > BESIDE).astype(np.uint8), np.ones((3, 3, 3), np.uint8), mode="constant")
+    return np.asarray(seeds & (beside > 1))
+
+
+def grown(off: Array, seeds: Bools) -> Bools:
+    """Seeds, and neighbours of them that differ on the same side."""
     from scipy.ndimage import binary_dilation
 
-    chosen = np.zeros(off.shape, bool)
-    for side in (off, -off):
-        seeds = side > threshold
-        chosen |= seeds | (binary_dilation(seeds, np.ones((3, 3, 3), bool)) & (side > SURROUND))
-    return chosen
+    return np.asarray(seeds | (binary_dilation(seeds, np.ones((3, 3, 3), bool)) & (off > SURROUND)))

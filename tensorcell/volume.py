@@ -28,14 +28,15 @@ class Volume:
     ----------
     data : numpy.ndarray
         Intensities in the caller's unit: integers of any size, float16/32/64 or bool (each computation converts them to
-        float), with the axes in any order. NaN means not measured. The array is not copied.
+        float), with the axes in any order. NaN means not measured. The array is not copied. The mask of a
+        `numpy.ma.MaskedArray`, where True means not measured, is inverted and joined with ``mask``.
     axes : str
         One upper-case letter for each axis of ``data``, each at most once; Z, Y and X are always among them. C is the
         channel and T is time. Like these, other letters are further axes whose indices have a stack each.
     spacing : (float, float, float) or None
         Voxel size (dz, dy, dx) in micrometres, in this order whatever the order of ``axes``; None if it is unknown.
     mask : numpy.ndarray of bool or None
-        Shape of ``data``, True = measured; None if everything was measured.
+        Shape of ``data``, True = measured; None if everything was measured. Masked entries are not measured.
     metadata : mapping of str
         What else is known: ``channel_names``, ``time_interval`` (seconds), ``source``, ``format`` and so on.
 
@@ -59,6 +60,10 @@ class Volume:
 
     def __post_init__(self) -> None:
         check_data(self.data)
+        if isinstance(self.data, np.ma.MaskedArray) or isinstance(self.mask, np.ma.MaskedArray):
+            data, mask = without_masked_arrays(self.data, self.mask)
+            object.__setattr__(self, "data", data)
+            object.__setattr__(self, "mask", mask)
         check_axes(self.axes, self.data.shape)
         object.__setattr__(self, "spacing", check_spacing(self.spacing))
         if self.mask is not None:
@@ -79,11 +84,12 @@ class Volume:
         ----------
         data : array_like or Volume
             With ``axes=None`` an array of three axes is a stack ``ZYX``; more axes need ``axes``. The mask of a
-            `numpy.ma.MaskedArray`, where True means not measured, is inverted and kept.
+            `numpy.ma.MaskedArray`, or of several in a list, where True means not measured, is inverted and kept.
         axes, spacing
             As in `Volume`. None keeps those of a given volume.
         mask : array_like of bool or integers, or None
-            Shape of ``data``, nonzero = measured. It is combined by AND with the mask that ``data`` has.
+            Shape of ``data``, nonzero = measured, masked = not measured. It is combined by AND with the mask that
+            ``data`` has.
 
         Returns
         -------
@@ -106,17 +112,18 @@ class Volume:
             if axes is not None:
                 volume = dataclasses.replace(volume, axes=axes)
         else:
-            own_mask = ~np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
-            array = as_array(data, "data")
+            array, own_mask = array_and_mask(data, "data")
             check_data(array)
             volume = Volume(array, guess_axes(array) if axes is None else axes, mask=own_mask)
         if spacing is not None:
             volume = dataclasses.replace(volume, spacing=check_spacing(spacing))
         if mask is not None:
-            array = as_array(mask, "mask")
+            array, valid = array_and_mask(mask, "mask")
             if array.dtype.kind not in "bui":
                 raise InputError(f"mask must be bool or integer (nonzero = measured), got {array.dtype}")
             array = array.astype(bool, copy=False)
+            if valid is not None:
+                array = array & valid
             check_mask(array, volume.shape)
             joined = array if volume.mask is None else array & volume.mask
             volume = dataclasses.replace(volume, mask=joined)
@@ -198,6 +205,42 @@ def as_array(value: Any, name: str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name} of type {type(value).__name__} is not an array: {reason}") from error
+
+
+def array_and_mask(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The value as a plain array, and where its entries are valid; None where it is not, nor holds, a masked array.
+
+    >>> planes = [np.ma.masked_equal([[1, 2]], 2), np.array([[3, 4]])]
+    >>> array_and_mask(planes, "data")[1].tolist()
+    [[[True, False]], [[True, True]]]
+    """
+    if not holds_masked_array(value):
+        return as_array(value, name), None
+    if isinstance(value, np.ma.MaskedArray):
+        return np.ma.getdata(value), ~np.ma.getmaskarray(value)
+    parts = [array_and_mask(part, name) for part in value]
+    whole = [np.ones(np.shape(array), bool) if valid is None else valid for array, valid in parts]
+    return as_array([array for array, _ in parts], name), as_array(whole, f"mask of {name}")
+
+
+def holds_masked_array(value: Any) -> bool:
+    """Whether this is a masked array, or a list or tuple with one in it."""
+    if isinstance(value, list | tuple):
+        return any(holds_masked_array(part) for part in value)
+    return isinstance(value, np.ma.MaskedArray)
+
+
+def without_masked_arrays(data: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Plain data and mask, True = measured: neither entry may be masked, and the mask must be True."""
+    plain, valid = array_and_mask(data, "data")
+    if mask is None:
+        return plain, valid
+    given, known = array_and_mask(mask, "mask")
+    check_mask(given, plain.shape)
+    for part in (valid, known):
+        if part is not None:
+            given = given & part
+    return plain, given
 
 
 def guess_axes(data: np.ndarray) -> str:

@@ -504,6 +504,15 @@ def test_axial_band_refuses_bad_input(stack: Any, options: dict[str, Any], messa
         axial_band(stack, **{"spacing": UNIT, **options})
 
 
+def test_axial_band_leaves_out_what_a_masked_array_hides() -> None:
+    stack = np.random.default_rng(0).random((12, 20, 20))
+    hidden = np.random.default_rng(1).random(stack.shape) < 0.1
+    garbage = np.where(hidden, 1e9, stack)
+    expected = axial_band(garbage, None, mask=~hidden)
+    assert axial_band(np.ma.array(garbage, mask=hidden), None) == expected
+    assert axial_band(np.ma.array(garbage, mask=hidden), None, mask=np.ones(stack.shape, bool)) == expected
+
+
 def test_axial_band_accepts_infinities_that_were_not_measured() -> None:
     volume = ellipsoid(40, 0.2, side=32)
     mask = np.ones(volume.shape, bool)

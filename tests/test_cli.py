@@ -208,6 +208,16 @@ def test_a_stack_too_large_for_the_machine_is_announced(
     assert "MiB of memory will be needed; this machine has 100 MiB" in line
 
 
+@pytest.mark.parametrize("command", [("recover", "in.tif", "out.tif"), ("diagnose", "in.tif")])
+def test_a_factor_that_no_memory_holds_is_one_line(
+    command: tuple[str, ...], stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, stack, *command, "--axial-factor", "1000000000") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "axial factor 1000000000 makes" in line
+    assert "TB of memory" in line
+
+
 def test_channels_and_frames_keep_their_axes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

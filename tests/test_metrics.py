@@ -13,6 +13,7 @@ import skimage.metrics
 
 from tensorcell.errors import InputError
 from tensorcell.metrics import nrmse, psnr, ssim
+from tensorcell.volume import Volume
 
 SKIMAGE: Any = skimage.metrics
 
@@ -244,6 +245,23 @@ def test_bad_arrays_are_refused(score: Any) -> None:
         score(a.astype(object), a)
     with pytest.raises(InputError, match="reference is a NumPy masked array"):
         score(np.ma.masked_less(a, 0.5), a)
+    with pytest.raises(InputError, match="estimate is a NumPy masked array"):
+        score(a, [np.ma.masked_less(plane, 0.5) for plane in a])
+    with pytest.raises(InputError, match="mask is a NumPy masked array"):
+        score(a, a + 1, mask=np.ma.array(np.ones(a.shape, bool)))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_voxels_of_a_volume_that_were_not_measured_are_not_scored(score: Any) -> None:
+    a = np.random.default_rng(9).random((8, 8, 8))
+    b, mask = a + 0.1 * np.random.default_rng(1).random(a.shape), np.ones(a.shape, bool)
+    mask[:, :, -1] = False
+    for volume in (Volume(b, mask=mask), Volume(np.ma.array(b, mask=~mask))):
+        with pytest.raises(InputError, match="estimate has 64 voxels that were not measured among those to score"):
+            score(a, volume)
+        assert float(score(a, volume, mask=mask)) == float(score(a, b, mask=mask))
+        with pytest.raises(InputError, match="reference has 64 voxels that were not measured"):
+            score(volume, a, mask=np.ones(a.shape, bool))
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -123,6 +123,56 @@ def test_from_array_joins_masks() -> None:
     assert [bool(plane.any()) for plane in volume.mask] == [False, False, True]
 
 
+COUNTS = np.arange(60.0).reshape(3, 4, 5)
+HIDDEN = np.random.default_rng(0).random(COUNTS.shape) < 0.4
+
+
+def masked_stacks() -> dict[str, tuple[Any, Any]]:
+    """Data and mask with garbage under the mask of a masked array, in every place where one may stand."""
+    garbage = np.where(HIDDEN, 1e9, COUNTS)
+    whole, valid = np.ma.array(garbage, mask=HIDDEN), np.ma.array(np.ones(COUNTS.shape, bool), mask=HIDDEN)
+    planes = [np.ma.array(plane, mask=part) for plane, part in zip(garbage, HIDDEN, strict=True)]
+    plain = [np.where(part, np.nan, plane) for plane, part in zip(COUNTS, HIDDEN, strict=True)]
+    return {
+        "array": (whole, None),
+        "volume": (Volume(data=whole), None),
+        "mask of a volume": (Volume(garbage, mask=valid), None),
+        "mask": (garbage, valid),
+        "mask of integers": (garbage, valid.astype(int)),
+        "list of planes": (planes, None),
+        "tuple with plain planes": ((planes[0], *plain[1:]), None),
+        "list of masks": (garbage, [np.ma.array(np.ones(part.shape, bool), mask=part) for part in HIDDEN]),
+    }
+
+
+@pytest.mark.parametrize("place", masked_stacks())
+def test_what_a_masked_array_hides_is_not_measured(place: str) -> None:
+    data, mask = masked_stacks()[place]
+    volume = Volume.from_array(data, mask=mask)
+    (part,) = stacks(volume)
+    measured = ~np.isnan(part.data) & (True if part.mask is None else part.mask)
+    np.testing.assert_array_equal(measured, ~HIDDEN)
+    assert type(volume.data) is np.ndarray
+    assert type(volume.mask) is np.ndarray
+    np.testing.assert_array_equal(volume.data[measured], COUNTS[~HIDDEN])
+
+
+def test_frames_and_planes_in_nested_lists_keep_their_masks() -> None:
+    frames = [[np.ma.masked_equal(plane, 7.0) for plane in COUNTS], list(COUNTS)]
+    mask = Volume.from_array(frames, axes="TZYX").mask
+    assert mask is not None
+    np.testing.assert_array_equal(mask, [COUNTS != 7, np.ones(COUNTS.shape)])
+
+
+def test_a_masked_array_in_a_volume_is_joined_with_its_mask() -> None:
+    data = np.ma.masked_equal(COUNTS, 59.0)
+    np.testing.assert_array_equal(Volume(data, mask=COUNTS > 0).mask, (COUNTS > 0) & (COUNTS < 59))
+    with pytest.raises(InputError, match="mask"):
+        Volume(data, mask=np.ones((1, 2, 3), bool))
+    with pytest.raises(InputError, match="mask must be a bool array"):
+        Volume(data, mask=np.ma.array(COUNTS))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -17,7 +17,7 @@ from tensorcell.axial.result import AxialBand, AxialSpectrum, Source, length_tex
 from tensorcell.axial.spectra import axial_and_lateral, windowed_periodogram
 from tensorcell.axial.verdict import TOLERANCE
 from tensorcell.errors import InputError
-from tensorcell.volume import check_mask, check_spacing
+from tensorcell.volume import array_and_mask, check_mask, check_spacing
 
 Bools = npt.NDArray[np.bool_]
 
@@ -124,14 +124,15 @@ def axial_band(
 
 def checked_stack(stack: Any, mask: Bools | None) -> tuple[npt.NDArray[Any], Bools | None]:
     """The array, and its mask (True = measured); the mask is None if everything was measured."""
-    data = np.asarray(stack)
+    data, valid = array_and_mask(stack, "stack")
     if data.ndim != 3 or 0 in data.shape:
         raise InputError(f"stack must be a non-empty array (z, y, x), got shape {data.shape}")
     if data.dtype.kind not in "fiub":
         raise InputError(f"stack must hold real numbers, got {data.dtype}")
     if mask is not None:
         check_mask(mask, data.shape)
-    measured = mask
+        valid = mask if valid is None else mask & valid
+    mask = measured = valid
     if data.dtype.kind == "f":
         finite = np.isfinite(data)
         if not finite.all():

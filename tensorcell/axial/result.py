@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from tensorcell.solvers.units import Unit
 
 Source = Literal["axial spectrum", "optics", "lateral spectrum", "none"]
 
@@ -31,6 +33,16 @@ class AxialSpectrum:
     """Whether the peak is too weak against the noise to give a limit."""
     at_least: float | None
     """Highest frequency with power well above noise and level: a lower bound of the limit. None if there is none."""
+
+    def in_unit(self, unit: Unit) -> AxialSpectrum:
+        """The spectrum with its powers in the caller's unit."""
+        return replace(
+            self,
+            power=tuple(unit.width(value, power=2) for value in self.power),
+            floor=unit.width(self.floor, power=2),
+            level=unit.width(self.level, power=2),
+            peak=unit.width(self.peak, power=2),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,12 @@ class AxialBand:
     """Along z."""
     lateral: AxialSpectrum | None
     """Along y and x, averaged."""
+
+    def in_unit(self, unit: Unit) -> AxialBand:
+        """The same with the powers of its spectra in the caller's unit."""
+        parts = (None if part is None else part.in_unit(unit.of_powers) for part in (self.axial, self.lateral))
+        axial, lateral = parts
+        return replace(self, axial=axial, lateral=lateral, obtained=self.obtained + unit.remark_on_powers)
 
 
 def length_text(length: float | None, unit: str) -> str:

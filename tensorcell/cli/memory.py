@@ -1,10 +1,10 @@
-"""Memory of the machine and of this process, and the line that says what a recovery will need."""
+"""Memory of this process, and the line that says what a recovery will need."""
 
 from __future__ import annotations
 
-import os
 import sys
 
+from tensorcell.memory import machine_memory
 from tensorcell.volume import Volume
 
 BYTES_A_VOXEL = 80
@@ -23,14 +23,6 @@ def say_cost(source: str, before: Volume, axial_factor: int) -> None:
     if short or sys.stderr.isatty():
         more = f"; this machine has {there:.0f} MiB" if short else ""
         print(f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed{more}", file=sys.stderr)
-
-
-def machine_memory() -> float | None:
-    """Memory of the machine in MiB; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def peak_memory() -> float | None:

@@ -34,6 +34,7 @@ from tensorcell.cli.parsing import (
 )
 from tensorcell.errors import InputError
 from tensorcell.files import Written, check_outputs, read, read_mask, rehearse, staged, write
+from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of
 from tensorcell.pages import recovery as reports
@@ -109,6 +110,7 @@ def recover(
         measured = read_mask(mask, like=before) if mask is not None else None
         wanted = before.dtype if dtype == "input" else dtype
         rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
+        check_affordable(before, axial_factor, bytes_of_recovery(before))
         if not quiet:
             say_cost(source, before, axial_factor)
         labels = [stack.label for stack in stacks(before)]

@@ -66,7 +66,9 @@ def low_rank_model(
     blocks: bool,
     psf: Sequence[float] | None = None,
 ) -> LowRankModel:
-    """Rank, noise, outliers and coherence of what was measured.
+    """Rank, noise, outliers and coherence of what was measured, in the caller's unit.
+
+    ``noise``, where it was given, is in the unit of ``given.values``.
 
     Slices without samples are left out, since no equation contains them. A given rank with more unknowns than samples
     is judged as it is, but the coherences then come from a fit of a smaller rank that the samples determine.
@@ -80,11 +82,12 @@ def low_rank_model(
         cut = tuple(min(r, size) for r, size in zip(rank, y.shape, strict=True))
         carried = degrees_of_freedom(cut, y.shape) <= observed
         fitted = affordable(cut, y.shape, np.inf if carried else observed / 2)
-    model = model_of(y, seen, fitting, noise=noise, rank=fitted, psf=psf)
-    sigma = model.noise.sigma
+    model = model_of(y, seen, fitting, noise=noise, rank=fitted, psf=psf, unit=given.unit)
+    unit, sigma = given.unit, model.noise.sigma
     said = GIVEN if noise is not None else model.noise.sentence
     if noise is None and sigma < ROUNDING * (given.highest - given.lowest):
         sigma, said = 0.0, f"{said} It is zero to the precision of the fit."
+    told = model.rank.in_unit(unit)
     fit, explained = best_explained(y, model, fitting)
     found = coherence(fit.tucker.core, fit.tucker.factors)
     if rank is not None and fitted != rank:
@@ -92,10 +95,10 @@ def low_rank_model(
         found = replace(found, obtained={key: f"{how} {of_rank}" for key, how in found.obtained.items()})
     return LowRankModel(
         rank=rank or model.rank.rank,
-        reason=model.rank.reason,
-        spectra=model.rank.spectra,
-        edges=model.rank.thresholds,
-        noise=sigma,
+        reason=told.reason,
+        spectra=told.spectra,
+        edges=told.thresholds,
+        noise=unit.width(sigma),
         noise_obtained=said,
         explained=explained,
         outliers=len(model.outliers.positions),
@@ -132,7 +135,7 @@ def _trivial(given: GivenStack, y: Array, seen: Bools, noise: float | None, rank
         reason=GIVEN if rank else why,
         spectra=(),
         edges=(),
-        noise=sigma,
+        noise=given.unit.width(sigma),
         noise_obtained=said,
         explained=1.0 if given.constant else 0.0,
         outliers=0,

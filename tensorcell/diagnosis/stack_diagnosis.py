@@ -28,6 +28,7 @@ from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis, as_
 from tensorcell.diagnosis.sentences import by_share, first_sentence, how_obtained
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.memory import BYTES_OF_DIAGNOSIS, check_affordable
 from tensorcell.missing_value import without_value
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
@@ -144,6 +145,7 @@ def diagnose(
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume)
+    check_affordable(volume, request.axial_factor, BYTES_OF_DIAGNOSIS, all_stacks=False)
     volume, notes = without_value(volume, missing_value)
     notes = tuple(map(as_sentence, notes))
     reports: list[Diagnosis] = []
@@ -172,6 +174,7 @@ def severity(report: Diagnosis) -> tuple[int, int, float]:
 def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     """Diagnose one 3-D stack (see the top of this file for the steps)."""
     given = given_stack(stack.data, stack.mask)
+    noise = None if request.noise is None else request.noise / given.unit.scale
     factor, planes = request.axial_factor, len(given.values)
     shape = ((planes - 1) * factor + 1, *given.values.shape[1:])
     if request.rank is not None:
@@ -183,16 +186,14 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     del wanted
 
     psf = psf_in_voxels(request.psf, volume.spacing, given.values.shape)
-    model = low_rank_model(
-        given, request.fitting, noise=request.noise, rank=request.rank, blocks=request.blocks, psf=psf
-    )
+    model = low_rank_model(given, request.fitting, noise=noise, rank=request.rank, blocks=request.blocks, psf=psf)
     found = model.coherence
     bound = recovery_bound(shape, model.rank, mu=found.mu, alpha=found.alpha, lam=found.lam, sparsity=model.outliers)
     pattern = "lines" if sampling.pattern == "lines" else "uniform"
     threshold = empirical_threshold(shape, model.rank, pattern=pattern)
     word, sentence = low_rank_verdict(sampling, shape, bound, threshold.samples, model)
     fine = None if volume.spacing is None else (volume.spacing[0] / factor, *volume.spacing[1:])
-    band = axial_band(given.values, volume.spacing, mask=given.mask, noise=request.noise, **request.optics)
+    band = axial_band(given.values, volume.spacing, mask=given.mask, noise=noise, **request.optics).in_unit(given.unit)
     known = np.flatnonzero(counts[0])
     step = axial_step(known) * (1.0 if fine is None else fine[0]) / (factor if fine is None else 1)
     axial_word, axial_sentence = axial_verdict(step, band)
@@ -200,8 +201,8 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     if beyond and axial_word == "resolved":
         axial_word = "unknown"
         axial_sentence = f"unknown: {beyond} planes lie beyond the measured ones, where smoothness cannot predict them"
-    blocks = () if given.constant else constant_blocks(given.values, given.mask)
-    share = () if given.constant or blocks else share_notes(given.values, given.mask)
+    blocks = () if given.constant else constant_blocks(given.given_values, given.mask)
+    share = () if given.constant or blocks else share_notes(given.given_values, given.mask)
     report = Diagnosis(
         label=stack.label,
         source=str(volume.metadata.get("source", "")),

@@ -32,7 +32,8 @@ def better_estimate(problem: Problem, correct: Correct | None) -> Estimate:
     better = patches.error < trial.error
     note = (
         f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
-        f"groups of patches is {patches.error:.4g}, of the global model {trial.error:.4g}"
+        f"groups of patches is {problem.unit.width(patches.error):.4g}, of the global model "
+        f"{problem.unit.width(trial.error):.4g}"
     )
     if better:
         found = from_patches(problem, start, patches, correct)

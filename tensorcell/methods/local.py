@@ -46,7 +46,7 @@ def from_patches(
     notes = list(_thin(problem, options))
     error = np.sqrt(noise.variance(start.value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
     best, history, status, spread = start.value, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
-    if needs_sweeps(problem):
+    if needs_sweeps(problem) and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
             values, inlier, start.value, noise.sigma, levels=levels, options=options, seed=fitting.seed,
@@ -61,8 +61,8 @@ def from_patches(
         best, error, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
-            f"measured voxels were denoised by groups of similar patches at a noise of {noise.sigma:.4g}; "
-            f"the shares of the filters are {shares}"
+            f"measured voxels were denoised by groups of similar patches at a noise of "
+            f"{problem.unit.width(noise.sigma):.4g}; the shares of the filters are {shares}"
         )
         notes.extend(found.notes)
     if trial is not None:

@@ -19,6 +19,7 @@ from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
+from tensorcell.solvers.units import AS_GIVEN, Unit
 from tensorcell.stack import MeasuredStack
 
 Array = npt.NDArray[Any]
@@ -54,6 +55,9 @@ class Problem:
         Option objects by their class.
     psf : three floats or None
         Standard deviations of the point spread function that the user gave, in voxels of the measured planes.
+    unit : Unit
+        How values become intensities of the user: arrays and numbers are in the unit of the values, the numbers in
+        notes in the user's.
     """
 
     stack: MeasuredStack
@@ -65,6 +69,7 @@ class Problem:
     label: str
     options: Options
     psf: tuple[float, ...] | None = None
+    unit: Unit = AS_GIVEN
 
     def option(self, kind: type[Kind]) -> Kind:
         """The options of one class."""

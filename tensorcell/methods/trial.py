@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalState, NoiseModel
-from tensorcell.solvers.predictive_rank import has_empty_lines
+from tensorcell.solvers.predictive_rank import ROUNDING, has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.residual_kriging import estimate_with_neighbours
 from tensorcell.solvers.slabs import central_block
@@ -76,9 +76,21 @@ class GlobalTrial:
         return math.sqrt(max(square - self.sigma**2, 0.01 * square))
 
     def capped(self, errors: Array) -> Array:
-        """Errors, each cut at five typical ones of the global model: outliers cannot be predicted."""
-        cap = CAP * max(robust_sigma(self.errors), 1e-30)
-        return np.clip(errors, -cap, cap)
+        """Errors, each cut at five typical ones of the global model: outliers cannot be predicted.
+
+        Where most voxels are predicted exactly (a nearly empty stack), no error is cut.
+        """
+        own = self.errors
+        typical = robust_sigma(own)
+        if typical <= ROUNDING * math.sqrt(float(np.mean(own**2))):
+            return errors
+        return np.clip(errors, -CAP * typical, CAP * typical)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the global model predicts all left-out voxels but for rounding, so that nothing can be refined."""
+        measured = float(np.mean(np.square(self.values[self.training], dtype=np.float64)))
+        return max(self.error, self.sigma) <= float(np.finfo(np.float32).eps) * math.sqrt(measured)
 
     @property
     def error(self) -> float:
@@ -98,7 +110,7 @@ class PatchTrial:
     error: float
     """Root mean square error, without the noise."""
     levels: tuple[float, ...]
-    """Noise levels of the sweeps."""
+    """Noise levels of the sweeps; none where the global model leaves nothing to refine."""
     errors: Array
     spreads: Array
     """Disagreement of overlapping patches at the left-out voxels."""
@@ -138,6 +150,8 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
     error at the left-out voxels shows where they should end.
     """
     before, sigma = trial.error, trial.sigma
+    if trial.exact:
+        return PatchTrial(before, (), trial.errors, np.zeros(len(trial.errors)), sigma)
     tried = np.geomspace(max(before, sigma), max(BELOW_NOISE * sigma, before / 8), options.sweeps)
     centre = float(np.mean(trial.values[trial.training], dtype=np.float64))
     sweeps: list[tuple[float, Array, Array]] = []

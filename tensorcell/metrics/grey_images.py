@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tensorcell.errors import InputError
 
 from .axes import as_planes, plane_size, planes_axis
-from .inputs import as_array, check_finite, checked_data_range, refuse_empty
+from .inputs import as_array, check_finite, checked_data_range, refuse_empty, refuse_not_measured
 from .scores import PlaneScore
 
 Array = NDArray[np.float64]
@@ -40,6 +40,7 @@ def grey_planes(
     axis = planes_axis(data, axis=axis)
     array = as_array(name, data)
     refuse_empty(name, array)
+    refuse_not_measured(name, data, None)
     check_finite(name, array, "among its voxels")
     white = _white(name, array, data_range)
     planes = as_planes(array, axis)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorcell.errors import InputError
+from tensorcell.volume import Volume, holds_masked_array
 
 from .slabs import plane_slabs
 
@@ -22,7 +23,7 @@ def as_array(name: str, data: Any) -> NDArray[Any]:
     """The array of a Volume (known by its axes), else the data as an array; of at least one axis and real numbers."""
     if getattr(data, "axes", None) is not None and hasattr(data, "data"):
         data = data.data
-    if np.ma.isMaskedArray(data):
+    if holds_masked_array(data):
         raise InputError(f"{name} is a NumPy masked array, expected a plain array and mask= (True = scored)")
     array = np.atleast_1d(np.asarray(data))
     if array.dtype.kind not in "buif":
@@ -32,13 +33,18 @@ def as_array(name: str, data: Any) -> NDArray[Any]:
 
 def checked_pair(reference: Any, estimate: Any, mask: Any, names: tuple[str, str] = PAIR) -> Checked:
     """Two Volumes or array-likes as arrays of one shape, and the mask as a bool array of that shape, without copies."""
+    given = reference, estimate
     reference, estimate = as_array(names[0], reference), as_array(names[1], estimate)
     if reference.shape != estimate.shape:
         raise InputError(f"{names[1]} has shape {estimate.shape}, {names[0]} has shape {reference.shape}")
     refuse_empty(names[0], reference)
+    if holds_masked_array(mask):
+        raise InputError("mask is a NumPy masked array, expected a plain array (True = voxel is scored)")
+    mask = None if mask is None else np.asarray(mask)
+    for name, volume in zip(names, given, strict=True):
+        refuse_not_measured(name, volume, mask)
     if mask is None:
         return reference, estimate, None
-    mask = np.asarray(mask)
     if mask.dtype != np.bool_:
         raise InputError(f"mask has dtype {mask.dtype}, expected bool (True = voxel is scored)")
     if mask.shape != reference.shape:
@@ -46,6 +52,19 @@ def checked_pair(reference: Any, estimate: Any, mask: Any, names: tuple[str, str
     if not mask.any():
         raise InputError("mask is False everywhere, expected at least one voxel to score")
     return reference, estimate, mask
+
+
+def refuse_not_measured(name: str, data: Any, mask: NDArray[np.bool_] | None) -> None:
+    """Raise `InputError` where a Volume has voxels that were not measured and would be scored."""
+    if not isinstance(data, Volume) or data.mask is None:
+        return
+    scored = ~data.mask if mask is None or mask.shape != data.mask.shape else mask & ~data.mask
+    count = int(np.count_nonzero(scored))
+    if count:
+        raise InputError(
+            f"{name} has {count} voxels that were not measured among those to score, expected none (where a score "
+            "takes mask=, it can leave them out)"
+        )
 
 
 def refuse_empty(name: str, array: NDArray[Any]) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tensorcell.model import noise_of_stack
 from tensorcell.solvers import NoiseModel
 from tensorcell.solvers.residual_kriging import neighbour_mean
+from tensorcell.solvers.units import AS_GIVEN, Unit
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -36,19 +37,20 @@ class PilotNoise(NamedTuple):
     """A sentence for the notes of the plan."""
 
 
-def noise_of(y: Floats, mask: Bools, given: float | None) -> PilotNoise:
-    """The noise given, which is taken as exact, or the one estimated.
+def noise_of(y: Floats, mask: Bools, given: float | None, unit: Unit = AS_GIVEN) -> PilotNoise:
+    """The noise given, which is taken as exact, or the one estimated; the words are in the caller's unit.
 
     The variance of an estimated one may be off by a quarter where the estimate could not tell noise that neighbours
     share from structure or rests on few patches, and else by a twentieth.
     """
     if given is not None:
-        words = f"standard deviation {given:.3g}, as given"
-        return PilotNoise(NoiseModel.white(given), (1.0, 1.0), words, f"Noise: {words}.")
-    noise = noise_of_stack(y, mask)
+        words = f"standard deviation {unit.width(given):.3g}, as given"
+        return PilotNoise(NoiseModel.white(given, unit), (1.0, 1.0), words, f"Noise: {words}.")
+    noise = noise_of_stack(y, mask, unit=unit)
     unsure = noise.correlated is None or noise.patches < FEW_PATCHES
     margin = MOST_MARGIN if unsure else LEAST_MARGIN
-    words = f"standard deviation {noise.sigma:.3g} at intensity {noise.intensity:.3g}, as estimated"
+    told = noise.in_unit(unit)
+    words = f"standard deviation {told.sigma:.3g} at intensity {told.intensity:.3g}, as estimated"
     return PilotNoise(noise, (1 - margin, 1 + margin), words, noise.sentence)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tensorcell.errors import InputError
 from tensorcell.planning.noise import PilotNoise
-from tensorcell.stack import float_type
+from tensorcell.stack import GivenStack, given_stack
 from tensorcell.volume import Volume, stacks
 
 Floats = npt.NDArray[np.floating]
@@ -50,23 +50,15 @@ class Pilot(NamedTuple):
     blocks: npt.NDArray[np.intp]
 
 
-def stack_of(volume: Volume) -> tuple[Floats, Bools]:
-    """Intensities (0 where nothing was measured) and mask of the one stack of a volume."""
+def stack_of(volume: Volume) -> GivenStack:
+    """The one stack of a volume, checked; its unit has the zero of the data, since errors are relative to it."""
     parts = list(itertools.islice(stacks(volume), 2))
     if len(parts) > 1:
         raise InputError(
             f"expected a pilot of one stack (Z, Y, X), got {volume.shape} {volume.axes}: plan one channel and frame"
         )
     (part,) = parts
-    y = part.data.astype(float_type(part.data.dtype))
-    mask = ~np.isnan(y)
-    if part.mask is not None:
-        mask &= part.mask
-    infinite = int(np.count_nonzero(np.isinf(y) & mask))
-    if infinite:
-        raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
-    y[~mask] = 0
-    return y, mask
+    return given_stack(part.data, part.mask, shift=False)
 
 
 def check_size(shape: Sequence[int], factors: Sequence[int]) -> None:

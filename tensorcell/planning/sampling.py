@@ -27,8 +27,6 @@ from tensorcell.missing_value import without_value
 from tensorcell.planning.decision import decide
 from tensorcell.planning.noise import local_intensity, noise_of
 from tensorcell.planning.pilot import (
-    Bools,
-    Floats,
     Pilot,
     block_numbers,
     check_content,
@@ -40,6 +38,7 @@ from tensorcell.planning.pilot import (
 from tensorcell.planning.prediction import predict
 from tensorcell.planning.result import SamplingPlan, Target
 from tensorcell.planning.trials import Sampling, outliers_of
+from tensorcell.stack import GivenStack
 from tensorcell.volume import Volume
 
 ASSUMPTIONS = (
@@ -128,11 +127,12 @@ def plan(
     target = Target(nrmse, _finite("target_psnr", target_psnr))
     sigma, seed, repeats = checked_noise(noise), checked_seed(seed), whole_number("repeats", repeats)
     volume, said = without_value(volume, missing_value)
-    y, mask = stack_of(volume)
-    said = (*said, *constant_notes(y, mask))
-    check_size(y.shape, [way.axial_factor for way in ways])
+    given = stack_of(volume)
+    said = (*said, *constant_notes(given.given_values, given.mask))
+    sigma = None if sigma is None else sigma / given.unit.scale
+    check_size(given.values.shape, [way.axial_factor for way in ways])
     with _bar(len(ways) * repeats + 1, progress) as count:
-        trial_pilot, notes = _prepared(y, mask, max(way.axial_factor for way in ways), sigma, seed)
+        trial_pilot, notes = _prepared(given, max(way.axial_factor for way in ways), sigma, seed)
         count()
         choices = tuple(predict(trial_pilot, way, repeats, seed, count) for way in ways)
     best, sentence = decide(choices, target)
@@ -141,8 +141,8 @@ def plan(
         best=best,
         target=target,
         sentence=sentence,
-        data_range=trial_pilot.data_range,
-        noise=trial_pilot.noise.model,
+        data_range=given.unit.width(trial_pilot.data_range),
+        noise=trial_pilot.noise.model.in_unit(given.unit),
         noise_margin=trial_pilot.noise.margin,
         shape=trial_pilot.y.shape,
         assumptions=ASSUMPTIONS,
@@ -151,12 +151,13 @@ def plan(
     )
 
 
-def _prepared(y: Floats, mask: Bools, largest: int, sigma: float | None, seed: int) -> tuple[Pilot, tuple[str, ...]]:
+def _prepared(given: GivenStack, largest: int, sigma: float | None, seed: int) -> tuple[Pilot, tuple[str, ...]]:
     """The part of the pilot that is used, its outliers and its noise, and notes on them.
 
-    The noise is that of the whole pilot, as :func:`tensorcell.recover` would find it.
+    All numbers but those in the notes are in the unit of the computation, and so is ``sigma``. The noise is that of the
+    whole pilot, as :func:`tensorcell.recover` would find it.
     """
-    notes = []
+    notes, y, mask = [], given.values, given.mask
     block = pilot_block(y.shape, largest)
     part, seen = np.ascontiguousarray(y[block]), np.ascontiguousarray(mask[block])
     if part.size < y.size:
@@ -167,7 +168,7 @@ def _prepared(y: Floats, mask: Bools, largest: int, sigma: float | None, seed: i
     scored = seen & ~outliers
     if outliers.any():
         notes.append(f"{int(outliers.sum())} of {int(seen.sum())} measured voxels stand out as outliers: not scored.")
-    noise = noise_of(y, mask, sigma)
+    noise = noise_of(y, mask, sigma, given.unit)
     notes.append(noise.note)
     pilot = Pilot(
         y=part,

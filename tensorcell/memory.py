@@ -1,0 +1,76 @@
+"""Memory of the machine, and a refusal of wanted stacks that it cannot hold, before any work is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tensorcell.errors import InputError
+from tensorcell.stack import float_type
+from tensorcell.volume import Volume
+
+BYTES_OF_DIAGNOSIS = 2
+"""Bytes that a diagnosis holds for each voxel of a wanted stack: its mask, and a copy of it for a moment."""
+
+
+def bytes_of_recovery(volume: Volume) -> int:
+    """Bytes that a recovery holds at least for each voxel of the wanted volume: its value, uncertainty and mask."""
+    return 2 * np.dtype(float_type(volume.dtype)).itemsize + 1
+
+
+def check_affordable(volume: Volume, axial_factor: int, bytes_a_voxel: int, *, all_stacks: bool = True) -> None:
+    """Raise `InputError` where the wanted volume alone needs more memory than is free.
+
+    Parameters
+    ----------
+    volume : Volume
+        What is given.
+    axial_factor : int
+        The planes given are planes 0, s, 2s, ... of the wanted volume.
+    bytes_a_voxel : int
+        What is held at least for each voxel of the wanted volume.
+    all_stacks : bool
+        Whether the results of all channels and frames are held, or those of one.
+    """
+    if axial_factor <= 1:
+        return
+    given, rows, columns = (volume.shape[volume.axes.index(axis)] for axis in "ZYX")
+    planes = (given - 1) * axial_factor + 1
+    several = volume.data.size // (given * rows * columns) if all_stacks else 1
+    needed, free = several * planes * rows * columns * bytes_a_voxel, free_memory()
+    if free is not None and needed > free:
+        each = f" in each of {several} stacks" if several > 1 else ""
+        raise InputError(
+            f"axial factor {axial_factor} makes {planes} planes of {rows} x {columns} voxels{each}, which need at "
+            f"least {size_text(needed)} of memory; {size_text(free)} are free"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that can still be used, swap included; those of the machine where only these are known; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        entries = dict(line.split(":", 1) for line in lines)
+        return 1024 * sum(int(entries[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
+    except (OSError, KeyError, ValueError, IndexError):
+        total = machine_memory()
+        return None if total is None else int(total * 2**20)
+
+
+def machine_memory() -> float | None:
+    """Memory of the machine in MiB; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def size_text(count: int) -> str:
+    """A number of bytes in words.
+
+    >>> size_text(3_200_000_000), size_text(252 * 10**12), size_text(10**30)
+    ('3.2 GB', '252 TB', '1e+18 TB')
+    """
+    return f"{count / 1e9:.3g} GB" if count < 1e12 else f"{count / 1e12:.3g} TB"
