@@ -77,7 +77,7 @@ RESOLVED = 0.6
 MANY = 10
 """Fewest bright voxels from whose mean a width is concluded."""
 
-NEIGHBOURS = 3
+NEIGHBOURS = 2
 """Fewest measured neighbours in the plane by which a bright voxel is judged alone."""
 
 OCTAVES = (5.0, 10.0, 20.0, 40.0, 80.0)
@@ -181,7 +181,7 @@ def judge_bright(
     if width.lateral > RESOLVED:
         defect = alone & surely_narrow(events)
         for part in _classes(events.height, alone):
-            defect[part] = narrower_than_any_optics(events, part)
+            defect[part] |= narrower_than_any_optics(events, part)
     return defect, alone & ~defect
 
 

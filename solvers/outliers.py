@@ -7,7 +7,11 @@ Two kinds are:
 
 1. dark single voxels, darker than nearly all of their measured neighbours, since fluorescence draws none;
 2. bright single voxels, if the measurement has shown that the stack holds many impulses, or if too few neighbours were
-   measured to see more, and the mean light that all of them share excludes every PSF.
+   measured to see more, and the mean light that all of them share excludes every PSF;
+3. single voxels of either sign, if neighbours have nothing in common but the model explains them: then the model is
+   all there is to compare with.
+
+What the measurement alone showed as a defect is none if a model of the other voxels predicts it.
 """
 
 from __future__ import annotations
@@ -17,17 +21,24 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .defects import FEWEST, MANY, Defects, Kind, judge_bright, single
-from .neighbourhoods import neighbours
+from .defects import FEWEST, MANY, RESOLVED, Defects, Kind, judge_bright, single
+from .neighbourhoods import neighbours, surroundings
 from .noise import NoiseModel
 from .optics import Width, structure_width
 from .results import CompletionResult
 from .single_voxels import Events, Field, density_of, events_of, find_candidates, typical_distances
-from .slabs import model_planes, slabs
+from .slabs import block_residual, model_planes, slabs
+from .spread import robust_sigma
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.integer]
+
+EXPLAINED = 0.5
+"""The model explains the bulk of a stack if its residual is below this share of the spread of the intensities."""
+
+PREDICTED = 0.5
+"""A defect is none if the model is nearer to it than this share of its distance from its neighbours."""
 
 BELOW = 0.9
 """A dark voxel is darker than this share of its measured neighbours."""
@@ -106,15 +117,19 @@ def find_outliers(
     -----
     Time: as for defects, and the model on all planes twice. Memory: a few slabs.
     """
-    before = no_defects() if defects is None else defects
+    before = no_defects() if defects is None else released(stack, mask, fit, defects)
     field = Field(stack, noise or NoiseModel.white(0.0), fit, fewest=0)
     scale = typical_distances(field, mask, seed)
     candidates = find_candidates(field, mask, scale)
     dark = events_of(field, mask, candidates, scale, -1)
-    low = dark.positions[single(dark, density_of(dark, mask, scale, -1))]
-    low = low[_below_neighbours(stack, mask, low)]
     bright = events_of(field, mask, candidates, scale, 1)
-    high = bright.positions[_wrong(bright, density_of(bright, mask, scale, 1), stack, mask, before)]
+    darkness, brightness = density_of(dark, mask, scale, -1), density_of(bright, mask, scale, 1)
+    low = dark.positions[single(dark, darkness)]
+    if _model_alone(stack, mask, fit, before.width):
+        high = bright.positions[single(bright, brightness)]
+    else:
+        low = low[_below_neighbours(stack, mask, low)]
+        high = bright.positions[_wrong(bright, brightness, stack, mask, before)]
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
     positions = np.concatenate([before.positions, low, high])
     order = np.argsort(positions)
@@ -122,6 +137,27 @@ def find_outliers(
     return Outliers(
         positions, off_model(stack, fit, positions), kinds[order].astype(np.uint8), before.open_, before.width
     )
+
+
+def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects) -> Defects:
+    """The defects without those that a model of the other voxels predicts."""
+    if not len(defects.positions):
+        return defects
+    off = np.abs(off_model(stack, fit, defects.positions))
+    middle, _ = surroundings(stack, mask, defects.positions, 1)
+    own = np.abs(stack.ravel()[defects.positions] - middle)
+    wrong = np.isnan(own) | (off >= PREDICTED * own)
+    return defects._replace(positions=defects.positions[wrong], kinds=defects.kinds[wrong])
+
+
+def _model_alone(stack: Floats, mask: Bools, fit: CompletionResult, width: Width) -> bool:
+    """Whether neighbours have nothing in common, while the model explains the bulk of the stack."""
+    block, residual = block_residual(stack, fit)
+    seen = mask[block]
+    if width.lateral > RESOLVED or np.count_nonzero(seen) < FEWEST:
+        return False
+    values = stack[block][seen]
+    return robust_sigma(residual[seen]) < EXPLAINED * robust_sigma(values - np.median(values))
 
 
 def _wrong(bright: Events, density: float, stack: Floats, mask: Bools, before: Defects) -> Bools:

@@ -81,6 +81,7 @@ def two_channels() -> tuple[Recovery, np.ndarray]:
         status=Status.COMPLETED,
         history=(),
         noise=0.1,
+        defects={},
         notes=(),
         seconds=0.0,
         input_shape=(2, 4, 8, 9),
