@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalState, NoiseModel
+from tensorcell.solvers.calibration import Calibration, calibrated
 from tensorcell.solvers.outliers import find_outliers
 from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
@@ -58,9 +60,14 @@ class GlobalTrial:
     noise: NoiseModel
 
     @property
+    def noise_variance(self) -> Array:
+        """``(n,)``: the variance of the noise at the left-out voxels, each at its own intensity."""
+        return np.asarray(self.noise.variance(self.start[self.left_out]), dtype=np.float64)
+
+    @property
     def sigma(self) -> float:
-        """Root mean square of the noise at the left-out voxels, each at its own intensity."""
-        return math.sqrt(float(np.mean(self.noise.variance(self.start[self.left_out]), dtype=np.float64)))
+        """Root mean square of the noise at the left-out voxels."""
+        return math.sqrt(float(np.mean(self.noise_variance)))
 
     @property
     def errors(self) -> Array:
@@ -74,12 +81,29 @@ class GlobalTrial:
     def beyond_noise(self, errors: Array) -> float:
         """Root mean square of errors without the noise, each capped at five times the global model's typical error."""
         square = float(np.mean(self.capped(errors) ** 2))
-        return math.sqrt(max(square - self.sigma**2, 0.01 * square))
+        return max(math.sqrt(max(square - self.sigma**2, 0.01 * square)), self.rounding)
 
     def capped(self, errors: Array) -> Array:
         """Errors, each cut at five typical ones of the global model: outliers cannot be predicted."""
-        cap = CAP * max(robust_sigma(self.errors), 1e-30)
+        cap = CAP * self.typical
         return np.clip(errors, -cap, cap)
+
+    @property
+    def rounding(self) -> float:
+        """Rounding in single precision of the largest measured value; no error is known to be smaller."""
+        return float(np.finfo(np.float32).eps) * float(np.max(np.abs(self.values[self.training]), initial=1e-30))
+
+    @property
+    def typical(self) -> float:
+        """Robust standard deviation of the global model's errors.
+
+        Where most voxels are predicted to within rounding, as a background of zeros is, it is that of the others: a
+        median of nothing would cut every error of the structure down to nothing.
+        """
+        errors, rounding = self.errors, self.rounding
+        found = robust_sigma(errors)
+        beyond = np.abs(errors) > rounding
+        return max(robust_sigma(errors[beyond]) if found <= rounding and beyond.any() else found, rounding)
 
     @property
     def error(self) -> float:
@@ -87,9 +111,21 @@ class GlobalTrial:
         return self.beyond_noise(self.errors)
 
     @property
-    def width(self) -> float:
-        """Standard deviation of the error in gaps that the global model fills."""
-        return conformal_width(self.errors, self.sigma)
+    def least(self) -> float:
+        """Smallest standard deviation of an error in gaps: 0, where the left-out voxels have errors beyond rounding.
+
+        That all of ``n`` voxels were predicted exactly does not exclude that one in ``n`` errs by the spread of the
+        data: the root mean square of that is returned.
+        """
+        if np.any(np.abs(self.errors) > self.rounding):
+            return 0.0
+        return float(np.std(self.values[self.training], dtype=np.float64)) / math.sqrt(self.errors.size)
+
+    def uncertainty(self, intensity: Array) -> Array:
+        """Standard deviations of the error in gaps that the global model fills, by their estimated intensity."""
+        predicted = self.start[self.left_out].astype(np.float64)
+        found = calibrated(self.errors, self.noise_variance, np.ones(predicted.size), predicted)
+        return found.bounded(self.least)(intensity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +139,35 @@ class PatchTrial:
     errors: Array
     spreads: Array
     """Disagreement of overlapping patches at the left-out voxels."""
-    sigma: float
-    """Root mean square of the noise at the left-out voxels."""
+    intensities: Array
+    """Estimates at the left-out voxels."""
+    noise_variance: Array
+    """Variance of the noise at the left-out voxels."""
+    least: float = 0.0
+    """Smallest standard deviation of an error in gaps."""
 
-    def uncertainty(self, spread: Array) -> Array:
-        """Standard deviations in gaps: conformal widths of left-out errors among voxels of similar spread."""
+    def uncertainty(self, spread: Array, intensity: Array) -> Array:
+        """Standard deviations in gaps.
+
+        Conformal widths of left-out errors among voxels of similar spread give their shape, which is calibrated by
+        intensity.
+        """
+        shape = np.maximum(self.by_spread(spread), 1e-30)
+        return self.calibration(intensity, shape)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Factors of the widths by spread."""
+        shape = np.maximum(self.by_spread(self.spreads), 1e-30)
+        return calibrated(self.errors, self.noise_variance, shape, self.intensities).bounded(self.least)
+
+    def by_spread(self, spread: Array) -> Array:
+        """Conformal widths of left-out errors among voxels of similar spread, interpolated between the groups."""
         groups = max(1, min(GROUPS, len(self.errors) // GROUP))
         parts = np.array_split(np.argsort(self.spreads), groups)
         middle = np.array([np.median(self.spreads[part]) for part in parts])
-        width = np.array([conformal_width(self.errors[part], self.sigma) for part in parts])
+        noise = [math.sqrt(float(np.mean(self.noise_variance[part]))) for part in parts]
+        width = [conformal_width(self.errors[part], sigma) for part, sigma in zip(parts, noise, strict=True)]
         return np.asarray(np.interp(spread, middle, width))
 
 
@@ -157,4 +213,7 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
     if best == len(tried) - 1:  # the result goes one stage further than the last sweep
         errors, spreads = trial.errors_of(found.value), np.asarray(found.spread)[trial.left_out]
     levels = tuple(np.geomspace(tried[0], tried[best], options.sweeps).tolist())
-    return PatchTrial(trial.beyond_noise(errors), levels, errors, spreads, sigma)
+    intensities = errors + trial.values[trial.left_out]
+    return PatchTrial(
+        trial.beyond_noise(errors), levels, errors, spreads, intensities, trial.noise_variance, trial.least
+    )
