@@ -49,10 +49,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, as_float, from_host, namespace_of, to_host
-from .interpolation import bridge_variance, pchip
-from .kriging import NoiseLevels, kriged
+from .calibration import Calibration, calibrated
+from .interpolation import pchip
+from .kriging import KrigedPlane, NoiseLevels, kriged
 from .noise import NoiseModel
-from .spread import conformal_width
+from .plane_errors import Between, between_two, repeated
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -165,26 +166,27 @@ def fill_planes(
     blend = _judge(values, positions, level)
     volume = values[place]
     error = np.zeros_like(volume)
-    filled = np.flatnonzero(inside)
     new = _filled(values, positions, targets[inside], level, blend)
-    for n, (plane, deviation) in zip(filled, new, strict=True):
+    for n, (plane, deviation) in zip(np.flatnonzero(inside), new, strict=True):
         volume[n], error[n] = plane, deviation
-    if filled.size:  # nothing was measured beyond the ends: the error there is at least that inside the nearest gap
-        error[targets < positions[0]] = error[filled[0]]
-        error[targets > positions[-1]] = error[filled[-1]]
+    beyond = np.flatnonzero(~measured & ~inside)
+    if beyond.size:
+        law = repeated(values, positions, model)
+        for n in beyond:
+            error[n] = law(values[place[n]], abs(targets[n] - positions[place[n]]))
     volume, error = from_host(volume, stack), from_host(error, stack)
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
 
 
 class _Blend(NamedTuple):
-    """How kriged and pchip planes are mixed, and the factor of the predicted errors."""
+    """How kriged and pchip planes are mixed, and the factors of the predicted errors."""
 
     weight: float
     slope: float
     slope_error: float
-    scale: float
+    scale: Calibration
     least: float
-    """Smallest predicted variance, before the factor."""
+    """Smallest predicted variance, before the factors."""
     sentence: str
 
 
@@ -195,11 +197,17 @@ def _filled(
     simple = pchip(values, positions, targets)
     if np.isnan(blend.weight):
         for target, base in zip(targets, simple, strict=True):
-            yield base, np.sqrt(bridge_variance(values, positions, target))
+            yield base, _error(between_two(values, positions, target, noise.present), base, blend)
         return
     for base, plane in zip(simple, kriged(values, positions, targets, noise), strict=True):
-        error = np.sqrt(blend.scale**2 * np.maximum(plane.variance, blend.least) + plane.passed)
-        yield base + blend.weight * (plane.value - base), error
+        value = base + blend.weight * (plane.value - base)
+        yield value, _error(plane, value, blend)
+
+
+def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Floats:
+    """Standard deviation of the error of a filled plane: the calibrated prediction, and the noise passed on."""
+    scaled = blend.scale(value, np.sqrt(np.maximum(predicted.variance, blend.least)))
+    return np.asarray(np.sqrt(np.square(scaled) + predicted.passed))
 
 
 def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
@@ -212,7 +220,7 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
-        return _Blend(np.nan, np.nan, np.nan, 1.0, 0.0, sentence)
+        return _Blend(np.nan, np.nan, np.nan, *_judge_few(values, positions, noise.present), sentence)
     sums, samples = [], []
     for first in (0, 1):
         used, left_out = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
@@ -223,15 +231,12 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
         for measured, base, plane in zip(values[left_out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
-            each = max(1, measured.size >> 12)
-            noisy = plane.passed + noise.present.variance(plane.value)
-            samples.append(np.stack([truth, change, plane.variance, noisy]).reshape(4, -1)[:, ::each])
+            samples.append(_sampled(plane, base, change, truth, noise.present))
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
-    truth, change, variance, noisy = np.concatenate(samples, axis=1).astype(np.float64)
-    least = LEAST_VARIANCE * float(np.mean(variance))
-    scale = _scale(np.square(truth - weight * change), np.maximum(variance, least), noisy)
+    base, change, truth, variance, noisy = np.concatenate(samples, axis=1)
+    scale, least = _scale(base + weight * change, truth - weight * change, variance, noisy)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
@@ -269,22 +274,45 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     return slope, error, min(max(slope - margin, 0.0), 1.0)
 
 
-def _scale(square: Doubles, variance: Doubles, noise: Doubles) -> float:
-    """Factor with which the intervals of the predicted standard deviations cover nine in ten of the left-out voxels.
+def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> tuple[Calibration, float]:
+    """Factors of the predicted errors of interpolation between few planes, and the least predicted variance.
 
-    ``square`` are the squared errors at these voxels, of which ``noise`` is expected from noise alone. The factor is
-    the conformal width of the errors over the predictions, but at least the ratio of their root mean squares, so that
-    few large errors count, too. A factor below one was found at twice the gap; at the gap itself the model is nearer to
-    the truth, so that the root of the factor is taken.
+    Every plane between two others is left out in turn. Of two planes none can be: their prediction is taken as it is.
     """
-    predicted = variance > 0
-    if not predicted.any():
-        return 1.0
-    square, variance, noise = square[predicted], variance[predicted], noise[predicted]
-    width = conformal_width(np.sqrt(square / variance), float(np.sqrt(np.median(noise / variance))))
-    excess = max(float(np.mean(square - noise)), 0.0)
-    factor = max(width, float(np.sqrt(excess / np.mean(variance))))
-    return max(factor, float(np.sqrt(factor)))
+    samples = []
+    for n in range(1, len(values) - 1):
+        others = np.delete(np.arange(len(values)), n)
+        (base,) = pchip(values[others], positions[others], positions[n : n + 1])
+        plane = between_two(values[others], positions[others], positions[n], noise)
+        samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise))
+    if not samples:
+        return Calibration.constant(1.0), 0.0
+    base, _, truth, variance, noisy = np.concatenate(samples, axis=1)
+    return _scale(base, truth, variance, noisy)
+
+
+def _sampled(
+    plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel
+) -> Doubles:  # fmt: skip
+    """Up to 4096 voxels of a left-out plane: pchip, predicted and true correction, predicted and noise variance."""
+    noisy = plane.passed + noise.variance(base)
+    each = max(1, base.size >> 12)
+    columns = np.stack([base, change, truth, plane.variance, noisy]).reshape(5, -1)[:, ::each]
+    return columns.astype(np.float64)
+
+
+def _scale(value: Doubles, errors: Doubles, variance: Doubles, noise: Doubles) -> tuple[Calibration, float]:
+    """Factors with which the predicted intervals cover nine in ten left-out voxels, and the least predicted variance.
+
+    ``errors`` are those at left-out voxels, of which ``noise`` is expected from noise alone; the factors depend on the
+    estimate ``value``. A factor below one was found at twice the gap; at the gap itself the model is nearer to the
+    truth, so that the root of the factor is taken.
+    """
+    least = LEAST_VARIANCE * float(np.mean(variance))
+    if not least > 0:
+        return Calibration.constant(1.0), 0.0
+    found = calibrated(errors, noise, np.sqrt(np.maximum(variance, least)), value)
+    return found._replace(squares=np.maximum(found.squares, np.sqrt(found.squares))), least
 
 
 def _ratio(above: float, below: float) -> float:

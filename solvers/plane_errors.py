@@ -1,0 +1,141 @@
+"""Errors of planes that were not measured: between few measured planes, and beyond the first and the last one.
+
+How planes differ with their distance ``h`` is all that the measured planes tell: the variogram
+``g(h) = E (x(z + h) - x(z))^2 / 2``, which grows from 0 to the variance of the data, ``s^2``.
+
+**Between two planes** a distance ``d`` apart, linear interpolation at the share ``t`` has the error (Cressie 1990)
+
+    2 [(1 - t) g(t d) + t g((1 - t) d)] - 2 t (1 - t) g(d).
+
+``g(d)`` and ``s^2`` are those of the two planes around each voxel. Below ``d`` nothing was measured, and the exponential
+variogram ``g(h) = s^2 (1 - rho^(h / d))`` is assumed, the one of a process without memory beyond its last value: planes
+that are nearly alike have a Brownian bridge between them, and unrelated planes tell nothing of the one between them.
+
+**Beyond** the measured planes the nearest one is repeated. The error at distance ``h`` is calibrated by intensity on all
+pairs of measured planes at that distance (:mod:`tensorcell.solvers.calibration`). At distances larger than any pair it
+grows in proportion to ``h`` to the spread of the data about their mean, as seen from the intensity that is repeated:
+``sqrt(s^2 + (x - mean)^2)``.
+
+References
+----------
+N. Cressie, The origins of kriging, Mathematical Geology 22 (1990) 239-252, doi:10.1007/BF00889887.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .calibration import Calibration, calibrated
+from .noise import NoiseModel
+
+Floats = npt.NDArray[np.floating]
+Doubles = npt.NDArray[np.float64]
+
+WINDOW = 3.0
+"""Gaussian width within planes, in voxels, over which squared differences of planes are averaged."""
+
+EVEN = 0.1
+"""Share of the squared differences that is spread evenly over a plane: two planes that are alike in one place do not
+prove that the one between them is like them."""
+
+LEAST_CORRELATION = 0.05
+"""Smallest correlation that two planes are taken to have, so that the variogram between them is defined."""
+
+PAIR_VOXELS = 4096
+"""Voxels of a plane that are judged."""
+
+
+class Between(NamedTuple):
+    """Variance of the error of a plane between two measured ones."""
+
+    variance: Doubles
+    """Of the interpolation, without noise."""
+    passed: Doubles
+    """From the noise of the two planes."""
+
+
+def between_two(values: Floats, positions: Doubles, target: float, noise: NoiseModel) -> Between:
+    """Errors of linear interpolation at a target strictly between two measured planes.
+
+    Parameters
+    ----------
+    values : float array (m, Y, X)
+        Measured planes.
+    positions : float array (m,)
+        Their positions, ascending.
+    target : float
+        Position of the plane that is interpolated.
+    noise : NoiseModel
+        The noise of the measured planes.
+    """
+    upper = int(np.searchsorted(positions, target))
+    below, above = values[upper - 1].astype(np.float64), values[upper].astype(np.float64)
+    share = float((target - positions[upper - 1]) / (positions[upper] - positions[upper - 1]))
+    level = (noise.variance(below) + noise.variance(above)) / 2
+    mean = float(np.mean(values, dtype=np.float64))
+    half = without_noise(averaged(np.square(above - below) / 2), averaged(level))
+    whole = without_noise(averaged((np.square(above - mean) + np.square(below - mean)) / 2), averaged(level))
+    whole = np.maximum(whole, half)
+    logarithm = np.log(np.maximum(1 - half / np.maximum(whole, 1e-300), LEAST_CORRELATION))
+    near, far, all_ = (-whole * np.expm1(part * logarithm) for part in (share, 1 - share, 1.0))
+    variance = 2 * ((1 - share) * near + share * far) - 2 * share * (1 - share) * all_
+    return Between(np.maximum(variance, 0), ((1 - share) ** 2 + share**2) * level)
+
+
+def averaged(plane: Doubles) -> Doubles:
+    """The plane averaged over a window, with a tenth of its mean everywhere."""
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(EVEN * plane.mean() + (1 - EVEN) * gaussian_filter(plane, WINDOW))
+
+
+def without_noise(square: Doubles, noise: Doubles) -> Doubles:
+    """Squares less the variance of the noise, and at least a tenth of them."""
+    return np.maximum(square - noise, EVEN * square)
+
+
+class Repeated(NamedTuple):
+    """Errors of planes that repeat a measured one."""
+
+    distances: Doubles
+    """Distances of pairs of measured planes, ascending; none where a single plane was measured."""
+    laws: tuple[Calibration, ...]
+    """The error at each of these distances."""
+    noise: NoiseModel
+    mean: float
+    spread: float
+    """Mean and standard deviation of the measured intensities."""
+
+    def __call__(self, plane: Floats, distance: float) -> Doubles:
+        """Standard deviations of the error of a measured plane as an estimate of the one at a distance from it."""
+        known = plane.astype(np.float64)
+        squares = [np.asarray(self.noise.variance(known)), *(np.square(law(known)) for law in self.laws)]
+        places = [0.0, *self.distances]
+        prior = self.spread**2 + np.square(known - self.mean)
+        upper = int(np.searchsorted(places, distance))
+        if upper < len(places):
+            share = (distance - places[upper - 1]) / (places[upper] - places[upper - 1])
+            return np.asarray(np.sqrt((1 - share) * squares[upper - 1] + share * squares[upper]))
+        if len(places) == 1:
+            return np.asarray(np.sqrt(prior))
+        grown = np.minimum(squares[-1] * distance / places[-1], prior)
+        return np.asarray(np.sqrt(np.maximum(squares[-1], grown)))
+
+
+def repeated(values: Floats, positions: Doubles, noise: NoiseModel) -> Repeated:
+    """Errors of repeated planes, from all pairs of measured planes; arguments as for :func:`between_two`."""
+    lower, upper = np.triu_indices(len(positions), k=1)
+    apart = positions[upper] - positions[lower]
+    distances = np.unique(apart)
+    sample = values.reshape(len(values), -1)[:, :: max(1, values[0].size // PAIR_VOXELS)].astype(np.float64)
+    laws = []
+    for distance in distances:
+        at = apart == distance
+        here = np.concatenate([sample[lower[at]].ravel(), sample[upper[at]].ravel()])
+        there = np.concatenate([sample[upper[at]].ravel(), sample[lower[at]].ravel()])
+        laws.append(calibrated(here - there, np.asarray(noise.variance(here)), np.ones(here.size), here))
+    mean, spread = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
+    return Repeated(distances, tuple(laws), noise, mean, spread)
