@@ -49,11 +49,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, as_float, from_host, namespace_of, to_host
-from .calibration import Calibration, calibrated
+from .calibration import Calibration, calibrated, neighbours_mean
 from .interpolation import pchip
 from .kriging import KrigedPlane, NoiseLevels, kriged
 from .noise import NoiseModel
-from .plane_errors import Between, between_two, repeated
+from .plane_errors import Between, between_two, power_of_variogram, repeated
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -63,6 +63,9 @@ FEWEST_PLANES = 5
 
 CONFIDENCE = 0.95
 """Probability that the weight of the correction is not too large."""
+
+EVEN_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the predicted variance that are tried as the same all over a plane."""
 
 LEAST_VARIANCE = 0.01
 """Smallest predicted variance, as a share of its mean at left-out planes: two measured planes that are alike do not
@@ -178,15 +181,28 @@ def fill_planes(
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
 
 
+class PlaneLaw(NamedTuple):
+    """Standard deviations of the error of a filled plane from its predicted variance."""
+
+    factors: Calibration
+    even: float
+    """Share of the variance that is spread evenly over the plane."""
+    least: float
+    """Smallest predicted variance."""
+
+    def __call__(self, value: Floats, variance: Floats) -> Floats:
+        """The standard deviations, for the estimated plane and its predicted variance."""
+        spread = (1 - self.even) * variance + self.even * np.mean(variance)
+        return self.factors(value, np.sqrt(np.maximum(spread, self.least)))
+
+
 class _Blend(NamedTuple):
     """How kriged and pchip planes are mixed, and the factors of the predicted errors."""
 
     weight: float
     slope: float
     slope_error: float
-    scale: Calibration
-    least: float
-    """Smallest predicted variance, before the factors."""
+    law: PlaneLaw
     sentence: str
 
 
@@ -196,8 +212,9 @@ def _filled(
     """Blended planes at targets strictly inside the measured range, and their standard deviations, one by one."""
     simple = pchip(values, positions, targets)
     if np.isnan(blend.weight):
+        power = power_of_variogram(values, positions, noise.present)
         for target, base in zip(targets, simple, strict=True):
-            yield base, _error(between_two(values, positions, target, noise.present), base, blend)
+            yield base, _error(between_two(values, positions, target, noise.present, power), base, blend)
         return
     for base, plane in zip(simple, kriged(values, positions, targets, noise), strict=True):
         value = base + blend.weight * (plane.value - base)
@@ -206,8 +223,8 @@ def _filled(
 
 def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Floats:
     """Standard deviation of the error of a filled plane: the calibrated prediction, and the noise passed on."""
-    scaled = blend.scale(value, np.sqrt(np.maximum(predicted.variance, blend.least)))
-    return np.asarray(np.sqrt(np.square(scaled) + predicted.passed))
+    found: Floats = np.sqrt(np.square(blend.law(value, predicted.variance)) + predicted.passed)
+    return found
 
 
 def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
@@ -220,7 +237,7 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
-        return _Blend(np.nan, np.nan, np.nan, *_judge_few(values, positions, noise.present), sentence)
+        return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise.present), sentence)
     sums, samples = [], []
     for first in (0, 1):
         used, left_out = slice(first, None, 2), slice(first + 1, len(values) - 1, 2)
@@ -235,13 +252,15 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
-    base, change, truth, variance, noisy = np.concatenate(samples, axis=1)
-    scale, least = _scale(base + weight * change, truth - weight * change, variance, noisy)
+    base, change, truth, near_change, near_truth, variance, even, noisy = np.concatenate(samples, axis=1)
+    errors = weight * change - truth
+    structure = errors * (weight * near_change - near_truth)
+    law = _scale(base + weight * change, errors, variance, even, noisy, structure)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
-    return _Blend(weight, slope, slope_error, scale, least, sentence)
+    return _Blend(weight, slope, slope_error, law, sentence)
 
 
 def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:
@@ -274,45 +293,57 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     return slope, error, min(max(slope - margin, 0.0), 1.0)
 
 
-def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> tuple[Calibration, float]:
-    """Factors of the predicted errors of interpolation between few planes, and the least predicted variance.
+def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> PlaneLaw:
+    """Calibration of the predicted errors of interpolation between few planes.
 
     Every plane between two others is left out in turn. Of two planes none can be: their prediction is taken as it is.
     """
     samples = []
+    power = power_of_variogram(values, positions, noise)
     for n in range(1, len(values) - 1):
         others = np.delete(np.arange(len(values)), n)
         (base,) = pchip(values[others], positions[others], positions[n : n + 1])
-        plane = between_two(values[others], positions[others], positions[n], noise)
+        plane = between_two(values[others], positions[others], positions[n], noise, power)
         samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise))
     if not samples:
-        return Calibration.constant(1.0), 0.0
-    base, _, truth, variance, noisy = np.concatenate(samples, axis=1)
-    return _scale(base, truth, variance, noisy)
+        return PlaneLaw(Calibration.constant(1.0), 0.0, 0.0)
+    base, _, truth, _, near_truth, variance, even, noisy = np.concatenate(samples, axis=1)
+    return _scale(base, -truth, variance, even, noisy, truth * near_truth)
 
 
 def _sampled(
     plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel
 ) -> Doubles:  # fmt: skip
-    """Up to 4096 voxels of a left-out plane: pchip, predicted and true correction, predicted and noise variance."""
+    """Up to 4096 voxels of a left-out plane, in rows: pchip, predicted and true correction, the means of these two over
+    neighbours, predicted variance and its mean, and variance from noise."""
     noisy = plane.passed + noise.variance(base)
-    each = max(1, base.size >> 12)
-    columns = np.stack([base, change, truth, plane.variance, noisy]).reshape(5, -1)[:, ::each]
-    return columns.astype(np.float64)
+    even = np.full(base.shape, np.mean(plane.variance))
+    rows = (base, change, truth, neighbours_mean(change), neighbours_mean(truth), plane.variance, even, noisy)
+    return np.stack([row.reshape(-1)[:: max(1, base.size >> 12)] for row in rows]).astype(np.float64)
 
 
-def _scale(value: Doubles, errors: Doubles, variance: Doubles, noise: Doubles) -> tuple[Calibration, float]:
-    """Factors with which the predicted intervals cover nine in ten left-out voxels, and the least predicted variance.
+def _scale(
+    value: Doubles, errors: Doubles, variance: Doubles, mean: Doubles, noise: Doubles, structure: Doubles
+) -> PlaneLaw:  # fmt: skip
+    """Factors with which the predicted intervals cover nine in ten left-out voxels.
 
-    ``errors`` are those at left-out voxels, of which ``noise`` is expected from noise alone; the factors depend on the
-    estimate ``value``. A factor below one was found at twice the gap; at the gap itself the model is nearer to the
-    truth, so that the root of the factor is taken.
+    ``errors`` are those at left-out voxels, of which ``noise`` is expected from noise alone; ``structure`` are products
+    with the errors of neighbours; the factors depend on the estimate ``value``. The prediction says more or less well
+    where in a plane the errors are: of several shares of it that are spread evenly over the plane (``mean`` is its mean
+    there) the one with the narrowest intervals is taken. A factor below one was found at twice the gap; at the gap
+    itself the model is nearer to the truth, so that the root of the factor is taken.
     """
     least = LEAST_VARIANCE * float(np.mean(variance))
     if not least > 0:
-        return Calibration.constant(1.0), 0.0
-    found = calibrated(errors, noise, np.sqrt(np.maximum(variance, least)), value)
-    return found._replace(squares=np.maximum(found.squares, np.sqrt(found.squares))), least
+        return PlaneLaw(Calibration.constant(1.0), 0.0, 0.0)
+    tried = []
+    for even in EVEN_SHARES:
+        shape = np.sqrt(np.maximum((1 - even) * variance + even * mean, least))
+        found = calibrated(errors, noise, shape, value, structure)
+        tried.append((float(np.mean(found(value, shape))), even, found))
+    _, even, found = min(tried, key=lambda each: each[0])
+    squares = np.maximum(found.squares, np.sqrt(found.squares))
+    return PlaneLaw(found._replace(squares=squares), even, least)
 
 
 def _ratio(above: float, below: float) -> float:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .calibration import GROUP, GROUPS, Calibration, Doubles, calibrated, groups_of
+from .calibration import GROUP, GROUPS, Calibration, Doubles, calibrated, groups_of, neighbours_mean
 from .noise import NoiseModel
 from .rank_limits import degrees_of_freedom
 from .residual_kriging import Bools, Floats, NeighbourEstimate, shared_residual
@@ -83,7 +83,7 @@ def neighbour_errors(
     rest = (residual - shared).astype(np.float64)
     variance = np.asarray(noise.variance(intensity), dtype=np.float64)
     gap = calibrated(
-        rest[known] / (1 - fitted), variance[known], np.ones(np.count_nonzero(known)),
+        -rest[known] / (1 - fitted), variance[known], np.ones(np.count_nonzero(known)),
         (stack[block] - rest)[known].astype(np.float64),
     )  # fmt: skip
     law = filtered_noise(known, found, fitted, np.random.default_rng([seed, 3]))
@@ -100,13 +100,13 @@ def filtered_noise(known: Bools, found: NeighbourEstimate, fitted: float, rng: n
         passed=fitted + (1 - fitted) * float(np.mean(kept[known] ** 2)),
         divergence=fitted + (1 - fitted) * found.own_weight,
         removed=(1 - fitted) * float(np.mean(removed[known] ** 2)),
-        shared=(1 - fitted) * float(np.mean(neighbours_product(removed, known)[known])),
+        shared=(1 - fitted) * float(np.mean((removed * neighbours_mean(removed, known))[known])),
     )
 
 
 def denoised_errors(rest: Doubles, noise: Doubles, known: Bools, intensity: Doubles, law: Filtered) -> Calibration:
     """Standard deviations at denoised voxels, by groups of intensity; `rest` is ``y - f``, `noise` a variance."""
-    square, product = np.square(rest)[known], neighbours_product(rest, known)[known]
+    square, product = np.square(rest)[known], (rest * neighbours_mean(rest, known))[known]
     noise, intensity = noise[known], intensity[known]
     explained = law.removed * float(np.mean(noise))
     share = min(1.0, float(np.mean(square)) / explained) if explained > 0 else 1.0
@@ -118,15 +118,3 @@ def denoised_errors(rest: Doubles, noise: Doubles, known: Bools, intensity: Doub
         middles.append(float(np.median(intensity[part])))
         squares.append(max(stein, level * law.passed + structure))
     return Calibration(np.array(middles), np.array(squares))
-
-
-def neighbours_product(values: Doubles, known: Bools) -> Doubles:
-    """Mean product of each voxel with its known neighbours along y and x; 0 where it has none."""
-    values = np.where(known, values, 0.0)
-    total, count = np.zeros(values.shape), np.zeros(values.shape)
-    for axis in (1, 2):
-        for lower, upper in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
-            here, there = (tuple(part if a == axis else slice(None) for a in range(3)) for part in (lower, upper))
-            total[here] += values[there]
-            count[here] += known[there]
-    return np.asarray(values * total / np.maximum(count, 1))

@@ -7,13 +7,14 @@ How planes differ with their distance ``h`` is all that the measured planes tell
 
     2 [(1 - t) g(t d) + t g((1 - t) d)] - 2 t (1 - t) g(d).
 
-``g(d)`` and ``s^2`` are those of the two planes around each voxel. Below ``d`` nothing was measured, and the exponential
-variogram ``g(h) = s^2 (1 - rho^(h / d))`` is assumed, the one of a process without memory beyond its last value: planes
-that are nearly alike have a Brownian bridge between them, and unrelated planes tell nothing of the one between them.
+``g(d)`` is that of the two planes around each voxel. Below ``d`` nothing was measured. Where the measured planes have
+two distances, the power law ``g(h) = g(d) (h / d)^a`` through these two is taken: ``a`` is 0 for unrelated planes, of
+which the two measured ones tell nothing, 1 for a random walk, 2 for straight lines. With a single distance the
+exponential variogram ``s^2 (1 - rho^(h / d))`` is assumed, that of a process without memory beyond its last value.
 
-**Beyond** the measured planes the nearest one is repeated. The error at distance ``h`` is calibrated by intensity on all
-pairs of measured planes at that distance (:mod:`tensorcell.solvers.calibration`). At distances larger than any pair it
-grows in proportion to ``h`` to the spread of the data about their mean, as seen from the intensity that is repeated:
+**Beyond** the measured planes the nearest one is repeated. The error at distance ``h`` is calibrated by intensity on
+all pairs of measured planes at that distance (:mod:`tensorcell.solvers.calibration`). At distances larger than any pair
+it grows in proportion to ``h`` to the spread of the data about their mean, as seen from the intensity that is repeated:
 ``sqrt(s^2 + (x - mean)^2)``.
 
 References
@@ -44,6 +45,9 @@ prove that the one between them is like them."""
 LEAST_CORRELATION = 0.05
 """Smallest correlation that two planes are taken to have, so that the variogram between them is defined."""
 
+LARGEST_POWER = 1.75
+"""Largest power of the variogram: straight lines along z would be known without any error."""
+
 PAIR_VOXELS = 4096
 """Voxels of a plane that are judged."""
 
@@ -57,7 +61,9 @@ class Between(NamedTuple):
     """From the noise of the two planes."""
 
 
-def between_two(values: Floats, positions: Doubles, target: float, noise: NoiseModel) -> Between:
+def between_two(
+    values: Floats, positions: Doubles, target: float, noise: NoiseModel, power: float | None
+) -> Between:  # fmt: skip
     """Errors of linear interpolation at a target strictly between two measured planes.
 
     Parameters
@@ -70,19 +76,40 @@ def between_two(values: Floats, positions: Doubles, target: float, noise: NoiseM
         Position of the plane that is interpolated.
     noise : NoiseModel
         The noise of the measured planes.
+    power : float or None
+        ``a`` of :func:`power_of_variogram`; None for the exponential variogram.
     """
     upper = int(np.searchsorted(positions, target))
     below, above = values[upper - 1].astype(np.float64), values[upper].astype(np.float64)
     share = float((target - positions[upper - 1]) / (positions[upper] - positions[upper - 1]))
     level = (noise.variance(below) + noise.variance(above)) / 2
-    mean = float(np.mean(values, dtype=np.float64))
-    half = without_noise(averaged(np.square(above - below) / 2), averaged(level))
-    whole = without_noise(averaged((np.square(above - mean) + np.square(below - mean)) / 2), averaged(level))
-    whole = np.maximum(whole, half)
-    logarithm = np.log(np.maximum(1 - half / np.maximum(whole, 1e-300), LEAST_CORRELATION))
-    near, far, all_ = (-whole * np.expm1(part * logarithm) for part in (share, 1 - share, 1.0))
-    variance = 2 * ((1 - share) * near + share * far) - 2 * share * (1 - share) * all_
+    whole = without_noise(averaged(np.square(above - below) / 2), averaged(level))
+    if power is None:
+        mean = float(np.mean(values, dtype=np.float64))
+        spread = averaged((np.square(above - mean) + np.square(below - mean)) / 2)
+        spread = np.maximum(without_noise(spread, averaged(level)), whole)
+        logarithm = np.log(np.maximum(1 - whole / np.maximum(spread, 1e-300), LEAST_CORRELATION))
+        near, far, whole = (-spread * np.expm1(part * logarithm) for part in (share, 1 - share, 1.0))
+    else:
+        near, far = whole * share**power, whole * (1 - share) ** power
+    variance = 2 * ((1 - share) * near + share * far) - 2 * share * (1 - share) * whole
     return Between(np.maximum(variance, 0), ((1 - share) ** 2 + share**2) * level)
+
+
+def power_of_variogram(values: Floats, positions: Doubles, noise: NoiseModel) -> float | None:
+    """``a`` of the power law through the variogram at the two smallest distances; None where there is one only."""
+    lower, upper = np.triu_indices(len(positions), k=1)
+    apart = positions[upper] - positions[lower]
+    near, *others = np.unique(apart)
+    if not others:
+        return None
+    level = float(np.mean(noise.variance(values), dtype=np.float64))
+    half = []
+    for distance in (near, others[0]):
+        at = np.flatnonzero(apart == distance)
+        squares = [np.mean(np.square(values[upper[n]] - values[lower[n]]), dtype=np.float64) / 2 for n in at]
+        half.append(max(float(np.mean(squares)) - level, EVEN * float(np.mean(squares)), 1e-300))
+    return float(np.clip(np.log(half[1] / half[0]) / np.log(others[0] / near), 0.0, LARGEST_POWER))
 
 
 def averaged(plane: Doubles) -> Doubles:
