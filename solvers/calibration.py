@@ -23,6 +23,7 @@ variance of the noise is an estimate, too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,11 +38,11 @@ GROUPS, GROUP = 16, 100
 """Largest number of groups of voxels of similar intensity, and fewest voxels in a group. The quantile of 100 errors has
 a coverage that is known to 3 %."""
 
-BRIGHT, BRIGHT_COVERED = 0.1, 0.85
-"""The brightest tenth of the left-out voxels, and the share of it that the intervals are to cover, too. A voxel is often
-bright where little was predicted: groups by prediction alone leave out more of these than of others."""
+BRIGHT, BRIGHT_COVERED = 0.1, 0.9
+"""The brightest tenth of the left-out voxels, and the share of it that the intervals are to cover, too. A voxel is
+often bright where little was predicted: groups by prediction alone leave out more of these than of others."""
 
-BRIGHT_WEIGHTS = (1.0, 2.0, 4.0, 8.0)
+BRIGHT_WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """How often a voxel of the brightest tenth counts; the first weight that suffices is taken."""
 
 LEAST_WIDTH = 0.1
@@ -76,7 +77,12 @@ class Calibration(NamedTuple):
 
 
 def calibrated(
-    errors: Doubles, noise: Doubles, shape: Doubles, intensity: Doubles, structure: Doubles | None = None
+    errors: Doubles,
+    noise: Doubles,
+    shape: Doubles,
+    intensity: Doubles,
+    structure: Doubles | None = None,
+    weights: Sequence[float] = BRIGHT_WEIGHTS,
 ) -> Calibration:
     """Factors from errors at left-out voxels.
 
@@ -87,6 +93,8 @@ def calibrated(
         voxel.
     structure : float array (n,), optional
         Products of each error with those of its neighbours: their mean is free of white noise.
+    weights : sequence of float
+        Weights of the brightest tenth that are tried; with ``(1.0,)`` it counts as all others.
 
     Examples
     --------
@@ -103,7 +111,7 @@ def calibrated(
     least = LEAST_WIDTH * math.sqrt(float(np.mean(np.square(errors))))
     bright = brightest(errors, noise, intensity)
     middles = np.array([np.median(intensity[part]) for part in parts])
-    for weight in BRIGHT_WEIGHTS:
+    for weight in weights:
         counted = np.where(bright, weight, 1.0)
         squares = [
             squared_factor(

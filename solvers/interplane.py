@@ -64,9 +64,6 @@ FEWEST_PLANES = 5
 CONFIDENCE = 0.95
 """Probability that the weight of the correction is not too large."""
 
-EVEN_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the predicted variance that are tried as the same all over a plane."""
-
 LEAST_VARIANCE = 0.01
 """Smallest predicted variance, as a share of its mean at left-out planes: two measured planes that are alike do not
 prove that the plane between them is like them."""
@@ -185,15 +182,12 @@ class PlaneLaw(NamedTuple):
     """Standard deviations of the error of a filled plane from its predicted variance."""
 
     factors: Calibration
-    even: float
-    """Share of the variance that is spread evenly over the plane."""
-    least: float
+    least: float = 0.0
     """Smallest predicted variance."""
 
     def __call__(self, value: Floats, variance: Floats) -> Floats:
         """The standard deviations, for the estimated plane and its predicted variance."""
-        spread = (1 - self.even) * variance + self.even * np.mean(variance)
-        return self.factors(value, np.sqrt(np.maximum(spread, self.least)))
+        return self.factors(value, np.sqrt(np.maximum(variance, self.least)))
 
 
 class _Blend(NamedTuple):
@@ -252,10 +246,10 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels) -> _Blend:
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     weight = float(np.sqrt(weight))
-    base, change, truth, near_change, near_truth, variance, even, noisy = np.concatenate(samples, axis=1)
+    base, change, truth, near_change, near_truth, variance, noisy = np.concatenate(samples, axis=1)
     errors = weight * change - truth
     structure = errors * (weight * near_change - near_truth)
-    law = _scale(base + weight * change, errors, variance, even, noisy, structure)
+    law = _scale(base + weight * change, errors, variance, noisy, structure)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
@@ -306,44 +300,34 @@ def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> PlaneLa
         plane = between_two(values[others], positions[others], positions[n], noise, power)
         samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise))
     if not samples:
-        return PlaneLaw(Calibration.constant(1.0), 0.0, 0.0)
-    base, _, truth, _, near_truth, variance, even, noisy = np.concatenate(samples, axis=1)
-    return _scale(base, -truth, variance, even, noisy, truth * near_truth)
+        return PlaneLaw(Calibration.constant(1.0))
+    base, _, truth, _, near_truth, variance, noisy = np.concatenate(samples, axis=1)
+    return _scale(base, -truth, variance, noisy, truth * near_truth)
 
 
 def _sampled(
     plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel
 ) -> Doubles:  # fmt: skip
     """Up to 4096 voxels of a left-out plane, in rows: pchip, predicted and true correction, the means of these two over
-    neighbours, predicted variance and its mean, and variance from noise."""
+    neighbours, predicted variance, and variance from noise."""
     noisy = plane.passed + noise.variance(base)
-    even = np.full(base.shape, np.mean(plane.variance))
-    rows = (base, change, truth, neighbours_mean(change), neighbours_mean(truth), plane.variance, even, noisy)
+    rows = (base, change, truth, neighbours_mean(change), neighbours_mean(truth), plane.variance, noisy)
     return np.stack([row.reshape(-1)[:: max(1, base.size >> 12)] for row in rows]).astype(np.float64)
 
 
-def _scale(
-    value: Doubles, errors: Doubles, variance: Doubles, mean: Doubles, noise: Doubles, structure: Doubles
-) -> PlaneLaw:  # fmt: skip
+def _scale(value: Doubles, errors: Doubles, variance: Doubles, noise: Doubles, structure: Doubles) -> PlaneLaw:
     """Factors with which the predicted intervals cover nine in ten left-out voxels.
 
     ``errors`` are those at left-out voxels, of which ``noise`` is expected from noise alone; ``structure`` are products
-    with the errors of neighbours; the factors depend on the estimate ``value``. The prediction says more or less well
-    where in a plane the errors are: of several shares of it that are spread evenly over the plane (``mean`` is its mean
-    there) the one with the narrowest intervals is taken. A factor below one was found at twice the gap; at the gap
-    itself the model is nearer to the truth, so that the root of the factor is taken.
+    with the errors of neighbours; the factors depend on the estimate ``value``. They were found at twice the gap, and
+    at no gap the prediction needs none: at the gap itself the geometric mean of one and the factor is taken, as for the
+    weight of the kriged planes.
     """
     least = LEAST_VARIANCE * float(np.mean(variance))
     if not least > 0:
-        return PlaneLaw(Calibration.constant(1.0), 0.0, 0.0)
-    tried = []
-    for even in EVEN_SHARES:
-        shape = np.sqrt(np.maximum((1 - even) * variance + even * mean, least))
-        found = calibrated(errors, noise, shape, value, structure)
-        tried.append((float(np.mean(found(value, shape))), even, found))
-    _, even, found = min(tried, key=lambda each: each[0])
-    squares = np.maximum(found.squares, np.sqrt(found.squares))
-    return PlaneLaw(found._replace(squares=squares), even, least)
+        return PlaneLaw(Calibration.constant(1.0))
+    found = calibrated(errors, noise, np.sqrt(np.maximum(variance, least)), value, structure)
+    return PlaneLaw(found._replace(squares=np.sqrt(found.squares)), least)
 
 
 def _ratio(above: float, below: float) -> float:

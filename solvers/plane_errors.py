@@ -109,7 +109,7 @@ def power_of_variogram(values: Floats, positions: Doubles, noise: NoiseModel) ->
         at = np.flatnonzero(apart == distance)
         squares = [np.mean(np.square(values[upper[n]] - values[lower[n]]), dtype=np.float64) / 2 for n in at]
         half.append(max(float(np.mean(squares)) - level, EVEN * float(np.mean(squares)), 1e-300))
-    return float(np.clip(np.log(half[1] / half[0]) / np.log(others[0] / near), 0.0, LARGEST_POWER))
+    return float(np.clip(np.log(half[1] / half[0]) / np.log(others[0] / near), 1.0, LARGEST_POWER))
 
 
 def averaged(plane: Doubles) -> Doubles:
