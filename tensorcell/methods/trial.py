@@ -7,6 +7,7 @@ voxels are computed for the global model and, where a caller asks for it, for gr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.fitting import Callback
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
-from tensorcell.solvers import IterationRecord, LocalOptions, LocalState, NoiseModel
+from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, LocalState, NoiseModel
 from tensorcell.solvers.calibration import Calibration, calibrated
 from tensorcell.solvers.outliers import find_outliers
 from tensorcell.solvers.predictive_rank import has_empty_lines
@@ -198,22 +200,33 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
     before, sigma = trial.error, trial.sigma
     tried = np.geomspace(max(before, sigma), max(BELOW_NOISE * sigma, before / 8), options.sweeps)
     centre = float(np.mean(trial.values[trial.training], dtype=np.float64))
-    sweeps: list[tuple[float, Array, Array]] = []
+    best = (math.inf, 0, trial.start, trial.errors)
 
     def judge(_: IterationRecord, state: LocalState) -> None:
+        nonlocal best
         errors = trial.errors_of(state.estimate + centre)
-        sweeps.append((float(np.mean(trial.capped(errors) ** 2)), errors, np.asarray(state.spread)[trial.left_out]))
+        square = float(np.mean(trial.capped(errors) ** 2))
+        if square < best[0]:
+            best = (square, state.sweep - 1, state.estimate + centre, errors)
 
-    found = complete_by_patches(
-        trial.values, trial.training, trial.start, sigma, levels=tuple(tried.tolist()), options=options, seed=seed,
-        callback=judge,
-    )  # fmt: skip
-    best = min(range(len(sweeps)), key=lambda sweep: sweeps[sweep][0])
-    _, errors, spreads = sweeps[best]
-    if best == len(tried) - 1:  # the result goes one stage further than the last sweep
-        errors, spreads = trial.errors_of(found.value), np.asarray(found.spread)[trial.left_out]
-    levels = tuple(np.geomspace(tried[0], tried[best], options.sweeps).tolist())
-    intensities = errors + trial.values[trial.left_out]
+    def complete(start: Array, levels: Sequence[float], callback: Callback | None) -> LocalResult:
+        return complete_by_patches(
+            trial.values, trial.training, start, sigma, levels=levels, options=options, seed=seed, callback=callback
+        )
+
+    found = complete(trial.start, tuple(tried.tolist()), judge)
+    _, last, estimate, judged = best
+    if last == len(tried) - 1:  # the result goes one stage further than the last sweep
+        judged = trial.errors_of(found.value)
+    else:  # errors and spreads are to be those of a result, which ends with that stage
+        found = complete(estimate, (float(tried[last]),), None)
+    errors = trial.errors_of(found.value)
     return PatchTrial(
-        trial.beyond_noise(errors), levels, errors, spreads, intensities, trial.noise_variance, trial.least
+        trial.beyond_noise(judged),
+        tuple(np.geomspace(tried[0], tried[last], options.sweeps).tolist()),
+        errors,
+        np.asarray(found.spread)[trial.left_out],
+        errors + trial.values[trial.left_out],
+        trial.noise_variance,
+        trial.least,
     )
