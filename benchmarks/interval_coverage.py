@@ -52,6 +52,7 @@ CASES: dict[str, Callable[[int], Case]] = {
     "complete": lambda seed: cells(seed, (16, 48, 48)),
     "every 2nd": lambda seed: cells(seed, (17, 48, 48), axial_factor=2),
     "every 4th": lambda seed: cells(seed, (25, 48, 48), axial_factor=4),
+    "2nd, pixels 30 %": lambda seed: cells(seed, (17, 48, 48), axial_factor=2, keep_pixels=0.3),
     "first 5 of 12": lambda seed: only_planes(seed, (12, 48, 48), slice(0, 5)),
     "2 planes of 5": lambda seed: only_planes(seed, (5, 48, 48), [0, 4]),
     "3 planes of 7": lambda seed: only_planes(seed, (7, 48, 48), [0, 3, 6]),

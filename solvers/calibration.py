@@ -22,8 +22,8 @@ variance of the noise is an estimate, too.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,9 @@ often bright where little was predicted: groups by prediction alone leave out mo
 
 BRIGHT_WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """How often a voxel of the brightest tenth counts; the first weight that suffices is taken."""
+
+FEWEST_PAIRS = 30
+"""Fewest pairs of neighbouring voxels from which what their errors share is computed."""
 
 LEAST_WIDTH = 0.1
 """Smallest standard deviation, as a share of the root mean square of all left-out errors: that most voxels of a group
@@ -82,7 +85,7 @@ def calibrated(
     shape: Doubles,
     intensity: Doubles,
     structure: Doubles | None = None,
-    weights: Sequence[float] = BRIGHT_WEIGHTS,
+    least_share: float = LEAST_SHARE,
 ) -> Calibration:
     """Factors from errors at left-out voxels.
 
@@ -93,8 +96,8 @@ def calibrated(
         voxel.
     structure : float array (n,), optional
         Products of each error with those of its neighbours: their mean is free of white noise.
-    weights : sequence of float
-        Weights of the brightest tenth that are tried; with ``(1.0,)`` it counts as all others.
+    least_share : float
+        Smallest share of the squared width that is not put down to noise where `structure` is not given.
 
     Examples
     --------
@@ -111,11 +114,15 @@ def calibrated(
     least = LEAST_WIDTH * math.sqrt(float(np.mean(np.square(errors))))
     bright = brightest(errors, noise, intensity)
     middles = np.array([np.median(intensity[part]) for part in parts])
-    for weight in weights:
+    for weight in BRIGHT_WEIGHTS:
         counted = np.where(bright, weight, 1.0)
         squares = [
             squared_factor(
-                errors[part], noise[part], shape[part], counted[part], None if structure is None else structure[part]
+                errors[part],
+                noise[part],
+                shape[part],
+                counted[part],
+                least_share if structure is None else structure[part],
             )
             for part in parts
         ]
@@ -139,17 +146,17 @@ def brightest(errors: Doubles, noise: Doubles, intensity: Doubles) -> npt.NDArra
 
 
 def squared_factor(
-    errors: Doubles, noise: Doubles, shape: Doubles, weights: Doubles, structure: Doubles | None
+    errors: Doubles, noise: Doubles, shape: Doubles, weights: Doubles, least: Doubles | float
 ) -> float:  # fmt: skip
-    """``k^2`` of one group, whose voxels count with the weights given."""
+    """``k^2`` of one group whose voxels have these weights; `least` is a share, or the products of neighbours."""
     square = np.square(errors / NORMAL_QUANTILE)
     without, whole = (
         weighted_quantile(part / np.square(shape), weights, COVERED * (1 + 1 / errors.size))
         for part in (square - noise, square)
     )
-    if structure is None:
-        return max(without, LEAST_SHARE * whole)
-    known = min(float(np.mean(structure)) / float(np.mean(np.square(shape))), whole)
+    if isinstance(least, float):
+        return max(without, least * whole)
+    known = min(float(np.mean(least)) / float(np.mean(np.square(shape))), whole)
     return max(without, known, LEAST_WIDTH * whole)
 
 
@@ -170,6 +177,39 @@ def groups_of(keys: Doubles, count: int) -> list[npt.NDArray[np.intp]]:
     edges = np.unique(np.quantile(keys, np.arange(1, max(1, count)) / max(1, count)))
     index = np.searchsorted(edges, keys)
     return [part for part in (np.flatnonzero(index == n) for n in range(len(edges) + 1)) if part.size]
+
+
+def least_share_of(errors: Floats, known: npt.NDArray[np.bool_]) -> float:
+    """Smallest share of the squared errors at left-out voxels that is not put down to noise.
+
+    Noise is not shared by neighbouring voxels, and errors of an estimate are: the mean product of the errors of pairs
+    of neighbours, over the mean square, is that share. Its upper limit of two standard errors is returned, and at most
+    65 %.
+
+    Parameters
+    ----------
+    errors : float array ``(Z, Y, X)``
+        Errors where `known`, any finite number elsewhere.
+    known : bool array of the same shape
+        True = left out.
+    """
+    values = np.where(known, errors, 0.0).astype(np.float64)
+    square = float(np.sum(values**2)) / max(1, int(np.count_nonzero(known)))
+    products = []
+    for offset in itertools.product((-1, 0, 1), repeat=3):
+        if offset > (0, 0, 0):
+            here, there = (tuple(cut(sign * step) for step in offset) for sign in (1, -1))
+            products.append((values[here] * values[there])[known[here] & known[there]])
+    pairs = np.concatenate(products)
+    if pairs.size < FEWEST_PAIRS or not square > 0:
+        return LEAST_SHARE
+    highest = float(pairs.mean()) + 2 * float(pairs.std()) / math.sqrt(pairs.size)
+    return min(LEAST_SHARE, max(LEAST_WIDTH**2, highest / square))
+
+
+def cut(step: int) -> slice:
+    """An axis without its first voxel (1), its last (-1) or whole (0)."""
+    return slice(max(step, 0), min(step, 0) or None)
 
 
 def neighbours_mean(values: Floats, known: npt.NDArray[np.bool_] | None = None) -> Doubles:

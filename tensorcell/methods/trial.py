@@ -19,13 +19,13 @@ from tensorcell.fitting import Callback
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, LocalState, NoiseModel
-from tensorcell.solvers.calibration import Calibration, calibrated
+from tensorcell.solvers.calibration import Calibration, calibrated, least_share_of
 from tensorcell.solvers.outliers import find_outliers
 from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.residual_kriging import estimate_with_neighbours
 from tensorcell.solvers.slabs import central_block
-from tensorcell.solvers.spread import conformal_width, robust_sigma
+from tensorcell.solvers.spread import LEAST_SHARE, conformal_width, robust_sigma
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -123,10 +123,17 @@ class GlobalTrial:
             return 0.0
         return float(np.std(self.values[self.training], dtype=np.float64)) / math.sqrt(self.errors.size)
 
+    def least_share(self, errors: Array) -> float:
+        """Smallest share of the squared errors of an estimate that is not put down to noise."""
+        placed = np.zeros(self.left_out.shape)
+        placed[self.left_out] = self.capped(errors)
+        return least_share_of(placed, self.left_out)
+
     def uncertainty(self, intensity: Array) -> Array:
         """Standard deviations of the error in gaps that the global model fills, by their estimated intensity."""
         predicted = self.start[self.left_out].astype(np.float64)
-        found = calibrated(self.errors, self.noise_variance, np.ones(predicted.size), predicted)
+        shape, share = np.ones(predicted.size), self.least_share(self.errors)
+        found = calibrated(self.errors, self.noise_variance, shape, predicted, least_share=share)
         return found.bounded(self.least)(intensity)
 
 
@@ -147,6 +154,8 @@ class PatchTrial:
     """Variance of the noise at the left-out voxels."""
     least: float = 0.0
     """Smallest standard deviation of an error in gaps."""
+    least_share: float = LEAST_SHARE
+    """Smallest share of the squared errors that is not put down to noise."""
 
     def uncertainty(self, spread: Array, intensity: Array) -> Array:
         """Standard deviations in gaps.
@@ -161,7 +170,8 @@ class PatchTrial:
     def calibration(self) -> Calibration:
         """Factors of the widths by spread."""
         shape = np.maximum(self.by_spread(self.spreads), 1e-30)
-        return calibrated(self.errors, self.noise_variance, shape, self.intensities).bounded(self.least)
+        found = calibrated(self.errors, self.noise_variance, shape, self.intensities, least_share=self.least_share)
+        return found.bounded(self.least)
 
     def by_spread(self, spread: Array) -> Array:
         """Conformal widths of left-out errors among voxels of similar spread, interpolated between the groups."""
@@ -169,7 +179,10 @@ class PatchTrial:
         parts = np.array_split(np.argsort(self.spreads), groups)
         middle = np.array([np.median(self.spreads[part]) for part in parts])
         noise = [math.sqrt(float(np.mean(self.noise_variance[part]))) for part in parts]
-        width = [conformal_width(self.errors[part], sigma) for part, sigma in zip(parts, noise, strict=True)]
+        width = [
+            conformal_width(self.errors[part], sigma, self.least_share)
+            for part, sigma in zip(parts, noise, strict=True)
+        ]
         return np.asarray(np.interp(spread, middle, width))
 
 
@@ -229,4 +242,5 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
         errors + trial.values[trial.left_out],
         trial.noise_variance,
         trial.least,
+        trial.least_share(errors),
     )
