@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tensorcell import arguments
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
@@ -121,10 +122,7 @@ def posed(given: GivenStack, label: str, request: Request) -> Problem:
 def fill_gaps(gaps: Gaps, method: Method) -> Filled:
     """The wanted stack with all its planes; errors at measured planes are those of the estimate."""
     filled, estimate = method.between(gaps), gaps.estimate
-    error = filled.error
-    if not gaps.problem.keep:  # the error that denoised planes still have is carried into the planes between them
-        error = np.hypot(error, math.sqrt(float(np.mean(np.square(estimate.error, dtype=np.float64)))))
-    error = np.array(error)
+    error = np.sqrt(np.square(filled.error) + carried_on(gaps))
     error[gaps.grid] = estimate.error
     return filled._replace(error=error)
 

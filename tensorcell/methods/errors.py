@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tensorcell.methods.protocol import Problem
+from tensorcell.methods.protocol import Gaps, Problem
 from tensorcell.solvers.calibration import Calibration
 from tensorcell.solvers.neighbour_errors import NeighbourErrors, neighbour_errors
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
@@ -82,3 +82,20 @@ def own_errors(problem: Problem, start: NeighbourEstimate) -> tuple[NeighbourErr
     spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
     constant = Calibration.constant(spread)
     return NeighbourErrors(constant, constant), (NOTHING_TOLD.format(spread),)
+
+
+def carried_on(gaps: Gaps) -> Array:
+    """Squared error ``(planes, Y, X)`` that estimated voxels of the measured planes carry into the other planes.
+
+    Errors of neighbouring planes are alike, so that they do not average out: the squares are interpolated along z. Kept
+    voxels carry their noise, of which the filling of the planes takes account.
+    """
+    square = np.square(gaps.estimate.error)
+    if gaps.problem.keep:
+        square = np.where(gaps.problem.model.inlier, 0, square)
+    place = np.interp(np.arange(gaps.planes), gaps.grid, np.arange(len(gaps.grid)))
+    below = np.floor(place).astype(int)
+    above = np.minimum(below + 1, len(gaps.grid) - 1)
+    share = (place - below)[:, None, None].astype(square.dtype)
+    carried: Array = (1 - share) * square[below] + share * square[above]
+    return carried
