@@ -188,7 +188,7 @@ def least_share_of(errors: Floats, known: npt.NDArray[np.bool_]) -> float:
 
     Parameters
     ----------
-    errors : float array ``(Z, Y, X)``
+    errors : float array of any shape
         Errors where `known`, any finite number elsewhere.
     known : bool array of the same shape
         True = left out.
@@ -196,8 +196,8 @@ def least_share_of(errors: Floats, known: npt.NDArray[np.bool_]) -> float:
     values = np.where(known, errors, 0.0).astype(np.float64)
     square = float(np.sum(values**2)) / max(1, int(np.count_nonzero(known)))
     products = []
-    for offset in itertools.product((-1, 0, 1), repeat=3):
-        if offset > (0, 0, 0):
+    for offset in itertools.product((-1, 0, 1), repeat=values.ndim):
+        if offset > (0,) * values.ndim:
             here, there = (tuple(cut(sign * step) for step in offset) for sign in (1, -1))
             products.append((values[here] * values[there])[known[here] & known[there]])
     pairs = np.concatenate(products)

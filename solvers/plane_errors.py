@@ -8,8 +8,8 @@ How planes differ with their distance ``h`` is all that the measured planes tell
     2 [(1 - t) g(t d) + t g((1 - t) d)] - 2 t (1 - t) g(d).
 
 ``g(d)`` is that of the two planes around each voxel. Below ``d`` nothing was measured. Where the measured planes have
-two distances, the power law ``g(h) = g(d) (h / d)^a`` through these two is taken: ``a`` is 0 for unrelated planes, of
-which the two measured ones tell nothing, 1 for a random walk, 2 for straight lines. With a single distance the
+two distances, the power law ``g(h) = g(d) (h / d)^a`` through these two is taken: ``a`` is 0 for unrelated planes, 1
+for a random walk, 2 for straight lines. With a single distance the
 exponential variogram ``s^2 (1 - rho^(h / d))`` is assumed, that of a process without memory beyond its last value.
 
 **Beyond** the measured planes the nearest one is repeated. The error at distance ``h`` is calibrated by intensity on
@@ -45,8 +45,10 @@ prove that the one between them is like them."""
 LEAST_CORRELATION = 0.05
 """Smallest correlation that two planes are taken to have, so that the variogram between them is defined."""
 
-LARGEST_POWER = 1.75
-"""Largest power of the variogram: straight lines along z would be known without any error."""
+SMALLEST_POWER, LARGEST_POWER = 1.0, 1.75
+"""Range of the power of the variogram below the smallest distance of measured planes. Optics blur along z, so that
+planes change there no faster than a random walk, even where those one gap apart are unrelated and the power is 0. With
+a power of 2, that of straight lines, the plane between two would be known without any error."""
 
 PAIR_VOXELS = 4096
 """Voxels of a plane that are judged."""
@@ -100,16 +102,17 @@ def power_of_variogram(values: Floats, positions: Doubles, noise: NoiseModel) ->
     """``a`` of the power law through the variogram at the two smallest distances; None where there is one only."""
     lower, upper = np.triu_indices(len(positions), k=1)
     apart = positions[upper] - positions[lower]
-    near, *others = np.unique(apart)
-    if not others:
+    distances = np.unique(apart)[:2]
+    if len(distances) < 2:
         return None
     level = float(np.mean(noise.variance(values), dtype=np.float64))
     half = []
-    for distance in (near, others[0]):
+    for distance in distances:
         at = np.flatnonzero(apart == distance)
         squares = [np.mean(np.square(values[upper[n]] - values[lower[n]]), dtype=np.float64) / 2 for n in at]
         half.append(max(float(np.mean(squares)) - level, EVEN * float(np.mean(squares)), 1e-300))
-    return float(np.clip(np.log(half[1] / half[0]) / np.log(others[0] / near), 1.0, LARGEST_POWER))
+    found = np.log(half[1] / half[0]) / np.log(distances[1] / distances[0])
+    return float(np.clip(found, SMALLEST_POWER, LARGEST_POWER))
 
 
 def averaged(plane: Doubles) -> Doubles:

@@ -41,9 +41,11 @@ class Recovery:
         True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value.
     uncertainty : float array of the volume's shape
         ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
-        At kept voxels it is the standard deviation of the noise. At denoised voxels it comes from Stein's estimate, in
-        gaps from the errors at measured voxels left out of a second fit, and between planes from left-out planes, whose
-        errors are scaled to the real distance of the planes.
+        At kept voxels it is the standard deviation of the noise at the voxel's intensity. At denoised voxels it comes
+        from Stein's estimate, in gaps from the errors at measured voxels left out of a second fit, and between planes
+        from left-out planes, whose errors are scaled to the real distance of the planes; gaps and planes are
+        calibrated by intensity. Beyond the measured planes it is how much planes at that distance differ, up to the
+        spread of the data. A note says where little or nothing tells the error.
     rank : tuple of int, or dict of label to tuple
         Tucker rank used; a dict where there are several channels or frames.
     status : Status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,11 @@ NOTHING_TOLD = (
 NOISE_NOT_MEASURED = (
     "uncertainty: the noise could not be measured; at measured voxels the uncertainty is the error with which their "
     "neighbours predict them, an upper bound"
+)
+
+
+NO_NOISE_FOUND = (
+    "uncertainty: no noise was found in the measured voxels, which is why it is 0 there; give noise= where you know it"
 )
 
 
@@ -61,12 +67,12 @@ def errors_of(
     own, notes = own_errors(problem, start)
     if denoised is not None:
         error = denoised
-    elif not problem.keep:
-        error = own.denoised(value)
     elif noise.unmeasurable:
         error, notes = own.gap(start.intensity), (*notes, NOISE_NOT_MEASURED)
     else:
-        error = np.sqrt(noise.variance(start.intensity))
+        error = np.sqrt(noise.variance(start.intensity)) if problem.keep else own.denoised(value)
+        if noise.sigma == 0 and problem.noise is None:
+            notes = (*notes, NO_NOISE_FOUND)
     if problem.has_gaps:
         in_gaps = own.gap(value) if gap is None else gap(value)
         error = np.where(problem.model.inlier, error, in_gaps)
@@ -77,21 +83,27 @@ def own_errors(problem: Problem, start: NeighbourEstimate) -> tuple[NeighbourErr
     """The errors of the global estimate, or the spread of the data and a note where too few voxels tell them."""
     stack, model = problem.stack, problem.model
     found = neighbour_errors(stack.values, model.inlier, model.fit, start, model.noise, problem.fitting.seed)
-    if found is not None:
-        return found, ()
-    spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
-    constant = Calibration.constant(spread)
-    return NeighbourErrors(constant, constant), (NOTHING_TOLD.format(spread),)
+    measured = stack.values[stack.mask]
+    spread = float(np.std(measured, dtype=np.float64))
+    if found is None:
+        constant = Calibration.constant(spread)
+        return NeighbourErrors(constant, constant), (NOTHING_TOLD.format(spread),)
+    rounding = float(np.finfo(np.float32).eps) * float(np.max(np.abs(measured)))
+    if np.sqrt(found.gap.squares.max()) <= rounding:  # as in `GlobalTrial.least`: one in so many may err by the spread
+        return found._replace(gap=found.gap.bounded(spread / math.sqrt(measured.size))), ()
+    return found, ()
 
 
 def carried_on(gaps: Gaps) -> Array:
-    """Squared error ``(planes, Y, X)`` that estimated voxels of the measured planes carry into the other planes.
+    """Squared error ``(planes, Y, X)`` (or one 0) that estimated voxels of measured planes carry into the others.
 
     Errors of neighbouring planes are alike, so that they do not average out: the squares are interpolated along z. Kept
     voxels carry their noise, of which the filling of the planes takes account.
     """
     square = np.square(gaps.estimate.error)
     if gaps.problem.keep:
+        if not gaps.problem.has_gaps:
+            return np.zeros((1, 1, 1), square.dtype)
         square = np.where(gaps.problem.model.inlier, 0, square)
     place = np.interp(np.arange(gaps.planes), gaps.grid, np.arange(len(gaps.grid)))
     below = np.floor(place).astype(int)

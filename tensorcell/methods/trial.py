@@ -60,6 +60,8 @@ class GlobalTrial:
     start: Array
     """The estimate of the block."""
     noise: NoiseModel
+    spread: float = 0.0
+    """Standard deviation of all measured intensities, outliers among them."""
 
     @property
     def noise_variance(self) -> Array:
@@ -121,7 +123,7 @@ class GlobalTrial:
         """
         if np.any(np.abs(self.errors) > self.rounding):
             return 0.0
-        return float(np.std(self.values[self.training], dtype=np.float64)) / math.sqrt(self.errors.size)
+        return self.spread / math.sqrt(self.errors.size)
 
     def least_share(self, errors: Array) -> float:
         """Smallest share of the squared errors of an estimate that is not put down to noise."""
@@ -201,7 +203,8 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
     start = estimate_with_neighbours(
         y, inlier, fit, noise=0.0, keep=True, neighbours=bool(fitting.options.neighbours)
     ).value
-    return GlobalTrial(y, training, left_out, start, model.noise)
+    spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
+    return GlobalTrial(y, training, left_out, start, model.noise, spread)
 
 
 def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
