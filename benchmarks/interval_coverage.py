@@ -52,7 +52,7 @@ CASES: dict[str, Callable[[int], Case]] = {
     "complete": lambda seed: cells(seed, (16, 48, 48)),
     "every 2nd": lambda seed: cells(seed, (17, 48, 48), axial_factor=2),
     "every 4th": lambda seed: cells(seed, (25, 48, 48), axial_factor=4),
-    "2nd, pixels 30 %": lambda seed: cells(seed, (17, 48, 48), axial_factor=2, keep_pixels=0.3),
+    "every 2nd, 30 %": lambda seed: cells(seed, (17, 48, 48), axial_factor=2, keep_pixels=0.3),
     "first 5 of 12": lambda seed: only_planes(seed, (12, 48, 48), slice(0, 5)),
     "2 planes of 5": lambda seed: only_planes(seed, (5, 48, 48), [0, 4]),
     "3 planes of 7": lambda seed: only_planes(seed, (7, 48, 48), [0, 3, 6]),
@@ -101,10 +101,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--methods", default="auto,tucker,local")
-    parser.add_argument("--cases", default=",".join(CASES), help="names, separated by commas")
+    parser.add_argument("--cases", default=";".join(CASES), help="names, separated by semicolons")
     chosen = parser.parse_args()
     print(f"{'case':<16} {'method':<7} " + " ".join(f"{part:>13}" for part in PARTS))
-    for name, method, found in rows(chosen.seeds, chosen.methods.split(","), chosen.cases.split(",")):
+    for name, method, found in rows(chosen.seeds, chosen.methods.split(","), chosen.cases.split(";")):
         columns = [shown(np.array([one[part] for one in found])) for part in PARTS]
         print(f"{name:<16} {method:<7} " + " ".join(columns), flush=True)
 
