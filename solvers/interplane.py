@@ -171,9 +171,10 @@ def fill_planes(
         volume[n], error[n] = plane, deviation
     beyond = np.flatnonzero(~measured & ~inside)
     if beyond.size:
-        law = repeated(values, positions, model)
+        distances = np.abs(targets - positions[place])
+        law = repeated(values, positions, model, float(distances[beyond].max()))
         for n in beyond:
-            error[n] = law(values[place[n]], abs(targets[n] - positions[place[n]]))
+            error[n] = law(values[place[n]], float(distances[n]))
     volume, error = from_host(volume, stack), from_host(error, stack)
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
 

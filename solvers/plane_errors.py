@@ -50,8 +50,8 @@ SMALLEST_POWER, LARGEST_POWER = 1.0, 1.75
 planes change there no faster than a random walk, even where those one gap apart are unrelated and the power is 0. With
 a power of 2, that of straight lines, the plane between two would be known without any error."""
 
-PAIR_VOXELS = 4096
-"""Voxels of a plane that are judged."""
+PAIR_VOXELS = 20_000
+"""Largest number of voxels that are judged for each distance of planes, about."""
 
 
 class Between(NamedTuple):
@@ -155,17 +155,27 @@ class Repeated(NamedTuple):
         return np.asarray(np.sqrt(np.maximum(squares[-1], grown)))
 
 
-def repeated(values: Floats, positions: Doubles, noise: NoiseModel) -> Repeated:
-    """Errors of repeated planes, from all pairs of measured planes; arguments as for :func:`between_two`."""
+def repeated(values: Floats, positions: Doubles, noise: NoiseModel, reach: float) -> Repeated:
+    """Errors of repeated planes, from pairs of measured planes.
+
+    Parameters
+    ----------
+    values, positions, noise
+        As for :func:`between_two`.
+    reach : float
+        Largest distance at which errors will be asked for.
+    """
     lower, upper = np.triu_indices(len(positions), k=1)
     apart = positions[upper] - positions[lower]
     distances = np.unique(apart)
-    sample = values.reshape(len(values), -1)[:, :: max(1, values[0].size // PAIR_VOXELS)].astype(np.float64)
+    distances = distances[: int(np.searchsorted(distances, reach)) + 1]
+    flat = values.reshape(len(values), -1)
     laws = []
     for distance in distances:
-        at = apart == distance
-        here = np.concatenate([sample[lower[at]].ravel(), sample[upper[at]].ravel()])
-        there = np.concatenate([sample[upper[at]].ravel(), sample[lower[at]].ravel()])
+        at = np.flatnonzero(apart == distance)
+        sample = flat[:, :: min(flat.shape[1], at.size * flat.shape[1] // PAIR_VOXELS | 1)]
+        below, above = (sample[ends[at]].ravel().astype(np.float64) for ends in (lower, upper))
+        here, there = np.concatenate([below, above]), np.concatenate([above, below])
         laws.append(calibrated(here - there, np.asarray(noise.variance(here)), np.ones(here.size), here))
     mean, spread = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
     return Repeated(distances, tuple(laws), noise, mean, spread)

@@ -70,16 +70,21 @@ def test_power_of_a_random_walk_is_one_and_of_lines_the_largest() -> None:
 
 def test_repeated_planes_err_as_much_as_measured_planes_at_that_distance() -> None:
     """A random walk: the standard deviation grows with the root of the distance, beyond the measured distances too."""
-    law = repeated(walk(9)[:5], np.arange(5.0), QUIET)
+    law = repeated(walk(9)[:5], np.arange(5.0), QUIET, 7.0)
     plane = np.linspace(20, 180, 100).reshape(10, 10)
     for distance in (1, 2, 4, 7):
         # Groups of at least 500 pairs; at large distances few planes, the steps of which all pairs share.
         np.testing.assert_allclose(np.mean(law(plane, distance)), np.sqrt(distance), rtol=0.12)
 
 
+def test_repeated_planes_are_judged_as_far_as_errors_are_asked_for() -> None:
+    law = repeated(walk(9), np.arange(9.0), QUIET, 2.5)
+    np.testing.assert_array_equal(law.distances, [1, 2, 3])
+
+
 def test_repeated_planes_far_off_err_by_the_spread_of_the_data() -> None:
     truth = field(5, 2.0)
-    law = repeated(truth, np.arange(5.0), QUIET)
+    law = repeated(truth, np.arange(5.0), QUIET, 1000.0)
     plane = np.array([[10.0, 12.0]])
     expected = np.sqrt(truth.var() + (plane - truth.mean()) ** 2)
     np.testing.assert_allclose(law(plane, 1000.0), np.maximum(expected, law(plane, 4.0)), rtol=1e-9)
