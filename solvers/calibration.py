@@ -136,11 +136,11 @@ def calibrated(
 def brightest(errors: Doubles, noise: Doubles, intensity: Doubles) -> npt.NDArray[np.bool_]:
     """The tenth of the voxels that is brightest in truth, as far as this is known.
 
-    The truth is taken to lie between estimate and measurement, at the share of the squared error that is not noise: in
-    the brightest tenth of the measurements noise would be over-represented.
+    In the brightest tenth of the measurements noise would be over-represented. So the truth is taken to lie between
+    estimate and measurement, at the share of the variance of the measurements that is not noise.
     """
-    square = float(np.mean(np.square(errors)))
-    share = max(0.0, 1 - float(np.mean(noise)) / square) if square > 0 else 0.0
+    spread, level = float(np.var(intensity)), float(np.mean(noise))
+    share = spread / (spread + level) if spread > 0 else 0.0
     truth = intensity - share * errors
     return np.asarray(truth >= np.quantile(truth, 1 - BRIGHT))
 
