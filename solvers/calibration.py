@@ -38,7 +38,7 @@ GROUPS, GROUP = 16, 100
 """Largest number of groups of voxels of similar intensity, and fewest voxels in a group. The quantile of 100 errors has
 a coverage that is known to 3 %."""
 
-BRIGHT, BRIGHT_COVERED = 0.1, 0.9
+BRIGHT, BRIGHT_COVERED = 0.1, 0.85
 """The brightest tenth of the left-out voxels, and the share of it that the intervals are to cover, too. A voxel is
 often bright where little was predicted: groups by prediction alone leave out more of these than of others."""
 
