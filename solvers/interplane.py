@@ -49,11 +49,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, as_float, from_host, namespace_of, to_host
-from .interpolation import bridge_variance, pchip
-from .kriging import NoiseLevels, kriged
+from .calibration import Calibration, calibrated, neighbours_mean
+from .interpolation import pchip
+from .kriging import KrigedPlane, NoiseLevels, kriged
 from .left_out_planes import LeftOut, at_gap, every_second
 from .noise import NoiseModel
-from .spread import conformal_width
+from .plane_errors import Between, between_two, power_of_variogram, repeated
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -186,22 +187,35 @@ def fill_planes(
         for n, (plane, deviation) in zip(chosen, new, strict=True):
             volume[n], error[n] = plane, deviation
     assert blend is not None
-    if filled.size:  # nothing was measured beyond the ends: the error there is at least that inside the nearest gap
-        error[targets < positions[0]] = error[filled[0]]
-        error[targets > positions[-1]] = error[filled[-1]]
+    beyond = np.flatnonzero(~measured & ~inside)
+    if beyond.size:
+        distances = np.abs(targets - positions[place])
+        law = repeated(values, positions, model, float(distances[beyond].max()))
+        for n in beyond:
+            error[n] = law(values[place[n]], float(distances[n]))
     volume, error = from_host(volume, stack), from_host(error, stack)
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
 
 
+class PlaneLaw(NamedTuple):
+    """Standard deviations of the error of a filled plane from its predicted variance."""
+
+    factors: Calibration
+    least: float = 0.0
+    """Smallest predicted variance."""
+
+    def __call__(self, value: Floats, variance: Floats) -> Floats:
+        """The standard deviations, for the estimated plane and its predicted variance."""
+        return self.factors(value, np.sqrt(np.maximum(variance, self.least)))
+
+
 class _Blend(NamedTuple):
-    """How kriged and pchip planes are mixed, and the factor of the predicted errors."""
+    """How kriged and pchip planes are mixed, and the factors of the predicted errors."""
 
     weight: float
     slope: float
     slope_error: float
-    scale: float
-    least: float
-    """Smallest predicted variance, before the factor."""
+    law: PlaneLaw
     sentence: str
 
 
@@ -225,12 +239,19 @@ def _filled(
     """Blended planes at targets strictly inside the measured range, and their standard deviations, one by one."""
     simple = pchip(values, positions, targets)
     if np.isnan(blend.weight):
+        power = power_of_variogram(values, positions, noise.present)
         for target, base in zip(targets, simple, strict=True):
-            yield base, np.sqrt(bridge_variance(values, positions, target))
+            yield base, _error(between_two(values, positions, target, noise.present, power), base, blend)
         return
     for base, plane in zip(simple, kriged(values, positions, targets, noise), strict=True):
-        error = np.sqrt(blend.scale**2 * np.maximum(plane.variance, blend.least) + plane.passed)
-        yield base + blend.weight * (plane.value - base), error
+        value = base + blend.weight * (plane.value - base)
+        yield value, _error(plane, value, blend)
+
+
+def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Floats:
+    """Standard deviation of the error of a filled plane: the calibrated prediction, and the noise passed on."""
+    found: Floats = np.sqrt(np.square(blend.law(value, predicted.variance)) + predicted.passed)
+    return found
 
 
 def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: LeftOut) -> _Blend:
@@ -244,7 +265,7 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: Lef
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
-        return _Blend(np.nan, np.nan, np.nan, 1.0, 0.0, sentence)
+        return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise.present), sentence)
     sums, samples = [], []
     for used, out in left_out.folds:
         predicted = kriged(values[used], positions[used], positions[out], noise)
@@ -252,22 +273,20 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: Lef
         for measured, base, plane in zip(values[out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
-            each = max(1, measured.size >> 12)
-            noisy = plane.passed + noise.present.variance(plane.value)
-            samples.append(np.stack([truth, change, plane.variance, noisy]).reshape(4, -1)[:, ::each])
+            samples.append(_sampled(plane, base, change, truth, noise.present))
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     if not left_out.same_gap:
         weight = float(np.sqrt(weight))
-    truth, change, variance, noisy = np.concatenate(samples, axis=1).astype(np.float64)
-    least = LEAST_VARIANCE * float(np.mean(variance))
-    square = np.square(truth - weight * change)
-    scale = _scale(square, np.maximum(variance, least), noisy, same_gap=left_out.same_gap)
+    base, change, truth, near_change, near_truth, variance, noisy = np.concatenate(samples, axis=1)
+    errors = weight * change - truth
+    structure = errors * (weight * near_change - near_truth)
+    law = _scale(base + weight * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
-    return _Blend(weight, slope, slope_error, scale, least, sentence)
+    return _Blend(weight, slope, slope_error, law, sentence)
 
 
 def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:
@@ -300,22 +319,55 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     return slope, error, min(max(slope - margin, 0.0), 1.0)
 
 
-def _scale(square: Doubles, variance: Doubles, noise: Doubles, *, same_gap: bool = False) -> float:
-    """Factor with which the intervals of the predicted standard deviations cover nine in ten of the left-out voxels.
+def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> PlaneLaw:
+    """Calibration of the predicted errors of interpolation between few planes.
 
-    ``square`` are the squared errors at these voxels, of which ``noise`` is expected from noise alone. The factor is
-    the conformal width of the errors over the predictions, but at least the ratio of their root mean squares, so that
-    few large errors count, too. A factor below one that was found at twice the gap is replaced by its root, since the
-    model is nearer to the truth at the gap itself.
+    Every plane between two others is left out in turn. Of two planes none can be: their prediction is taken as it is.
     """
-    predicted = variance > 0
-    if not predicted.any():
-        return 1.0
-    square, variance, noise = square[predicted], variance[predicted], noise[predicted]
-    width = conformal_width(np.sqrt(square / variance), float(np.sqrt(np.median(noise / variance))))
-    excess = max(float(np.mean(square - noise)), 0.0)
-    factor = max(width, float(np.sqrt(excess / np.mean(variance))))
-    return factor if same_gap else max(factor, float(np.sqrt(factor)))
+    samples = []
+    power = power_of_variogram(values, positions, noise)
+    for n in range(1, len(values) - 1):
+        others = np.delete(np.arange(len(values)), n)
+        (base,) = pchip(values[others], positions[others], positions[n : n + 1])
+        plane = between_two(values[others], positions[others], positions[n], noise, power)
+        samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise))
+    if not samples:
+        return PlaneLaw(Calibration.constant(1.0))
+    base, _, truth, _, near_truth, variance, noisy = np.concatenate(samples, axis=1)
+    return _scale(base, -truth, variance, noisy, truth * near_truth)
+
+
+def _sampled(
+    plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel
+) -> Doubles:  # fmt: skip
+    """Up to 4096 voxels of a left-out plane, in rows: pchip, predicted and true correction, the means of these two over
+    neighbours, predicted variance, and variance from noise."""
+    noisy = plane.passed + noise.variance(base)
+    rows = (base, change, truth, neighbours_mean(change), neighbours_mean(truth), plane.variance, noisy)
+    return np.stack([row.reshape(-1)[:: max(1, base.size >> 12)] for row in rows]).astype(np.float64)
+
+
+def _scale(
+    value: Doubles,
+    errors: Doubles,
+    variance: Doubles,
+    noise: Doubles,
+    structure: Doubles,
+    *,
+    same_gap: bool = False,
+) -> PlaneLaw:
+    """Factors with which the predicted intervals cover nine in ten left-out voxels.
+
+    ``errors`` are those at left-out voxels, of which ``noise`` is expected from noise alone; ``structure`` are products
+    with the errors of neighbours; the factors depend on the estimate ``value``. Unless they were found at the gap
+    itself, they were found at twice the gap, and at no gap the prediction needs none: at the gap itself the geometric
+    mean of one and the factor is taken, as for the weight of the kriged planes.
+    """
+    least = LEAST_VARIANCE * float(np.mean(variance))
+    if not least > 0:
+        return PlaneLaw(Calibration.constant(1.0))
+    found = calibrated(errors, noise, np.sqrt(np.maximum(variance, least)), value, structure)
+    return PlaneLaw(found if same_gap else found._replace(squares=np.sqrt(found.squares)), least)
 
 
 def _ratio(above: float, below: float) -> float:

@@ -65,13 +65,18 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLev
     spectra = dctn(roots, axes=(1, 2), norm="ortho")
     bands, coarse = bands_of(roots.shape[1], roots.shape[2])
     correlation = correlations_of(spectra, positions, bands, noise.weighed * float(np.sqrt(slope)))
+    structure = correlation
+    if noise.present.sigma != noise.weighed:  # the variance of the error is that of structure, whatever the weights are
+        level = noise.present.variance(values) * (0.25 / np.square(roots))
+        structure = correlations_of(spectra, positions, bands, float(np.sqrt(np.mean(level, dtype=np.float64))))
     few = coarse > 0
     trend = PchipInterpolator(positions, spectra[:, few] * coarse[few], axis=0)
     flat = bands.reshape(len(bands), coarse.size)
     for target in targets:
         near = np.searchsorted(positions, target)
         chosen = np.arange(max(near - NEIGHBOURS, 0), min(near + NEIGHBOURS, len(positions)))
-        weights, left = kriging_weights(correlation, positions[chosen], target)
+        weights = kriging_weights(correlation, positions[chosen], target)
+        left = share_left(structure, weights, positions[chosen], target)
         spectrum, passed = np.zeros(coarse.shape, dtype=np.float32), 0.0
         for k, plane in enumerate(chosen):
             gains = (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape)
@@ -79,7 +84,7 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLev
             passed += float(np.mean(np.square(gains)))
         spectrum[few] += trend(target)
         root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
-        energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
+        energy = (structure.energy[near - 1] + structure.energy[near]) / 2
         spread = float(energy @ left) * local_share(np.square(roots[near] - roots[near - 1]))
         plane = np.square(root).astype(values.dtype)
         plane += floor - offset  # in the precision of the stack, since the floor may be large beside the contrast
@@ -191,10 +196,15 @@ def cauchy_through(points: list[tuple[float, Doubles]], unsure: Doubles) -> tupl
     return near_log / np.log1p(b * near**2), b
 
 
-def kriging_weights(correlation: Correlation, positions: Doubles, target: float) -> tuple[Floats, Floats]:
-    """Weights (J, k) of the planes at `positions` for the one at `target`, and the share of the variance left (J,)."""
+def kriging_weights(correlation: Correlation, positions: Doubles, target: float) -> Floats:
+    """Weights (J, k) of the planes at `positions` for the one at `target`."""
     between = correlation(positions[:, None] - positions) + correlation.nugget[:, None, None] * np.eye(len(positions))
-    towards = correlation(positions - target)
-    weights: Floats = np.linalg.solve(between, towards[..., None])[..., 0]
-    left: Floats = np.clip(1 - np.sum(weights * towards, axis=1), 0, 1)
-    return weights, left
+    weights: Floats = np.linalg.solve(between, correlation(positions - target)[..., None])[..., 0]
+    return weights
+
+
+def share_left(correlation: Correlation, weights: Floats, positions: Doubles, target: float) -> Floats:
+    """Share of the variance of each band that is left (J,): ``1 - 2 w r + w R w``, of noise-free planes."""
+    between, towards = correlation(positions[:, None] - positions), correlation(positions - target)
+    left: Floats = 1 - 2 * np.sum(weights * towards, axis=1) + np.einsum("jk,jkl,jl->j", weights, between, weights)
+    return np.maximum(left, 0)

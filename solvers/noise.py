@@ -125,6 +125,11 @@ class NoiseModel:
         """The model itself, or white noise of the standard deviation given."""
         return noise if isinstance(noise, NoiseModel) else NoiseModel.white(noise)
 
+    @property
+    def unmeasurable(self) -> bool:
+        """Whether no noise could be measured, so that a ``sigma`` of 0 says nothing."""
+        return self.sentence.startswith(UNMEASURABLE)
+
     def reduced(self, share: float, reason: str) -> NoiseModel:
         """The model with all standard deviations multiplied by a share; the reason is added to its sentence.
 

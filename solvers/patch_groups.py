@@ -34,6 +34,11 @@ GUIDE_WIDTH = 0.5
 """Gaussian width, in voxels, with which noisy data are smoothed before patches are compared."""
 
 
+LEAST_SIGMA = 1e-18
+"""Smallest standard deviation of the noise that a pass assumes: the square of a smaller one underflows to 0 in float32,
+and Wiener's gain of an entry of 0 would be 0 / 0."""
+
+
 class PatchOptions(Protocol):
     """What a caller asks of a pass, whatever the volume; an ``int`` holds for all three axes."""
 
@@ -124,7 +129,7 @@ def filtered(
     """
     xp = namespace_of(data, guide)
     sums = sums_numba if is_numpy(xp) else sums_arrays
-    total, squares, weights = sums(data, guide, pilot, sigma, strength, geometry)
+    total, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strength, geometry)
     mean = total / weights
     variance = squares / weights - mean**2
     return guide + mean, xp.sqrt(xp.where(variance > 0, variance, xp.zeros_like(variance)))

@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from .results import CompletionResult
 from .slabs import block_residual, central_block, model_planes, slabs, widened
-from .spread import conformal_width
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -45,11 +44,11 @@ class NeighbourEstimate(NamedTuple):
 
     value: Floats
     """``(Z, Y, X)``, every voxel."""
+    intensity: Floats
+    """An estimate of the noise-free intensity of every voxel, of kept ones too; `value` where nothing is kept."""
+    kernel: Kernel
     own_weight: float
     """Weight of a measured voxel's own deviation where it is denoised, in [0, 1]; 0 where measured voxels are kept."""
-    left_out_width: float
-    """Standard deviation of the error of ``X + S`` at voxels that are left out of ``S``, though ``X`` was fitted to
-    them; NaN where measured voxels are kept."""
 
 
 def estimate_with_neighbours(
@@ -76,11 +75,11 @@ def estimate_with_neighbours(
 
     Notes
     -----
-    Memory beyond the result: a few slabs.
+    Memory beyond the result: a few slabs. The errors of the estimate: :mod:`tensorcell.solvers.neighbour_errors`.
     """
     block, residual = block_residual(stack, fit)
     kernel = choose_kernel(residual, inlier[block]) if neighbours else Kernel(1.0, 1.0, 0.0)
-    own, width = (0.0, math.nan) if keep else wiener_weight(residual, inlier[block], kernel, noise)
+    own = 0.0 if keep else wiener_weight(residual, inlier[block], kernel, noise)
     value = np.empty_like(stack)
     rim = math.ceil(CUT * kernel.width_z) + 1
     for slab in slabs(stack.shape):
@@ -92,19 +91,18 @@ def estimate_with_neighbours(
         if own > 0:
             part += np.where(inlier[wide], own * (left - shared), 0)
         value[slab] = part[inner]
+    intensity = value
     if keep:
-        np.copyto(value, stack, where=inlier)
-    return NeighbourEstimate(value, own, width)
+        value = np.where(inlier, stack, value)
+    return NeighbourEstimate(value, intensity, kernel, own)
 
 
-def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> tuple[float, float]:
-    """``1 - noise^2 / var(R - S)`` over the inliers, at least 0, and the conformal width of ``R - S`` without noise."""
+def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> float:
+    """``1 - noise^2 / var(R - S)`` over the inliers, at least 0."""
     shared = shared_residual(residual, inlier, kernel, leave_out=True)
     rest = (residual - shared)[inlier].astype(np.float64)
     variance = float(np.mean(rest**2)) if rest.size else 0.0
-    if variance == 0:
-        return 0.0, 0.0
-    return max(0.0, 1 - noise**2 / variance), conformal_width(rest, noise)
+    return max(0.0, 1 - noise**2 / variance) if variance > 0 else 0.0
 
 
 def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:

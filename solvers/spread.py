@@ -57,7 +57,9 @@ def robust_sigma(deviations: Array) -> float:
     return median(xp.reshape(xp.abs(deviations), (-1,))) / MEDIAN_DEVIATION
 
 
-def conformal_width(errors: npt.NDArray[np.floating], noise: float = 0.0) -> float:
+def conformal_width(
+    errors: npt.NDArray[np.floating], noise: float = 0.0, least_share: float = LEAST_SHARE
+) -> float:  # fmt: skip
     """Standard deviation whose 90 % interval covers 90 % of the left-out errors, with their noise subtracted.
 
     Parameters
@@ -65,7 +67,9 @@ def conformal_width(errors: npt.NDArray[np.floating], noise: float = 0.0) -> flo
     errors : array of any shape, at least one entry
         Errors at measured voxels that were left out; noise is part of them.
     noise : float
-        Standard deviation of that noise. At most 35 % of the squared width is attributed to it.
+        Standard deviation of that noise.
+    least_share : float
+        Smallest share of the squared width that remains when the noise is subtracted.
 
     References
     ----------
@@ -80,4 +84,4 @@ def conformal_width(errors: npt.NDArray[np.floating], noise: float = 0.0) -> flo
     """
     share = min(1.0, COVERED * (1 + 1 / errors.size))
     square = (float(np.quantile(np.abs(errors), share)) / NORMAL_QUANTILE) ** 2
-    return math.sqrt(max(square - noise**2, LEAST_SHARE * square))
+    return math.sqrt(max(square - noise**2, least_share * square))

@@ -43,10 +43,13 @@ class Recovery:
         True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value.
     uncertainty : float array of the volume's shape
         ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
-        At kept voxels it is the standard deviation of the noise. At denoised voxels it comes from Stein's estimate, in
-        gaps from the errors at measured voxels left out of a second fit, and between planes from left-out planes, whose
-        errors are scaled to the real distance of the planes. In rows, columns and patches of pixels that were measured
-        in no plane it comes from rows and columns left out in gaps of the same width.
+        At kept voxels it is the standard deviation of the noise at the voxel's intensity. At denoised voxels it comes
+        from Stein's estimate, in gaps from the errors at measured voxels left out of a second fit, and between planes
+        from left-out planes, whose errors are scaled to the real distance of the planes; gaps and planes are
+        calibrated by intensity. Beyond the measured planes it is how much planes at that distance differ, up to the
+        spread of the data. In rows, columns and patches of pixels that were
+        measured in no plane it comes from rows and columns left out in gaps of the same width. A note says where little
+        or nothing tells the error.
     rank : tuple of int, or dict of label to tuple
         Tucker rank used; a dict where there are several channels or frames, with None for one that was not recovered.
     status : Status

@@ -17,6 +17,7 @@ from tensorcell.defect_notes import counts_of, defect_notes, psf_in_voxels
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
+from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
@@ -178,14 +179,23 @@ def in_given_unit(filled: Filled, unit: Unit) -> Filled:
 
 
 def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
-    """A stack whose measured voxels all have one value: the result has that value everywhere."""
+    """A stack whose measured voxels all have one value: the result has that value everywhere.
+
+    Such a stack has no spread that could tell an error in its gaps: their uncertainty is as large as the value (1 where
+    that is 0).
+    """
     measured = on_grid(given.mask, axial_factor)
     value = np.full(measured.shape, given.lowest, given.values.dtype)
-    note = f"all measured voxels have the value {given.lowest:g}, which is returned everywhere"
+    notes = [f"all measured voxels have the value {given.lowest:g}, which is returned everywhere"]
+    error = np.where(measured, 0, abs(given.lowest) or 1).astype(value.dtype)
+    if not measured.all():
+        notes.append(
+            "nothing tells an error where nothing was measured: the uncertainty there is as large as the value"
+        )
     nowhere = np.zeros(0, np.int64)
     return StackResult(
-        value, np.zeros_like(value), measured, nowhere, nowhere.astype(value.dtype), (1, 1, 1), Status.UNCHANGED, (),
-        0.0, (note,),
+        value, error, measured, nowhere, nowhere.astype(value.dtype), (1, 1, 1), Status.UNCHANGED, (),
+        0.0, tuple(notes),
     )  # fmt: skip
 
 
@@ -214,10 +224,7 @@ def posed(given: GivenStack, label: str, request: Request, *, complete: bool) ->
 def fill_gaps(gaps: Gaps, method: Method) -> Filled:
     """The wanted stack with all its planes; errors at measured planes are those of the estimate."""
     filled, estimate = method.between(gaps), gaps.estimate
-    error = filled.error
-    if not gaps.problem.keep:  # the error that denoised planes still have is carried into the planes between them
-        error = np.hypot(error, math.sqrt(float(np.mean(np.square(estimate.error, dtype=np.float64)))))
-    error = np.array(error)
+    error = np.sqrt(np.square(filled.error) + carried_on(gaps))
     error[gaps.grid] = estimate.error
     return filled._replace(error=error)
 

@@ -217,27 +217,26 @@ def test_wiener_weight_is_the_share_of_structure_in_white_residuals() -> None:
     residual = rng.standard_normal((20, 40, 40)) + 0.75 * rng.standard_normal((20, 40, 40))
     mask = rng.random(residual.shape) < 0.9
     alone = Kernel(1.0, 1.0, 0.0)
-    weight, width = wiener_weight(residual, mask, alone, 0.75)
-    # A variance of 29 000 numbers is known to .8 %, half of which 1 - w inherits; a quantile to about 1 %.
+    weight = wiener_weight(residual, mask, alone, 0.75)
+    # A variance of 29 000 numbers is known to .8 %, half of which 1 - w inherits.
     assert weight == pytest.approx(16 / 25, rel=0.02)
-    assert width == pytest.approx(1.0, rel=0.04)
-    assert wiener_weight(residual, mask, alone, 0.0) == (1.0, pytest.approx(1.25, rel=0.03))
-    assert wiener_weight(residual, mask, alone, 2.0)[0] == 0  # more noise than there is variance
-    assert wiener_weight(1000 * residual, mask, alone, 750.0)[0] == pytest.approx(weight, rel=1e-9)  # the unit is free
+    assert wiener_weight(residual, mask, alone, 0.0) == 1.0
+    assert wiener_weight(residual, mask, alone, 2.0) == 0  # more noise than there is variance
+    assert wiener_weight(1000 * residual, mask, alone, 750.0) == pytest.approx(weight, rel=1e-9)  # the unit is free
 
 
 def test_wiener_weight_leaves_the_voxel_itself_out_of_its_neighbours() -> None:
     rng = np.random.default_rng(1)
     residual, mask = rng.standard_normal((4, 5, 6)), rng.random((4, 5, 6)) < 0.6
     rest = (residual - 0.8 * brute_mean(residual, mask, (0.5, 0.7), leave_out=True))[mask]
-    weight, _ = wiener_weight(residual, mask, Kernel(0.5, 0.7, 0.8), 0.6)
+    weight = wiener_weight(residual, mask, Kernel(0.5, 0.7, 0.8), 0.6)
     assert weight == pytest.approx(1 - 0.36 / np.mean(rest**2), rel=1e-9)  # sums in another order
 
 
 def test_wiener_weight_of_nothing_is_zero() -> None:
     residual, mask = np.zeros((3, 4, 5)), np.ones((3, 4, 5), bool)
-    assert wiener_weight(residual, mask, Kernel(1.0, 1.0, 1.0), 0.5) == (0.0, 0.0)
-    assert wiener_weight(residual + 1, ~mask, Kernel(1.0, 1.0, 1.0), 0.5) == (0.0, 0.0)
+    assert wiener_weight(residual, mask, Kernel(1.0, 1.0, 1.0), 0.5) == 0.0
+    assert wiener_weight(residual + 1, ~mask, Kernel(1.0, 1.0, 1.0), 0.5) == 0.0
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -251,7 +250,7 @@ def test_estimate_with_neighbours_equals_its_formula(keep: bool, neighbours: boo
     assert (kernel.weight > 0.5) == neighbours
     shared = shared_residual(residual, inlier, kernel, leave_out=not keep)
     expected = fit.value + shared
-    own = 0.0
+    intensity, own = expected.copy(), 0.0
     if keep:
         expected[inlier] = stack[inlier]
     else:
@@ -260,9 +259,11 @@ def test_estimate_with_neighbours_equals_its_formula(keep: bool, neighbours: boo
     found = estimate_with_neighbours(stack, inlier, fit, noise=0.5, keep=keep, neighbours=neighbours)
     np.testing.assert_allclose(found.value, expected, rtol=0, atol=1e-9)  # sums of intensities of some tens
     assert found.own_weight == pytest.approx(own, rel=1e-9)
-    assert math.isnan(found.left_out_width) == keep
     if keep:
         np.testing.assert_array_equal(found.value[inlier], stack[inlier])
+        np.testing.assert_allclose(found.intensity, intensity, rtol=0, atol=1e-9)
+    else:
+        assert found.intensity is found.value
 
 
 def test_estimate_with_neighbours_has_the_error_that_its_own_weight_tells() -> None:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tensorcell.methods.protocol import Filled, Gaps
 from tensorcell.solvers import fill_planes
 
+BEYOND = (
+    "uncertainty beyond the measured planes: how much measured planes at that distance differ; where none are as far "
+    "apart, it grows to the spread of the data, and nothing tells whether that is enough"
+)
+
+TWO_PLANES = (
+    "uncertainty between two measured planes: no plane could be left out, so that it rests on their difference alone"
+)
+
 
 def between_by_kriging(gaps: Gaps) -> Filled:
     """Predict the missing planes from the measured ones, with the weight that left-out measured planes justify."""
-    noise = gaps.problem.noise_passed_on
+    measured = float(gaps.problem.model.inlier.mean())
+    noise = gaps.problem.noise_passed_on.reduced(math.sqrt(measured), "Estimated voxels hold no noise.")
     filled = fill_planes(gaps.estimate.value, gaps.grid, gaps.planes, noise=noise, denoise=False)
-    return Filled(np.asarray(filled.volume), np.asarray(filled.error), (f"between planes: {filled.sentence}",))
+    notes = [f"between planes: {filled.sentence}"]
+    if gaps.grid[0] > 0 or gaps.grid[-1] < gaps.planes - 1:
+        notes.append(BEYOND)
+    if len(gaps.grid) == 2:
+        notes.append(TWO_PLANES)
+    return Filled(np.asarray(filled.volume), np.asarray(filled.error), tuple(notes))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from tensorcell.fitting import TuckerOptions
+from tensorcell.methods.errors import errors_of
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
@@ -44,7 +43,7 @@ def from_patches(
     values, inlier, noise = problem.stack.values, problem.model.inlier, problem.model.noise
     options, fitting = problem.option(LocalOptions), problem.fitting
     notes = list(_thin(problem, options))
-    error = np.sqrt(noise.variance(start.value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
+    denoised = None
     best, history, status, spread = start.value, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
     if needs_sweeps(problem) and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
@@ -58,20 +57,18 @@ def from_patches(
     if not problem.keep and noise.sigma > 0 and status is not Status.STOPPED:
         whole = np.where(inlier, values, best) if problem.has_gaps else values
         found = denoise_by_patches(whole, inlier, noise, options, fitting.seed, correct)
-        best, error, samples = found.value, found.error, found.samples
+        best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
             f"measured voxels were denoised by groups of similar patches at a noise of "
             f"{problem.unit.width(noise.sigma):.4g}; the shares of the filters are {shares}"
         )
         notes.extend(found.notes)
-    if trial is not None:
-        error = np.where(inlier, error, trial.uncertainty(spread)).astype(values.dtype)
-    elif problem.only_outliers_lack and problem.has_gaps:
-        error = np.where(inlier, error, start.left_out_width).astype(values.dtype)
     if problem.keep:
         np.copyto(best, values, where=inlier)
-    return Estimate(best, error, status, history, tuple(notes), samples)
+    gap = None if trial is None else lambda value: trial.uncertainty(spread, value)
+    error = errors_of(problem, start, best, gap=gap, denoised=denoised)
+    return Estimate(best, error.value, status, history, (*notes, *error.notes), samples)
 
 
 def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:

@@ -7,20 +7,24 @@ voxels are computed for the global model and, where a caller asks for it, for gr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.fitting import Callback
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
-from tensorcell.solvers import IterationRecord, LocalOptions, LocalState, NoiseModel
-from tensorcell.solvers.predictive_rank import ROUNDING, has_empty_lines
+from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, LocalState, NoiseModel
+from tensorcell.solvers.calibration import Calibration, calibrated, least_share_of
+from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.residual_kriging import estimate_with_neighbours
 from tensorcell.solvers.slabs import central_block
-from tensorcell.solvers.spread import conformal_width, robust_sigma
+from tensorcell.solvers.spread import LEAST_SHARE, conformal_width, robust_sigma
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -55,11 +59,18 @@ class GlobalTrial:
     start: Array
     """The estimate of the block."""
     noise: NoiseModel
+    spread: float = 0.0
+    """Standard deviation of all measured intensities, outliers among them."""
+
+    @property
+    def noise_variance(self) -> Array:
+        """``(n,)``: the variance of the noise at the left-out voxels, each at its own intensity."""
+        return np.asarray(self.noise.variance(self.start[self.left_out]), dtype=np.float64)
 
     @property
     def sigma(self) -> float:
-        """Root mean square of the noise at the left-out voxels, each at its own intensity."""
-        return math.sqrt(float(np.mean(self.noise.variance(self.start[self.left_out]), dtype=np.float64)))
+        """Root mean square of the noise at the left-out voxels."""
+        return math.sqrt(float(np.mean(self.noise_variance)))
 
     @property
     def errors(self) -> Array:
@@ -73,18 +84,12 @@ class GlobalTrial:
     def beyond_noise(self, errors: Array) -> float:
         """Root mean square of errors without the noise, each capped at five times the global model's typical error."""
         square = float(np.mean(self.capped(errors) ** 2))
-        return math.sqrt(max(square - self.sigma**2, 0.01 * square))
+        return max(math.sqrt(max(square - self.sigma**2, 0.01 * square)), self.rounding)
 
     def capped(self, errors: Array) -> Array:
-        """Errors, each cut at five typical ones of the global model: outliers cannot be predicted.
-
-        Where most voxels are predicted exactly (a nearly empty stack), no error is cut.
-        """
-        own = self.errors
-        typical = robust_sigma(own)
-        if typical <= ROUNDING * math.sqrt(float(np.mean(own**2))):
-            return errors
-        return np.clip(errors, -CAP * typical, CAP * typical)
+        """Errors, each cut at five typical ones of the global model: outliers cannot be predicted."""
+        cap = CAP * self.typical
+        return np.clip(errors, -cap, cap)
 
     @property
     def exact(self) -> bool:
@@ -93,14 +98,50 @@ class GlobalTrial:
         return max(self.error, self.sigma) <= float(np.finfo(np.float32).eps) * math.sqrt(measured)
 
     @property
+    def rounding(self) -> float:
+        """Rounding in single precision of the largest measured value; no error is known to be smaller."""
+        return float(np.finfo(np.float32).eps) * float(np.max(np.abs(self.values[self.training]), initial=1e-30))
+
+    @property
+    def typical(self) -> float:
+        """Robust standard deviation of the global model's errors.
+
+        Where most voxels are predicted to within rounding, as a background of zeros is, it is that of the others: a
+        median of nothing would cut every error of the structure down to nothing.
+        """
+        errors, rounding = self.errors, self.rounding
+        found = robust_sigma(errors)
+        beyond = np.abs(errors) > rounding
+        return max(robust_sigma(errors[beyond]) if found <= rounding and beyond.any() else found, rounding)
+
+    @property
     def error(self) -> float:
         """Root mean square error of the global model, without the noise."""
         return self.beyond_noise(self.errors)
 
     @property
-    def width(self) -> float:
-        """Standard deviation of the error in gaps that the global model fills."""
-        return conformal_width(self.errors, self.sigma)
+    def least(self) -> float:
+        """Smallest standard deviation of an error in gaps: 0, where the left-out voxels have errors beyond rounding.
+
+        That all of ``n`` voxels were predicted exactly does not exclude that one in ``n`` errs by the spread of the
+        data: the root mean square of that is returned.
+        """
+        if np.any(np.abs(self.errors) > self.rounding):
+            return 0.0
+        return self.spread / math.sqrt(self.errors.size)
+
+    def least_share(self, errors: Array) -> float:
+        """Smallest share of the squared errors of an estimate that is not put down to noise."""
+        placed = np.zeros(self.left_out.shape)
+        placed[self.left_out] = self.capped(errors)
+        return least_share_of(placed, self.left_out)
+
+    def uncertainty(self, intensity: Array) -> Array:
+        """Standard deviations of the error in gaps that the global model fills, by their estimated intensity."""
+        predicted = self.start[self.left_out].astype(np.float64)
+        shape, share = np.ones(predicted.size), self.least_share(self.errors)
+        found = calibrated(self.errors, self.noise_variance, shape, predicted, least_share=share)
+        return found.bounded(self.least)(intensity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +155,41 @@ class PatchTrial:
     errors: Array
     spreads: Array
     """Disagreement of overlapping patches at the left-out voxels."""
-    sigma: float
-    """Root mean square of the noise at the left-out voxels."""
+    intensities: Array
+    """Estimates at the left-out voxels."""
+    noise_variance: Array
+    """Variance of the noise at the left-out voxels."""
+    least: float = 0.0
+    """Smallest standard deviation of an error in gaps."""
+    least_share: float = LEAST_SHARE
+    """Smallest share of the squared errors that is not put down to noise."""
 
-    def uncertainty(self, spread: Array) -> Array:
-        """Standard deviations in gaps: conformal widths of left-out errors among voxels of similar spread."""
+    def uncertainty(self, spread: Array, intensity: Array) -> Array:
+        """Standard deviations in gaps.
+
+        Conformal widths of left-out errors among voxels of similar spread give their shape, which is calibrated by
+        intensity.
+        """
+        shape = np.maximum(self.by_spread(spread), 1e-30)
+        return self.calibration(intensity, shape)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Factors of the widths by spread."""
+        shape = np.maximum(self.by_spread(self.spreads), 1e-30)
+        found = calibrated(self.errors, self.noise_variance, shape, self.intensities, least_share=self.least_share)
+        return found.bounded(self.least)
+
+    def by_spread(self, spread: Array) -> Array:
+        """Conformal widths of left-out errors among voxels of similar spread, interpolated between the groups."""
         groups = max(1, min(GROUPS, len(self.errors) // GROUP))
         parts = np.array_split(np.argsort(self.spreads), groups)
         middle = np.array([np.median(self.spreads[part]) for part in parts])
-        width = np.array([conformal_width(self.errors[part], self.sigma) for part in parts])
+        noise = [math.sqrt(float(np.mean(self.noise_variance[part]))) for part in parts]
+        width = [
+            conformal_width(self.errors[part], sigma, self.least_share)
+            for part, sigma in zip(parts, noise, strict=True)
+        ]
         return np.asarray(np.interp(spread, middle, width))
 
 
@@ -140,7 +207,8 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
     start = estimate_with_neighbours(
         y, training, fit, noise=0.0, keep=True, neighbours=bool(fitting.options.neighbours)
     ).value
-    return GlobalTrial(y, training, left_out, start, model.noise)
+    spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
+    return GlobalTrial(y, training, left_out, start, model.noise, spread)
 
 
 def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
@@ -151,22 +219,41 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
     """
     before, sigma = trial.error, trial.sigma
     if trial.exact:
-        return PatchTrial(before, (), trial.errors, np.zeros(len(trial.errors)), sigma)
+        errors = trial.errors
+        return PatchTrial(
+            before, (), errors, np.zeros(len(errors)), errors + trial.values[trial.left_out], trial.noise_variance,
+            trial.least, trial.least_share(errors),
+        )  # fmt: skip
     tried = np.geomspace(max(before, sigma), max(BELOW_NOISE * sigma, before / 8), options.sweeps)
     centre = float(np.mean(trial.values[trial.training], dtype=np.float64))
-    sweeps: list[tuple[float, Array, Array]] = []
+    best = (math.inf, 0, trial.start, trial.errors)
 
     def judge(_: IterationRecord, state: LocalState) -> None:
+        nonlocal best
         errors = trial.errors_of(state.estimate + centre)
-        sweeps.append((float(np.mean(trial.capped(errors) ** 2)), errors, np.asarray(state.spread)[trial.left_out]))
+        square = float(np.mean(trial.capped(errors) ** 2))
+        if square < best[0]:
+            best = (square, state.sweep - 1, state.estimate + centre, errors)
 
-    found = complete_by_patches(
-        trial.values, trial.training, trial.start, sigma, levels=tuple(tried.tolist()), options=options, seed=seed,
-        callback=judge,
-    )  # fmt: skip
-    best = min(range(len(sweeps)), key=lambda sweep: sweeps[sweep][0])
-    _, errors, spreads = sweeps[best]
-    if best == len(tried) - 1:  # the result goes one stage further than the last sweep
-        errors, spreads = trial.errors_of(found.value), np.asarray(found.spread)[trial.left_out]
-    levels = tuple(np.geomspace(tried[0], tried[best], options.sweeps).tolist())
-    return PatchTrial(trial.beyond_noise(errors), levels, errors, spreads, sigma)
+    def complete(start: Array, levels: Sequence[float], callback: Callback | None) -> LocalResult:
+        return complete_by_patches(
+            trial.values, trial.training, start, sigma, levels=levels, options=options, seed=seed, callback=callback
+        )
+
+    found = complete(trial.start, tuple(tried.tolist()), judge)
+    _, last, estimate, judged = best
+    if last == len(tried) - 1:  # the result goes one stage further than the last sweep
+        judged = trial.errors_of(found.value)
+    else:  # errors and spreads are to be those of a result, which ends with that stage
+        found = complete(estimate, (float(tried[last]),), None)
+    errors = trial.errors_of(found.value)
+    return PatchTrial(
+        trial.beyond_noise(judged),
+        tuple(np.geomspace(tried[0], tried[last], options.sweeps).tolist()),
+        errors,
+        np.asarray(found.spread)[trial.left_out],
+        errors + trial.values[trial.left_out],
+        trial.noise_variance,
+        trial.least,
+        trial.least_share(errors),
+    )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from tensorcell.fitting import TuckerOptions
+from tensorcell.methods.errors import errors_of
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import GlobalTrial, global_trial
@@ -39,15 +36,12 @@ def global_estimate(problem: Problem) -> NeighbourEstimate:
 
 def from_global_model(problem: Problem, start: NeighbourEstimate, trial: GlobalTrial | None) -> Estimate:
     """The global estimate as the result of a method."""
-    model, stack = problem.model, problem.stack
-    value = start.value
-    error = np.sqrt(model.noise.variance(value)) * (1.0 if problem.keep else math.sqrt(start.own_weight))
-    if trial is not None:
-        error = np.where(model.inlier, error, trial.width).astype(stack.values.dtype)
-    notes = []
-    if model.fit.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
-        notes.append(f"the fit {model.fit.status}")
-    return Estimate(value, error, model.fit.status, model.fit.history, tuple(notes))
+    fit = problem.model.fit
+    error = errors_of(problem, start, start.value, gap=None if trial is None else trial.uncertainty)
+    notes = error.notes
+    if fit.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
+        notes = (f"the fit {fit.status}", *notes)
+    return Estimate(start.value, error.value, fit.status, fit.history, notes)
 
 
 METHOD = Method(

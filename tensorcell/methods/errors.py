@@ -1,0 +1,113 @@
+"""Standard deviations of the error of a method's estimate, with notes where little or nothing tells them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.methods.protocol import Gaps, Problem
+from tensorcell.solvers.calibration import Calibration
+from tensorcell.solvers.neighbour_errors import NeighbourErrors, neighbour_errors
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
+
+Array = npt.NDArray[Any]
+GapError = Callable[[Array], Array]
+"""The standard deviation of the error in gaps, as a function of the estimate there."""
+
+NOTHING_TOLD = (
+    "uncertainty: too few measured voxels tell the error of the estimate; it is the standard deviation of the measured "
+    "intensities, {:.4g}"
+)
+
+NOISE_NOT_MEASURED = (
+    "uncertainty: the noise could not be measured; at measured voxels the uncertainty is the error with which their "
+    "neighbours predict them, an upper bound"
+)
+
+
+NO_NOISE_FOUND = (
+    "uncertainty: no noise was found in the measured voxels, which is why it is 0 there; give noise= where you know it"
+)
+
+
+class Errors(NamedTuple):
+    """Standard deviations, shaped like the stack, and what is to be said of them."""
+
+    value: Array
+    notes: tuple[str, ...]
+
+
+def errors_of(
+    problem: Problem,
+    start: NeighbourEstimate,
+    value: Array,
+    *,
+    gap: GapError | None = None,
+    denoised: Array | None = None,
+) -> Errors:
+    """Errors of an estimate at measured voxels and in gaps; an outlier is a gap.
+
+    Parameters
+    ----------
+    problem : Problem
+    start : NeighbourEstimate
+        The global estimate, which gives the errors that are not given here.
+    value : array ``(K, Y, X)``
+        The estimate.
+    gap : callable, optional
+        Errors in gaps, where left-out voxels told them.
+    denoised : array ``(K, Y, X)``, optional
+        Errors at denoised voxels.
+    """
+    noise = problem.model.noise
+    own, notes = own_errors(problem, start)
+    if denoised is not None:
+        error = denoised
+    elif noise.unmeasurable:
+        error, notes = own.gap(start.intensity), (*notes, NOISE_NOT_MEASURED)
+    else:
+        error = np.sqrt(noise.variance(start.intensity)) if problem.keep else own.denoised(value)
+        if noise.sigma == 0 and problem.noise is None:
+            notes = (*notes, NO_NOISE_FOUND)
+    if problem.has_gaps:
+        in_gaps = own.gap(value) if gap is None else gap(value)
+        error = np.where(problem.model.inlier, error, in_gaps)
+    return Errors(np.asarray(error, dtype=problem.stack.values.dtype), notes)
+
+
+def own_errors(problem: Problem, start: NeighbourEstimate) -> tuple[NeighbourErrors, tuple[str, ...]]:
+    """The errors of the global estimate, or the spread of the data and a note where too few voxels tell them."""
+    stack, model = problem.stack, problem.model
+    found = neighbour_errors(stack.values, model.inlier, model.fit, start, model.noise, problem.fitting.seed)
+    measured = stack.values[stack.mask]
+    spread = float(np.std(measured, dtype=np.float64))
+    if found is None:
+        constant = Calibration.constant(spread)
+        return NeighbourErrors(constant, constant), (NOTHING_TOLD.format(spread),)
+    rounding = float(np.finfo(np.float32).eps) * float(np.max(np.abs(measured)))
+    if np.sqrt(found.gap.squares.max()) <= rounding:  # as in `GlobalTrial.least`: one in so many may err by the spread
+        return found._replace(gap=found.gap.bounded(spread / math.sqrt(measured.size))), ()
+    return found, ()
+
+
+def carried_on(gaps: Gaps) -> Array:
+    """Squared error ``(planes, Y, X)`` (or one 0) that estimated voxels of measured planes carry into the others.
+
+    Errors of neighbouring planes are alike, so that they do not average out: the squares are interpolated along z. Kept
+    voxels carry their noise, of which the filling of the planes takes account.
+    """
+    square = np.square(gaps.estimate.error)
+    if gaps.problem.keep:
+        if not gaps.problem.has_gaps:
+            return np.zeros((1, 1, 1), square.dtype)
+        square = np.where(gaps.problem.model.inlier, 0, square)
+    place = np.interp(np.arange(gaps.planes), gaps.grid, np.arange(len(gaps.grid)))
+    below = np.floor(place).astype(int)
+    above = np.minimum(below + 1, len(gaps.grid) - 1)
+    share = (place - below)[:, None, None].astype(square.dtype)
+    carried: Array = (1 - share) * square[below] + share * square[above]
+    return carried
