@@ -36,9 +36,7 @@ from .single_voxels import (
     LEAST_ERROR,
     Events,
     Field,
-    Scale,
     clustered,
-    clustered_in_plane,
     density_of,
     events_of,
     find_candidates,
@@ -143,7 +141,7 @@ def find_defects(
     field = Field(stack, noise, fewest=FEWEST)
     scale = typical_distances(field, trusted, seed)
     candidates = find_candidates(field, trusted, scale)
-    again = hot_again(events_of(field, trusted, candidates, scale, 1), trusted, scale)
+    again = hot_again(events_of(field, trusted, candidates, scale, 1), trusted.shape)
     kinds.ravel()[again] = Kind.HOT
     trusted.ravel()[again] = False
     candidates = candidates[~np.isin(candidates, again)]
@@ -159,10 +157,13 @@ def find_defects(
     return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width)
 
 
-def hot_again(events: Events, trusted: Bools, scale: Scale) -> Positions:
-    """Positions of bright events of pixels that are hot in some planes, single within each of these."""
-    alone = ~clustered_in_plane(events, density_of(events, trusted, scale, 1)) & ~shares_in_plane(events)
-    return events.positions[repeated(events.positions, alone, trusted.shape)]
+def hot_again(events: Events, shape: tuple[int, ...]) -> Positions:
+    """Positions of bright events of pixels that are hot in some planes.
+
+    Two hot pixels may touch. So one neighbour in the plane may be as bright; a filament has two, but for its ends.
+    """
+    alone = (events.beside <= 1) & ~shares_in_plane(events)
+    return events.positions[repeated(events.positions, alone, shape)]
 
 
 def single(events: Events, density: float) -> Bools:

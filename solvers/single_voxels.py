@@ -244,9 +244,9 @@ def find_candidates(field: Field, trusted: Bools, scale: Scale) -> Positions:
             wanted[inner] = sound[slab]
             near = standing_out(planes.values, sound[wide], wanted, FAR * float(scale.sigma.min()))
             seen = compared(planes, sound[wide], near, field.fewest)
-            off = np.abs(seen.value - seen.middle)
             with np.errstate(invalid="ignore"):
-                far = (off > FAR * scale.at(seen.level)) & (off > SPREADS * seen.spread)
+                far = np.abs(seen.value - seen.middle) > FAR * scale.at(seen.level)
+            far[far] = beyond_spread(planes, sound[wide], near[far], seen, far)
             fresh.append(near[far] + wide.start * plane)
         new = np.concatenate(fresh)
         if not len(new):
@@ -254,6 +254,20 @@ def find_candidates(field: Field, trusted: Bools, scale: Scale) -> Positions:
         sound.ravel()[new] = False
         found = np.concatenate([found, new])
     return np.sort(found)
+
+
+def beyond_spread(planes: Planes, sound: Bools, positions: Positions, seen: Surroundings, far: Bools) -> Bools:
+    """Which voxels are further from the median of their neighbours than most of these are.
+
+    What is searched or the data's unit decides, whichever is clearer: at the edge of a structure stabilised noise
+    spreads the dark values, and the data's unit the bright ones.
+    """
+    with np.errstate(invalid="ignore"):
+        found = np.abs(seen.value[far] - seen.middle[far]) > SPREADS * seen.spread[far]
+        if planes.values is not planes.linear and planes.levels is None:
+            middle, spread = surroundings(planes.linear, sound, positions, 1)
+            found |= np.abs(planes.linear.ravel()[positions] - middle) > SPREADS * spread
+    return np.asarray(found)
 
 
 def events_of(field: Field, trusted: Bools, candidates: Positions, scale: Scale, sign: int) -> Events:
@@ -317,11 +331,6 @@ def density_of(events: Events, trusted: Bools, scale: Scale, sign: int) -> float
 def clustered(events: Events, density: float) -> Bools:
     """Which events touch others as bright more often than independent places would."""
     return more_than_chance(events.comparable, events.neighbours, density)
-
-
-def clustered_in_plane(events: Events, density: float) -> Bools:
-    """The same within planes: the eight neighbours there."""
-    return more_than_chance(events.beside, events.neighbours * 8 // 26, density)
 
 
 def more_than_chance(comparable: Positions, measured: Positions, density: float) -> Bools:
