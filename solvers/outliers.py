@@ -128,7 +128,9 @@ def find_outliers(
     if _model_alone(stack, mask, fit, before.width):
         high = bright.positions[single(bright, brightness)]
     else:
-        low = low[_below_neighbours(stack, mask, low)]
+        sound = mask.copy()
+        sound.ravel()[candidates] = False
+        low = low[_below_neighbours(stack, sound, low)]
         high = bright.positions[_wrong(bright, brightness, stack, mask, before)]
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
     positions = np.concatenate([before.positions, low, high])
@@ -174,9 +176,9 @@ def _wrong(bright: Events, density: float, stack: Floats, mask: Bools, before: D
     return found
 
 
-def _below_neighbours(stack: Floats, mask: Bools, positions: Positions) -> Bools:
-    """Which voxels are darker than nearly all of their measured neighbours; those without any are."""
-    around = neighbours(stack, mask, positions)
+def _below_neighbours(stack: Floats, sound: Bools, positions: Positions) -> Bools:
+    """Which voxels are darker than nearly all of their neighbours that do not stand out; those without any are."""
+    around = neighbours(stack, sound, positions)
     with np.errstate(invalid="ignore"):
         darker = np.sum(around > stack.ravel()[positions][:, None], axis=1)
     return np.asarray(darker >= BELOW * np.sum(~np.isnan(around), axis=1))
