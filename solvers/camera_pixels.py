@@ -39,7 +39,7 @@ MANY_HOT, TOUCHING = 0.02, 0.05
 wrong pixels lie independently; the first one is the largest share of wrong pixels that is considered for that."""
 
 AGREE = 0.75
-"""Share of the planes that must show a third of that difference."""
+"""Share of the planes that must show a third of that difference, and no fewer than ``FEWEST_PLANES`` of them."""
 
 SAME = 0.9
 """A pixel is stuck if it repeats its value from plane to plane in this share of the planes."""
@@ -75,7 +75,8 @@ def camera_pixels(stack: Floats, mask: Bools) -> npt.NDArray[np.uint8]:
     if not judged.any():
         return kinds
     stuck = judged & (same >= SAME) & _no_chance(same, used, judged)
-    off = judged & _far(excess * np.sqrt(used), level, judged & ~stuck) & (agreeing >= AGREE)
+    off = judged & _far(excess * np.sqrt(used), level, judged & ~stuck)
+    off &= (agreeing >= AGREE) & (agreeing * used > FEWEST_PLANES - 0.5)
     kinds[off & (excess > 0)] = HOT
     kinds[stuck & (off | _quiet(stack, mask, stuck))] = STUCK
     kinds[(kinds == STUCK) & (excess < 0)] = DEAD
@@ -137,19 +138,43 @@ def _single(values: Floats, far: Bools, judged: Bools, places: Positions, sigma:
         return np.asarray(~structure & (np.abs(own) > SPREADS * spread) & (share + ERRORS * error < SHARED))
 
 
-def repeated(positions: Positions, single: Bools, shape: tuple[int, ...]) -> Bools:
-    """Which single bright voxels belong to pixels that are hot in some planes: more often than chance explains."""
+def repeated(positions: Positions, single: Bools, trusted: Bools) -> Bools:
+    """Which single bright voxels belong to pixels that are hot in some planes: more often than chance explains.
+
+    Parameters
+    ----------
+    positions : int array ``(n,)``
+        All bright voxels that stand out, flat in C order, ascending.
+    single : bool array ``(n,)``
+        Which of these are single voxels within their plane.
+    trusted : bool array ``(Z, Y, X)``
+        True = measured. Planes in which a pixel was not measured do not divide a spot that runs through them.
+    """
     from scipy.stats import poisson
 
-    plane = shape[1] * shape[2]
+    plane = trusted[0].size
     chosen = positions[single]
     z, pixel = chosen // plane, chosen % plane
     order = np.lexsort((z, pixel))
+    earlier, later = chosen[order][:-1], chosen[order][1:]
     first = np.ones(len(order), bool)
-    first[1:] = (pixel[order][1:] != pixel[order][:-1]) | (z[order][1:] > z[order][:-1] + 1)
+    first[1:] = (pixel[order][1:] != pixel[order][:-1]) | _apart(earlier, later, positions, trusted)
     runs = np.bincount(pixel[order][first], minlength=plane)
     rate = max(1, int(np.count_nonzero(runs == 1))) / plane  # of a Poisson process, in which few pixels have two
     again = (runs >= 2) & (plane * poisson.sf(runs - 1, rate) < SURPRISE)
     found = np.zeros(len(positions), bool)
     found[single] = again[pixel]
     return found
+
+
+def _apart(earlier: Positions, later: Positions, positions: Positions, trusted: Bools) -> Bools:
+    """Whether a measured voxel between two of one pixel does not stand out; ``positions`` are all that do."""
+    plane = trusted[0].size
+    apart = np.zeros(len(earlier), bool)
+    place = earlier + plane
+    left = np.flatnonzero(place < later)
+    while len(left):
+        apart[left] = trusted.ravel()[place[left]] & ~np.isin(place[left], positions)
+        place[left] += plane
+        left = left[~apart[left] & (place[left] < later[left])]
+    return apart

@@ -33,6 +33,7 @@ from .optics import Width, shared_light, structure_width
 from .single_voxels import (
     ERRORS,
     LEAST_ERROR,
+    SHARED,
     Events,
     Field,
     Scale,
@@ -75,6 +76,10 @@ RESOLVED = 0.6
 
 MANY = 10
 """Fewest bright voxels from whose mean a width is concluded."""
+
+ABOVE_MEDIAN = 0.6
+"""Share of the light of the neighbours that is certain to show: the median from which they are measured holds a part of
+it, a quarter for the narrowest spots, and structure around them moves it as much."""
 
 OCTAVES = (5.0, 10.0, 20.0, 40.0, 80.0)
 """Amplitudes, in standard deviations, at which classes of bright voxels begin."""
@@ -156,9 +161,14 @@ def find_defects(
 
 
 def hot_again(events: Events, trusted: Bools, scale: Scale) -> Positions:
-    """Positions of bright events of pixels that are hot in some planes, single within each of these."""
+    """Positions of bright events of pixels that are hot in some planes, single within each of these.
+
+    Spots can lie above each other, too: so neighbours that seem to share light count, even where noise may explain it.
+    """
     alone = ~clustered_in_plane(events, density_of(events, trusted, scale, 1)) & ~shares_in_plane(events)
-    return events.positions[repeated(events.positions, alone, trusted.shape)]
+    with np.errstate(invalid="ignore"):
+        alone &= ~(events.lateral >= SHARED)
+    return events.positions[repeated(events.positions, alone, trusted)]
 
 
 def single(events: Events, density: float) -> Bools:
@@ -197,9 +207,12 @@ def _classes(height: Floats, single: Bools) -> list[Positions]:
 
 
 def narrower_than_any_optics(events: Events, part: Positions) -> bool:
-    """Whether the mean light that these events share with their neighbours excludes the narrowest PSF."""
+    """Whether the mean light that these events share with their neighbours excludes the narrowest PSF.
+
+    Neither light nor impulses have a negative mean: if it is below 0, it is a wrong background, and is counted as 0.
+    """
     lateral, error, count = mean_share(events.lateral[part], events.lateral_count[part], events.height[part])
-    if count < MANY or lateral + ERRORS * error >= shared_light(NARROWEST):
+    if count < MANY or max(0.0, lateral) + ERRORS * error >= ABOVE_MEDIAN * shared_light(NARROWEST):
         return False
     axial, error, count = mean_share(events.axial[part], events.axial_count[part], events.height[part])
     return count == 0 or axial - ERRORS * error < shared_light(NARROWEST)

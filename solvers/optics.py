@@ -87,9 +87,9 @@ def _width_along(values: Floats, w: Floats) -> float:
     near, far = covariance[0] - covariance[1], covariance[1] - covariance[2]
     if covariance[0] < 5 * error:
         return math.nan
-    if near <= 0 or far <= 0:
-        return WIDEST if covariance[0] > 0 else math.nan
-    return width_of_ratio(near / far)
+    if far > 0:
+        return width_of_ratio(near / far)
+    return width_of_ratio(math.inf) if near > 3 * error else WIDEST  # all is gone at lag 2, or nothing has changed yet
 
 
 def width_of_ratio(ratio: float) -> float:
