@@ -139,7 +139,7 @@ def find_defects(
     each candidate of a slab.
     """
     kinds = np.zeros(stack.shape, np.uint8)
-    kinds[:] = np.where(mask, camera_pixels(stack, mask), 0)
+    kinds[:] = np.where(mask, camera_pixels(stack, mask, noise), 0)
     trusted = mask & (kinds == 0)
     field = Field(stack, noise, fewest=FEWEST)
     scale = typical_distances(field, trusted, seed)

@@ -20,6 +20,9 @@ LATERAL = np.flatnonzero((OFFSETS[:, 0] == 0) & (np.abs(OFFSETS).sum(axis=1) == 
 AXIAL = np.flatnonzero((OFFSETS[:, 0] != 0) & (np.abs(OFFSETS).sum(axis=1) == 1))
 """Columns of the two neighbours along z."""
 
+DIAGONAL = np.flatnonzero((OFFSETS[:, 0] == 0) & (np.abs(OFFSETS).sum(axis=1) == 2))
+"""Columns of the four neighbours in the plane that share an edge along z alone: the corners."""
+
 IN_PLANE = np.flatnonzero(OFFSETS[:, 0] == 0)
 """Columns of the eight neighbours in the plane."""
 

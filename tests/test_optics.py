@@ -25,9 +25,9 @@ def everywhere(stack: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sigma", [0.5, 0.7, 1.0, 1.5, 2.0])
 def test_structure_width_is_that_of_the_psf(sigma: float) -> None:
-    """The sampling of the discrete filter makes .5 some 5 % wider; all else is the scatter of 125 000 voxels."""
-    stack = filtered(sigma)
-    assert structure_width(stack, everywhere(stack)).sigma == pytest.approx((sigma,) * 3, rel=0.08)
+    """The mean of three stacks of 125 000 voxels; sampling makes the discrete filter of .5 some 4 % wider."""
+    found = [structure_width(filtered(sigma, seed), np.ones(SHAPE, bool)).sigma for seed in range(3)]
+    assert np.mean(found, axis=0) == pytest.approx(np.full(3, sigma), rel=0.09)
 
 
 def test_structure_width_is_told_along_each_axis() -> None:
@@ -73,21 +73,31 @@ def test_no_width_without_enough_voxels() -> None:
     few = np.zeros(SHAPE, bool)
     few[0, 0, :] = True
     assert np.isnan(structure_width(stack, few).sigma).all()
-    assert np.isnan(structure_width(np.full(SHAPE, 7.0), np.ones(SHAPE, bool)).sigma).all()
+    assert np.isnan(structure_width(np.full(SHAPE, 7.1), np.ones(SHAPE, bool)).sigma).all()
 
 
-def test_a_gradient_is_as_wide_as_can_be_told() -> None:
-    z, y, x = np.mgrid[:12, :30, :30].astype(float)
-    stack = z + y + x
-    assert structure_width(stack, everywhere(stack)).sigma == (WIDEST,) * 3
+def test_a_smooth_structure_is_wide_and_stays_so_in_noise() -> None:
+    """Its autocovariance hardly changes over three lags, so that noise decides the ratio but not that it is wide."""
+    rng = np.random.default_rng(0)
+    stack = filtered(6.0)
+    assert min(structure_width(stack, everywhere(stack)).sigma) > 2.5
+    stack += 0.5 * rng.standard_normal(SHAPE)
+    assert min(structure_width(stack, everywhere(stack)).sigma) > 1
 
 
-def test_a_wide_structure_adds_a_constant_to_all_lags() -> None:
-    """Below it the finest one is found, though it has a ninth of the variance."""
-    z, y, x = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
-    wide = 3 * math.sqrt(8) * np.sin(z / 20) * np.sin(y / 20 + 1) * np.sin(x / 20 + 2)
-    stack = filtered(0.8) + wide
-    assert structure_width(stack, everywhere(stack)).sigma == pytest.approx((0.8,) * 3, rel=0.1)
+def test_a_wide_structure_adds_nearly_a_constant_to_all_lags() -> None:
+    """Below it the finest one is found, though it has but half of the variance."""
+    wide = filtered(6.0, seed=9)
+    widths = [structure_width(filtered(0.8, seed) + wide, np.ones(SHAPE, bool)).sigma for seed in range(3)]
+    assert np.mean(widths, axis=0) == pytest.approx(np.full(3, 0.8), rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_makes_no_narrow_structure_wide(seed: int) -> None:
+    """Of spots as narrow as that nothing is left at lags 2 and 3 but noise, of which neither sign says wide."""
+    rng = np.random.default_rng(seed)
+    stack = filtered(0.5, seed, (16, 48, 48)) + 0.3 * rng.standard_normal((16, 48, 48))
+    assert structure_width(stack, rng.random(stack.shape) < 0.7).lateral < 0.75
 
 
 @pytest.mark.parametrize("sigma", [0.5, 0.7, 1.0, 1.7, 2.5])
@@ -97,7 +107,7 @@ def test_width_of_ratio_inverts_the_autocovariance_of_a_gaussian(sigma: float) -
 
 
 def test_width_of_ratio_is_bounded() -> None:
-    assert width_of_ratio(1e12) == 0.25
+    assert width_of_ratio(1e12) == width_of_ratio(math.inf) == 0.25
     assert width_of_ratio(0.1) == WIDEST
 
 
