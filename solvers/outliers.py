@@ -5,7 +5,8 @@ model brings out: the residual ``Y - X`` of a fit is searched as the intensities
 structure in its residual, above all the sparse and the fine, so that what the model contradicts is not wrong for that.
 Two kinds are:
 
-1. dark single voxels, darker than nearly all of their measured neighbours, since fluorescence draws none;
+1. dark single voxels, darker than the model and than nearly all of their measured neighbours, since fluorescence
+   draws none;
 2. bright single voxels, if the measurement has shown that the stack holds many impulses, or if too few neighbours were
    measured to see more, and the mean light that all of them share excludes every PSF.
 """
@@ -22,7 +23,7 @@ from .neighbourhoods import neighbours
 from .noise import NoiseModel
 from .optics import Width, structure_width
 from .results import CompletionResult
-from .single_voxels import Events, Field, density_of, events_of, find_candidates, typical_distances
+from .single_voxels import ERRORS, Events, Field, density_of, events_of, find_candidates, typical_distances
 from .slabs import model_planes, slabs
 
 Floats = npt.NDArray[np.floating]
@@ -112,7 +113,7 @@ def find_outliers(
     candidates = find_candidates(field, mask, scale)
     dark = events_of(field, mask, candidates, scale, -1)
     low = dark.positions[single(dark, density_of(dark, mask, scale, -1))]
-    low = low[_below_neighbours(stack, mask, low)]
+    low = low[_below_neighbours(stack, mask, low) & _below_model(stack, fit, field.noise, low)]
     bright = events_of(field, mask, candidates, scale, 1)
     high = bright.positions[_wrong(bright, density_of(bright, mask, scale, 1), stack, mask, before)]
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
@@ -144,6 +145,13 @@ def _below_neighbours(stack: Floats, mask: Bools, positions: Positions) -> Bools
     with np.errstate(invalid="ignore"):
         darker = np.sum(around > stack.ravel()[positions][:, None], axis=1)
     return np.asarray(darker >= BELOW * np.sum(~np.isnan(around), axis=1))
+
+
+def _below_model(stack: Floats, fit: CompletionResult, noise: NoiseModel, positions: Positions) -> Bools:
+    """Which voxels are darker than the model by more than noise explains: others lie among light that it lacks."""
+    off = off_model(stack, fit, positions).astype(np.float64)
+    model = stack.ravel()[positions] - off
+    return np.asarray(off < -ERRORS * np.sqrt(noise.variance(model)))
 
 
 def off_model(stack: Floats, fit: CompletionResult, positions: Positions) -> Floats:
