@@ -13,8 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .kernels_defects import column_statistics, surroundings
-from .neighbourhoods import DIAGONAL, LATERAL, neighbours
+from .neighbourhoods import DIAGONAL, LATERAL, column_statistics, neighbours, surroundings
 from .noise import NoiseModel
 from .single_voxels import BACKGROUND, COMPARABLE, ERRORS
 from .spread import robust_sigma

@@ -1,7 +1,8 @@
 """CPU kernels that compare voxels with the measured ones around them: in the volume, and in their plane.
 
 The NumPy twins are in the tests: a sort of the neighbours of each voxel. The kernels release the interpreter lock, so
-that planes (or rows) are shared among threads.
+that planes (or rows) are shared among threads. They are called by :mod:`tensorcell.solvers.neighbourhoods`, which loads
+Numba with the first call.
 """
 
 from __future__ import annotations
@@ -10,13 +11,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
-
-from .threads import share_out
-
-Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
-Positions = npt.NDArray[np.integer]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -143,29 +137,3 @@ def along_columns(
                 if (e > 0 and 3 * kept[n] >= e) or (e < 0 and 3 * kept[n] <= e):
                     count += 1
             agreeing[y, x] = count / found
-
-
-def surroundings(volume: Floats, trusted: Bools, positions: Positions, fewest: int) -> tuple[Floats, Floats]:
-    """Median of the trusted voxels among the 26 around each position, and the distance within which four in five lie.
-
-    Both have one entry a position (flat, C order); NaN where there are fewer than ``fewest`` such neighbours.
-    """
-    middle, spread = np.empty(len(positions), volume.dtype), np.empty(len(positions), volume.dtype)
-    share_out(lambda b, e: around(volume, trusted, positions, fewest, middle, spread, b, e), len(positions))
-    return middle, spread
-
-
-def standing_out(volume: Floats, trusted: Bools, wanted: Bools, least: float) -> Positions:
-    """Flat positions of the wanted voxels that are further than ``least`` from at least half of their neighbours."""
-    found = np.zeros(volume.shape, bool)
-    share_out(lambda b, e: far_from_most(volume, trusted, wanted, volume.dtype.type(least), found, b, e), len(volume))
-    return np.flatnonzero(found)
-
-
-def column_statistics(volume: Floats, measured: Bools) -> tuple[Floats, Floats, Floats, Floats, Positions]:
-    """``excess, level, same, agreeing, used`` of every pixel, ``(Y, X)``; see :func:`along_columns`."""
-    shape = volume.shape[1:]
-    excess, level, same, agreeing = (np.zeros(shape, volume.dtype) for _ in range(4))
-    used = np.zeros(shape, np.int64)
-    share_out(lambda b, e: along_columns(volume, measured, excess, level, same, agreeing, used, b, e), shape[0])
-    return excess, level, same, agreeing, used

@@ -1,4 +1,4 @@
-"""The 26 neighbours of voxels, as rows of an array."""
+"""The 26 neighbours of voxels: as rows of an array, and how voxels and pixels compare with them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import numpy.typing as npt
+
+from .threads import share_out
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -35,3 +37,39 @@ def neighbours(volume: Floats, mask: Bools, positions: Positions) -> Floats:
     around = np.where(inside[..., None], around, 0)
     where = tuple(np.moveaxis(around, 2, 0))
     return np.where(inside & mask[where], volume[where], np.nan)
+
+
+def surroundings(volume: Floats, trusted: Bools, positions: Positions, fewest: int) -> tuple[Floats, Floats]:
+    """Median of the trusted voxels among the 26 around each position, and the distance within which four in five lie.
+
+    Both have one entry a position (flat, C order); NaN where there are fewer than ``fewest`` such neighbours.
+    """
+    from .kernels_defects import around
+
+    middle, spread = np.empty(len(positions), volume.dtype), np.empty(len(positions), volume.dtype)
+    share_out(lambda b, e: around(volume, trusted, positions, fewest, middle, spread, b, e), len(positions))
+    return middle, spread
+
+
+def standing_out(volume: Floats, trusted: Bools, wanted: Bools, least: float) -> Positions:
+    """Flat positions of the wanted voxels that are further than ``least`` from at least half of their neighbours."""
+    from .kernels_defects import far_from_most
+
+    found = np.zeros(volume.shape, bool)
+    step = volume.dtype.type(min(least, float(np.finfo(volume.dtype).max)))
+    share_out(lambda b, e: far_from_most(volume, trusted, wanted, step, found, b, e), len(volume))
+    return np.flatnonzero(found)
+
+
+def column_statistics(volume: Floats, measured: Bools) -> tuple[Floats, Floats, Floats, Floats, Positions]:
+    """``excess, level, same, agreeing, used`` of every pixel, ``(Y, X)``.
+
+    See :func:`tensorcell.solvers.kernels_defects.along_columns`.
+    """
+    from .kernels_defects import along_columns
+
+    shape = volume.shape[1:]
+    excess, level, same, agreeing = (np.zeros(shape, volume.dtype) for _ in range(4))
+    used = np.zeros(shape, np.int64)
+    share_out(lambda b, e: along_columns(volume, measured, excess, level, same, agreeing, used, b, e), shape[0])
+    return excess, level, same, agreeing, used

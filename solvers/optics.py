@@ -70,6 +70,8 @@ def structure_width(stack: Floats, sound: Bools) -> Width:
         return Width((math.nan,) * 3)
     w = sound[block].astype(np.float64)
     values = np.where(sound[block], stack[block], 0).astype(np.float64)
+    largest = float(np.abs(values).max())
+    values /= largest  # squares of the largest numbers would overflow
     values -= w * (values.sum() / w.sum())
     return Width(tuple(_width_along(np.moveaxis(values, axis, 0), np.moveaxis(w, axis, 0)) for axis in range(3)))
 

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .anscombe import stabilised
-from .kernels_defects import standing_out, surroundings
-from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, neighbours
+from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, neighbours, standing_out, surroundings
 from .noise import NoiseModel
 from .results import CompletionResult
 from .slabs import model_planes, slabs, widened

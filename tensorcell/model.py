@@ -24,7 +24,7 @@ from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
 from tensorcell.solvers.defects import find_defects
-from tensorcell.solvers.kernels_defects import surroundings
+from tensorcell.solvers.neighbourhoods import surroundings
 from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects
 from tensorcell.solvers.predictive_rank import choose_rank
 from tensorcell.solvers.slabs import central_block, model_planes

@@ -31,7 +31,7 @@ def kinds_of(stack: np.ndarray, mask: np.ndarray | None = None, noise: NoiseMode
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("make", [cells, photons])
 def test_wrong_pixels_are_found_by_kind_and_no_others(make: object, seed: int) -> None:
-    """20 of each kind, 8 standard deviations of the stack off, none beside another; dead ones show where it is bright."""
+    """20 of each kind, 8 standard deviations of the stack off, none beside another; dead ones show in light."""
     stack = make(seed)  # type: ignore[operator]
     assert not kinds_of(stack).any()
     rng = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def test_a_column_without_any_light_around_it_is_a_pixel_of_the_camera() -> None
 
 
 def test_lines_of_wrong_pixels_are_not_told_from_structure() -> None:
-    """Rows and columns of a camera look like filaments, so they are kept but for their ends; so are blocks of pixels."""
+    """Rows and columns of a camera look like filaments, so they are kept but for the ends; so are blocks of pixels."""
     for where in (np.s_[:, 20], np.s_[:, :, 30], np.s_[:, 20:23, 30:33]):
         for off in (50, -50):
             stack = 100 + np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
@@ -180,7 +180,7 @@ def test_a_stuck_pixel_may_differ_in_one_plane_of_ten() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_integers_repeat_their_values_by_chance(seed: int) -> None:
-    """Of 5 photons one in eight is repeated: in four planes some seven of 3136 pixels have one value. No pixel is wrong.
+    """Of 5 photons one in eight is repeated: in four planes seven of 3136 pixels have one value. None is wrong.
 
     Of .3 photons more than half is repeated, which tells nothing at all.
     """

@@ -374,7 +374,8 @@ def test_recover_and_diagnose_count_the_same_defects_by_kind(
         assert recovered["defects"] == diagnosed["defects"] == expected
         assert recovered["outliers"] == diagnosed["outliers"] == sum(expected.values())
         for facts, word in ((recovered, "defects and were replaced: "), (diagnosed, "defects: ")):
-            assert any(f"{sum(expected.values())} of 7680 measured voxels are {word}" in note for note in facts["notes"])
+            said = f"{sum(expected.values())} of 7680 measured voxels are {word}"
+            assert any(said in note for note in facts["notes"])
             assert any("5 bright voxels are as narrow as one voxel" in note for note in facts["notes"]) == (not more)
 
 

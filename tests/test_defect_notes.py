@@ -74,7 +74,8 @@ def test_a_psf_wider_than_the_structure_is_said_to_contradict_the_stack() -> Non
     notes = defect_notes(found, 10_000, (1.0, 1.3, 1.0), replaced=True)
     assert notes[-1] == (
         "the given point spread function, a spot of FWHM 2.4 x 3.1 x 2.4 voxels (z, y, x), is wider than the finest "
-        "structure of the stack, a spot of FWHM 2.4 x 2.4 x 2.4 voxels (z, y, x): signal may have been taken for defects"
+        "structure of the stack, a spot of FWHM 2.4 x 2.4 x 2.4 voxels (z, y, x): signal may have been taken for "
+        "defects"
     )
     assert "point spread" not in defect_notes(found, 10_000, (1.0, 1.2, 1.0), replaced=True)[-1]
     assert len(defect_notes(outliers([], sigma=(1, 1, 1)), 10_000, (3.0, 1.0, 1.0), replaced=True)) == 1

@@ -10,7 +10,14 @@ from scipy.ndimage import gaussian_filter
 
 from tensorcell import datasets
 from tensorcell.solvers import NoiseModel, defects, estimate_noise, single_voxels
-from tensorcell.solvers.defects import Defects, Kind, find_defects, judge_bright, narrower_than, narrower_than_any_optics
+from tensorcell.solvers.defects import (
+    Defects,
+    Kind,
+    find_defects,
+    judge_bright,
+    narrower_than,
+    narrower_than_any_optics,
+)
 from tensorcell.solvers.optics import Width, shared_light
 from tensorcell.solvers.single_voxels import Events, Field, Scale, clustered, mean_share, shares_light
 
@@ -141,7 +148,7 @@ def test_a_few_single_bright_voxels_are_kept_and_counted(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_many_single_bright_voxels_are_kept_where_no_structure_is_resolved(seed: int) -> None:
-    """On a black ground nothing says how wide the optics draw: all may be beads of a microscope that samples coarsely."""
+    """On a black ground nothing says how wide the optics draw: all may be beads that were sampled coarsely."""
     stack, positions = impulses(60, 50, seed, "black")
     result = found_in(stack)
     assert not len(result.positions)
@@ -259,12 +266,14 @@ def test_slabs_give_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, planes:
     same(find_defects(stack, mask, ONE), whole)
 
 
-def events(count: int, *, lateral: float = 0.0, axial: float = 0.0, height: float = 1000.0, touching: int = 0) -> Events:
+def events(
+    count: int, *, lateral: float = 0.0, axial: float = 0.0, height: float = 1000.0, touching: int = 0
+) -> Events:
     """Events with 26 measured neighbours that share so much light."""
     four, two, level = np.full(count, 4), np.full(count, 2), np.zeros(count)
     return Events(
-        np.arange(count), np.full(count, height), np.full(count, 26), np.full(count, touching), np.full(count, touching),
-        np.full(count, lateral), four, np.full(count, axial), two, level,
+        np.arange(count), np.full(count, height), np.full(count, 26), np.full(count, touching),
+        np.full(count, touching), np.full(count, lateral), four, np.full(count, axial), two, level,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tensorcell.solvers import kernels_defects, threads
+from tensorcell.solvers import neighbourhoods, threads
 from tensorcell.solvers.neighbourhoods import AXIAL, IN_PLANE, LATERAL, OFFSETS, neighbours
 
 SHAPES = [(1, 1, 1), (1, 7, 5), (3, 1, 9), (4, 5, 3), (7, 9, 11), (2, 13, 2)]
@@ -82,7 +82,7 @@ def test_surroundings_equal_brute_force(shape: tuple[int, ...], dtype: str, shar
     volume, trusted = sample(shape, dtype, share)
     positions = np.arange(volume.size)[::-1]
     for fewest in (1, 3, 5):
-        middle, spread = kernels_defects.surroundings(volume, trusted, positions, fewest)
+        middle, spread = neighbourhoods.surroundings(volume, trusted, positions, fewest)
         assert middle.dtype == spread.dtype == dtype
         expected = surroundings_twin(volume, trusted, positions, fewest)
         np.testing.assert_array_equal(middle, expected[0])
@@ -92,10 +92,10 @@ def test_surroundings_equal_brute_force(shape: tuple[int, ...], dtype: str, shar
 def test_surroundings_are_nan_where_too_few_neighbours_are_trusted() -> None:
     volume, trusted = np.arange(27.0).reshape(3, 3, 3), np.zeros((3, 3, 3), bool)
     trusted.ravel()[[0, 1, 2, 13]] = True
-    assert kernels_defects.surroundings(volume, trusted, np.array([13]), 3)[0] == 1
-    assert kernels_defects.surroundings(volume, trusted, np.array([13]), 3)[1] == 1
-    assert all(np.isnan(kernels_defects.surroundings(volume, trusted, np.array([13]), 4)))
-    for row in kernels_defects.surroundings(volume, trusted, np.zeros(0, int), 1):
+    assert neighbourhoods.surroundings(volume, trusted, np.array([13]), 3)[0] == 1
+    assert neighbourhoods.surroundings(volume, trusted, np.array([13]), 3)[1] == 1
+    assert all(np.isnan(neighbourhoods.surroundings(volume, trusted, np.array([13]), 4)))
+    for row in neighbourhoods.surroundings(volume, trusted, np.zeros(0, int), 1):
         assert row.shape == (0,)
 
 
@@ -119,7 +119,7 @@ def test_standing_out_equals_brute_force(shape: tuple[int, ...], dtype: str, sha
     volume, trusted = sample(shape, dtype, share)
     wanted = trusted & (np.random.default_rng(1).random(shape) < 0.7)
     for least in (0.0, 0.625, 1.25):
-        found = kernels_defects.standing_out(volume, trusted, wanted, least)
+        found = neighbourhoods.standing_out(volume, trusted, wanted, least)
         np.testing.assert_array_equal(found, standing_out_twin(volume, trusted, wanted, least))
 
 
@@ -130,12 +130,12 @@ def test_standing_out_finds_either_sign_and_needs_half_of_the_neighbours() -> No
     for sign in (1, -1):
         volume[:] = 0
         volume[1, 1, 1] = sign
-        assert kernels_defects.standing_out(volume, everything, wanted, 0.9).tolist() == [13]
-        assert not len(kernels_defects.standing_out(volume, everything, wanted, 1.1))
+        assert neighbourhoods.standing_out(volume, everything, wanted, 0.9).tolist() == [13]
+        assert not len(neighbourhoods.standing_out(volume, everything, wanted, 1.1))
         volume.ravel()[:13] = sign  # 13 of 26 share the value
-        assert kernels_defects.standing_out(volume, everything, wanted, 0.9).tolist() == [13]
+        assert neighbourhoods.standing_out(volume, everything, wanted, 0.9).tolist() == [13]
         volume.ravel()[14] = sign
-        assert not len(kernels_defects.standing_out(volume, everything, wanted, 0.9))
+        assert not len(neighbourhoods.standing_out(volume, everything, wanted, 0.9))
 
 
 def column_twin(volume: np.ndarray, measured: np.ndarray, y: int, x: int) -> tuple[float, float, float, float, int]:
@@ -161,7 +161,7 @@ def column_twin(volume: np.ndarray, measured: np.ndarray, y: int, x: int) -> tup
 @pytest.mark.parametrize("shape", SHAPES)
 def test_column_statistics_equal_brute_force(shape: tuple[int, ...], dtype: str, share: float) -> None:
     volume, measured = sample(shape, dtype, share)
-    found = kernels_defects.column_statistics(volume, measured)
+    found = neighbourhoods.column_statistics(volume, measured)
     expected = np.array([[column_twin(volume, measured, y, x) for x in range(shape[2])] for y in range(shape[1])])
     for name, got, wanted in zip(
         ("excess", "level", "same", "agreeing", "used"), found, np.moveaxis(expected, 2, 0), strict=True
@@ -173,11 +173,11 @@ def test_column_statistics_of_a_pixel_that_is_known() -> None:
     """Differences 4, 4, 1, -2, 4 from neighbours at 1: median 4, of which three agree and two pairs repeat."""
     volume = np.ones((5, 3, 3))
     volume[:, 1, 1] = 5, 5, 2, -1, 5
-    excess, level, same, agreeing, used = kernels_defects.column_statistics(volume, np.ones((5, 3, 3), bool))
+    excess, level, same, agreeing, used = neighbourhoods.column_statistics(volume, np.ones((5, 3, 3), bool))
     assert (excess[1, 1], level[1, 1], same[1, 1], agreeing[1, 1], used[1, 1]) == (4, 1, 1 / 4, 3 / 5, 5)
     mask = np.ones((5, 3, 3), bool)
     mask[2:4, 1, 1] = False  # "the plane before" is the one before among those measured
-    same, agreeing, used = kernels_defects.column_statistics(volume, mask)[2:]
+    same, agreeing, used = neighbourhoods.column_statistics(volume, mask)[2:]
     assert (same[1, 1], agreeing[1, 1], used[1, 1]) == (1, 1, 3)
 
 
@@ -187,9 +187,9 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
 
     def everything() -> list[np.ndarray]:
         return [
-            *kernels_defects.surroundings(volume, mask, positions, 3),
-            kernels_defects.standing_out(volume, mask, mask, 0.5),
-            *kernels_defects.column_statistics(volume, mask),
+            *neighbourhoods.surroundings(volume, mask, positions, 3),
+            neighbourhoods.standing_out(volume, mask, mask, 0.5),
+            *neighbourhoods.column_statistics(volume, mask),
         ]
 
     shares = []
@@ -201,4 +201,3 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
     for several in shares[1:]:
         for one, other in zip(shares[0], several, strict=True):
             np.testing.assert_array_equal(one, other)
-

@@ -22,7 +22,7 @@ def estimate_of(value: np.ndarray) -> Estimate:
 
 
 def spotted(height: float, keep: bool = False) -> tuple[np.ndarray, np.ndarray, Problem]:
-    """Truth without spots (the estimate), what was measured, and its problem; spots are two voxels wide, no outliers."""
+    """Truth without spots (the estimate), what was measured, and its problem; spots are two voxels, no outliers."""
     truth, data, mask = waves()
     for z, y, x in PLACES:
         data[z, y, x] += height
@@ -34,7 +34,7 @@ def spotted(height: float, keep: bool = False) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize("height", [3.0, -3.0])
 def test_what_stands_out_is_returned_as_measured_with_the_error_of_the_noise(height: float) -> None:
     """A spot of ten standard deviations, and its half beside it, which has five: the estimate has neither."""
-    truth, data, problem = spotted(height)
+    truth, _, problem = spotted(height)
     measured = problem.stack.values
     result = with_measured(problem, estimate_of(truth))
     changed = result.value != truth
@@ -77,7 +77,7 @@ def test_kept_measurements_and_data_without_noise_return_the_same_estimate() -> 
 
 
 def test_outliers_and_unmeasured_voxels_do_not_stand_out() -> None:
-    truth, data, problem = spotted(3.0)
+    truth, _, problem = spotted(3.0)
     inlier = problem.model.inlier.copy()
     for z, y, x in PLACES[:2]:
         inlier[z, y, x] = False
@@ -93,9 +93,8 @@ def test_standard_residual_is_in_standard_deviations_of_the_noise() -> None:
     np.testing.assert_allclose(white, [1.5, -0.5])
     shot = NoiseModel(gain=2.0, offset=3.0, sigma=1.0)
     mean = np.full(200_000, 100.0)
-    counts = 2.0 * np.random.default_rng(0).poisson(50, mean.size) + np.sqrt(3.0) * np.random.default_rng(1).standard_normal(
-        mean.size
-    )
+    rng = np.random.default_rng(0)
+    counts = 2.0 * rng.poisson(50, mean.size) + np.sqrt(3.0) * rng.standard_normal(mean.size)
     off = standard_residual(counts, mean, shot)
     assert off.std() == pytest.approx(1, rel=0.02)  # the transform is within 4 % of 1 from four photons on
 
