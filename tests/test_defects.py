@@ -324,7 +324,9 @@ def test_voxels_that_share_light_or_touch_others_as_bright_are_never_defects() -
             assert not judge_bright(found, 1e-3, wide, given)[1].any()
 
 
-@pytest.mark.parametrize(("touching", "density", "expected"), [(0, 0.01, 0), (1, 0.001, 1), (1, 0.05, 0), (5, 0.05, 1)])
+@pytest.mark.parametrize(
+    ("touching", "density", "expected"), [(0, 0.01, 0), (1, 0.001, 1), (1, 0.05, 0), (3, 0.06, 0), (5, 0.05, 1)]
+)
 def test_clustered_compares_with_independent_places(touching: int, density: float, expected: int) -> None:
     """One neighbour as bright among 26 is structure where one in 1000 voxels is bright, and chance where one in 20 is.
 
