@@ -17,7 +17,6 @@ from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
 from tensorcell.recovery import samples_of_all
 from tensorcell.solvers import Status
-from tensorcell.solvers.outliers import Outliers
 from tensorcell.stack_recovery import fill_gaps, on_grid, places_in_given, put_back
 
 
@@ -113,7 +112,8 @@ def test_places_in_given_count_the_planes_that_were_set_aside() -> None:
     problem = problem_of(data, mask)
     wrong = np.array([[0, 5, 6], [1, 0, 0], [2, 31, 31], [8, 7, 9]])  # in the planes that were measured
     positions = np.ravel_multi_index(tuple(wrong.T), problem.stack.values.shape)
-    model = dataclasses.replace(problem.model, outliers=Outliers(positions, np.ones(4)))
+    outliers = problem.model.outliers._replace(positions=positions, values=np.ones(4), kinds=np.full(4, 5, np.uint8))
+    model = dataclasses.replace(problem.model, outliers=outliers)
     places = places_in_given(dataclasses.replace(problem, model=model), given(data, mask))
     expected = wrong.copy()
     expected[:, 0] = [1, 2, 5, 11]

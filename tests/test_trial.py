@@ -15,10 +15,11 @@ from tensorcell.methods import auto, local, tucker
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial, patch_trial
 from tensorcell.model import StackModel
 from tensorcell.solvers import LocalOptions, LocalState, NoiseModel, Status, degrees_of_freedom
-from tensorcell.solvers.outliers import Outliers
+from tensorcell.solvers.outliers import Outliers, no_defects
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 SHAPE = (12, 32, 32)
+NOTHING_WRONG = Outliers(np.zeros(0, int), np.zeros(0), np.zeros(0, np.uint8), 0, no_defects().width)
 
 
 def trial_of(errors: np.ndarray, noise: float) -> GlobalTrial:
@@ -222,7 +223,7 @@ def test_needs_sweeps_of_a_stack_that_is_to_be_denoised(share: float, sweeps: bo
 def with_lacking(share: float, keep: bool) -> Any:
     """A problem of which that share is no inlier; its model is nowhere asked for more."""
     inlier = np.random.default_rng(0).random(SHAPE) >= share
-    model = StackModel(NoiseModel.white(SIGMA), None, None, Outliers(np.zeros(0, int), np.zeros(0)), inlier)  # type: ignore[arg-type]
+    model = StackModel(NoiseModel.white(SIGMA), None, None, NOTHING_WRONG, inlier)  # type: ignore[arg-type]
     return local.Problem(
         stack=None, model=model, keep=keep, fitting=Fitting(), noise=None, axial_factor=1, label="", options={}
     )  # type: ignore[arg-type]
