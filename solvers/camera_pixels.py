@@ -8,10 +8,13 @@ neighbours vary.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
-from .neighbourhoods import LATERAL, column_statistics, neighbours, surroundings
+from .neighbourhoods import DIAGONAL, LATERAL, column_statistics, neighbours, surroundings
+from .noise import NoiseModel
 from .single_voxels import BACKGROUND, COMPARABLE, ERRORS
 from .spread import robust_sigma
 
@@ -30,15 +33,16 @@ FAR = 7.0
 SPREADS = 3.0
 """It also exceeds this multiple of the distance within which four in five of the pixels around it lie."""
 
-SHARED = 0.25
-"""A pixel whose neighbours in the plane may have this share of its difference may be a structure that runs along z."""
+SHARED = 0.2
+"""A pixel whose neighbours in the plane may have this share of its difference from its corners may be a structure that
+runs along z: one that gives them a quarter of its light."""
 
 MANY_HOT, TOUCHING = 0.02, 0.05
 """Pixels that touch others as different are structure if the probability of so many is below the second number where
 wrong pixels lie independently; the first one is the largest share of wrong pixels that is considered for that."""
 
 AGREE = 0.75
-"""Share of the planes that must show a third of that difference."""
+"""Share of the planes that must show a third of that difference, and no fewer than ``FEWEST_PLANES`` of them."""
 
 SAME = 0.9
 """A pixel is stuck if it repeats its value from plane to plane in this share of the planes."""
@@ -53,7 +57,7 @@ SURPRISE = 1e-3
 """Expected number of pixels with so many events by chance below which repetition is no chance."""
 
 
-def camera_pixels(stack: Floats, mask: Bools) -> npt.NDArray[np.uint8]:
+def camera_pixels(stack: Floats, mask: Bools, noise: NoiseModel) -> npt.NDArray[np.uint8]:
     """Kind of every pixel ``(Y, X)``: 0 sound, 1 dead (stuck at a low value), 2 stuck, 3 hot.
 
     Parameters
@@ -61,6 +65,9 @@ def camera_pixels(stack: Floats, mask: Bools) -> npt.NDArray[np.uint8]:
     stack : float array ``(Z, Y, X)``
     mask : bool array of the same shape
         True = measured.
+    noise : NoiseModel
+        The median of few photons is 0 or 1 nearly everywhere, so that its spread says nothing: differences count in
+        standard deviations of the noise at least.
 
     Notes
     -----
@@ -74,7 +81,8 @@ def camera_pixels(stack: Floats, mask: Bools) -> npt.NDArray[np.uint8]:
     if not judged.any():
         return kinds
     stuck = judged & (same >= SAME) & _no_chance(same, used, judged)
-    off = judged & _far(excess * np.sqrt(used), level, judged & ~stuck) & (agreeing >= AGREE)
+    off = judged & _far(excess, level, used, judged & ~stuck, noise)
+    off &= (agreeing >= AGREE) & (agreeing * used > FEWEST_PLANES - 0.5)
     kinds[off & (excess > 0)] = HOT
     kinds[stuck & (off | _quiet(stack, mask, stuck))] = STUCK
     kinds[(kinds == STUCK) & (excess < 0)] = DEAD
@@ -98,57 +106,97 @@ def _quiet(stack: Floats, mask: Bools, stuck: Bools) -> Bools:
     return np.asarray(stuck & (crowd * 25 < 12))
 
 
-def _far(excess: Floats, level: Floats, judged: Bools) -> Bools:
+def _far(excess: Floats, level: Floats, used: Positions, judged: Bools, noise: NoiseModel) -> Bools:
     """Pixels whose median difference stands out among pixels of the same level, and from those around them."""
+    found = np.zeros_like(judged)
     where = np.flatnonzero(judged)
+    if not len(where):
+        return found
     order = where[np.argsort(level.ravel()[where], kind="stable")]
-    sigma = np.full(excess.shape, np.inf)
-    values = np.nan_to_num(excess)
-    least = 1e-4 * float(np.ptp(level.ravel()[where])) if len(where) else 0.0
+    sigma = np.ones(excess.shape)
+    scaled = np.nan_to_num(excess) * np.sqrt(used)
+    least = 1e-4 * float(np.ptp(level.ravel()[where]))
     for part in np.array_split(order, max(1, min(CLASSES, len(order) // CLASS))):
         if len(part):
-            sigma.ravel()[part] = max(robust_sigma(values.ravel()[part]), least)
-    sigma[~judged] = np.median(sigma[judged]) if judged.any() else np.inf
-    far = np.abs(values) > FAR * sigma
+            middle = float(np.median(level.ravel()[part]))
+            floor = math.sqrt(float(noise.variance(np.array(middle))) + noise.gain**2)
+            sigma.ravel()[part] = max(robust_sigma(scaled.ravel()[part]), least, floor)
+    far = judged & (np.abs(scaled) > FAR * sigma)
     places = np.flatnonzero(far)
-    found = np.zeros_like(far)
-    found.ravel()[places] = _single(values[None], far[None], judged[None], places, sigma.ravel()[places])
+    error = (sigma / np.sqrt(np.maximum(used, 1))).ravel()[places]
+    image = np.nan_to_num(level + excess)
+    found.ravel()[places] = _single(image[None], far[None], judged[None], places, error)
     return found
 
 
-def _single(values: Floats, far: Bools, judged: Bools, places: Positions, sigma: Floats) -> Bools:
-    """Which of the places in a map ``(1, Y, X)`` are single pixels, whose difference no neighbour shares."""
+def _single(image: Floats, far: Bools, judged: Bools, places: Positions, sigma: Floats) -> Bools:
+    """Which of the places in the median of all planes, ``(1, Y, X)``, are single pixels: no neighbour shares their
+    difference as light is shared."""
     from scipy.stats import binom
 
     sound = ~far & judged
-    middle, spread = surroundings(values, sound, places, 3)
-    own = values.ravel()[places] - middle
-    beside = (neighbours(values, judged, places) - middle[:, None]) / np.where(own == 0, np.inf, own)[:, None]
-    comparable = np.sum(beside >= COMPARABLE, axis=1)
+    middle, spread = surroundings(image, sound, places, 3)
+    own = image.ravel()[places] - middle
+    around = neighbours(image, judged, places)
+    beside = (around - middle[:, None]) / np.where(own == 0, np.inf, own)[:, None]
+    comparable = beside >= COMPARABLE
     density = min(MANY_HOT, float(far.mean()))
-    structure = binom.sf(comparable - 1, np.sum(~np.isnan(beside), axis=1), density) < TOUCHING
-    structure &= comparable > 0
-    beside = np.where(beside >= COMPARABLE, np.nan, beside)[:, LATERAL]
-    count = np.maximum(np.sum(~np.isnan(beside), axis=1), 1)
-    share = np.nansum(beside, axis=1) / count
+    count = np.sum(comparable, axis=1)
+    structure = (count > 0) & (binom.sf(count - 1, np.sum(~np.isnan(beside), axis=1), density) < TOUCHING)
+    share, variance = _shared(np.where(comparable, np.nan, beside))
     with np.errstate(invalid="ignore"):
-        error = np.sqrt(1 / count + BACKGROUND) * sigma / np.maximum(np.abs(own), sigma)
+        error = np.sqrt(variance) * sigma / np.maximum(np.abs(own), sigma)
         return np.asarray(~structure & (np.abs(own) > SPREADS * spread) & (share + ERRORS * error < SHARED))
 
 
-def repeated(positions: Positions, single: Bools, shape: tuple[int, ...]) -> Bools:
-    """Which single bright voxels belong to pixels that are hot in some planes: more often than chance explains."""
+def _shared(beside: Floats) -> tuple[Floats, Floats]:
+    """Mean of the four lateral neighbours less that of the four corners, and its variance for neighbours of variance 1.
+
+    The median of all eight would hold the light of the lateral ones. Without any corner it is taken nevertheless.
+    """
+    near, corners = beside[:, LATERAL], beside[:, DIAGONAL]
+    count, other = np.sum(~np.isnan(near), axis=1), np.sum(~np.isnan(corners), axis=1)
+    share = np.nansum(near, axis=1) / np.maximum(count, 1) - np.nansum(corners, axis=1) / np.maximum(other, 1)
+    return share, 1 / np.maximum(count, 1) + np.where(other > 0, 1 / np.maximum(other, 1), BACKGROUND)
+
+
+def repeated(positions: Positions, single: Bools, trusted: Bools) -> Bools:
+    """Which single bright voxels belong to pixels that are hot in some planes: more often than chance explains.
+
+    Parameters
+    ----------
+    positions : int array ``(n,)``
+        All bright voxels that stand out, flat in C order, ascending.
+    single : bool array ``(n,)``
+        Which of these are single voxels within their plane.
+    trusted : bool array ``(Z, Y, X)``
+        True = measured. Planes in which a pixel was not measured do not divide a spot that runs through them.
+    """
     from scipy.stats import poisson
 
-    plane = shape[1] * shape[2]
+    plane = trusted[0].size
     chosen = positions[single]
     z, pixel = chosen // plane, chosen % plane
     order = np.lexsort((z, pixel))
+    earlier, later = chosen[order][:-1], chosen[order][1:]
     first = np.ones(len(order), bool)
-    first[1:] = (pixel[order][1:] != pixel[order][:-1]) | (z[order][1:] > z[order][:-1] + 1)
+    first[1:] = (pixel[order][1:] != pixel[order][:-1]) | _apart(earlier, later, positions, trusted)
     runs = np.bincount(pixel[order][first], minlength=plane)
     rate = max(1, int(np.count_nonzero(runs == 1))) / plane  # of a Poisson process, in which few pixels have two
     again = (runs >= 2) & (plane * poisson.sf(runs - 1, rate) < SURPRISE)
     found = np.zeros(len(positions), bool)
     found[single] = again[pixel]
     return found
+
+
+def _apart(earlier: Positions, later: Positions, positions: Positions, trusted: Bools) -> Bools:
+    """Whether a measured voxel between two of one pixel does not stand out; ``positions`` are all that do."""
+    plane = trusted[0].size
+    apart = np.zeros(len(earlier), bool)
+    place = earlier + plane
+    left = np.flatnonzero(place < later)
+    while len(left):
+        apart[left] = trusted.ravel()[place[left]] & ~np.isin(place[left], positions)
+        place[left] += plane
+        left = left[~apart[left] & (place[left] < later[left])]
+    return apart

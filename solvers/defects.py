@@ -34,6 +34,7 @@ from .single_voxels import (
     BACKGROUND,
     ERRORS,
     LEAST_ERROR,
+    SHARED,
     Events,
     Field,
     clustered,
@@ -75,8 +76,15 @@ RESOLVED = 0.6
 MANY = 10
 """Fewest bright voxels from whose mean a width is concluded."""
 
+PROBABLE = 1.5
+"""Standard errors above 0 of the mean light of a class of bright voxels from which on it probably is light."""
+
 NEIGHBOURS = 2
 """Fewest measured neighbours in the plane by which a bright voxel is judged alone."""
+
+ABOVE_MEDIAN = 0.6
+"""Share of the light of the neighbours that is certain to show: the median from which they are measured holds a part of
+it, a quarter for the narrowest spots, and structure around them moves it as much."""
 
 OCTAVES = (5.0, 10.0, 20.0, 40.0, 80.0)
 """Amplitudes, in standard deviations, at which classes of bright voxels begin."""
@@ -136,12 +144,12 @@ def find_defects(
     each candidate of a slab.
     """
     kinds = np.zeros(stack.shape, np.uint8)
-    kinds[:] = np.where(mask, camera_pixels(stack, mask), 0)
+    kinds[:] = np.where(mask, camera_pixels(stack, mask, noise), 0)
     trusted = mask & (kinds == 0)
     field = Field(stack, noise, fewest=FEWEST)
     scale = typical_distances(field, trusted, seed)
     candidates = find_candidates(field, trusted, scale)
-    again = hot_again(events_of(field, trusted, candidates, scale, 1), trusted.shape)
+    again = hot_again(events_of(field, trusted, candidates, scale, 1), trusted)
     kinds.ravel()[again] = Kind.HOT
     trusted.ravel()[again] = False
     candidates = candidates[~np.isin(candidates, again)]
@@ -157,13 +165,15 @@ def find_defects(
     return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width)
 
 
-def hot_again(events: Events, shape: tuple[int, ...]) -> Positions:
+def hot_again(events: Events, trusted: Bools) -> Positions:
     """Positions of bright events of pixels that are hot in some planes.
 
-    Two hot pixels may touch. So one neighbour in the plane may be as bright; a filament has two, but for its ends.
+    Two hot pixels may touch, so that one neighbour in the plane may be as bright; a filament has two, but for its ends.
+    Spots can lie above each other: so neighbours that seem to share light count, even where noise may explain it.
     """
-    alone = (events.beside <= 1) & ~shares_in_plane(events)
-    return events.positions[repeated(events.positions, alone, shape)]
+    with np.errstate(invalid="ignore"):
+        alone = (events.beside <= 1) & ~shares_in_plane(events) & ~(events.lateral >= SHARED)
+    return events.positions[repeated(events.positions, alone, trusted)]
 
 
 def single(events: Events, density: float) -> Bools:
@@ -181,8 +191,9 @@ def judge_bright(
     defect = np.zeros_like(alone)
     if width.lateral > RESOLVED:
         defect = alone & surely_narrow(events)
+        everything = narrower_than_any_optics(events, np.flatnonzero(alone))
         for part in _classes(events.height, alone):
-            defect[part] |= narrower_than_any_optics(events, part)
+            defect[part] |= narrower_than_any_optics(events, part) or (everything and not shine(events, part))
     return defect, alone & ~defect
 
 
@@ -203,19 +214,29 @@ def _classes(height: Floats, single: Bools) -> list[Positions]:
 
 
 def narrower_than_any_optics(events: Events, part: Positions) -> bool:
-    """Whether the mean light that these events share with their neighbours excludes the narrowest PSF."""
+    """Whether the mean light that these events share with their neighbours excludes the narrowest PSF.
+
+    Neither light nor impulses have a negative mean: if it is below 0, it is a wrong background, and is counted as 0.
+    """
     lateral, error, count = mean_share(events.lateral[part], events.lateral_count[part], events.height[part])
-    if count < MANY or lateral + ERRORS * error >= shared_light(NARROWEST):
+    if count < MANY or max(0.0, lateral) + ERRORS * error >= ABOVE_MEDIAN * shared_light(NARROWEST):
         return False
     axial, error, count = mean_share(events.axial[part], events.axial_count[part], events.height[part])
     return count == 0 or axial - ERRORS * error < shared_light(NARROWEST)
+
+
+def shine(events: Events, part: Positions) -> bool:
+    """Whether these events probably share light: then they are judged without the others."""
+    mean, error, count = mean_share(events.lateral[part], events.lateral_count[part], events.height[part])
+    return count > 0 and mean > PROBABLE * error
 
 
 def surely_narrow(events: Events) -> Bools:
     """Which events are each so bright that the light of the narrowest PSF would be seen beside them, and is not."""
     error = np.sqrt(1 / np.maximum(events.lateral_count, 1) + BACKGROUND) / events.height
     with np.errstate(invalid="ignore"):
-        narrow = events.lateral + ERRORS * error < shared_light(NARROWEST)
+        light = np.maximum(events.lateral, 0)
+        narrow = light + ERRORS * error < ABOVE_MEDIAN * shared_light(NARROWEST)
     return np.asarray(narrow & (events.lateral_count >= NEIGHBOURS))
 
 

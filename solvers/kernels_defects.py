@@ -1,6 +1,7 @@
 """CPU kernels that compare voxels with the measured ones around them: in the volume, and in their plane.
 
-:mod:`tensorcell.solvers.neighbourhoods` calls them. The kernels release the interpreter lock, so that planes, rows or
+:mod:`tensorcell.solvers.neighbourhoods` calls them, and loads Numba with the
+first call. The kernels release the interpreter lock, so that planes, rows or
 voxels are shared among threads. Their NumPy twins, which sort the neighbours of each voxel, are in the tests.
 """
 

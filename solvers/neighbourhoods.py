@@ -22,6 +22,9 @@ LATERAL = np.flatnonzero((OFFSETS[:, 0] == 0) & (np.abs(OFFSETS).sum(axis=1) == 
 AXIAL = np.flatnonzero((OFFSETS[:, 0] != 0) & (np.abs(OFFSETS).sum(axis=1) == 1))
 """Columns of the two neighbours along z."""
 
+DIAGONAL = np.flatnonzero((OFFSETS[:, 0] == 0) & (np.abs(OFFSETS).sum(axis=1) == 2))
+"""Columns of the four neighbours in the plane that share an edge along z alone: the corners."""
+
 IN_PLANE = np.flatnonzero(OFFSETS[:, 0] == 0)
 """Columns of the eight neighbours in the plane."""
 
@@ -53,7 +56,8 @@ def standing_out(volume: Floats, trusted: Bools, wanted: Bools, least: float) ->
     from .kernels_defects import far_from_most
 
     found = np.zeros(volume.shape, bool)
-    share_out(lambda b, e: far_from_most(volume, trusted, wanted, volume.dtype.type(least), found, b, e), len(volume))
+    step = volume.dtype.type(min(least, float(np.finfo(volume.dtype).max)))
+    share_out(lambda b, e: far_from_most(volume, trusted, wanted, step, found, b, e), len(volume))
     return np.flatnonzero(found)
 
 

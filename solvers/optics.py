@@ -65,10 +65,13 @@ def structure_width(stack: Floats, sound: Bools) -> Width:
         True = measured, and neither a defect nor a spot.
     """
     block = central_block(stack.shape, VOXELS)
-    w = sound[block].astype(np.float64)
-    if not w.any():
+    chosen = stack[block][sound[block]]
+    if not len(chosen) or chosen.min() == chosen.max():
         return Width((math.nan,) * 3)
+    w = sound[block].astype(np.float64)
     values = np.where(sound[block], stack[block], 0).astype(np.float64)
+    largest = float(np.abs(values).max())
+    values /= largest  # squares of the largest numbers would overflow
     values -= w * (values.sum() / w.sum())
     return Width(tuple(_width_along(np.moveaxis(values, axis, 0), np.moveaxis(w, axis, 0)) for axis in range(3)))
 
@@ -85,11 +88,11 @@ def _width_along(values: Floats, w: Floats) -> float:
         covariance.append(float(products.sum()) / pairs)
         error = max(error, float(np.sqrt(np.sum(products**2))) / pairs)
     near, far = covariance[0] - covariance[1], covariance[1] - covariance[2]
-    if covariance[0] < 5 * error:
+    if covariance[0] <= 5 * error:
         return math.nan
-    if near <= 0 or far <= 0:
-        return WIDEST if covariance[0] > 0 else math.nan
-    return width_of_ratio(near / far)
+    if far > 0:
+        return width_of_ratio(near / far)
+    return width_of_ratio(math.inf) if near > 3 * error else WIDEST  # all is gone at lag 2, or nothing has changed yet
 
 
 def width_of_ratio(ratio: float) -> float:

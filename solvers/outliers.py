@@ -5,7 +5,8 @@ model brings out: the residual ``Y - X`` of a fit is searched as the intensities
 structure in its residual, above all the sparse and the fine, so that what the model contradicts is not wrong for that.
 Two kinds are:
 
-1. dark single voxels, darker than nearly all of their measured neighbours, since fluorescence draws none;
+1. dark single voxels, darker than the model and than nearly all of their measured neighbours, since fluorescence
+   draws none;
 2. bright single voxels, if the measurement has shown that the stack holds many impulses, or if too few neighbours were
    measured to see more, and the mean light that all of them share excludes every PSF;
 3. single voxels of either sign, if neighbours have nothing in common but the model explains them: then the model is
@@ -26,7 +27,7 @@ from .neighbourhoods import neighbours, surroundings
 from .noise import NoiseModel
 from .optics import Width, structure_width
 from .results import CompletionResult
-from .single_voxels import Events, Field, density_of, events_of, find_candidates, typical_distances
+from .single_voxels import ERRORS, Events, Field, density_of, events_of, find_candidates, typical_distances
 from .slabs import block_residual, model_planes, slabs
 from .spread import robust_sigma
 
@@ -130,7 +131,7 @@ def find_outliers(
     else:
         sound = mask.copy()
         sound.ravel()[candidates] = False
-        low = low[_below_neighbours(stack, sound, low)]
+        low = low[_below_neighbours(stack, sound, low) & _below_model(stack, fit, field.noise, low)]
         high = bright.positions[_wrong(bright, brightness, stack, mask, before)]
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
     positions = np.concatenate([before.positions, low, high])
@@ -182,6 +183,13 @@ def _below_neighbours(stack: Floats, sound: Bools, positions: Positions) -> Bool
     with np.errstate(invalid="ignore"):
         darker = np.sum(around > stack.ravel()[positions][:, None], axis=1)
     return np.asarray(darker >= BELOW * np.sum(~np.isnan(around), axis=1))
+
+
+def _below_model(stack: Floats, fit: CompletionResult, noise: NoiseModel, positions: Positions) -> Bools:
+    """Which voxels are darker than the model by more than noise explains: others lie among light that it lacks."""
+    off = off_model(stack, fit, positions).astype(np.float64)
+    model = stack.ravel()[positions] - off
+    return np.asarray(off < -ERRORS * np.sqrt(noise.variance(model)))
 
 
 def off_model(stack: Floats, fit: CompletionResult, positions: Positions) -> Floats:

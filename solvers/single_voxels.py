@@ -128,7 +128,7 @@ class Scale(NamedTuple):
     linear: Floats
     """The same in the data's unit."""
     bias: Floats
-    """Mean distance in the data's unit: that of skewed noise is not 0."""
+    """Mean distance in the data's unit: that of skewed noise is not 0. What spots add to it is light."""
 
     def at(self, level: Floats) -> Floats:
         """Standard deviation of what is searched at such levels."""
@@ -226,6 +226,7 @@ def typical_distances(field: Field, trusted: Bools, seed: int = 0) -> Scale:
         sigma = max(robust_sigma(off[part]), rounding[0], floor[0])
         wide_sigma = max(robust_sigma(linear[part]), rounding[1], floor[1])
         bias = float(np.mean(np.clip(linear[part], -3 * wide_sigma, 3 * wide_sigma)))
+        bias = max(-floor[1], min(floor[1], bias))  # mean and median of noise: at most one standard deviation apart
         rows.append((float(np.median(level[part])), sigma, wide_sigma, bias))
     return Scale(*np.array(rows).T)
 

@@ -357,3 +357,56 @@ def test_progress_names_stacks_and_estimates_the_rest() -> None:
     bar.update(replace(record, seconds=1.0))
     assert task.description == "C=1 (2 of 2): admm"
     assert "about 29 s left" in task.fields["detail"]
+
+
+@pytest.fixture
+def hot(tmp_path: Path) -> Path:
+    """A stack with two hot pixels and five single bright voxels, and its voxel size."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.mgrid[:8, :30, :32]
+    data = 100 + 30 * np.sin(y / 4 + z / 6) * np.cos(x / 5) + 2 * rng.standard_normal(z.shape)
+    data[:, 9, 11] += 80
+    data[:, 21, 25] += 80
+    data[(1, 3, 4, 5, 6), (4, 15, 25, 8, 14), (5, 6, 12, 25, 19)] += 150
+    tc.write(tmp_path / "in.tif", tc.Volume(data.astype(np.float32), spacing=(0.5, 0.1, 0.1)))
+    return tmp_path
+
+
+def test_recover_and_diagnose_count_the_same_defects_by_kind(
+    hot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The PSF of .6 x .2 x .2 um, two pixels wide, makes single bright voxels defects; without it they are kept."""
+    for more, expected in [((), {"hot": 16}), (("--psf-fwhm", "0.6,0.2,0.2"), {"hot": 16, "bright": 5})]:
+        assert call(monkeypatch, hot, "recover", "in.tif", "out.tif", "--rank", "3", "--json", *more) == 0
+        recovered = json.loads(capsys.readouterr().out)
+        assert call(monkeypatch, hot, "diagnose", "in.tif", "--rank", "3", "--json", *more) == 0
+        diagnosed = json.loads(capsys.readouterr().out)
+        assert recovered["defects"] == diagnosed["defects"] == expected
+        assert recovered["outliers"] == diagnosed["outliers"] == sum(expected.values())
+        for facts, word in ((recovered, "defects and were replaced: "), (diagnosed, "defects: ")):
+            said = f"{sum(expected.values())} of 7680 measured voxels are {word}"
+            assert any(said in note for note in facts["notes"])
+            assert any("5 bright voxels are as narrow as one voxel" in note for note in facts["notes"]) == (not more)
+
+
+@pytest.mark.parametrize("command", [("recover", "in.tif", "out.tif"), ("diagnose", "in.tif")])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("0.2,0.2", "--psf-fwhm"),
+        ("0.2,wide,0.2", "--psf-fwhm"),
+        ("0,0.2,0.2", "expected psf_fwhm positive and finite along z, y and x, got 0, 0.2, 0.2"),
+        ("0.2,0.2,-1", "expected psf_fwhm positive and finite along z, y and x, got 0.2, 0.2, -1"),
+        ("0.2,0.2,5", "expected psf_fwhm along x below the size of the stack, 3.2 um, got 5"),
+    ],
+)
+def test_a_wrong_psf_is_one_line(
+    hot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: Any, value: str, said: str
+) -> None:
+    before = contents(hot)
+    assert call(monkeypatch, hot, *command, "--psf-fwhm", value) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+    assert contents(hot) == before

@@ -9,7 +9,7 @@ from tensorcell.diagnosis.low_rank import best_explained, explained_share, low_r
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, Status, slabs
-from tensorcell.solvers.outliers import Outliers
+from tensorcell.solvers.outliers import Outliers, no_defects
 from tensorcell.solvers.results import SparsePart, tucker_tensor
 from tensorcell.solvers.tensors import tucker_to_dense
 from tensorcell.stack import given_stack
@@ -17,6 +17,7 @@ from tensorcell.stack import given_stack
 SHAPE = (20, 24, 28)
 ALL = np.ones(SHAPE, bool)
 NO_NOISE = NoiseModel.white(0.0)
+NOTHING_WRONG = Outliers(np.zeros(0, int), np.zeros(0), np.zeros(0, np.uint8), 0, no_defects().width)
 
 
 def projection(y: np.ndarray, rank: tuple[int, ...], seed: int = 0) -> CompletionResult:
@@ -126,7 +127,7 @@ def test_best_explained_fits_once_more_where_little_is_explained_and_keeps_the_b
     assert shares == pytest.approx([1 - 0.7**2, 1 - 0.5**2, 1], abs=0.03)  # unknowns are counted: 1 %
     rank = RankEstimate(rank=(2, 3, 3), spectra=(), thresholds=(), noise=0.0, reason="")
     for first, second, better in [(poor, fair, fair), (fair, poor, fair), (poor, fit, fit), (fit, poor, fit)]:
-        model = StackModel(NoiseModel.white(0.0), rank, first, Outliers(np.zeros(0, int), np.zeros(0)), ALL)
+        model = StackModel(NoiseModel.white(0.0), rank, first, NOTHING_WRONG, ALL)
         fitting, asked = told(second)
         chosen, share = best_explained(y, model, fitting)
         assert chosen is better

@@ -1,258 +1,232 @@
-"""Which voxels are outliers: neighbours, isolated and beyond, against brute force and planted values."""
+"""Outliers: the defects that were found before, and what only the residual of a model shows."""
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from scipy.ndimage import correlate
 
-from tensorcell.solvers import CompletionResult, IterationRecord, Status, outliers
+from tensorcell import datasets
+from tensorcell.fitting import Fitting
+from tensorcell.model import model_of
+from tensorcell.solvers import CompletionResult, IterationRecord, NoiseModel, Status
+from tensorcell.solvers.defects import FEWEST, MANY, Defects, Kind, find_defects
+from tensorcell.solvers.neighbourhoods import neighbours
+from tensorcell.solvers.optics import Width
+from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects
 from tensorcell.solvers.results import SparsePart, tucker_tensor
 
-NAN = float("nan")
+SHAPE = (12, 40, 40)
+ONE = NoiseModel.white(1.0)
 
 
-def brute_neighbours(volume: np.ndarray, mask: np.ndarray, where: tuple[int, ...]) -> list[float]:
-    """Measured values among the 26 around one voxel."""
-    found = []
-    for step in itertools.product((-1, 0, 1), repeat=3):
-        place = tuple(w + s for w, s in zip(where, step, strict=True))
-        inside = all(0 <= p < size for p, size in zip(place, volume.shape, strict=True))
-        if any(step) and inside and mask[place]:
-            found.append(float(volume[place]))
-    return found
-
-
-def at(shape: tuple[int, ...], *where: int) -> np.ndarray:
-    """Flat position of one voxel."""
-    return np.array([np.ravel_multi_index(where, shape)])
-
-
-def test_neighbours_equal_brute_force_at_every_voxel() -> None:
-    rng = np.random.default_rng(0)
-    volume, mask = rng.random((4, 5, 3)), rng.random((4, 5, 3)) < 0.6
-    rows = outliers.neighbours(volume, mask, np.arange(volume.size))
-    assert rows.shape == (60, 26)
-    for row, where in zip(rows, np.ndindex(volume.shape), strict=True):
-        assert sorted(row[~np.isnan(row)]) == sorted(brute_neighbours(volume, mask, where))
-
-
-def test_neighbours_do_not_wrap_around_nor_see_under_the_mask() -> None:
-    volume = np.arange(27.0).reshape(3, 3, 3)
-    mask = np.ones((3, 3, 3), bool)
-    corner = outliers.neighbours(volume, mask, at((3, 3, 3), 0, 0, 0))[0]
-    assert sorted(corner[~np.isnan(corner)]) == [1, 3, 4, 9, 10, 12, 13]
-    mask[0, 0, 1] = mask[1, 1, 1] = False
-    volume[1, 1, 1] = np.inf
-    corner = outliers.neighbours(volume, mask, at((3, 3, 3), 0, 0, 0))[0]
-    assert sorted(corner[~np.isnan(corner)]) == [3, 4, 9, 10, 12]
-
-
-def smooth_bump(height: float, width: float = 1.6) -> np.ndarray:
-    z, y, x = np.mgrid[:7, :9, :9]
-    return height * np.exp(-((z - 3) ** 2 + (y - 4) ** 2 + (x - 4) ** 2) / (2 * width**2))
-
-
-def test_isolated_tells_a_wrong_value_from_the_top_of_a_structure() -> None:
-    everything = np.ones((7, 9, 9), bool)
-    top = at((7, 9, 9), 3, 4, 4)
-    bump = smooth_bump(10.0)
-    assert not outliers.isolated(bump, everything, top, 1.0)[0]
-    for sign in (1, -1):
-        wrong = sign * bump
-        wrong[3, 4, 4] += sign * 40
-        assert outliers.isolated(wrong, everything, top, 1.0)[0]
-
-
-def test_isolated_compares_with_the_threshold_and_with_three_times_the_spread() -> None:
-    """Neighbours at -1 and +1 (median 0, spread 1): the voxel must pass three and the threshold."""
-    residual = np.ones((3, 3, 3))
-    residual.ravel()[::2] = -1  # the centre is number 13; 14 neighbours at -1 and 12 at +1 without the next line
-    residual[0, 0, 0] = 1
-    mask = np.ones((3, 3, 3), bool)
-    centre = at((3, 3, 3), 1, 1, 1)
-    assert np.nanmedian(outliers.neighbours(residual, mask, centre)) == 0
-    for value, threshold, expected in [(2.9, 0.5, False), (3.1, 0.5, True), (3.1, 4.0, False), (4.1, 4.0, True)]:
-        residual[1, 1, 1] = value
-        assert outliers.isolated(residual, mask, centre, threshold)[0] == expected
-        assert outliers.isolated(-residual, mask, centre, threshold)[0] == expected
-
-
-def test_isolated_bears_one_fifth_of_wrong_neighbours() -> None:
-    residual = np.zeros((3, 3, 3))
-    residual.ravel()[[0, 5, 11, 18, 26]] = 100
-    residual[1, 1, 1] = 10
-    everything = np.ones((3, 3, 3), bool)
-    assert outliers.isolated(residual, everything, at((3, 3, 3), 1, 1, 1), 1.0)[0]
-
-
-def test_isolated_without_three_measured_neighbours_is_isolated() -> None:
-    residual = np.full((3, 3, 3), 5.0)
-    mask = np.zeros((3, 3, 3), bool)
-    mask[1, 1, 1] = mask[0, 0, 0] = mask[2, 2, 2] = True
-    centre = at((3, 3, 3), 1, 1, 1)
-    assert outliers.isolated(residual, mask, centre, 1.0)[0]
-    mask[0, 1, 1] = True  # a third neighbour of the same residual: shared, so structure
-    assert not outliers.isolated(residual, mask, centre, 1.0)[0]
-
-
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -1e30])
-def test_isolated_ignores_what_lies_under_the_mask(garbage: float) -> None:
-    rng = np.random.default_rng(1)
-    residual, mask = rng.standard_t(2, (5, 6, 7)), rng.random((5, 6, 7)) < 0.5
-    positions = np.flatnonzero(mask)
-    expected = outliers.isolated(np.where(mask, residual, 0), mask, positions, 0.8)
-    assert 0 < expected.sum() < len(expected)
-    dirty = np.where(mask, residual, garbage)
-    np.testing.assert_array_equal(outliers.isolated(dirty, mask, positions, 0.8), expected)
-
-
-@pytest.mark.parametrize("fwhm", [3.5, 4.0, 6.0])
-def test_isolated_spares_the_top_of_a_smooth_spot(fwhm: float) -> None:
-    spot = 100 * smooth_bump(1.0, fwhm / 2.355)
-    assert not outliers.isolated(spot, np.ones(spot.shape, bool), np.arange(spot.size), 1.0)[at(spot.shape, 3, 4, 4)[0]]
-
-
-def test_isolated_of_nothing_and_of_many() -> None:
-    """Candidates go in chunks of 65 536: more than that gives what each part gives."""
-    rng = np.random.default_rng(2)
-    residual, mask = rng.standard_t(2, (30, 50, 50)).astype(np.float32), rng.random((30, 50, 50)) < 0.9
-    assert outliers.isolated(residual, mask, np.zeros(0, int), 1.0).shape == (0,)
-    positions = np.arange(residual.size)
-    whole = outliers.isolated(residual, mask, positions, 1.0)
-    np.testing.assert_array_equal(whole[-100:], outliers.isolated(residual, mask, positions[-100:], 1.0))
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_beyond_neighbours_compares_the_step_out_with_the_span_within(sign: int) -> None:
-    """Lowest and highest neighbour do not count: 0 to 10 are left over, and a span is to be exceeded."""
-    around = np.array([-3.0, 0.0, *np.linspace(1, 9, 22), 10.0, 13.0])
-    everything = np.ones((3, 3, 3), bool)
-    centre = at((3, 3, 3), 1, 1, 1)
-    for value, expected in [(19.0, False), (-9.0, False), (5.0, False), (60.0, True), (-50.0, True)]:
-        volume = sign * np.insert(around, 13, value).reshape(3, 3, 3)
-        assert outliers.beyond_neighbours(volume, everything, centre, 1.0)[0] == expected
-
-
-def test_beyond_neighbours_bears_one_wrong_neighbour() -> None:
-    """Two hot pixels side by side are both found, three are not: anything resolved has more bright voxels."""
-    volume = np.random.default_rng(0).uniform(0, 1, (5, 5, 5))
-    everything = np.ones((5, 5, 5), bool)
-    volume[2, 2, 2] = volume[2, 2, 3] = 50
-    both = np.concatenate([at((5, 5, 5), 2, 2, 2), at((5, 5, 5), 2, 2, 3)])
-    assert outliers.beyond_neighbours(volume, everything, both, 1.0).all()
-    volume[2, 3, 2] = 50
-    assert not outliers.beyond_neighbours(volume, everything, both, 1.0).any()
-
-
-@pytest.mark.parametrize("fwhm", [2.0, 2.5, 3.0])
-@pytest.mark.parametrize("shift", [0.0, 0.25, 0.5])
-def test_beyond_neighbours_leaves_resolved_spots_alone(fwhm: float, shift: float) -> None:
-    z, y, x = np.mgrid[:9, :9, :9]
-    spot = np.exp(-((z - 4) ** 2 + (y - 4 - shift) ** 2 + (x - 4 - shift) ** 2) / (2 * (fwhm / 2.355) ** 2))
-    everything = np.ones(spot.shape, bool)
-    assert not outliers.beyond_neighbours(spot, everything, np.arange(spot.size)).any()
-    assert not outliers.beyond_neighbours(-spot, everything, np.arange(spot.size)).any()
-
-
-def test_beyond_neighbours_finds_hot_pixels_of_twelve_standard_deviations_and_nothing_in_noise() -> None:
-    """24 of 26 normal numbers range over some 3.3 standard deviations, up to 1.6 above their mean.
-
-    Twice that range beyond them is 8 standard deviations from the mean, 4 less than the hot pixels have; their own
-    noise and that of the range are 1.3 together. Noise alone gets that far nowhere among 32 000 voxels but by chance.
-    """
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((20, 40, 40))
-    everything = np.ones(noise.shape, bool)
-    hot = np.ravel_multi_index(np.mgrid[1:19:3, 1:39:3, 1:39:3].reshape(3, -1), noise.shape)
-    assert outliers.beyond_neighbours(noise, everything, np.arange(noise.size)).mean() < 1e-4
-    noise.ravel()[hot] += 12
-    assert outliers.beyond_neighbours(noise, everything, hot).mean() > 0.97
-
-
-def test_beyond_neighbours_needs_three_measured_neighbours() -> None:
-    volume = np.zeros((3, 3, 3))
-    volume[1, 1, 1] = 100
-    mask = np.zeros((3, 3, 3), bool)
-    mask[1, 1, 1] = mask[0, 0, 0] = mask[0, 0, 1] = True
-    centre = at((3, 3, 3), 1, 1, 1)
-    assert not outliers.beyond_neighbours(volume, mask, centre, 1.0)[0]
-    mask[0, 0, 2] = True
-    assert outliers.beyond_neighbours(volume, mask, centre, 1.0)[0]
-
-
-def empty_model(stack: np.ndarray, mask: np.ndarray, threshold: float) -> CompletionResult:
-    """A robust fit of ``X = 0``: what it left over is the stack, its candidates are what exceeds the threshold."""
-    positions = np.flatnonzero(mask & (np.abs(stack) > threshold))
+def waves(shape: tuple[int, ...] = SHAPE) -> tuple[np.ndarray, CompletionResult]:
+    """A smooth truth from 20 to 180 of multilinear rank 2, and a fit that is exactly that."""
+    axes = [np.stack([np.ones(n), np.sin(np.arange(n) / 3 + mode)], axis=1) for mode, n in enumerate(shape)]
+    core = np.zeros((2, 2, 2))
+    core[0, 0, 0], core[1, 1, 1], core[0, 1, 1] = 100, 40, 40
     record = IterationRecord(
-        iteration=1, stage="admm", change=0.0, residual=1.0, outliers=len(positions), threshold=threshold, seconds=0.0
-    )
-    return CompletionResult(
-        tucker=tucker_tensor(np.zeros((1, 1, 1)), [np.ones((size, 1)) for size in stack.shape], stack.dtype),
-        sparse=SparsePart(positions, stack.ravel()[positions]),
+        iteration=1, stage="admm", change=0.0, residual=1.0, outliers=0, threshold=0.0, seconds=0.0
+    )  # fmt: skip
+    fit = CompletionResult(
+        tucker=tucker_tensor(core, axes, np.float64),
+        sparse=SparsePart(np.zeros(0, int), np.zeros(0)),
         status=Status.CONVERGED,
         history=(record,),
         state=None,
     )
+    return np.einsum("abc,za,yb,xc->zyx", core, *axes), fit
 
 
-def with_hot_pixels(share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A stack of noise with hot pixels that do not touch, where these are, and its mask."""
-    rng = np.random.default_rng(seed)
-    stack, mask = rng.normal(0, 0.1, (12, 30, 30)), np.ones((12, 30, 30), bool)
-    places = np.mgrid[0:12:2, 0:14:2, 0:30:2].reshape(3, -1)
-    chosen = rng.permutation(places.shape[1])[: round(share * stack.size)]
-    hot = np.zeros(stack.shape, bool)
-    hot[tuple(places[:, chosen])] = True
-    stack[hot] = 50
-    return stack, hot, mask
+def noisy(truth: np.ndarray, seed: int = 0) -> np.ndarray:
+    return np.asarray(truth + np.random.default_rng(seed).standard_normal(truth.shape))
 
 
-@pytest.mark.parametrize(("share", "believed"), [(0.01, False), (0.03, True)])
-def test_find_outliers_believes_candidates_within_their_neighbours_range_only_where_hot_pixels_are_many(
-    share: float, believed: bool
-) -> None:
-    """A voxel between two bright neighbours and zeros is isolated, but not beyond the range of the intensities."""
-    stack, hot, mask = with_hot_pixels(share)
-    stack[6, 22, 21:24] = 20, 5, 20
-    found = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
-    assert np.isin(np.flatnonzero(hot), found.positions).all()
-    between = at(stack.shape, 6, 22, 22)[0]
-    assert (between in found.positions) == believed
-    np.testing.assert_array_equal(found.values, stack.ravel()[found.positions])  # E = Y - X, and X is 0
-    assert not found.inliers(mask).ravel()[found.positions].any()
-    assert found.inliers(mask).sum() == mask.sum() - len(found.positions)
+def scattered(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Flat positions, ascending, of voxels that do not touch."""
+    places = np.stack(np.meshgrid(*(np.arange(1, n - 1, 3) for n in shape), indexing="ij")).reshape(3, -1)
+    chosen = np.random.default_rng(seed).permutation(places.shape[1])[:count]
+    return np.sort(np.ravel_multi_index(tuple(places[:, chosen]), shape))
 
 
-def test_find_outliers_finds_touching_defects_ring_by_ring() -> None:
-    """In a 5 x 5 defect only the rim has four in five sound neighbours; the ring within has once the rim is known."""
-    stack, hot, mask = with_hot_pixels(0.03)
-    hot[6, 20:25, 20:25] = True
-    stack[hot] = 50
-    found = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
-    np.testing.assert_array_equal(found.positions, np.flatnonzero(hot))
+def bright_before(positions: np.ndarray) -> Defects:
+    return Defects(positions, np.full(len(positions), Kind.BRIGHT, np.uint8), 3, Width((1.0, 1.0, 1.0)))
 
 
-def test_find_outliers_counts_unmeasured_voxels_neither_as_candidates_nor_as_neighbours() -> None:
-    stack, hot, mask = with_hot_pixels(0.03)
-    mask[:, :, ::3] = False
-    clean = outliers.find_outliers(stack, mask, empty_model(stack, mask, 3.0))
-    np.testing.assert_array_equal(clean.positions, np.flatnonzero(hot & mask))
-    dirty = np.where(mask, stack, 1e6)
-    assert np.array_equal(outliers.find_outliers(dirty, mask, empty_model(dirty, mask, 3.0)).positions, clean.positions)
+def everywhere(stack: np.ndarray) -> np.ndarray:
+    return np.ones(stack.shape, bool)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.03])
-def test_find_outliers_in_slabs_gives_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-    """Neighbours in the next slab support a voxel as those in its own do."""
-    stack, hot, mask = with_hot_pixels(share)
-    stack[4:6, 22:25, 18:21] = stack[3, 23, 19] = 15  # the top of a structure: the next plane shares its residual
-    stack[6:9, 22, 25] = 20, 5, 20  # isolated, and within the range of its neighbours along z
-    fit = empty_model(stack, mask, 3.0)
-    whole = outliers.find_outliers(stack, mask, fit)
-    assert np.isin(np.flatnonzero(hot), whole.positions).all()
-    assert at(stack.shape, 3, 23, 19)[0] not in whole.positions
-    assert (at(stack.shape, 7, 22, 25)[0] in whole.positions) == (share > 0.02)
-    monkeypatch.setattr("tensorcell.solvers.slabs.SLAB_VOXELS", 2 * 30 * 30)
-    np.testing.assert_array_equal(outliers.find_outliers(stack, mask, fit).positions, whole.positions)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dead_voxels_that_only_the_model_shows_are_found(seed: int) -> None:
+    """Dead voxels in bright cells: shot noise hides nearly all among their neighbours, but not from the model."""
+    cells = datasets.simulate_cells((16, 56, 56), cells=8, seed=seed)
+    stack = np.clip(cells.measured, 0, None).astype(np.float32)
+    rng = np.random.default_rng(3)
+    dead = (rng.random(stack.shape) < 0.02) & (cells.truth > 40)
+    stack[dead] = 0
+    model = model_of(stack, everywhere(stack), Fitting())
+    flagged = ~model.inlier
+    assert flagged[dead].mean() >= 0.9
+    assert not flagged[~dead].any()
+    alone = find_defects(stack, everywhere(stack), model.noise)
+    assert np.isin(np.flatnonzero(dead), alone.positions).mean() < 0.2
+
+
+def test_dark_voxels_of_the_residual_are_found_and_their_distance_is_that_from_the_model() -> None:
+    truth, fit = waves()
+    stack, dark = noisy(truth), scattered(60)
+    stack.ravel()[dark] = 0
+    mask = everywhere(stack)
+    found = find_outliers(stack, mask, fit, ONE)
+    visible = dark[truth.ravel()[dark] > 60]
+    assert np.isin(visible, found.positions).mean() >= 0.95
+    assert np.isin(found.positions, dark).all()
+    assert np.all(np.diff(found.positions) > 0)
+    assert found.count(Kind.DARK) == len(found.positions)
+    np.testing.assert_allclose(found.values, (stack - truth).ravel()[found.positions])  # E = Y - X
+    inliers = found.inliers(mask)
+    assert inliers.sum() == mask.sum() - len(found.positions)
+    assert not inliers.ravel()[found.positions].any()
+    assert mask.all()  # the caller's mask stays as it is
+
+
+def test_what_is_no_darker_than_its_neighbours_is_kept_whatever_the_model_says() -> None:
+    """The model is too bright at some voxels; the measurement shows nothing there."""
+    truth, fit = waves()
+    stack = noisy(np.zeros(SHAPE))
+    assert not len(find_outliers(stack, everywhere(stack), fit, ONE).positions)
+    places = scattered(60)
+    dark = noisy(truth)
+    dark.ravel()[places] -= 60
+    around = dark.copy()
+    for step in (1, -1, SHAPE[2], -SHAPE[2], SHAPE[1] * SHAPE[2], -SHAPE[1] * SHAPE[2]):
+        around.ravel()[places + step] = dark.ravel()[places] - 20  # six of 26 neighbours are darker yet
+    assert np.isin(places, find_outliers(dark, everywhere(dark), fit, ONE).positions).mean() > 0.9
+    assert not np.isin(places, find_outliers(around, everywhere(dark), fit, ONE).positions).any()
+
+
+def test_what_agrees_with_the_model_is_kept_among_light_that_the_model_lacks() -> None:
+    """A dark voxel in a bright ball: darker than all around it, and as bright as the model says."""
+    truth, fit = waves()
+    stack = noisy(truth)
+    stack[4:9, 15:24, 15:24] += 60
+    stack[6, 19, 19] -= 60
+    place = np.ravel_multi_index((6, 19, 19), SHAPE)
+    mask = everywhere(stack)
+    assert place not in find_outliers(stack, mask, fit, ONE).positions
+    stack[6, 19, 19] -= 10
+    assert place in find_outliers(stack, mask, fit, ONE).positions
+
+
+def test_structure_that_the_model_lacks_is_no_outlier() -> None:
+    """Bright spots, single bright voxels, bright and dark filaments: the model draws none of them."""
+    truth, fit = waves()
+    stack = noisy(truth)
+    stack.ravel()[scattered(80)] += 80
+    stack[6, 20, 3:37] += 60
+    stack[3, 5:35, 8] -= 50
+    for t in range(30):
+        stack[1 + t // 3, 5 + t, 35 - t] += 60
+    mask = everywhere(stack)
+    found = find_outliers(stack, mask, fit, ONE)
+    assert (len(found.positions), found.open_) == (0, 0)
+    assert find_outliers(stack, mask, fit).positions.tolist() == []  # without a law of noise neither
+
+
+def test_single_bright_voxels_of_the_residual_are_outliers_where_the_measurement_has_shown_many_impulses() -> None:
+    truth, fit = waves()
+    stack, bright = noisy(truth), scattered(80)
+    stack.ravel()[bright] += 80
+    for before, expected in [(MANY - 1, 0.0), (MANY, 0.95)]:
+        mask = everywhere(stack)
+        mask.ravel()[bright[:before]] = False
+        found = find_outliers(stack, mask, fit, ONE, bright_before(bright[:before]))
+        assert np.isin(bright[:before], found.positions).all()
+        assert np.isin(bright[before:], found.positions).mean() >= expected
+        assert expected or len(found.positions) == before
+        assert found.count(Kind.BRIGHT) == len(found.positions)
+        assert np.isin(found.positions, bright).all()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_impulses_among_few_measured_pixels_are_told_from_light_by_the_neighbours_they_have(share: float) -> None:
+    """With one pixel of ten measured, a voxel has 2.6 neighbours: only the model says how bright it should be.
+
+    Impulses share nothing; the flank of spots as narrow as .5 pixels has an eighth of their light, so they are kept.
+    """
+    shape = (24, 100, 100)
+    truth, fit = waves(shape)
+    rng = np.random.default_rng(0)
+    mask, places = rng.random(shape) < share, scattered(6000, shape=shape)
+    wide = Defects(np.zeros(0, int), np.zeros(0, np.uint8), 0, Width((1.0, 1.0, 1.0)))
+    impulses = noisy(truth)
+    impulses.ravel()[places] += 300
+    found = find_outliers(np.where(mask, impulses, 0), mask, fit, ONE, wide)
+    wrong = places[mask.ravel()[places]]
+    hidden = np.sum(~np.isnan(neighbours(impulses, mask, wrong)), axis=1) < FEWEST
+    assert np.isin(wrong[hidden], found.positions).mean() >= 0.9
+    assert np.isin(found.positions, wrong[hidden]).all()
+    spot = np.zeros(shape)
+    spot.ravel()[places] = 1
+    lit = noisy(truth) + 300 * correlate(spot, np.exp(-2 * np.sum((np.indices((3, 3, 3)) - 1.0) ** 2, axis=0)))
+    assert not len(find_outliers(np.where(mask, lit, 0), mask, fit, ONE, wide).positions)
+    narrow = wide._replace(width=Width((0.4, 0.4, 0.4)))
+    assert not len(find_outliers(np.where(mask, impulses, 0), mask, fit, ONE, narrow).positions)
+
+
+def test_defects_stay_outliers_with_their_kind_and_what_was_open_stays_open() -> None:
+    truth, fit = waves()
+    stack = noisy(truth)
+    positions, kinds = np.array([5, 777, 9000]), np.array([Kind.HOT, Kind.DEAD, Kind.DARK], np.uint8)
+    before = Defects(positions, kinds, 4, Width((1.0, 2.0, 3.0)))
+    mask = everywhere(stack)
+    mask.ravel()[positions] = False
+    stack.ravel()[2000 * 2 + 1] = 0
+    found = find_outliers(stack, mask, fit, ONE, before)
+    assert found.positions.tolist() == [5, 777, 4001, 9000]
+    assert found.kinds.tolist() == [Kind.HOT, Kind.DEAD, Kind.DARK, Kind.DARK]
+    assert (found.open_, found.width) == (4, before.width)
+    assert [found.count(kind) for kind in (Kind.HOT, Kind.DEAD, Kind.DARK, Kind.BRIGHT)] == [1, 1, 2, 0]
+    np.testing.assert_allclose(found.values, (stack - truth).ravel()[found.positions])
+
+
+def test_no_defects_holds_none() -> None:
+    none = no_defects()
+    assert (len(none.positions), len(none.kinds), none.open_, none.width.lateral) == (0, 0, 0, 0)
+
+
+def with_outliers(dtype: str = "float64") -> tuple[np.ndarray, np.ndarray, CompletionResult]:
+    truth, fit = waves()
+    stack, positions = noisy(truth), scattered(120)
+    stack.ravel()[positions[::2]] = 0
+    stack.ravel()[positions[1::2]] += 80
+    return stack.astype(dtype), np.random.default_rng(1).random(SHAPE) < 0.7, fit
+
+
+def same(a: Outliers, b: Outliers) -> None:
+    np.testing.assert_array_equal(a.positions, b.positions)
+    np.testing.assert_array_equal(a.kinds, b.kinds)
+    np.testing.assert_allclose(a.values, b.values)  # BLAS may sum the model's terms in another order
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("planes", [1, 5])
+def test_slabs_give_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, planes: int, dtype: str) -> None:
+    stack, mask, fit = with_outliers(dtype)
+    before = bright_before(np.arange(MANY))
+    mask.ravel()[:MANY] = False
+    whole = find_outliers(stack, mask, fit, ONE, before)
+    assert len(whole.positions) > 60
+    assert whole.values.dtype == dtype
+    monkeypatch.setattr("tensorcell.solvers.slabs.SLAB_VOXELS", planes * stack[0].size)
+    same(find_outliers(stack, mask, fit, ONE, before), whole)
+
+
+@pytest.mark.parametrize("garbage", [1e9, -1e30])
+def test_garbage_under_the_mask_changes_nothing(garbage: float) -> None:
+    stack, mask, fit = with_outliers()
+    expected = find_outliers(np.where(mask, stack, 0), mask, fit, ONE)
+    assert len(expected.positions) > 20
+    same(find_outliers(np.where(mask, stack, garbage), mask, fit, ONE), expected)
+    assert mask.ravel()[expected.positions].all()
