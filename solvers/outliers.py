@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .defects import FEWEST, MANY, RESOLVED, Defects, Kind, judge_bright, single
+from .defects import FEWEST, MANY, Defects, Kind, judge_bright, single
 from .neighbourhoods import neighbours, surroundings
 from .noise import NoiseModel
 from .optics import Width, structure_width
@@ -82,6 +82,12 @@ class Outliers(NamedTuple):
 def no_defects() -> Defects:
     """Defects of a stack in which none were looked for."""
     return Defects(np.zeros(0, np.intp), np.zeros(0, np.uint8), 0, Width((np.nan,) * 3))
+
+
+def no_outliers(dtype: npt.DTypeLike) -> Outliers:
+    """Outliers of a stack of this type in which none were looked for."""
+    none = no_defects()
+    return Outliers(none.positions, np.zeros(0, dtype), none.kinds, 0, none.width)
 
 
 def find_outliers(
@@ -153,11 +159,16 @@ def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects
     return defects._replace(positions=defects.positions[wrong], kinds=defects.kinds[wrong])
 
 
+def width_of(width: Width, stack: Floats, mask: Bools) -> Width:
+    """The width of the structure, found in the stack where it is not known."""
+    return width if width.lateral > 0 else structure_width(stack, mask)
+
+
 def _model_alone(stack: Floats, mask: Bools, fit: CompletionResult, width: Width) -> bool:
     """Whether neighbours have nothing in common, while the model explains the bulk of the stack."""
     block, residual = block_residual(stack, fit)
     seen = mask[block]
-    if width.lateral > RESOLVED or np.count_nonzero(seen) < FEWEST:
+    if np.count_nonzero(seen) < FEWEST or width_of(width, stack, mask).lateral > 0:
         return False
     values = stack[block][seen]
     return robust_sigma(residual[seen]) < EXPLAINED * robust_sigma(values - np.median(values))
@@ -171,7 +182,7 @@ def _wrong(bright: Events, density: float, stack: Floats, mask: Bools, before: D
     if not hidden.any():
         return hidden
     few = bright.where(hidden)
-    width = before.width if before.width.lateral > 0 else structure_width(stack, mask)
+    width = width_of(before.width, stack, mask)
     found = np.zeros_like(hidden)
     found[hidden] = judge_bright(few, density, width)[0]
     return found

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .anscombe import stabilised
+from .anscombe import generalised_anscombe
 from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, neighbours, standing_out, surroundings
-from .noise import NoiseModel
+from .noise import FLOOR_SHARE, NoiseModel
 from .results import CompletionResult
 from .slabs import model_planes, slabs, widened
 from .spread import robust_sigma
@@ -103,11 +103,11 @@ class Field(NamedTuple):
     def planes(self, wide: slice) -> Planes:
         """The field on a range of planes."""
         measured = self.stack[wide]
-        values = stabilised(measured, self.noise)[0]
+        values = evened(measured, self.noise)
         if self.fit is None:
             return Planes(values, measured, None)
         model = model_planes(self.fit, wide).astype(measured.dtype, copy=False)
-        levels = stabilised(model, self.noise)[0]
+        levels = evened(model, self.noise)
         return Planes(values - levels, measured - model, levels)
 
     def noise_floor(self, intensity: float) -> tuple[float, float]:
@@ -117,6 +117,21 @@ class Field(NamedTuple):
         """
         linear = math.sqrt(float(self.noise.variance(np.array(intensity))) + self.noise.gain**2)
         return (1.0 if self.noise.gain else linear), linear
+
+
+def evened(intensities: Floats, noise: NoiseModel) -> Floats:
+    """Stabilised intensities; where the variance falls to its floor, or a photon's, they go on along the tangent.
+
+    The root ends at the pedestal, so that a dead pixel, which gives 0 on a pedestal of 100, would differ from the
+    background by nothing.
+    """
+    if noise.gain == 0:
+        return intensities
+    variance = max(1.0, noise.floor / FLOOR_SHARE / noise.gain**2)  # in squares of a photon's signal
+    lowest = noise.gain * (variance - 0.375) - noise.offset / noise.gain
+    values = generalised_anscombe(np.maximum(intensities, lowest), noise)
+    below = np.minimum(intensities - lowest, 0) / intensities.dtype.type(noise.gain * math.sqrt(variance))
+    return np.asarray(values + below, dtype=intensities.dtype)
 
 
 class Scale(NamedTuple):

@@ -25,7 +25,7 @@ from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
 from tensorcell.solvers.defects import find_defects
 from tensorcell.solvers.neighbourhoods import surroundings
-from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects
+from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects, no_outliers
 from tensorcell.solvers.predictive_rank import choose_rank
 from tensorcell.solvers.slabs import central_block, model_planes
 from tensorcell.solvers.spread import robust_sigma
@@ -109,27 +109,30 @@ def model_of(
     InputError
         If more than half of the measured voxels were taken for wrong.
     """
-    law = NoiseModel.white(noise, unit) if noise is not None else estimate_noise(values, mask, unit=unit)
-    robust = fitting.options.robust
+    given = None if noise is None else NoiseModel.white(noise, unit)
+    law = given or estimate_noise(values, mask, unit=unit)
+    robust, measured = fitting.options.robust, int(np.count_nonzero(mask))
     defects = find_defects(values, mask, law, psf, fitting.seed) if robust else no_defects()
-    check_share(len(defects.positions), int(np.count_nonzero(mask)))
-    stack, sound = without(values, mask, defects.positions)
+    wrong = len(defects.positions)
+    check_share(wrong, measured)
+    sound = mask.copy()
+    sound.ravel()[defects.positions] = False
+    if given is None and wrong > FEW_OUTLIERS * measured:
+        law = estimate_noise(values, sound, unit=unit)
+    stack, fitted = without(values, mask, defects.positions)
     if rank is None:
         neighbours = bool(fitting.options.neighbours)
-        found = choose_rank(stack, sound, fitting.quick(), noise=noise, neighbours=neighbours, seed=fitting.seed)
+        found = choose_rank(stack, fitted, fitting.quick(), noise=noise, neighbours=neighbours, seed=fitting.seed)
     else:
         found = RankEstimate(rank=tuple(rank), spectra=(), thresholds=(), noise=math.nan, reason="given")
-    fit = fitting(stack, sound, found.rank)
+    fit = fitting(stack, fitted, found.rank)
+    outliers = no_outliers(values.dtype)
     if robust:
-        trusted = mask.copy()
-        trusted.ravel()[defects.positions] = False
-        outliers = find_outliers(values, trusted, fit, law, defects, seed=fitting.seed)
-    else:
-        outliers = Outliers(defects.positions, np.zeros(0, values.dtype), defects.kinds, 0, defects.width)
-    check_share(len(outliers.positions), int(np.count_nonzero(mask)))
+        outliers = find_outliers(values, sound, fit, law, defects, seed=fitting.seed)
+    check_share(len(outliers.positions), measured)
     inlier = outliers.inliers(mask)
-    if noise is None:
-        if len(outliers.positions) > FEW_OUTLIERS * np.count_nonzero(mask):
+    if given is None:
+        if abs(len(outliers.positions) - wrong) > FEW_OUTLIERS * measured:
             law = estimate_noise(values, inlier, unit=unit)
         law = bounded_by_fit(law, values, inlier, fit, unit)
     return StackModel(law, found, fit, outliers, inlier)

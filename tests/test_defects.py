@@ -134,8 +134,10 @@ def test_salt_and_pepper_on_cells_are_found(share: float) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_few_single_bright_voxels_are_kept_and_counted(seed: int) -> None:
-    """Of fewer than ten nobody can tell what they are; of twenty as high as that one can."""
-    few, positions = impulses(9, 1000, seed)
+    """Of fewer than ten nobody can tell what they are; of twenty, or of one so high that light would show, one can."""
+    high, positions = impulses(3, 2000, seed)
+    np.testing.assert_array_equal(found_in(high).positions, positions)
+    few, positions = impulses(9, 60, seed)
     result = found_in(few)
     assert not len(result.positions)
     assert result.open_ == len(positions)

@@ -124,7 +124,7 @@ def test_iterate_stops_when_the_step_has_stalled() -> None:
 
 def test_status_is_a_sentence_for_each_way_to_end() -> None:
     sentences = [str(status) for status in Status]
-    assert len(set(sentences)) == len(sentences) == 7
+    assert len(set(sentences)) == len(sentences) == 8
     for status in Status:
         assert str(status) == status.value
         assert " " in str(status)

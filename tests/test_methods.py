@@ -51,8 +51,8 @@ STACK = np.random.default_rng(0).random((6, 16, 16)).astype(np.float32)
 
 
 def test_a_line_in_the_table_is_a_method_of_recover(dummy: Method) -> None:
-    result = tc.recover(STACK, method="shift", shift=2.0, keep_measured=False)
-    np.testing.assert_array_equal(result.volume.data, STACK + np.float32(2))
+    result = tc.recover(STACK, method="shift", shift=0.125, keep_measured=False)
+    np.testing.assert_array_equal(result.volume.data, STACK + np.float32(0.125))
     assert result.status is Status.COMPLETED
     assert "shifted the stack" in result.notes
 

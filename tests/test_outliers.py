@@ -182,6 +182,7 @@ def test_defects_stay_outliers_with_their_kind_and_what_was_open_stays_open() ->
     before = Defects(positions, kinds, 4, Width((1.0, 2.0, 3.0)))
     mask = everywhere(stack)
     mask.ravel()[positions] = False
+    stack.ravel()[positions] = 500
     stack.ravel()[2000 * 2 + 1] = 0
     found = find_outliers(stack, mask, fit, ONE, before)
     assert found.positions.tolist() == [5, 777, 4001, 9000]
@@ -215,7 +216,7 @@ def same(a: Outliers, b: Outliers) -> None:
 def test_slabs_give_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, planes: int, dtype: str) -> None:
     stack, mask, fit = with_outliers(dtype)
     before = bright_before(np.arange(MANY))
-    mask.ravel()[:MANY] = False
+    stack.ravel()[:MANY], mask.ravel()[:MANY] = 500, False
     whole = find_outliers(stack, mask, fit, ONE, before)
     assert len(whole.positions) > 60
     assert whole.values.dtype == dtype

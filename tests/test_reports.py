@@ -33,7 +33,7 @@ def planes() -> tuple[tc.Volume, tc.Recovery, np.ndarray]:
     cells = tc.datasets.simulate_cells((9, 30, 34), cells=5, axial_factor=2, outliers=0.03, seed=4)
     before = tc.Volume(cells.measured, spacing=cells.spacing, metadata={"source": "cells.tif"})
     before.data.setflags(write=False)
-    return before, tc.recover(before, axial_factor=2, rank=(3, 8, 8)), cells.truth
+    return before, tc.recover(before, axial_factor=2, rank=(3, 8, 8), psf_fwhm=(1.0, 0.6, 0.6)), cells.truth
 
 
 @pytest.fixture(scope="module")

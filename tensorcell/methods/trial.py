@@ -94,8 +94,7 @@ class GlobalTrial:
     @property
     def exact(self) -> bool:
         """Whether the global model predicts all left-out voxels but for rounding, so that nothing can be refined."""
-        measured = float(np.mean(np.square(self.values[self.training], dtype=np.float64)))
-        return max(self.error, self.sigma) <= float(np.finfo(np.float32).eps) * math.sqrt(measured)
+        return max(self.error, self.sigma) <= self.rounding
 
     @property
     def rounding(self) -> float:
