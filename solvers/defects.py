@@ -172,7 +172,7 @@ def hot_again(events: Events, trusted: Bools) -> Positions:
     Spots can lie above each other: so neighbours that seem to share light count, even where noise may explain it.
     """
     with np.errstate(invalid="ignore"):
-        alone = (events.beside <= 1) & ~shares_in_plane(events) & ~(events.lateral >= SHARED)
+        alone = (events.beside <= 1) & ~shares_in_plane(events) & (events.lateral < SHARED)  # NaN: not seen
     return events.positions[repeated(events.positions, alone, trusted)]
 
 

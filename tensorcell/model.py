@@ -44,6 +44,9 @@ FEW = 0.01
 FEW_OUTLIERS = 1e-3
 """If more voxels than this share are outliers, the noise is estimated again without them."""
 
+ROUNDS = 2
+"""Rounds in which outliers are found and the noise is estimated without them."""
+
 MOST = 0.5
 """Largest share of the measured voxels that may be taken for wrong."""
 
@@ -126,14 +129,15 @@ def model_of(
     else:
         found = RankEstimate(rank=tuple(rank), spectra=(), thresholds=(), noise=math.nan, reason="given")
     fit = fitting(stack, fitted, found.rank)
-    outliers = no_outliers(values.dtype)
-    if robust:
+    outliers, inlier = no_outliers(values.dtype), mask
+    for _ in range(ROUNDS if robust else 0):  # outliers that were not known make the noise seem larger
         outliers = find_outliers(values, sound, fit, law, defects, seed=fitting.seed)
-    check_share(len(outliers.positions), measured)
-    inlier = outliers.inliers(mask)
+        check_share(len(outliers.positions), measured)
+        inlier = outliers.inliers(mask)
+        if given is not None or abs(len(outliers.positions) - wrong) <= FEW_OUTLIERS * measured:
+            break
+        wrong, law = len(outliers.positions), estimate_noise(values, inlier, unit=unit)
     if given is None:
-        if abs(len(outliers.positions) - wrong) > FEW_OUTLIERS * measured:
-            law = estimate_noise(values, inlier, unit=unit)
         law = bounded_by_fit(law, values, inlier, fit, unit)
     return StackModel(law, found, fit, outliers, inlier)
 

@@ -413,7 +413,9 @@ def test_recover_returns_a_constant_volume_as_it_is(value: int) -> None:
     result = recover(np.full((4, 8, 9), value, np.uint8), axial_factor=2)
     np.testing.assert_array_equal(result.volume.data, np.full((7, 8, 9), value, np.float32))
     assert result.status is Status.UNCHANGED
-    assert result.notes == (f"all measured voxels have the value {value}, which is returned everywhere",)
+    assert result.notes[0] == f"all measured voxels have the value {value}, which is returned everywhere"
+    assert (result.uncertainty[~result.measured] == (value or 1)).all()  # nothing tells an error there
+    assert not result.uncertainty[result.measured].any()
     assert result.outlier_count == 0
     assert not result.outliers.any()
     assert result.history == ()

@@ -11,7 +11,17 @@ from problems import SIGMA, problem_of, waves
 
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import NoiseModel, Status
-from tensorcell.standing_out import FALSE, LEVELS, SURROUND, grown, standard_residual, threshold_of, with_measured
+from tensorcell.standing_out import (
+    BESIDE,
+    FALSE,
+    LEVELS,
+    SURROUND,
+    grown,
+    standard_residual,
+    threshold_of,
+    with_measured,
+    without_single,
+)
 
 PLACES = [(3, 8, 8), (6, 20, 11), (9, 14, 25), (5, 27, 5), (7, 5, 27)]
 
@@ -143,6 +153,15 @@ def test_grown_takes_neighbours_on_the_same_side() -> None:
     off[2, 2, 4] = SURROUND + 0.1  # not beside a seed
     chosen = np.zeros((5, 5, 5), bool)
     chosen[2, 2, 2] = chosen[2, 2, 3] = chosen[1, 1, 1] = True
-    np.testing.assert_array_equal(grown(off, 5.0), chosen)
-    np.testing.assert_array_equal(grown(-off, 5.0), chosen)
-    assert not grown(off, 6.5).any()
+    np.testing.assert_array_equal(grown(off, off > 5), chosen)
+    assert not grown(off, off > 6.5).any()
+
+
+def test_without_single_takes_seeds_without_a_neighbour_far_off_on_the_same_side() -> None:
+    off = np.zeros((5, 6, 7))
+    off[2, 2, 2], off[2, 2, 3] = 6, BESIDE + 0.1
+    off[0, 5, 6], off[1, 5, 6] = 6, -6
+    off[4, 0, 0], off[4, 1, 0] = 6, BESIDE - 0.1
+    expected = np.zeros(off.shape, bool)
+    expected[2, 2, 2] = True
+    np.testing.assert_array_equal(without_single(off, off > 5), expected)
