@@ -258,8 +258,9 @@ th { font-weight: 600 } li { margin: .2rem 0 } .row { display: flex; flex-wrap: 
 <h2>How to read this</h2>
 <p>All panels of a stack show the same two slices on one grey scale, which is set by the measured voxels that are not
 outliers; blue voxels were not measured. Measured voxels keep their value, with three exceptions: a complete stack is
-denoised, any stack is denoised if this was asked for, and outliers are replaced. Outliers are measured voxels that are
-far from the model and from their neighbours. Filled voxels are estimates. In a plane with measured pixels they rest on
+denoised, any stack is denoised if this was asked for, and outliers are replaced. Outliers are defects that no
+microscope draws: dead, stuck and hot pixels of the camera, and single voxels that share no light with their neighbours.
+Filled voxels are estimates. In a plane with measured pixels they rest on
 a low-rank model and on measured neighbours; in a plane without any they are interpolated along z and hold no detail
 that the neighbouring planes do not hold. Rows and columns that were measured in no plane are interpolated along y and x
 in the same way.</p>
