@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ ROUNDS = 2
 
 MOST = 0.5
 """Largest share of the measured voxels that may be taken for wrong."""
+
+BELOW, MANY_BELOW = 1.0, 0.01
+"""A law of noise is wrong if more than the second share of the voxels is this many standard deviations of its floor
+below the intensity at which its variance is zero."""
 
 FEWEST = 50
 """Fewest voxels from which the spread of a residual is computed."""
@@ -138,7 +142,7 @@ def model_of(
             break
         wrong, law = len(outliers.positions), estimate_noise(values, inlier, unit=unit)
     if given is None:
-        law = bounded_by_fit(law, values, inlier, fit, unit)
+        law = anchored(bounded_by_fit(law, values, inlier, fit, unit), values[inlier])
     return StackModel(law, found, fit, outliers, inlier)
 
 
@@ -165,6 +169,24 @@ def without(values: Array, mask: Bools, defects: Array) -> tuple[Array, Bools]:
     filled = values.copy()
     filled.ravel()[defects] = middle
     return filled, mask
+
+
+def anchored(noise: NoiseModel, measured: Array) -> NoiseModel:
+    """The noise, with a law that holds down to the darkest voxels.
+
+    A line through the variances of bright voxels may fall to zero above intensities that many voxels have, such as a
+    background that was set to one value. Such a law says that they cannot exist, and a denoiser that believes it moves
+    them. The line is then drawn from the lowest intensity to the typical one.
+    """
+    if noise.gain == 0 or not len(measured):
+        return noise
+    pedestal, lowest = -noise.offset / noise.gain, float(measured.min())
+    below = pedestal - BELOW * math.sqrt(max(noise.floor, noise.gain**2))
+    if lowest >= below or np.mean(measured < below) < MANY_BELOW or noise.intensity <= lowest:
+        return noise
+    gain = noise.sigma**2 / (noise.intensity - lowest)
+    reason = "Many voxels are darker than this law allows; it is drawn from the lowest intensity to that one instead."
+    return replace(noise, gain=gain, offset=-gain * lowest, sentence=f"{noise.sentence} {reason}")
 
 
 def noise_of_stack(values: Array, mask: Bools, seed: int = 0, unit: Unit = AS_GIVEN) -> NoiseModel:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import NoiseModel
-from tensorcell.solvers.anscombe import stabilised
 from tensorcell.solvers.defects import MANY, Kind
+from tensorcell.solvers.single_voxels import evened
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -63,8 +63,8 @@ def with_measured(problem: Problem, estimate: Estimate) -> Estimate:
 
 def standard_residual(measured: Array, value: Array, noise: NoiseModel) -> Array:
     """``Y - X`` in standard deviations of the noise; shot noise is stabilised first, since it is skewed."""
-    (y, level), (x, _) = stabilised(measured, noise), stabilised(value, noise)
-    return np.asarray((y - x) / level, np.float32)
+    level = 1.0 if noise.gain else noise.sigma
+    return np.asarray((evened(measured, noise) - evened(value, noise)) / level, np.float32)
 
 
 def threshold_of(off: Array, count: int) -> float:

@@ -8,7 +8,7 @@ import pytest
 import tensorcell as tc
 from tensorcell.datasets import simulate_cells
 from tensorcell.fitting import Fitting
-from tensorcell.model import bounded_by_fit, model_of, noise_of_stack
+from tensorcell.model import anchored, bounded_by_fit, model_of, noise_of_stack
 from tensorcell.solvers import CompletionResult, NoiseModel, Status, complete_tucker
 from tensorcell.solvers.results import SparsePart, tucker_tensor
 
@@ -103,3 +103,34 @@ def test_given_noise_and_rank_are_taken_as_they_are() -> None:
     model = model_of(noisy, np.ones(noisy.shape, bool), Fitting(), noise=0.3, rank=(2, 3, 4))
     assert (model.noise.sigma, model.noise.gain) == (0.3, 0.0)
     assert model.fit.rank == (2, 3, 4)
+
+
+# ------------------------------------------------------------------------------- a law of noise and the darkest voxels
+
+
+def test_anchored_draws_the_line_from_the_lowest_intensity_where_many_voxels_are_darker_than_the_law_allows() -> None:
+    law = NoiseModel(gain=12.0, offset=-800.0, sigma=30.0, intensity=140.0, floor=20.0)  # no variance below 67
+    measured = np.r_[np.zeros(500), np.linspace(70, 250, 500)]
+    found = anchored(law, measured)
+    assert found.variance(np.array([140.0])) == pytest.approx(30.0**2)
+    assert found.variance(np.array([70.0])) == pytest.approx(30.0**2 / 2)  # on the line from 0
+    assert found.sigma == law.sigma
+    assert "drawn from the lowest intensity" in found.sentence
+    few = np.r_[np.zeros(5), np.linspace(70, 250, 995)]  # outliers do not count
+    white = NoiseModel.white(3.0)
+    assert anchored(law, few) is law
+    assert anchored(law, np.linspace(60, 250, 1000)) is law
+    assert anchored(white, measured) is white
+
+
+def test_a_background_of_exact_zeros_stays_at_zero_beside_noisy_light() -> None:
+    """Its noise is known from the bright voxels alone; a law drawn through these moved the zeros to 60."""
+    rng = np.random.default_rng(0)
+    light = np.zeros((12, 40, 40))
+    light[2:10, 10:26, 12:30] = 100 + 60 * np.sin(np.indices((8, 16, 18)).sum(axis=0) / 3)
+    noise = np.sqrt(np.maximum(12 * (light - 30), 40)) * rng.standard_normal(light.shape)
+    stack = np.where(light > 0, np.clip(light + noise, 1, 255), 0)
+    result = tc.recover(stack.astype(np.float32))
+    dark = light == 0
+    assert np.abs(result.volume.data[dark]).mean() < 1
+    assert np.sqrt(np.mean((result.volume.data - light)[~dark] ** 2)) < np.sqrt(np.mean((stack - light)[~dark] ** 2))
