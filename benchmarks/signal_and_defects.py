@@ -30,7 +30,7 @@ def ground(kind: str, rng: np.random.Generator) -> Array:
 
 
 def spots(kind: str, seed: int, count: int = 12) -> tuple[Array, Array, list[tuple[int, ...]]]:
-    """Ground, photons measured and places of spots of sigma .35 to .7 pixel, 5 to 50 standard deviations bright."""
+    """Ground, photons measured and brightest voxels, 5 to 50 standard deviations high, of spots of sigma .35 to .7."""
     rng = np.random.default_rng(seed)
     base = ground(kind, rng)
     light = base.copy()
@@ -42,7 +42,7 @@ def spots(kind: str, seed: int, count: int = 12) -> tuple[Array, Array, list[tup
         place = tuple(int(c) for c in np.round(centre))
         sigma, height = rng.uniform(0.35, 0.7), rng.uniform(5, 50) * np.sqrt(base[place])
         lateral = ((y - centre[1]) ** 2 + (x - centre[2]) ** 2) / (2 * sigma**2)
-        light += height * np.exp(-((z - centre[0]) ** 2) / (2 * 0.5**2) - lateral)
+        light += height * np.exp(-((z - centre[0]) ** 2) / (2 * 0.5**2) - (lateral - lateral[place]))
         places.append(place)
     return base, rng.poisson(light).astype(np.float32), places
 

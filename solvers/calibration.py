@@ -126,11 +126,24 @@ def calibrated(
             )
             for part in parts
         ]
-        found = Calibration(middles, np.array(squares), least)
+        found = Calibration(*distinct(middles, np.array(squares)), least)
         half = NORMAL_QUANTILE * np.sqrt(np.square(found(intensity, shape)) + noise)
         if np.mean(np.abs(errors)[bright] <= half[bright]) >= BRIGHT_COVERED:
             break
     return found
+
+
+def distinct(middles: Doubles, squares: Doubles) -> tuple[Doubles, Doubles]:
+    """Groups of one intensity, such as exact zeros, joined with the largest of their factors.
+
+    Nothing can be interpolated between equal intensities, nor between those that differ by rounding.
+
+    >>> distinct(np.array([0.0, 0.0, 1e-300, 2.0]), np.array([1.0, 4.0, 3.0, 5.0]))
+    (array([0., 2.]), array([4., 5.]))
+    """
+    step = 1e-12 * float(np.ptp(middles))
+    starts = np.flatnonzero(np.diff(middles, prepend=-np.inf) > step)
+    return middles[starts], np.maximum.reduceat(squares, starts)
 
 
 def brightest(errors: Doubles, noise: Doubles, intensity: Doubles) -> npt.NDArray[np.bool_]:
