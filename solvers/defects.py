@@ -90,6 +90,11 @@ OCTAVES = (5.0, 10.0, 20.0, 40.0, 80.0)
 """Amplitudes, in standard deviations, at which classes of bright voxels begin."""
 
 
+NOWHERE = np.zeros(0, np.intp)
+"""No positions."""
+NOWHERE.setflags(write=False)
+
+
 class Defects(NamedTuple):
     """Defects of a stack.
 
@@ -103,12 +108,15 @@ class Defects(NamedTuple):
         Number of bright voxels as narrow as one voxel that were kept since they may be signal.
     width : Width
         How wide the structure of the stack is.
+    shown : int array ``(m,)``
+        Flat positions of the bright voxels that stand out from their neighbours and are no defects.
     """
 
     positions: Positions
     kinds: npt.NDArray[np.uint8]
     open_: int
     width: Width
+    shown: Positions = NOWHERE
 
     def count(self, kind: Kind) -> int:
         """Number of voxels of one kind."""
@@ -162,7 +170,8 @@ def find_defects(
     dark = events_of(field, trusted, candidates, scale, -1)
     kinds.ravel()[dark.positions[single(dark, density_of(dark, trusted, scale, -1))]] = Kind.DARK
     positions = np.flatnonzero(kinds)
-    return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width)
+    shown = bright.positions[~defect]
+    return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width, shown)
 
 
 def hot_again(events: Events, trusted: Bools) -> Positions:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .defects import FEWEST, MANY, Defects, Kind, judge_bright, single
+from .defects import FEWEST, MANY, NOWHERE, Defects, Kind, judge_bright, single
 from .neighbourhoods import neighbours, surroundings
 from .noise import NoiseModel
 from .optics import Width, structure_width
@@ -60,6 +60,8 @@ class Outliers(NamedTuple):
         Number of bright voxels as narrow as one voxel that were kept since they may be signal.
     width : Width
         How wide the structure of the stack is.
+    shown : int array ``(m,)``
+        Flat positions of the bright voxels that stand out from their neighbours and are no defects.
     """
 
     positions: Positions
@@ -67,6 +69,7 @@ class Outliers(NamedTuple):
     kinds: npt.NDArray[np.uint8]
     open_: int
     width: Width
+    shown: Positions = NOWHERE
 
     def inliers(self, mask: Bools) -> Bools:
         """The mask (True = measured) without the outliers."""
@@ -143,9 +146,9 @@ def find_outliers(
     positions = np.concatenate([before.positions, low, high])
     order = np.argsort(positions)
     positions = positions[order]
-    return Outliers(
-        positions, off_model(stack, fit, positions), kinds[order].astype(np.uint8), before.open_, before.width
-    )
+    values = off_model(stack, fit, positions)
+    shown = before.shown[~np.isin(before.shown, positions)]
+    return Outliers(positions, values, kinds[order].astype(np.uint8), before.open_, before.width, shown)
 
 
 def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects) -> Defects:

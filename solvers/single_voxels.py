@@ -33,7 +33,7 @@ SPREADS = 3.0
 ROUNDS = 3
 """Rounds of the search: candidates no longer count as neighbours, since two in one neighbourhood hide each other."""
 
-SAMPLE = 60_000
+SAMPLE = 40_000
 """Voxels from which the typical distance from the neighbours' median is estimated, as a function of the level."""
 
 CLASSES, CLASS = 24, 400

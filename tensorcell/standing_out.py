@@ -42,23 +42,30 @@ def with_measured(problem: Problem, estimate: Estimate) -> Estimate:
     off = standard_residual(measured, estimate.value, noise)
     off[~problem.model.inlier] = 0
     threshold = threshold_of(off, int(np.count_nonzero(problem.model.inlier)))
-    if math.isinf(threshold):
-        return estimate
     impulses = problem.model.outliers.count(Kind.BRIGHT) >= MANY
     seeds = [without_single(off, off > threshold) if impulses else off > threshold]
     seeds.append(without_single(-off, -off > threshold))
+    seeds[0] |= shown(problem, off)
     chosen = grown(off, seeds[0]) | grown(-off, seeds[1])
     if not chosen.any():
         return estimate
     value, error = np.array(estimate.value), np.array(estimate.error)
     value[chosen] = measured[chosen]
     error[chosen] = np.sqrt(noise.variance(measured[chosen]))
+    count = np.count_nonzero(seeds[0] | seeds[1])
     note = (
-        f"{np.count_nonzero(seeds[0] | seeds[1])} measured voxels differ from the estimate by more than "
-        f"{threshold:.3g} standard deviations of the noise and are no defects; with their neighbours, "
-        f"{np.count_nonzero(chosen)} voxels are returned as measured"
+        f"{count} measured voxels stand out of the estimate by more than noise explains "
+        f"and are no defects; with their neighbours, {np.count_nonzero(chosen)} voxels are returned as measured"
     )
     return estimate._replace(value=value, error=error, notes=(*estimate.notes, note))
+
+
+def shown(problem: Problem, off: Array) -> Bools:
+    """Voxels that the measurement itself shows as bright, and that the estimate draws too dark."""
+    found = np.zeros(off.shape, bool)
+    places = problem.model.outliers.shown
+    found.ravel()[places] = off.ravel()[places] > SURROUND
+    return found
 
 
 def standard_residual(measured: Array, value: Array, noise: NoiseModel) -> Array:
