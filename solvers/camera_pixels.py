@@ -84,7 +84,7 @@ def camera_pixels(stack: Floats, mask: Bools, noise: NoiseModel) -> npt.NDArray[
     off = judged & _far(excess, level, used, judged & ~stuck, noise)
     off &= (agreeing >= AGREE) & (agreeing * used > FEWEST_PLANES - 0.5)
     kinds[off & (excess > 0)] = HOT
-    kinds[stuck & (off | _quiet(stack, mask, stuck))] = STUCK
+    kinds[stuck & (off | _quiet(stuck))] = STUCK
     kinds[(kinds == STUCK) & (excess < 0)] = DEAD
     kinds[off & (excess < 0)] = DEAD
     return kinds
@@ -98,7 +98,7 @@ def _no_chance(same: Floats, used: Positions, judged: Bools) -> Bools:
     return np.asarray(used[judged].size * usual ** np.maximum(used - 1, 1) < SURPRISE)
 
 
-def _quiet(stack: Floats, mask: Bools, stuck: Bools) -> Bools:
+def _quiet(stuck: Bools) -> Bools:
     """Stuck pixels whose neighbours vary: a clipped background repeats its value, too, but not alone."""
     from scipy.ndimage import uniform_filter
 
