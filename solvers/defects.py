@@ -38,10 +38,10 @@ from .single_voxels import (
     Events,
     Field,
     clustered,
-    density_of,
     events_of,
     find_candidates,
     mean_share,
+    seems_to_share,
     share_error,
     shares_in_plane,
     shares_light,
@@ -70,6 +70,13 @@ NARROWEST = 0.35
 """Standard deviation, in pixels, of the narrowest PSF that is considered: a microscope that samples more coarsely draws
 spots that nobody can tell from impulses."""
 
+BETWEEN = 0.4
+"""Standard deviation, in pixels, of a centred spot that shares less than spots of ``NARROWEST`` at places between the
+centres of voxels do, on average."""
+
+FREQUENT = 0.01
+"""Share of the voxels of their level from which on bright voxels are frequent."""
+
 RESOLVED = 0.6
 """If the structure of a stack is wider than spots of this standard deviation in pixels, its optics draw that wide."""
 
@@ -85,6 +92,12 @@ NEIGHBOURS = 2
 ABOVE_MEDIAN = 0.6
 """Share of the light of the neighbours that is certain to show: the median from which they are measured holds a part of
 it, a quarter for the narrowest spots, and structure around them moves it as much."""
+
+COARSE = 0.5
+"""Standard deviation, in pixels, of the narrowest PSF that is looked for among impulses: half of a pixel's light."""
+
+IMPULSE = 2.0
+"""Mean square error, in variances of the noise, that an impulse may cost since it may be kept."""
 
 OCTAVES = (5.0, 10.0, 20.0, 40.0, 80.0)
 """Amplitudes, in standard deviations, at which classes of bright voxels begin."""
@@ -124,7 +137,12 @@ class Defects(NamedTuple):
 
 
 def find_defects(
-    stack: Floats, mask: Bools, noise: NoiseModel, psf: Sequence[float] | None = None, seed: int = 0
+    stack: Floats,
+    mask: Bools,
+    noise: NoiseModel,
+    psf: Sequence[float] | None = None,
+    seed: int = 0,
+    known: Positions = NOWHERE,
 ) -> Defects:
     """Find the defects of a stack from the measurement alone.
 
@@ -141,6 +159,9 @@ def find_defects(
         have less than half of the light that it would give them are then defects, whether they are many or not.
     seed : int
         Seed of the sample of voxels.
+    known : int array
+        Flat positions, ascending, that an earlier search took for defects: they are judged again, but count as
+        neighbours of none from the start.
 
     Returns
     -------
@@ -155,8 +176,11 @@ def find_defects(
     kinds[:] = np.where(mask, camera_pixels(stack, mask, noise), 0)
     trusted = mask & (kinds == 0)
     field = Field(stack, noise, fewest=FEWEST)
-    scale = typical_distances(field, trusted, seed)
-    candidates = find_candidates(field, trusted, scale)
+    known = known[trusted.ravel()[known]]
+    sound = trusted.copy()
+    sound.ravel()[known] = False
+    scale = typical_distances(field, trusted, sound, seed)
+    candidates = find_candidates(field, trusted, scale, known)
     again = hot_again(events_of(field, trusted, candidates, scale, 1), trusted)
     kinds.ravel()[again] = Kind.HOT
     trusted.ravel()[again] = False
@@ -165,10 +189,10 @@ def find_defects(
     sound.ravel()[candidates] = False
     width = structure_width(stack, sound)
     bright = events_of(field, trusted, candidates, scale, 1)
-    defect, open_ = judge_bright(bright, density_of(bright, trusted, scale, 1), width, psf)
+    defect, open_ = judge_bright(bright, width, psf)
     kinds.ravel()[bright.positions[defect]] = Kind.BRIGHT
     dark = events_of(field, trusted, candidates, scale, -1)
-    kinds.ravel()[dark.positions[single(dark, density_of(dark, trusted, scale, -1))]] = Kind.DARK
+    kinds.ravel()[dark.positions[single(dark)]] = Kind.DARK
     positions = np.flatnonzero(kinds)
     shown = bright.positions[~defect]
     return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width, shown)
@@ -185,24 +209,25 @@ def hot_again(events: Events, trusted: Bools) -> Positions:
     return events.positions[repeated(events.positions, alone, trusted)]
 
 
-def single(events: Events, density: float) -> Bools:
+def single(events: Events) -> Bools:
     """Which events are single voxels: neither as many side by side as structure has, nor sharing light."""
-    return np.asarray(~clustered(events, density) & ~shares_light(events))
+    return np.asarray(~clustered(events) & ~shares_light(events))
 
 
-def judge_bright(
-    events: Events, density: float, width: Width, psf: Sequence[float] | None = None
-) -> tuple[Bools, Bools]:
+def judge_bright(events: Events, width: Width, psf: Sequence[float] | None = None) -> tuple[Bools, Bools]:
     """Which bright events are defects, and which are single voxels of which it remains open."""
-    alone = single(events, density)
+    alone = single(events)
     if psf is not None:
         return alone & narrower_than(events, psf), np.zeros_like(alone)
     defect = np.zeros_like(alone)
     if width.lateral > RESOLVED:
         defect = alone & surely_narrow(events)
-        everything = narrower_than_any_optics(events, np.flatnonzero(alone))
+        seen = ~seems_to_share(events)  # single ones that seem to share have another one beside them
+        everything = narrower_than_any_optics(events, np.flatnonzero(alone & seen))
         for part in _classes(events.height, alone):
-            defect[part] |= narrower_than_any_optics(events, part) or (everything and not shine(events, part))
+            rest = part[seen[part]]
+            defect[part] |= narrower_than_any_optics(events, rest) or (everything and not shine(events, rest))
+        defect &= ~may_be_light(events)
     return defect, alone & ~defect
 
 
@@ -226,9 +251,13 @@ def narrower_than_any_optics(events: Events, part: Positions) -> bool:
     """Whether the mean light that these events share with their neighbours excludes the narrowest PSF.
 
     Neither light nor impulses have a negative mean: if it is below 0, it is a wrong background, and is counted as 0.
+    Where no light is seen at all and such voxels are frequent, the mean need not exclude that all of them are spots at
+    the centres of their voxels: at places between, they would share more.
     """
     lateral, error, count = mean_share(events.lateral[part], events.lateral_count[part], events.height[part])
-    if count < MANY or max(0.0, lateral) + ERRORS * error >= ABOVE_MEDIAN * shared_light(NARROWEST):
+    dark = count >= MANY and lateral <= PROBABLE * error and np.median(events.chance[part]) > FREQUENT
+    narrowest = shared_light(BETWEEN if dark else NARROWEST)
+    if count < MANY or max(0.0, lateral) + ERRORS * error >= ABOVE_MEDIAN * narrowest:
         return False
     axial, error, count = mean_share(events.axial[part], events.axial_count[part], events.height[part])
     return count == 0 or axial - ERRORS * error < shared_light(NARROWEST)
@@ -238,6 +267,23 @@ def shine(events: Events, part: Positions) -> bool:
     """Whether these events probably share light: then they are judged without the others."""
     mean, error, count = mean_share(events.lateral[part], events.lateral_count[part], events.height[part])
     return count > 0 and mean > PROBABLE * error
+
+
+def may_be_light(events: Events) -> Bools:
+    """Which events have so much light beside them that few impulses have it by chance: they are kept among impulses.
+
+    The brighter an impulse, the more a kept one costs: the error of a mean that is exceeded by chance with probability
+    ``IMPULSE / height^2`` is required, so that kept impulses cost the noise of two voxels each, on average. Another
+    impulse lies on one side; so no more than half of the neighbours may surely be without light.
+    """
+    from scipy.stats import norm
+
+    least = ABOVE_MEDIAN * shared_light(COARSE)
+    limit = norm.isf(np.minimum(0.5, IMPULSE / events.height**2)) * share_error(events, events.lateral_count)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(
+            (events.lateral > np.maximum(limit, least)) & (events.lateral_low + 2 / events.height > least)
+        )
 
 
 def surely_narrow(events: Events) -> Bools:

@@ -25,6 +25,9 @@ VOXELS = 1_000_000
 WIDEST = 3.0
 """Largest width that is told, in voxels: from there on the ratio hardly changes."""
 
+BULK = 0.3
+"""Ranks show a structure if those of neighbours are more correlated than this: most voxels take part in it then."""
+
 FWHM = math.sqrt(8 * math.log(2))
 """Full width at half maximum of a Gaussian, in standard deviations."""
 
@@ -65,18 +68,33 @@ def structure_width(stack: Floats, sound: Bools) -> Width:
         True = measured, and neither a defect nor a spot.
     """
     block = central_block(stack.shape, VOXELS)
-    chosen = stack[block][sound[block]]
+    w = sound[block]
+    chosen = stack[block][w]
     if not len(chosen) or chosen.min() == chosen.max():
         return Width((math.nan,) * 3)
-    w = sound[block].astype(np.float64)
-    values = np.where(sound[block], stack[block], 0).astype(np.float64)
-    largest = float(np.abs(values).max())
-    values /= largest  # squares of the largest numbers would overflow
-    values -= w * (values.sum() / w.sum())
-    return Width(tuple(_width_along(np.moveaxis(values, axis, 0), np.moveaxis(w, axis, 0)) for axis in range(3)))
+    width = _widths(chosen.astype(np.float64) / float(np.abs(chosen).max()), w)  # squares of large numbers overflow
+    if all(math.isnan(along) for along in width.sigma[1:]):
+        width = Width((width.sigma[0], *_widths(_ranks(chosen), w, BULK).sigma[1:]))
+    return width
 
 
-def _width_along(values: Floats, w: Floats) -> float:
+def _ranks(values: Floats) -> Floats:
+    """Ranks between 0 and 1: in them, a few bright voxels, such as impulses, do not hide the others."""
+    from scipy.stats import rankdata
+
+    return np.asarray((rankdata(values) - 0.5) / len(values))
+
+
+def _widths(chosen: Floats, sound: Bools, correlation: float = 0.0) -> Width:
+    """Width of the structure that the values of the sound voxels show, if neighbours are more correlated than that."""
+    w = sound.astype(np.float64)
+    values = np.zeros(sound.shape)
+    values[sound] = chosen - chosen.mean()
+    least = correlation * float(chosen.var())
+    return Width(tuple(_width_along(np.moveaxis(values, axis, 0), np.moveaxis(w, axis, 0), least) for axis in range(3)))
+
+
+def _width_along(values: Floats, w: Floats, least: float) -> float:
     """Standard deviation of a spot with the same autocovariances along the first axis; NaN where none are found."""
     if len(values) < 5:
         return math.nan
@@ -88,7 +106,7 @@ def _width_along(values: Floats, w: Floats) -> float:
         covariance.append(float(products.sum()) / pairs)
         error = max(error, float(np.sqrt(np.sum(products**2))) / pairs)
     near, far = covariance[0] - covariance[1], covariance[1] - covariance[2]
-    if covariance[0] <= 5 * error:
+    if covariance[0] <= max(5 * error, least):
         return math.nan
     if far > 0:
         return width_of_ratio(near / far)

@@ -3,10 +3,10 @@
 Outliers are the defects that the measurement itself shows (:mod:`tensorcell.solvers.defects`), and those that only a
 model brings out: the residual ``Y - X`` of a fit is searched as the intensities were. A model of moderate rank leaves
 structure in its residual, above all the sparse and the fine, so that what the model contradicts is not wrong for that.
-Two kinds are:
+Three kinds are:
 
 1. dark single voxels, darker than the model and than nearly all of their measured neighbours, since fluorescence
-   draws none;
+   draws none, and those that have the same value (:mod:`tensorcell.solvers.one_value`);
 2. bright single voxels, if the measurement has shown that the stack holds many impulses, or if too few neighbours were
    measured to see more, and the mean light that all of them share excludes every PSF;
 3. single voxels of either sign, if neighbours have nothing in common but the model explains them: then the model is
@@ -17,17 +17,19 @@ What the measurement alone showed as a defect is none if a model of the other vo
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .defects import FEWEST, MANY, NOWHERE, Defects, Kind, judge_bright, single
+from .defects import FEWEST, MANY, NOWHERE, Defects, Kind, judge_bright, may_be_light, single
 from .neighbourhoods import neighbours, surroundings
 from .noise import NoiseModel
+from .one_value import alike
 from .optics import Width, structure_width
 from .results import CompletionResult
-from .single_voxels import ERRORS, Events, Field, density_of, events_of, find_candidates, typical_distances
+from .single_voxels import ERRORS, Events, Field, events_of, find_candidates, typical_distances
 from .slabs import block_residual, model_planes, slabs
 from .spread import robust_sigma
 
@@ -129,19 +131,19 @@ def find_outliers(
     """
     before = no_defects() if defects is None else released(stack, mask, fit, defects)
     field = Field(stack, noise or NoiseModel.white(0.0), fit, fewest=0)
-    scale = typical_distances(field, mask, seed)
-    candidates = find_candidates(field, mask, scale)
+    scale = typical_distances(field, mask, mask, seed)
+    candidates = find_candidates(field, mask, scale, NOWHERE)
     dark = events_of(field, mask, candidates, scale, -1)
     bright = events_of(field, mask, candidates, scale, 1)
-    darkness, brightness = density_of(dark, mask, scale, -1), density_of(bright, mask, scale, 1)
-    low = dark.positions[single(dark, darkness)]
+    low = dark.positions[single(dark)]
     if _model_alone(stack, mask, fit, before.width):
-        high = bright.positions[single(bright, brightness)]
+        high = bright.positions[single(bright)]
     else:
         sound = mask.copy()
         sound.ravel()[candidates] = False
         low = low[_below_neighbours(stack, sound, low) & _below_model(stack, fit, field.noise, low)]
-        high = bright.positions[_wrong(bright, brightness, stack, mask, before)]
+        high = bright.positions[_wrong(bright, stack, mask, before)]
+    low = np.union1d(low, alike(stack, mask, low, lambda positions: model_at(fit, stack.shape, positions)))
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
     positions = np.concatenate([before.positions, low, high])
     order = np.argsort(positions)
@@ -177,17 +179,17 @@ def _model_alone(stack: Floats, mask: Bools, fit: CompletionResult, width: Width
     return robust_sigma(residual[seen]) < EXPLAINED * robust_sigma(values - np.median(values))
 
 
-def _wrong(bright: Events, density: float, stack: Floats, mask: Bools, before: Defects) -> Bools:
+def _wrong(bright: Events, stack: Floats, mask: Bools, before: Defects) -> Bools:
     """Which bright events of the residual are wrong."""
     if before.count(Kind.BRIGHT) >= MANY:
-        return single(bright, density)
+        return single(bright) & ~may_be_light(bright)
     hidden = bright.neighbours < FEWEST
     if not hidden.any():
         return hidden
     few = bright.where(hidden)
     width = width_of(before.width, stack, mask)
     found = np.zeros_like(hidden)
-    found[hidden] = judge_bright(few, density, width)[0]
+    found[hidden] = judge_bright(few, width)[0]
     return found
 
 
@@ -208,11 +210,15 @@ def _below_model(stack: Floats, fit: CompletionResult, noise: NoiseModel, positi
 
 def off_model(stack: Floats, fit: CompletionResult, positions: Positions) -> Floats:
     """``Y - X`` at flat positions in ascending order."""
-    plane = stack[0].size
-    found = np.empty(len(positions), stack.dtype)
-    for slab in slabs(stack.shape):
+    return stack.ravel()[positions] - model_at(fit, stack.shape, positions).astype(stack.dtype, copy=False)
+
+
+def model_at(fit: CompletionResult, shape: tuple[int, ...], positions: Positions) -> Floats:
+    """``X`` at flat positions in ascending order."""
+    plane = math.prod(shape[1:])
+    parts = [np.zeros(0, fit.tucker[0].dtype)]
+    for slab in slabs(shape):
         first, last = np.searchsorted(positions, [slab.start * plane, slab.stop * plane])
         if first < last:
-            here = positions[first:last] - slab.start * plane
-            found[first:last] = stack[slab].ravel()[here] - model_planes(fit, slab).ravel()[here]
-    return found
+            parts.append(model_planes(fit, slab).ravel()[positions[first:last] - slab.start * plane])
+    return np.concatenate(parts)

@@ -45,9 +45,11 @@ LEAST = 1e-4
 COMPARABLE = 0.5
 """A neighbour with this share of the amplitude counts as bright as the voxel itself."""
 
-CLUSTERED, INDEPENDENT = 0.5, 1e-3
-"""An event with comparable neighbours is structure if the probability of so many by chance is below the first where
-fewer than half of all such contacts are chance, and below the second elsewhere."""
+CLUSTERED = 0.5
+"""Largest share of chance among the events that are taken for structure since they touch others as bright."""
+
+CROWDED = 1.5
+"""How much more densely than the share of all voxels of a level independent places may lie where structure is."""
 
 SHARED = 0.1
 """An event shares light with its own neighbours if their mean share of its amplitude is surely above this."""
@@ -144,6 +146,8 @@ class Scale(NamedTuple):
     """The same in the data's unit."""
     bias: Floats
     """Mean distance in the data's unit: that of skewed noise is not 0. What spots add to it is light."""
+    sample: tuple[Floats, ...] = ()
+    """Distances in the data's unit, of a sample of each class."""
 
     def at(self, level: Floats) -> Floats:
         """Standard deviation of what is searched at such levels."""
@@ -152,6 +156,19 @@ class Scale(NamedTuple):
     def linear_at(self, level: Floats) -> tuple[Floats, Floats]:
         """Standard deviation and bias in the data's unit."""
         return np.interp(level, self.level, self.linear), np.interp(level, self.level, self.bias)
+
+    def share_beyond(self, level: Floats, distance: Floats, sign: int) -> Floats:
+        """Share of the voxels that are so far, or further, on one side (1 above, -1 below).
+
+        Of the levels at which nine in ten events are: dark ones need bright levels.
+        """
+        if not len(level):
+            return np.zeros(0)
+        edge = int(np.searchsorted((self.level[1:] + self.level[:-1]) / 2, np.quantile(level, 0.5 + 0.4 * sign)))
+        visible = self.sample[: edge + 1] if sign > 0 else self.sample[edge:]
+        sample = np.sort(-sign * np.concatenate(visible))
+        beyond = np.searchsorted(sample, -distance, side="right")
+        return (beyond + 1) / (len(sample) + 1)  # that of the voxel itself is not known to be smaller
 
 
 class Events(NamedTuple):
@@ -168,12 +185,18 @@ class Events(NamedTuple):
     """How many of the comparable ones lie in the plane of the event."""
     lateral: Floats
     """Mean of ``N / A`` over the other neighbours in the plane that share a face; NaN without any."""
+    lateral_low: Floats
+    """Their lower median: light is shared on all sides, and another event lies on one."""
     lateral_count: Positions
     axial: Floats
     """The same along z."""
     axial_count: Positions
-    level: Floats
-    """The level of the field at the event."""
+    chance: Floats
+    """Share of all voxels that are comparable: the probability that a neighbour is, by chance."""
+    sharing: Positions
+    """How many of the neighbours that share a face and are not comparable have more than a tenth of its light."""
+    sharing_chance: Floats
+    """Share of all voxels that have more than that."""
 
     def where(self, chosen: Bools) -> Events:
         """Some of the events."""
@@ -211,11 +234,12 @@ def linear_middle(planes: Planes, sound: Bools, positions: Positions) -> Floats:
     return middle if planes.levels is None else np.nan_to_num(middle)
 
 
-def typical_distances(field: Field, trusted: Bools, seed: int = 0) -> Scale:
+def typical_distances(field: Field, trusted: Bools, sound: Bools, seed: int = 0) -> Scale:
     """How far voxels are from the median of their neighbours, in classes of the level.
 
     Where light is so faint that most voxels caught no photon, the median of the distances says nothing about those
-    that did. So no distance is taken to be smaller than the noise.
+    that did. So no distance is taken to be smaller than the noise. Of the trusted voxels all are in the sample, and the
+    sound ones among them tell what is typical.
     """
     share = SAMPLE / max(1, int(np.count_nonzero(trusted)))
     rng = np.random.default_rng([seed, 12])
@@ -226,31 +250,40 @@ def typical_distances(field: Field, trusted: Bools, seed: int = 0) -> Scale:
         chosen = np.zeros_like(trusted[wide])
         chosen[inner] = trusted[slab] & (rng.random(trusted[slab].shape, np.float32) < share)
         places = np.flatnonzero(chosen)
-        seen = compared(planes, trusted[wide], places, field.fewest)
-        off = planes.linear.ravel()[places] - linear_middle(planes, trusted[wide], places)
-        parts.append((seen.level, seen.value - seen.middle, off, field.stack[wide].ravel()[places]))
-    level, off, linear, measured = (np.concatenate(columns).astype(np.float64) for columns in zip(*parts, strict=True))
+        seen = compared(planes, sound[wide], places, field.fewest)
+        off = planes.linear.ravel()[places] - linear_middle(planes, sound[wide], places)
+        flat = field.stack[wide].ravel()[places], sound[wide].ravel()[places]
+        parts.append((seen.level, seen.value - seen.middle, off, *flat))
+    level, off, linear, measured, good = (
+        np.concatenate(columns).astype(np.float64) for columns in zip(*parts, strict=True)
+    )
     known = ~(np.isnan(off) | np.isnan(linear))
-    if not known.any():
+    if not np.any(good[known]):
         return Scale(np.zeros(1), np.full(1, np.inf), np.full(1, np.inf), np.zeros(1))
-    level, off, linear, measured = (column[known] for column in (level, off, linear, measured))
+    level, off, linear, measured, good = (column[known] for column in (level, off, linear, measured, good))
     rounding = LEAST * float(np.ptp(level)), LEAST * float(np.ptp(measured))
-    rows = []
-    for part in np.array_split(np.argsort(level, kind="stable"), max(1, min(CLASSES, len(level) // CLASS))):
+    rows, samples = [], []
+    for everything in np.array_split(np.argsort(level, kind="stable"), max(1, min(CLASSES, len(level) // CLASS))):
+        part = everything[good[everything] > 0]
+        if not len(part):
+            continue
         floor = field.noise_floor(float(np.median(measured[part])))
         sigma = max(robust_sigma(off[part]), rounding[0], floor[0])
         wide_sigma = max(robust_sigma(linear[part]), rounding[1], floor[1])
         bias = float(np.mean(np.clip(linear[part], -3 * wide_sigma, 3 * wide_sigma)))
         bias = max(-floor[1], min(floor[1], bias))  # mean and median of noise: at most one standard deviation apart
         rows.append((float(np.median(level[part])), sigma, wide_sigma, bias))
-    return Scale(*np.array(rows).T)
+        samples.append(linear[everything])
+    middle, sigma, wide_sigma, bias_ = np.array(rows).T
+    return Scale(middle, sigma, wide_sigma, bias_, tuple(samples))
 
 
-def find_candidates(field: Field, trusted: Bools, scale: Scale) -> Positions:
-    """Flat positions of the voxels that stand out from their neighbours, ascending, found in rounds."""
+def find_candidates(field: Field, trusted: Bools, scale: Scale, known: Positions) -> Positions:
+    """Flat positions of the voxels that stand out from their neighbours, ascending: those known, and more in rounds."""
     plane = trusted[0].size
     sound = trusted.copy()
-    found = np.zeros(0, np.intp)
+    sound.ravel()[known] = False
+    found = known
     for _ in range(ROUNDS):
         fresh = []
         for slab in slabs(trusted.shape):
@@ -291,7 +324,7 @@ def events_of(field: Field, trusted: Bools, candidates: Positions, scale: Scale,
     plane = trusted[0].size
     sound = trusted.copy()
     sound.ravel()[candidates] = False
-    parts = [_none()]
+    parts, levels = [_none()], [_none().height]
     for slab in slabs(trusted.shape):
         here = candidates[(candidates >= slab.start * plane) & (candidates < slab.stop * plane)]
         if not len(here):
@@ -300,18 +333,23 @@ def events_of(field: Field, trusted: Bools, candidates: Positions, scale: Scale,
         planes = field.planes(wide)
         for first in range(0, len(here), PART):
             part = here[first : first + PART] - wide.start * plane
-            found = _events(planes, trusted[wide], sound[wide], part, scale, sign)
+            found, level = _events(planes, trusted[wide], sound[wide], part, scale, sign)
             parts.append(found._replace(positions=found.positions + wide.start * plane))
-    return Events(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+            levels.append(level)
+    events, level = Events(*(np.concatenate(columns) for columns in zip(*parts, strict=True))), np.concatenate(levels)
+    chance, sharing = (scale.share_beyond(level, distance, sign) for distance in (events.chance, events.sharing_chance))
+    return events._replace(chance=chance, sharing_chance=sharing)
 
 
 def _none() -> Events:
     whole, real = np.zeros(0, np.intp), np.zeros(0)
-    return Events(whole, real, whole, whole, whole, real, whole, real, whole, real)
+    return Events(whole, real, whole, whole, whole, real, real, whole, real, whole, real, whole, real)
 
 
-def _events(planes: Planes, trusted: Bools, sound: Bools, positions: Positions, scale: Scale, sign: int) -> Events:
-    """Events of one part of a slab."""
+def _events(
+    planes: Planes, trusted: Bools, sound: Bools, positions: Positions, scale: Scale, sign: int
+) -> tuple[Events, Floats]:
+    """Events of one part of a slab, with distances in place of chances, and their levels."""
     middle = linear_middle(planes, sound, positions)
     own = (sign * (planes.linear.ravel()[positions] - middle)).astype(np.float64)
     of_sign = own > 0
@@ -323,10 +361,13 @@ def _events(planes: Planes, trusted: Bools, sound: Bools, positions: Positions, 
     share[comparable] = np.nan
     lateral, axial = share[:, LATERAL], share[:, AXIAL]
     counts = (~np.isnan(lateral)).sum(axis=1), (~np.isnan(axial)).sum(axis=1)
-    return Events(
+    sharing = np.sum(lateral > SHARED, axis=1) + np.sum(axial > SHARED, axis=1)
+    found = Events(
         positions, own / sigma, measured.sum(axis=1), comparable.sum(axis=1), comparable[:, IN_PLANE].sum(axis=1),
-        _mean(lateral, counts[0]), counts[0], _mean(axial, counts[1]), counts[1], level,
+        _mean(lateral, counts[0]), _lower_median(lateral, counts[0]), counts[0], _mean(axial, counts[1]), counts[1],
+        COMPARABLE * own + sign * bias, sharing, SHARED * own + sign * bias,
     )  # fmt: skip
+    return found, level
 
 
 def _mean(values: Floats, count: Positions) -> Floats:
@@ -334,29 +375,30 @@ def _mean(values: Floats, count: Positions) -> Floats:
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
 
 
-def density_of(events: Events, trusted: Bools, scale: Scale, sign: int) -> float:
-    """Share of events among the voxels of the levels at which nine in ten of them are: dark ones need bright levels."""
-    if not len(events.positions):
-        return 0.0
-    rank = np.linspace(0, 1, len(scale.level)) if len(scale.level) > 1 else np.zeros(1)
-    edge = float(np.interp(np.quantile(events.level, 0.5 + 0.4 * sign), scale.level, rank))
-    visible = max(0.02, edge if sign > 0 else 1 - edge)
-    return min(1.0, len(events.positions) / (visible * int(np.count_nonzero(trusted))))
+def _lower_median(values: Floats, count: Positions) -> Floats:
+    """Lower median of each row without NaN; NaN where there is nothing else."""
+    ordered = np.sort(values, axis=1)  # NaN last
+    return np.take_along_axis(ordered, np.maximum(count - 1, 0)[:, None] // 2, axis=1)[:, 0]
 
 
-def clustered(events: Events, density: float) -> Bools:
-    """Which events touch others as bright more often than independent places would."""
-    return more_than_chance(events.comparable, events.neighbours, density)
+def clustered(events: Events) -> Bools:
+    """Which events touch others as bright more often than voxels at independent places do."""
+    return more_than_chance(events.comparable, events.neighbours, events.chance)
 
 
-def more_than_chance(comparable: Positions, measured: Positions, density: float) -> Bools:
-    """Which events have more comparable neighbours, among those measured, than events at independent places have."""
+def more_than_chance(found: Positions, among: Positions, chance: Floats) -> Bools:
+    """Which events have more neighbours of a kind, among those measured, than chance explains.
+
+    The step-up rule of Benjamini and Hochberg (doi:10.1111/j.2517-6161.1995.tb02031.x): where structure is rare, one
+    touching event in many is chance; where most events touch others, one touching event is structure.
+    """
     from scipy.stats import binom
 
-    by_chance, seen = density * float(measured.sum()), float(comparable.sum())
-    limit = CLUSTERED if by_chance < 0.5 * seen else INDEPENDENT
-    chance = binom.sf(comparable - 1, np.maximum(measured, comparable), min(1.0, density))
-    return np.asarray((comparable > 0) & (chance < limit))
+    p = binom.sf(found - 1, among, np.minimum(1, CROWDED * chance))
+    order = np.argsort(p)
+    passed = np.flatnonzero(p[order] * len(order) <= CLUSTERED * np.arange(1, len(order) + 1))
+    limit = p[order[passed[-1]]] if len(passed) else -1.0
+    return np.asarray((found > 0) & (p <= limit))
 
 
 def share_error(events: Events, count: Positions) -> Floats:
@@ -370,11 +412,17 @@ def shares_in_plane(events: Events) -> Bools:
         return np.asarray(events.lateral - (ERRORS + 0.5) * share_error(events, events.lateral_count) > SHARED)
 
 
-def shares_light(events: Events) -> Bools:
+def seems_to_share(events: Events) -> Bools:
     """Which events share light with neighbours in the plane or along z by more than noise explains."""
     with np.errstate(invalid="ignore"):
         axial = events.axial - (ERRORS + 0.5) * share_error(events, events.axial_count) > SHARED
     return np.asarray(shares_in_plane(events) | axial)
+
+
+def shares_light(events: Events) -> Bools:
+    """Which events share light by more than noise explains, and not since another event lies beside them by chance."""
+    faces = events.lateral_count + events.axial_count
+    return seems_to_share(events) & more_than_chance(events.sharing, faces, events.sharing_chance)
 
 
 def mean_share(share: Floats, count: Positions, height: Floats) -> tuple[float, float, int]:

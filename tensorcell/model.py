@@ -47,6 +47,9 @@ FEW_OUTLIERS = 1e-3
 ROUNDS = 2
 """Rounds in which outliers are found and the noise is estimated without them."""
 
+FITS = 3
+"""Largest number of fits: each is made without the outliers that the one before brought out."""
+
 MOST = 0.5
 """Largest share of the measured voxels that may be taken for wrong."""
 
@@ -119,31 +122,46 @@ def model_of(
     given = None if noise is None else NoiseModel.white(noise, unit)
     law = given or estimate_noise(values, mask, unit=unit)
     robust, measured = fitting.options.robust, int(np.count_nonzero(mask))
-    defects = find_defects(values, mask, law, psf, fitting.seed) if robust else no_defects()
-    wrong = len(defects.positions)
-    check_share(wrong, measured)
-    sound = mask.copy()
-    sound.ravel()[defects.positions] = False
-    if given is None and wrong > FEW_OUTLIERS * measured:
-        law = estimate_noise(values, sound, unit=unit)
-    stack, fitted = without(values, mask, defects.positions)
-    if rank is None:
-        neighbours = bool(fitting.options.neighbours)
-        found = choose_rank(stack, fitted, fitting.quick(), noise=noise, neighbours=neighbours, seed=fitting.seed)
-    else:
-        found = RankEstimate(rank=tuple(rank), spectra=(), thresholds=(), noise=math.nan, reason="given")
-    fit = fitting(stack, fitted, found.rank)
-    outliers, inlier = no_outliers(values.dtype), mask
-    for _ in range(ROUNDS if robust else 0):  # outliers that were not known make the noise seem larger
+    defects, sound = no_defects(), mask
+    for _ in range(ROUNDS if robust else 0):  # defects that were not known hide others, and make the noise seem larger
+        before = len(defects.positions)
+        defects = find_defects(values, mask, law, psf, fitting.seed, defects.positions)
+        wrong = len(defects.positions)
+        check_share(wrong, measured)
+        sound = mask.copy()
+        sound.ravel()[defects.positions] = False
+        if abs(wrong - before) <= FEW_OUTLIERS * measured:
+            break
+        law = given or estimate_noise(values, sound, unit=unit)
+
+    def fitted(wrong: Array) -> tuple[RankEstimate, CompletionResult]:
+        stack, known = without(values, mask, wrong)
+        found = given_rank(rank) or choose_rank(
+            stack, known, fitting.quick(), noise=noise, neighbours=bool(fitting.options.neighbours), seed=fitting.seed
+        )
+        return found, fitting(stack, known, found.rank)
+
+    found, fit = fitted(defects.positions)
+    outliers, inlier, wrong = no_outliers(values.dtype), mask, len(defects.positions)
+    for further in reversed(range(FITS if robust else 0)):
         outliers = find_outliers(values, sound, fit, law, defects, seed=fitting.seed)
         check_share(len(outliers.positions), measured)
         inlier = outliers.inliers(mask)
-        if given is not None or abs(len(outliers.positions) - wrong) <= FEW_OUTLIERS * measured:
+        if not further or abs(len(outliers.positions) - wrong) <= FEW_OUTLIERS * measured:
             break
-        wrong, law = len(outliers.positions), estimate_noise(values, inlier, unit=unit)
+        wrong = len(outliers.positions)
+        law = given or estimate_noise(values, inlier, unit=unit)
+        found, fit = fitted(outliers.positions)
     if given is None:
         law = anchored(bounded_by_fit(law, values, inlier, fit, unit), values[inlier])
     return StackModel(law, found, fit, outliers, inlier)
+
+
+def given_rank(rank: Sequence[int] | None) -> RankEstimate | None:
+    """A rank that was given, in the form of an estimate."""
+    if rank is None:
+        return None
+    return RankEstimate(rank=tuple(rank), spectra=(), thresholds=(), noise=math.nan, reason="given")
 
 
 def check_share(flagged: int, measured: int) -> None:
