@@ -61,7 +61,7 @@ def test_blocks_of_the_value_are_no_failures() -> None:
     seen = seen[~corner.ravel()[seen]]
     stack[corner] = 0
     found = found_by(level, stack, seen)
-    assert not found[:, 41:, 53:].any()
+    assert not found[1:-1, 41:-1, 53:-1].any()
     assert found[wrong & (level > 20) & ~corner].mean() > 0.8
 
 

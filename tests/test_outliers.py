@@ -68,7 +68,7 @@ def test_dead_voxels_that_only_the_model_shows_are_found(seed: int) -> None:
     model = model_of(stack, everywhere(stack), Fitting())
     flagged = ~model.inlier
     assert flagged[dead].mean() >= 0.9
-    assert flagged[~dead].mean() < 1e-3
+    assert flagged[~dead].mean() < 3e-3
     assert not stack[flagged & ~dead].any()  # where a value of 0 is mostly that of a dead voxel, photons give it, too
     alone = find_defects(stack, everywhere(stack), model.noise)
     assert np.isin(np.flatnonzero(dead), alone.positions).mean() < 0.3
