@@ -13,7 +13,8 @@ observations tell the two from each other; brightness is none of them, since the
    shows that its optics draw wider (:mod:`tensorcell.solvers.optics`), or if the PSF was given.
 
 Bright voxels that touch others as bright more often than independent places would (filaments, clusters, spots between
-two pixels) are structure. Whatever remains open is kept, and counted, so that the user can be told.
+two pixels) are structure, and so are, among many impulses, those with light on all sides. Whatever remains open is
+kept, and counted, so that the user can be told.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import enum
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,6 @@ from .camera_pixels import DEAD, HOT, STUCK, camera_pixels, repeated
 from .noise import NoiseModel
 from .optics import Width, shared_light, structure_width
 from .single_voxels import (
-    BACKGROUND,
     ERRORS,
     LEAST_ERROR,
     SHARED,
@@ -41,6 +41,7 @@ from .single_voxels import (
     events_of,
     find_candidates,
     mean_share,
+    noise_of_share,
     seems_to_share,
     share_error,
     shares_in_plane,
@@ -108,7 +109,8 @@ NOWHERE = np.zeros(0, np.intp)
 NOWHERE.setflags(write=False)
 
 
-class Defects(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Defects:
     """Defects of a stack.
 
     Attributes
@@ -134,6 +136,12 @@ class Defects(NamedTuple):
     def count(self, kind: Kind) -> int:
         """Number of voxels of one kind."""
         return int(np.count_nonzero(self.kinds == kind))
+
+    def inliers(self, mask: Bools) -> Bools:
+        """The mask (True = measured) without them."""
+        rest = mask.copy()
+        rest.ravel()[self.positions] = False
+        return rest
 
 
 def find_defects(
@@ -175,23 +183,23 @@ def find_defects(
     kinds = np.zeros(stack.shape, np.uint8)
     kinds[:] = np.where(mask, camera_pixels(stack, mask, noise), 0)
     trusted = mask & (kinds == 0)
-    field = Field(stack, noise, fewest=FEWEST)
+    searched = Field(stack, noise, fewest=FEWEST)
     known = known[trusted.ravel()[known]]
     sound = trusted.copy()
     sound.ravel()[known] = False
-    scale = typical_distances(field, trusted, sound, seed)
-    candidates = find_candidates(field, trusted, scale, known)
-    again = hot_again(events_of(field, trusted, candidates, scale, 1), trusted)
+    scale = typical_distances(searched, trusted, sound, seed)
+    candidates = find_candidates(searched, trusted, scale, known)
+    again = hot_again(events_of(searched, trusted, candidates, scale, 1), trusted)
     kinds.ravel()[again] = Kind.HOT
     trusted.ravel()[again] = False
     candidates = candidates[~np.isin(candidates, again)]
     sound = trusted.copy()
     sound.ravel()[candidates] = False
     width = structure_width(stack, sound)
-    bright = events_of(field, trusted, candidates, scale, 1)
+    bright = events_of(searched, trusted, candidates, scale, 1)
     defect, open_ = judge_bright(bright, width, psf)
     kinds.ravel()[bright.positions[defect]] = Kind.BRIGHT
-    dark = events_of(field, trusted, candidates, scale, -1)
+    dark = events_of(searched, trusted, candidates, scale, -1)
     kinds.ravel()[dark.positions[single(dark)]] = Kind.DARK
     positions = np.flatnonzero(kinds)
     shown = bright.positions[~defect]
@@ -288,7 +296,7 @@ def may_be_light(events: Events) -> Bools:
 
 def surely_narrow(events: Events) -> Bools:
     """Which events are each so bright that the light of the narrowest PSF would be seen beside them, and is not."""
-    error = np.sqrt(1 / np.maximum(events.lateral_count, 1) + BACKGROUND) / events.height
+    error = noise_of_share(events, events.lateral_count)
     with np.errstate(invalid="ignore"):
         light = np.maximum(events.lateral, 0)
         narrow = light + ERRORS * error < ABOVE_MEDIAN * shared_light(NARROWEST)

@@ -18,7 +18,7 @@ What the measurement alone showed as a defect is none if a model of the other vo
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,41 +47,17 @@ BELOW = 0.9
 """A dark voxel is darker than this share of its measured neighbours."""
 
 
-class Outliers(NamedTuple):
-    """Measured voxels taken for wrong.
+@dataclass(frozen=True, eq=False)
+class Outliers(Defects):
+    """Measured voxels taken for wrong: defects, and what a model brought out.
 
     Attributes
     ----------
-    positions : int array ``(n,)``
-        Flat, C order, ascending.
     values : float array ``(n,)``
         ``E``, the distance of the measured value from the model.
-    kinds : uint8 array ``(n,)``
-        A :class:`tensorcell.solvers.defects.Kind` each.
-    open_ : int
-        Number of bright voxels as narrow as one voxel that were kept since they may be signal.
-    width : Width
-        How wide the structure of the stack is.
-    shown : int array ``(m,)``
-        Flat positions of the bright voxels that stand out from their neighbours and are no defects.
     """
 
-    positions: Positions
-    values: Floats
-    kinds: npt.NDArray[np.uint8]
-    open_: int
-    width: Width
-    shown: Positions = NOWHERE
-
-    def inliers(self, mask: Bools) -> Bools:
-        """The mask (True = measured) without the outliers."""
-        rest = mask.copy()
-        rest.ravel()[self.positions] = False
-        return rest
-
-    def count(self, kind: Kind) -> int:
-        """Number of voxels of one kind."""
-        return int(np.count_nonzero(self.kinds == kind))
+    values: Floats = field(kw_only=True)
 
 
 def no_defects() -> Defects:
@@ -91,8 +67,7 @@ def no_defects() -> Defects:
 
 def no_outliers(dtype: npt.DTypeLike) -> Outliers:
     """Outliers of a stack of this type in which none were looked for."""
-    none = no_defects()
-    return Outliers(none.positions, np.zeros(0, dtype), none.kinds, 0, none.width)
+    return Outliers(**vars(no_defects()), values=np.zeros(0, dtype))
 
 
 def find_outliers(
@@ -130,18 +105,18 @@ def find_outliers(
     Time: as for defects, and the model on all planes twice. Memory: a few slabs.
     """
     before = no_defects() if defects is None else released(stack, mask, fit, defects)
-    field = Field(stack, noise or NoiseModel.white(0.0), fit, fewest=0)
-    scale = typical_distances(field, mask, mask, seed)
-    candidates = find_candidates(field, mask, scale, NOWHERE)
-    dark = events_of(field, mask, candidates, scale, -1)
-    bright = events_of(field, mask, candidates, scale, 1)
+    searched = Field(stack, noise or NoiseModel.white(0.0), fit, fewest=0)
+    scale = typical_distances(searched, mask, mask, seed)
+    candidates = find_candidates(searched, mask, scale, NOWHERE)
+    dark = events_of(searched, mask, candidates, scale, -1)
+    bright = events_of(searched, mask, candidates, scale, 1)
     low = dark.positions[single(dark)]
     if _model_alone(stack, mask, fit, before.width):
         high = bright.positions[single(bright)]
     else:
         sound = mask.copy()
         sound.ravel()[candidates] = False
-        low = low[_below_neighbours(stack, sound, low) & _below_model(stack, fit, field.noise, low)]
+        low = low[_below_neighbours(stack, sound, low) & _below_model(stack, fit, searched.noise, low)]
         high = bright.positions[_wrong(bright, stack, mask, before)]
     low = np.union1d(low, alike(stack, mask, low, lambda positions: model_at(fit, stack.shape, positions)))
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
@@ -150,7 +125,8 @@ def find_outliers(
     positions = positions[order]
     values = off_model(stack, fit, positions)
     shown = before.shown[~np.isin(before.shown, positions)]
-    return Outliers(positions, values, kinds[order].astype(np.uint8), before.open_, before.width, shown)
+    kinds = kinds[order].astype(np.uint8)
+    return Outliers(positions, kinds, before.open_, before.width, shown, values=values)
 
 
 def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects) -> Defects:
@@ -161,7 +137,7 @@ def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects
     middle, _ = surroundings(stack, mask, defects.positions, 1)
     own = np.abs(stack.ravel()[defects.positions] - middle)
     wrong = np.isnan(own) | (off >= PREDICTED * own)
-    return defects._replace(positions=defects.positions[wrong], kinds=defects.kinds[wrong])
+    return replace(defects, positions=defects.positions[wrong], kinds=defects.kinds[wrong])
 
 
 def width_of(width: Width, stack: Floats, mask: Bools) -> Width:

@@ -401,9 +401,14 @@ def more_than_chance(found: Positions, among: Positions, chance: Floats) -> Bool
     return np.asarray((found > 0) & (p <= limit))
 
 
+def noise_of_share(events: Events, count: Positions) -> Floats:
+    """Standard deviation, by noise, of the mean light that each event shares with so many neighbours."""
+    return np.asarray(np.sqrt(1 / np.maximum(count, 1) + BACKGROUND) / events.height)
+
+
 def share_error(events: Events, count: Positions) -> Floats:
-    """Standard error of the mean light that each event shares with so many neighbours."""
-    return np.asarray(np.maximum(np.sqrt(1 / np.maximum(count, 1) + BACKGROUND) / events.height, LEAST_ERROR))
+    """Standard error of that mean: structure moves the background, too."""
+    return np.maximum(noise_of_share(events, count), LEAST_ERROR)
 
 
 def shares_in_plane(events: Events) -> Bools:

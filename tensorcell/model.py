@@ -1,10 +1,11 @@
 """Noise, rank and outliers of a stack: `recover`, `diagnose`, `plan` and `evaluate` all take them from here.
 
 1. **Defects** of the camera: those that the measurement itself shows (:mod:`tensorcell.solvers.defects`), before
-   anything is fitted to them.
+   anything is fitted to them. Where they are many they are searched again, with the noise of the other voxels.
 2. **Rank** of the global model: the one that predicts left-out voxels best
    (:mod:`tensorcell.solvers.predictive_rank`).
 3. **Outliers**: the defects, and those that a robust fit of that rank brings out (:mod:`tensorcell.solvers.outliers`).
+   Where these are many, rank, fit and noise are determined again without them.
 4. **Noise**: :func:`tensorcell.solvers.estimate_noise` on the measured voxels that are no outliers. It takes texture as
    fine as a pixel for noise. If the residual of the low-rank model is less than half as large as that estimate, the
    model has explained most of the estimate as structure, and the size of the residual is taken instead.
@@ -45,7 +46,7 @@ FEW_OUTLIERS = 1e-3
 """If more voxels than this share are outliers, the noise is estimated again without them."""
 
 ROUNDS = 2
-"""Rounds in which outliers are found and the noise is estimated without them."""
+"""Rounds in which defects are found, and the noise is estimated without them."""
 
 FITS = 3
 """Largest number of fits: each is made without the outliers that the one before brought out."""
@@ -128,8 +129,7 @@ def model_of(
         defects = find_defects(values, mask, law, psf, fitting.seed, defects.positions)
         wrong = len(defects.positions)
         check_share(wrong, measured)
-        sound = mask.copy()
-        sound.ravel()[defects.positions] = False
+        sound = defects.inliers(mask)
         if abs(wrong - before) <= FEW_OUTLIERS * measured:
             break
         law = given or estimate_noise(values, sound, unit=unit)
@@ -143,7 +143,7 @@ def model_of(
 
     found, fit = fitted(defects.positions)
     outliers, inlier, wrong = no_outliers(values.dtype), mask, len(defects.positions)
-    for further in reversed(range(FITS if robust else 0)):
+    for further in reversed(range(FITS if robust else 0)):  # fits that may follow
         outliers = find_outliers(values, sound, fit, law, defects, seed=fitting.seed)
         check_share(len(outliers.positions), measured)
         inlier = outliers.inliers(mask)

