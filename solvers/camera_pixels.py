@@ -13,9 +13,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .events import BACKGROUND, COMPARABLE, ERRORS
 from .neighbourhoods import DIAGONAL, LATERAL, column_statistics, neighbours, surroundings
 from .noise import NoiseModel
-from .single_voxels import BACKGROUND, COMPARABLE, ERRORS
 from .spread import robust_sigma
 
 Floats = npt.NDArray[np.floating]

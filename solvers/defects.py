@@ -23,31 +23,29 @@ import enum
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from .camera_pixels import DEAD, HOT, STUCK, camera_pixels, repeated
-from .noise import NoiseModel
-from .optics import Width, shared_light, structure_width
-from .single_voxels import (
+from .events import (
     ERRORS,
     LEAST_ERROR,
     SHARED,
     Events,
-    Field,
     clustered,
     events_of,
-    find_candidates,
     mean_share,
     noise_of_share,
     seems_to_share,
     share_error,
     shares_in_plane,
     shares_light,
-    typical_distances,
-)  # fmt: skip
+)
+from .noise import NoiseModel
+from .optics import Width, shared_light, structure_width
+from .single_voxels import Field, find_candidates, typical_distances
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -131,7 +129,7 @@ class Defects:
     kinds: npt.NDArray[np.uint8]
     open_: int
     width: Width
-    shown: Positions = NOWHERE
+    shown: Positions = field(default_factory=lambda: NOWHERE)
 
     def count(self, kind: Kind) -> int:
         """Number of voxels of one kind."""

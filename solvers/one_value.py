@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from .events import CROWDED
 from .neighbourhoods import neighbours
-from .single_voxels import CROWDED
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]

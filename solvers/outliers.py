@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .defects import FEWEST, MANY, NOWHERE, Defects, Kind, judge_bright, may_be_light, single
+from .events import ERRORS, Events, events_of
 from .neighbourhoods import neighbours, surroundings
 from .noise import NoiseModel
 from .one_value import alike
 from .optics import Width, structure_width
 from .results import CompletionResult
-from .single_voxels import ERRORS, Events, Field, events_of, find_candidates, typical_distances
+from .single_voxels import Field, find_candidates, typical_distances
 from .slabs import block_residual, model_planes, slabs
 from .spread import robust_sigma
 

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from tensorcell import datasets
 from tensorcell.solvers import NoiseModel, defects, estimate_noise, single_voxels
+from tensorcell.solvers import events as events_module
 from tensorcell.solvers.defects import (
     NOWHERE,
     Defects,
@@ -19,8 +20,9 @@ from tensorcell.solvers.defects import (
     narrower_than,
     narrower_than_any_optics,
 )
+from tensorcell.solvers.events import Events, clustered, mean_share, shares_light
 from tensorcell.solvers.optics import Width, shared_light
-from tensorcell.solvers.single_voxels import Events, Field, Scale, clustered, mean_share, shares_light
+from tensorcell.solvers.single_voxels import Field, Scale
 
 SHAPE = (12, 40, 40)
 ONE = NoiseModel.white(1.0)
@@ -265,7 +267,7 @@ def test_slabs_give_what_one_slab_gives(monkeypatch: pytest.MonkeyPatch, planes:
     stack, mask = mixed()
     whole = find_defects(stack, mask, ONE)
     monkeypatch.setattr("tensorcell.solvers.slabs.SLAB_VOXELS", planes * stack[0].size)
-    monkeypatch.setattr(single_voxels, "PART", 3)
+    monkeypatch.setattr(events_module, "PART", 3)
     same(find_defects(stack, mask, ONE), whole)
 
 
