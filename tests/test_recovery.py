@@ -755,9 +755,9 @@ def test_recover_on_cuda_gives_what_the_cpu_gives(half: SimulatedCells) -> None:
     ("name", "crop"),
     [
         ("nuclei_chromocenters_clean", np.s_[20:44, 15:60, 15:60]),
-        pytest.param("brain_nuclei_mesospim_lightsheet", np.s_[40:90, 10:74, 10:74], marks=pytest.mark.slow),
-        pytest.param("nuclei_chromocenters_clean", np.s_[:], marks=pytest.mark.slow),
-        pytest.param("flybrain_confocal_neuropil", np.s_[10:50, 64:160, 64:160], marks=pytest.mark.slow),
+        pytest.param("brain_nuclei_mesospim_lightsheet", np.s_[40:72, 10:66, 10:66], marks=pytest.mark.slow),
+        pytest.param("nuclei_chromocenters_clean", np.s_[10:42, 8:64, 8:64], marks=pytest.mark.slow),
+        pytest.param("flybrain_confocal_neuropil", np.s_[10:34, 64:128, 64:128], marks=pytest.mark.slow),
     ],
     ids=["quick", "brain", "nuclei", "flybrain"],
 )
