@@ -261,8 +261,8 @@ def narrower_than_any_optics(events: Events, part: Positions) -> bool:
     the centres of their voxels: at places between, they would share more.
     """
     lateral, error, count = mean_share(events.lateral[part], events.lateral_count[part], events.height[part])
-    dark = count >= MANY and lateral <= PROBABLE * error and np.median(events.chance[part]) > FREQUENT
-    narrowest = shared_light(BETWEEN if dark else NARROWEST)
+    unlit = count >= MANY and lateral <= PROBABLE * error and np.median(events.chance[part]) > FREQUENT
+    narrowest = shared_light(BETWEEN if unlit else NARROWEST)
     if count < MANY or max(0.0, lateral) + ERRORS * error >= ABOVE_MEDIAN * narrowest:
         return False
     axial, error, count = mean_share(events.axial[part], events.axial_count[part], events.height[part])

@@ -127,7 +127,8 @@ def find_outliers(
     values = off_model(stack, fit, positions)
     shown = before.shown[~np.isin(before.shown, positions)]
     kinds = kinds[order].astype(np.uint8)
-    return Outliers(positions, kinds, before.open_, before.width, shown, values=values)
+    open_ = min(before.open_, len(shown))
+    return Outliers(positions, kinds, open_, before.width, shown, values=values)
 
 
 def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects) -> Defects:

@@ -182,7 +182,7 @@ def test_defects_stay_outliers_with_their_kind_and_what_was_open_stays_open() ->
     truth, fit = waves()
     stack = noisy(truth)
     positions, kinds = np.array([5, 777, 9000]), np.array([Kind.HOT, Kind.DEAD, Kind.DARK], np.uint8)
-    before = Defects(positions, kinds, 4, Width((1.0, 2.0, 3.0)))
+    before = Defects(positions, kinds, 4, Width((1.0, 2.0, 3.0)), np.array([10, 20, 30, 40]))
     mask = everywhere(stack)
     mask.ravel()[positions] = False
     stack.ravel()[positions] = 500
@@ -191,6 +191,9 @@ def test_defects_stay_outliers_with_their_kind_and_what_was_open_stays_open() ->
     assert found.positions.tolist() == [5, 777, 4001, 9000]
     assert found.kinds.tolist() == [Kind.HOT, Kind.DEAD, Kind.DARK, Kind.DARK]
     assert (found.open_, found.width) == (4, before.width)
+    assert found.shown.tolist() == [10, 20, 30, 40]
+    fewer = replace(before, shown=np.array([10, 4001]))  # one of them turns out to be wrong
+    assert find_outliers(stack, mask, fit, ONE, fewer).open_ == 1
     assert [found.count(kind) for kind in (Kind.HOT, Kind.DEAD, Kind.DARK, Kind.BRIGHT)] == [1, 1, 2, 0]
     np.testing.assert_allclose(found.values, (stack - truth).ravel()[found.positions])
 
