@@ -198,7 +198,7 @@ def find_defects(
     defect, open_ = judge_bright(bright, width, psf)
     kinds.ravel()[bright.positions[defect]] = Kind.BRIGHT
     dark = events_of(searched, trusted, candidates, scale, -1)
-    kinds.ravel()[dark.positions[single(dark)]] = Kind.DARK
+    kinds.ravel()[dark.positions[single(dark, rare=True)]] = Kind.DARK
     positions = np.flatnonzero(kinds)
     shown = bright.positions[~defect]
     return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width, shown)
@@ -215,9 +215,12 @@ def hot_again(events: Events, trusted: Bools) -> Positions:
     return events.positions[repeated(events.positions, alone, trusted)]
 
 
-def single(events: Events) -> Bools:
-    """Which events are single voxels: neither as many side by side as structure has, nor sharing light."""
-    return np.asarray(~clustered(events) & ~shares_light(events))
+def single(events: Events, *, rare: bool = False) -> Bools:
+    """Which events are single voxels: neither as many side by side as structure has, nor sharing light.
+
+    Dark structure as narrow as a voxel is rare.
+    """
+    return np.asarray(~clustered(events, rare=rare) & ~shares_light(events, rare=rare))
 
 
 def judge_bright(events: Events, width: Width, psf: Sequence[float] | None = None) -> tuple[Bools, Bools]:

@@ -143,22 +143,27 @@ def _lower_median(values: Floats, count: Positions) -> Floats:
     return np.take_along_axis(ordered, np.maximum(count - 1, 0)[:, None] // 2, axis=1)[:, 0]
 
 
-def clustered(events: Events) -> Bools:
+def clustered(events: Events, *, rare: bool = False) -> Bools:
     """Which events touch others as bright more often than voxels at independent places do."""
-    return more_than_chance(events.comparable, events.neighbours, events.chance)
+    return more_than_chance(events.comparable, events.neighbours, events.chance, rare=rare)
 
 
-def more_than_chance(found: Positions, among: Positions, chance: Floats) -> Bools:
+def more_than_chance(found: Positions, among: Positions, chance: Floats, *, rare: bool) -> Bools:
     """Which events have more neighbours of a kind, among those measured, than chance explains.
 
     The step-up rule of Benjamini and Hochberg (doi:10.1111/j.2517-6161.1995.tb02031.x): where structure is rare, one
-    touching event in many is chance; where most events touch others, one touching event is structure.
+    touching event in many is chance; where most events touch others, one touching event is structure. How many events
+    are no structure is told by those that touch none (J. D. Storey, doi:10.1111/1467-9868.00346), unless structure is
+    taken to be rare.
     """
     from scipy.stats import binom
 
-    p = binom.sf(found - 1, among, np.minimum(1, CROWDED * chance))
+    rate = np.minimum(1, CROWDED * chance)
+    p = binom.sf(found - 1, among, rate)
+    alone, alone_by_chance = np.count_nonzero(found == 0), float(np.sum((1 - rate) ** among))
+    chances = len(p) if rare or alone_by_chance == 0 else len(p) * min(1.0, alone / alone_by_chance)
     order = np.argsort(p)
-    passed = np.flatnonzero(p[order] * len(order) <= CLUSTERED * np.arange(1, len(order) + 1))
+    passed = np.flatnonzero(p[order] * chances <= CLUSTERED * np.arange(1, len(order) + 1))
     limit = p[order[passed[-1]]] if len(passed) else -1.0
     return np.asarray((found > 0) & (p <= limit))
 
@@ -186,10 +191,10 @@ def seems_to_share(events: Events) -> Bools:
     return np.asarray(shares_in_plane(events) | axial)
 
 
-def shares_light(events: Events) -> Bools:
+def shares_light(events: Events, *, rare: bool = False) -> Bools:
     """Which events share light by more than noise explains, and not since another event lies beside them by chance."""
     faces = events.lateral_count + events.axial_count
-    return seems_to_share(events) & more_than_chance(events.sharing, faces, events.sharing_chance)
+    return seems_to_share(events) & more_than_chance(events.sharing, faces, events.sharing_chance, rare=rare)
 
 
 def mean_share(share: Floats, count: Positions, height: Floats) -> tuple[float, float, int]:

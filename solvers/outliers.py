@@ -111,7 +111,7 @@ def find_outliers(
     candidates = find_candidates(searched, mask, scale, NOWHERE)
     dark = events_of(searched, mask, candidates, scale, -1)
     bright = events_of(searched, mask, candidates, scale, 1)
-    low = dark.positions[single(dark)]
+    low = dark.positions[single(dark, rare=True)]
     if _model_alone(stack, mask, fit, before.width):
         high = bright.positions[single(bright)]
     else:

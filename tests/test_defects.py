@@ -367,16 +367,25 @@ def test_clustered_compares_with_independent_places(touching: int, chance: float
 
     Where all of 30 events touch five others, that is structure, though one of ten has so many by chance.
     """
-    assert clustered(events(30, touching=touching, chance=chance)).all() == bool(expected)
-    assert clustered(events(30, touching=touching, chance=chance)).any() == bool(expected)
+    assert clustered(events(30, touching=touching, chance=chance), rare=True).all() == bool(expected)
+    assert clustered(events(30, touching=touching, chance=chance), rare=True).any() == bool(expected)
 
 
 def test_as_many_events_touch_others_as_chance_has_or_most_of_them_are_structure() -> None:
     """Benjamini and Hochberg by hand: p is .038 at one neighbour of 26 and a chance of .001 * 1.5."""
     for touching, among, expected in [(1, 100, 0), (4, 100, 0), (8, 100, 8), (1, 10, 1), (1, 14, 0)]:
         some = events(among, chance=1e-3)._replace(comparable=(np.arange(among) < touching).astype(int))
-        assert np.count_nonzero(clustered(some)) == expected, (touching, among)
-        assert clustered(some)[:touching].all() == bool(expected)
+        assert np.count_nonzero(clustered(some, rare=True)) == expected, (touching, among)
+        assert clustered(some, rare=True)[:touching].all() == bool(expected)
+
+
+def test_events_that_touch_none_tell_how_many_are_no_structure() -> None:
+    """At a chance of .02 * 1.5, .45 of the events touch none: if all touch one, all are structure, though p is .55."""
+    everyone = events(100, touching=1, chance=0.02)
+    assert not clustered(everyone, rare=True).any()
+    assert clustered(everyone).all()
+    usual = everyone._replace(comparable=(np.arange(100) < 55).astype(int))
+    assert not clustered(usual).any()
 
 
 def test_shares_light_needs_more_than_noise_explains() -> None:
