@@ -290,9 +290,8 @@ def may_be_light(events: Events) -> Bools:
     least = ABOVE_MEDIAN * shared_light(COARSE)
     limit = norm.isf(np.minimum(0.5, IMPULSE / events.height**2)) * share_error(events, events.lateral_count)
     with np.errstate(invalid="ignore"):
-        return np.asarray(
-            (events.lateral > np.maximum(limit, least)) & (events.lateral_low + 2 / events.height > least)
-        )
+        lit = (events.lateral > np.maximum(limit, least)) & (events.lateral_low + 2 / events.height > least)
+    return np.asarray(lit & (events.lateral_count >= NEIGHBOURS))
 
 
 def surely_narrow(events: Events) -> Bools:
