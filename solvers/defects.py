@@ -43,6 +43,7 @@ from .events import (
     shares_in_plane,
     shares_light,
 )
+from .neighbourhoods import excluding
 from .noise import NoiseModel
 from .optics import Width, shared_light, structure_width
 from .single_voxels import Field, find_candidates, typical_distances
@@ -74,7 +75,7 @@ BETWEEN = 0.4
 centres of voxels do, on average."""
 
 FREQUENT = 0.01
-"""Share of the voxels of their level from which on bright voxels are frequent."""
+"""Share of the voxels from which on bright ones are frequent."""
 
 RESOLVED = 0.6
 """If the structure of a stack is wider than spots of this standard deviation in pixels, its optics draw that wide."""
@@ -137,9 +138,7 @@ class Defects:
 
     def inliers(self, mask: Bools) -> Bools:
         """The mask (True = measured) without them."""
-        rest = mask.copy()
-        rest.ravel()[self.positions] = False
-        return rest
+        return excluding(mask, self.positions)
 
 
 def find_defects(
@@ -183,16 +182,14 @@ def find_defects(
     trusted = mask & (kinds == 0)
     searched = Field(stack, noise, fewest=FEWEST)
     known = known[trusted.ravel()[known]]
-    sound = trusted.copy()
-    sound.ravel()[known] = False
+    sound = excluding(trusted, known)
     scale = typical_distances(searched, trusted, sound, seed)
     candidates = find_candidates(searched, trusted, scale, known)
     again = hot_again(events_of(searched, trusted, candidates, scale, 1), trusted)
     kinds.ravel()[again] = Kind.HOT
     trusted.ravel()[again] = False
     candidates = candidates[~np.isin(candidates, again)]
-    sound = trusted.copy()
-    sound.ravel()[candidates] = False
+    sound = excluding(trusted, candidates)
     width = structure_width(stack, sound)
     bright = events_of(searched, trusted, candidates, scale, 1)
     defect, open_ = judge_bright(bright, width, psf)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, neighbours
+from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, excluding, neighbours
 from .single_voxels import Field, Planes, Scale, compared, linear_middle
 from .slabs import slabs, widened
 
@@ -84,8 +84,7 @@ class Events(NamedTuple):
 def events_of(field: Field, trusted: Bools, candidates: Positions, scale: Scale, sign: int) -> Events:
     """The candidates of one sign (1 bright, -1 dark), and what their neighbours show."""
     plane = trusted[0].size
-    sound = trusted.copy()
-    sound.ravel()[candidates] = False
+    sound = excluding(trusted, candidates)
     parts, levels = [_none()], [_none().height]
     for slab in slabs(trusted.shape):
         here = candidates[(candidates >= slab.start * plane) & (candidates < slab.stop * plane)]

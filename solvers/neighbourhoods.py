@@ -29,6 +29,13 @@ IN_PLANE = np.flatnonzero(OFFSETS[:, 0] == 0)
 """Columns of the eight neighbours in the plane."""
 
 
+def excluding(mask: Bools, positions: Positions) -> Bools:
+    """A copy of the mask that is False at these positions (flat, C order)."""
+    rest = mask.copy()
+    rest.ravel()[positions] = False
+    return rest
+
+
 def neighbours(volume: Floats, mask: Bools, positions: Positions) -> Floats:
     """The 26 neighbours of each position (flat, C order), NaN where unmeasured or outside; shape ``(n, 26)``."""
     index = np.stack(np.unravel_index(positions, volume.shape), axis=1)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from .defects import FEWEST, MANY, NOWHERE, Defects, Kind, judge_bright, may_be_light, single
 from .events import ERRORS, Events, events_of
-from .neighbourhoods import neighbours, surroundings
+from .neighbourhoods import excluding, neighbours, surroundings
 from .noise import NoiseModel
 from .one_value import alike
 from .optics import Width, structure_width
@@ -115,8 +115,7 @@ def find_outliers(
     if _model_alone(stack, mask, fit, before.width):
         high = bright.positions[single(bright)]
     else:
-        sound = mask.copy()
-        sound.ravel()[candidates] = False
+        sound = excluding(mask, candidates)
         low = low[_below_neighbours(stack, sound, low) & _below_model(stack, fit, searched.noise, low)]
         high = bright.positions[_wrong(bright, stack, mask, before)]
     low = np.union1d(low, alike(stack, mask, low, lambda positions: model_at(fit, stack.shape, positions)))

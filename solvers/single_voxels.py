@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .anscombe import generalised_anscombe
-from .neighbourhoods import standing_out, surroundings
+from .neighbourhoods import excluding, standing_out, surroundings
 from .noise import FLOOR_SHARE, NoiseModel
 from .results import CompletionResult
 from .slabs import model_planes, slabs, widened
@@ -221,8 +221,7 @@ def typical_distances(field: Field, trusted: Bools, sound: Bools, seed: int = 0)
 def find_candidates(field: Field, trusted: Bools, scale: Scale, known: Positions) -> Positions:
     """Flat positions of the voxels that stand out from their neighbours, ascending: those known, and more in rounds."""
     plane = trusted[0].size
-    sound = trusted.copy()
-    sound.ravel()[known] = False
+    sound = excluding(trusted, known)
     found = known
     for _ in range(ROUNDS):
         fresh = []

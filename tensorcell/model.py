@@ -25,7 +25,7 @@ from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
 from tensorcell.solvers.defects import find_defects
-from tensorcell.solvers.neighbourhoods import surroundings
+from tensorcell.solvers.neighbourhoods import excluding, surroundings
 from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects, no_outliers
 from tensorcell.solvers.predictive_rank import choose_rank
 from tensorcell.solvers.slabs import central_block, model_planes
@@ -177,8 +177,7 @@ def without(values: Array, mask: Bools, defects: Array) -> tuple[Array, Bools]:
     """The stack without its defects: a few in a complete stack get their neighbours' median, others become gaps."""
     if not len(defects):
         return values, mask
-    sound = mask.copy()
-    sound.ravel()[defects] = False
+    sound = excluding(mask, defects)
     if len(defects) > FEW * mask.size or not mask.all():
         return values, sound
     middle, _ = surroundings(values, sound, defects, 1)
