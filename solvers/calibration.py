@@ -114,18 +114,13 @@ def calibrated(
     least = LEAST_WIDTH * math.sqrt(float(np.mean(np.square(errors))))
     bright = brightest(errors, noise, intensity)
     middles = np.array([np.median(intensity[part]) for part in parts])
+    factors = [
+        SquaredFactor.of(errors[part], noise[part], shape[part], least_share if structure is None else structure[part])
+        for part in parts
+    ]
     for weight in BRIGHT_WEIGHTS:
         counted = np.where(bright, weight, 1.0)
-        squares = [
-            squared_factor(
-                errors[part],
-                noise[part],
-                shape[part],
-                counted[part],
-                least_share if structure is None else structure[part],
-            )
-            for part in parts
-        ]
+        squares = [factor(counted[part]) for factor, part in zip(factors, parts, strict=True)]
         found = Calibration(*distinct(middles, np.array(squares)), least)
         half = NORMAL_QUANTILE * np.sqrt(np.square(found(intensity, shape)) + noise)
         if np.mean(np.abs(errors)[bright] <= half[bright]) >= BRIGHT_COVERED:
@@ -158,31 +153,56 @@ def brightest(errors: Doubles, noise: Doubles, intensity: Doubles) -> npt.NDArra
     return np.asarray(truth >= np.quantile(truth, 1 - BRIGHT))
 
 
-def squared_factor(
-    errors: Doubles, noise: Doubles, shape: Doubles, weights: Doubles, least: Doubles | float
-) -> float:  # fmt: skip
-    """``k^2`` of one group whose voxels have these weights; `least` is a share, or the products of neighbours."""
-    square = np.square(errors / NORMAL_QUANTILE)
-    without, whole = (
-        weighted_quantile(part / np.square(shape), weights, COVERED * (1 + 1 / errors.size))
-        for part in (square - noise, square)
-    )
-    if isinstance(least, float):
-        return max(without, least * whole)
-    known = min(float(np.mean(least)) / float(np.mean(np.square(shape))), whole)
-    return max(without, known, LEAST_WIDTH * whole)
+class Ordered(NamedTuple):
+    """Values in ascending order, and where they stood."""
+
+    values: Doubles
+    order: npt.NDArray[np.intp]
 
 
-def weighted_quantile(values: Doubles, weights: Doubles, share: float) -> float:
+def ordered(values: Doubles) -> Ordered:
+    """Sort values."""
+    order = np.argsort(values)
+    return Ordered(values[order], order)
+
+
+class SquaredFactor(NamedTuple):
+    """``k^2`` of one group of left-out voxels, as a function of their weights."""
+
+    without: Ordered
+    """``(e^2 - v) / s^2``, where the errors are those of a normal distribution."""
+    whole: Ordered
+    """``e^2 / s^2``."""
+    share: float
+    """Smallest share of the whole that is not put down to noise."""
+    structure: float
+    """Mean product of the errors of neighbours, over the mean of ``s^2``: no less is not noise. 0 where not known."""
+
+    @staticmethod
+    def of(errors: Doubles, noise: Doubles, shape: Doubles, least: Doubles | float) -> SquaredFactor:
+        """`least` is a share, or the products of neighbours at each voxel."""
+        square, form = np.square(errors / NORMAL_QUANTILE), np.square(shape)
+        without, whole = ordered((square - noise) / form), ordered(square / form)
+        if isinstance(least, float):
+            return SquaredFactor(without, whole, least, 0.0)
+        return SquaredFactor(without, whole, LEAST_WIDTH, float(np.mean(least)) / float(np.mean(form)))
+
+    def __call__(self, weights: Doubles) -> float:
+        """The factor where voxels have these weights."""
+        share = COVERED * (1 + 1 / weights.size)
+        without, whole = (weighted_quantile(part, weights, share) for part in (self.without, self.whole))
+        return max(without, self.share * whole, min(self.structure, whole))
+
+
+def weighted_quantile(part: Ordered, weights: Doubles, share: float) -> float:
     """The smallest value up to which the weights add up to at least this share of their sum.
 
-    >>> weighted_quantile(np.array([3.0, 1.0, 2.0]), np.array([2.0, 1.0, 1.0]), 0.5)
+    >>> weighted_quantile(ordered(np.array([3.0, 1.0, 2.0])), np.array([2.0, 1.0, 1.0]), 0.5)
     2.0
     """
-    order = np.argsort(values)
-    total = np.cumsum(weights[order])
+    total = np.cumsum(weights[part.order])
     place = np.searchsorted(total, min(share, 1.0) * total[-1] * (1 - 1e-12))
-    return float(values[order[min(int(place), values.size - 1)]])
+    return float(part.values[min(int(place), part.values.size - 1)])
 
 
 def groups_of(keys: Doubles, count: int) -> list[npt.NDArray[np.intp]]:

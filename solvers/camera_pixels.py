@@ -27,6 +27,9 @@ DEAD, STUCK, HOT = 1, 2, 3
 FEWEST_PLANES = 4
 """Fewest planes in which a pixel must have been measured to be judged: a spot may fill two or three."""
 
+FEWEST_NEIGHBOURS = 3
+"""Fewest measured neighbours in the plane of a pixel that is judged."""
+
 FAR = 7.0
 """The median difference exceeds so many standard deviations of such medians."""
 
@@ -135,7 +138,8 @@ def _single(image: Floats, far: Bools, judged: Bools, places: Positions, sigma: 
     from scipy.stats import binom
 
     sound = ~far & judged
-    middle, spread = surroundings(image, sound, places, 3)
+    middle, spread, known = surroundings(image, sound, places)
+    middle[known < FEWEST_NEIGHBOURS] = np.nan
     own = image.ravel()[places] - middle
     around = neighbours(image, judged, places)
     beside = (around - middle[:, None]) / np.where(own == 0, np.inf, own)[:, None]

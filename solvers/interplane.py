@@ -41,6 +41,7 @@ Mathematical Geology 22 (1990) 239-252, doi:10.1007/BF00889887.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,6 +69,9 @@ CONFIDENCE = 0.95
 
 MOST_WIDTHS = 4
 """Widths of gaps that are judged by themselves."""
+
+SAMPLE = 1 << 15
+"""Voxels of all left-out planes together that calibrate the errors."""
 
 LEAST_VARIANCE = 0.01
 """Smallest predicted variance, as a share of its mean at left-out planes: two measured planes that are alike do not
@@ -267,13 +271,14 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: Lef
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise.present), sentence)
     sums, samples = [], []
+    places = spread_out_places(values[0].size, SAMPLE // sum(len(out) for _, out in left_out.folds))
     for used, out in left_out.folds:
         predicted = kriged(values[used], positions[used], positions[out], noise)
         simple = pchip(values[used], positions[used], positions[out])
         for measured, base, plane in zip(values[out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
-            samples.append(_sampled(plane, base, change, truth, noise.present))
+            samples.append(_sampled(plane, base, change, truth, noise.present, places))
     products, squares = np.array(sums).T
     slope, slope_error, weight = judged_slope(products, squares)
     if not left_out.same_gap:
@@ -326,11 +331,12 @@ def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> PlaneLa
     """
     samples = []
     power = power_of_variogram(values, positions, noise)
+    places = spread_out_places(values[0].size, SAMPLE // len(values))
     for n in range(1, len(values) - 1):
         others = np.delete(np.arange(len(values)), n)
         (base,) = pchip(values[others], positions[others], positions[n : n + 1])
         plane = between_two(values[others], positions[others], positions[n], noise, power)
-        samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise))
+        samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise, places))
     if not samples:
         return PlaneLaw(Calibration.constant(1.0))
     base, _, truth, _, near_truth, variance, noisy = np.concatenate(samples, axis=1)
@@ -338,13 +344,24 @@ def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> PlaneLa
 
 
 def _sampled(
-    plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel
+    plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel, places: Indices
 ) -> Doubles:  # fmt: skip
-    """Up to 4096 voxels of a left-out plane, in rows: pchip, predicted and true correction, the means of these two over
+    """Voxels of a left-out plane, in rows: pchip, predicted and true correction, the means of these two over
     neighbours, predicted variance, and variance from noise."""
     noisy = plane.passed + noise.variance(base)
     rows = (base, change, truth, neighbours_mean(change), neighbours_mean(truth), plane.variance, noisy)
-    return np.stack([row.reshape(-1)[:: max(1, base.size >> 12)] for row in rows]).astype(np.float64)
+    return np.stack([row.reshape(-1)[places] for row in rows]).astype(np.float64)
+
+
+def spread_out_places(size: int, count: int) -> Indices:
+    """That many of `size` places, spread evenly; all where there are no more, and at least 512.
+
+    Their distances follow the golden ratio, since steps of one length would meet the same columns in every row.
+    """
+    count = max(count, 512)
+    if count >= size:
+        return np.arange(size)
+    return np.unique((np.arange(count) * (math.sqrt(5) - 1) / 2 % 1 * size).astype(np.intp))
 
 
 def _scale(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,17 +12,28 @@ Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 
+TOGETHER = 1 << 20
+"""Voxels that are interpolated at a time: in double precision, and the curves need several times as much."""
+
+
 def pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floats]:
-    """Monotone cubic interpolation along the first axis, one target after the other, in the dtype of `values`."""
+    """Monotone cubic interpolation along the first axis, one target after the other, in the dtype of `values`.
+
+    Targets ascend. A part of them is computed at a time, as many as memory allows without being felt.
+    """
     from scipy.interpolate import PchipInterpolator
 
-    interval, curve = -1, None
-    for target in targets:
-        near = int(np.searchsorted(positions, target))
-        if curve is None or near != interval:  # two planes on either side determine the slopes at the nearest two
-            nearby = slice(max(near - 2, 0), near + 2)
-            interval, curve = near, PchipInterpolator(positions[nearby], values[nearby], axis=0)
-        yield curve(target).astype(values.dtype)
+    plane = math.prod(values.shape[1:])
+    uppers = np.searchsorted(positions, targets)
+    first = 0
+    while first < len(targets):
+        planes = np.maximum(uppers[first:] - uppers[first] + 4, np.arange(1, len(targets) - first + 1))
+        last = first + max(1, int(np.searchsorted(planes, TOGETHER / plane, side="right")))
+        # Two planes on either side determine the slopes at the nearest two.
+        nearby = slice(max(uppers[first] - 2, 0), uppers[last - 1] + 2)
+        curve = PchipInterpolator(positions[nearby], values[nearby], axis=0)
+        yield from curve(targets[first:last]).astype(values.dtype)
+        first = last
 
 
 def bridge_variance(values: Floats, positions: Doubles, target: float) -> Floats:

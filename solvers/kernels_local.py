@@ -141,6 +141,7 @@ def filter_groups(
     reach: Any,
     size: int,
     window: Any,
+    used: Any,
     firsts: Any,
     seconds: Any,
     thirds: Any,
@@ -148,7 +149,7 @@ def filter_groups(
     squares: Any,
     weights: Any,
 ) -> None:
-    """Filter the groups of all reference corners and add them up: see ``patch_groups.sums_arrays``."""
+    """Filter the groups of all reference corners that are used, and add them up: see ``patch_groups.sums_arrays``."""
     length = patch[0] * patch[1] * patch[2]
     corners, distances, at = np.zeros((size, 3), np.int64), np.zeros(size, np.float32), np.zeros(3, np.int64)
     groups, line = np.zeros((5, length, size), np.float32), np.zeros(size, np.float32)
@@ -158,6 +159,8 @@ def filter_groups(
     for a in firsts:
         for b in seconds:
             for c in thirds:
+                if not used[a, b, c]:
+                    continue
                 at[0], at[1], at[2] = a, b, c
                 nearest(guide, at, patch, reach, corners, distances)
                 gather(data, corners, patch, x)

@@ -195,7 +195,8 @@ def local_tucker(
         Noise levels of the sweeps that complete missing voxels, descending: the first about as large as the error of
         ``initial``. Default: from a quarter of the standard deviation of the data to the noise.
     robust : bool
-        Whether the sweeps look for outliers.
+        Whether the sweeps look for outliers. Without it, they estimate missing voxels alone, which costs less where
+        these are few; measured voxels are then returned as they are, unless they are denoised.
     denoise : bool
         Whether to denoise measured voxels after the completion; False ends with a second stage at the last level.
     options : LocalOptions, optional
@@ -296,7 +297,7 @@ def step(problem: Completion, state: LocalState) -> tuple[LocalState, Measures]:
     xp = namespace_of(problem.y)
     level = problem.levels[state.sweep]
     before = completed(problem, state)
-    estimate, spread = filtered(before, before, None, level, HARD, problem.geometry)
+    estimate, spread = filtered(before, before, None, level, HARD, problem.geometry, problem.wanted)
     outliers = far_off(problem, estimate, level) if problem.robust else xp.zeros_like(estimate)
     new = LocalState(estimate, outliers, spread, state.sweep + 1)
     after = completed(problem, new)
@@ -341,7 +342,9 @@ def final_stage(
         return denoised(whole, problem.mask, sigma, options, seed)
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
-    value, spread = filtered(whole, state.estimate, state.estimate, problem.levels[-1], STRONG, problem.geometry)
+    value, spread = filtered(
+        whole, state.estimate, state.estimate, problem.levels[-1], STRONG, problem.geometry, problem.wanted
+    )
     return value, spread, None, {}, math.nan
 
 

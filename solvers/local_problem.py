@@ -31,6 +31,11 @@ class Completion(NamedTuple):
     robust: bool
     geometry: Geometry
 
+    @property
+    def wanted(self) -> Array | None:
+        """Voxels that the sweeps estimate: all where measured ones are judged, too; otherwise the missing ones."""
+        return None if self.robust else ~self.mask
+
 
 def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array, float]:
     """Measured data less their mean in float32 (0 elsewhere), the mask, the mean."""

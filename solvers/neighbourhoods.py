@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,16 +47,25 @@ def neighbours(volume: Floats, mask: Bools, positions: Positions) -> Floats:
     return np.where(inside & mask[where], volume[where], np.nan)
 
 
-def surroundings(volume: Floats, trusted: Bools, positions: Positions, fewest: int) -> tuple[Floats, Floats]:
-    """Median of the trusted voxels among the 26 around each position, and the distance within which four in five lie.
+class Around(NamedTuple):
+    """What the trusted ones among the 26 neighbours of some voxels have in common; one entry a voxel."""
 
-    Both have one entry a position (flat, C order); NaN where there are fewer than ``fewest`` such neighbours.
-    """
+    middle: Floats
+    """Their median; NaN where there is none."""
+    spread: Floats
+    """The distance from it within which four in five lie; NaN where there is none."""
+    number: npt.NDArray[np.uint8]
+    """How many there are."""
+
+
+def surroundings(volume: Floats, trusted: Bools, positions: Positions) -> Around:
+    """Compare the trusted voxels around each position (flat, C order)."""
     from .kernels_defects import around
 
-    middle, spread = np.empty(len(positions), volume.dtype), np.empty(len(positions), volume.dtype)
-    share_out(lambda b, e: around(volume, trusted, positions, fewest, middle, spread, b, e), len(positions))
-    return middle, spread
+    size = len(positions)
+    found = Around(np.empty(size, volume.dtype), np.empty(size, volume.dtype), np.empty(size, np.uint8))
+    share_out(lambda begin, end: around(volume, trusted, positions, *found, begin, end), size)
+    return found
 
 
 def standing_out(volume: Floats, trusted: Bools, wanted: Bools, least: float) -> Positions:

@@ -17,6 +17,9 @@ from .spread import MEDIAN_SQUARE, robust_sigma
 FLAT = 0.3
 """Share of the patches of a class that its noise is taken from."""
 
+SETTLED = 1e-7
+"""Relative change of a variance at which it is settled."""
+
 TOLERATED = 0.1
 """Smaller changes of the variance with the intensity are ignored (5 % in sigma), and smaller correlations along z."""
 
@@ -80,7 +83,7 @@ def classes_of(fits: Fits) -> Classes:
 
 
 def gaussian_variance(values: Doubles) -> float:
-    """Variance of the Gaussian in a mixture with a uniform distribution over the range (40 steps of EM).
+    """Variance of the Gaussian in a mixture with a uniform distribution over the range (at most 40 steps of EM).
 
     The range is at least ten standard deviations either way: a narrower one would take part of the Gaussian.
     """
@@ -95,8 +98,10 @@ def gaussian_variance(values: Doubles) -> float:
     for _ in range(40):
         bell = (1 - share) * np.exp(-squares / (2 * variance)) / np.sqrt(2 * np.pi * variance)
         belongs = bell / (bell + share / (2 * reach))
-        variance = float(belongs @ squares / belongs.sum())
+        before, variance = variance, float(belongs @ squares / belongs.sum())
         share = float(1 - belongs.mean())
+        if abs(variance - before) <= SETTLED * before:
+            break
     return variance
 
 

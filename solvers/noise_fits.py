@@ -68,17 +68,17 @@ def cleaned(sample: Sample) -> tuple[Sample, bool]:
     products = products_of(basis)
     given = np.where(observed, values, np.nan)
     given[~observed.any(axis=1)] = 0
-    centre = medians(given)
-    distance = np.abs(given - centre)
+    given -= medians(given)
+    distance, known = np.abs(given), np.nan_to_num(given)
     for _ in range(5):
         cut = 5 * np.maximum(medians(distance) / MEDIAN_DEVIATION, 0.5 * sample.step)
-        inside = distance < cut
-        ratio = np.divide(distance, cut, out=np.ones_like(distance), where=inside)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.fmin(distance / cut, 1.0)  # 1, where nothing was observed, too
         weights = (1 - ratio**2) ** 2
         # The ridge decides only where fewer voxels than cosines were observed.
         gram = (weights @ products).reshape(-1, q, q) + 1e-3 * np.eye(q)
-        right = (np.where(inside, given - centre, 0) * weights) @ basis
-        distance = np.abs(given - centre - np.linalg.solve(gram, right[:, :, None])[:, :, 0] @ basis.T)
+        right = (known * weights) @ basis
+        distance = np.abs(given - np.linalg.solve(gram, right[:, :, None])[:, :, 0] @ basis.T)
     scale = np.maximum(medians(distance) / MEDIAN_DEVIATION, 0.5 * sample.step)
     distance[np.isnan(distance)] = np.inf
     near = observed & (distance <= 6 * scale)
@@ -90,6 +90,9 @@ def cleaned(sample: Sample) -> tuple[Sample, bool]:
 
 def medians(rows: Doubles) -> Doubles:
     """Upper median of the entries of each row that are not NaN, ``(P, 1)``; NaN where there are none."""
+    middle = rows.shape[1] // 2
+    if not np.isnan(rows).any():
+        return np.asarray(np.partition(rows, middle, axis=1)[:, middle, None])
     ordered = np.sort(rows, axis=1)
     count = np.sum(~np.isnan(ordered), axis=1)
     return np.asarray(ordered[np.arange(len(rows)), np.minimum(count // 2, rows.shape[1] - 1)][:, None])

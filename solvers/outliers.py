@@ -135,7 +135,7 @@ def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects
     if not len(defects.positions):
         return defects
     off = np.abs(off_model(stack, fit, defects.positions))
-    middle, _ = surroundings(stack, mask, defects.positions, 1)
+    middle = surroundings(stack, mask, defects.positions).middle
     own = np.abs(stack.ravel()[defects.positions] - middle)
     wrong = np.isnan(own) | (off >= PREDICTED * own)
     return replace(defects, positions=defects.positions[wrong], kinds=defects.kinds[wrong])

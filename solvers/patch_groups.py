@@ -26,6 +26,7 @@ from .arrays import Array, from_host, is_numpy, namespace_of, to_host
 from .threads import share_out
 
 Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
 
 HARD = 2.9
 """Hard threshold in standard deviations of the noise: above the usual 2.7, since the factors follow the noise."""
@@ -103,7 +104,13 @@ def smoothed(y: Array) -> Array:
 
 
 def filtered(
-    data: Array, guide: Array, pilot: Array | None, sigma: float, strength: float, geometry: Geometry
+    data: Array,
+    guide: Array,
+    pilot: Array | None,
+    sigma: float,
+    strength: float,
+    geometry: Geometry,
+    wanted: Array | None = None,
 ) -> tuple[Array, Array]:
     """One pass over all groups: the average of the overlapping estimates, and their standard deviation.
 
@@ -122,6 +129,9 @@ def filtered(
         Factor of ``sigma``, or of its square where there is a pilot.
     geometry : Geometry
         Patches that fit the volume.
+    wanted : bool array ``(Z, Y, X)``, optional
+        True where an estimate is wanted: groups whose reference patch holds no such voxel are skipped. Elsewhere the
+        guide is returned, with a standard deviation of 0. Default: everywhere.
 
     Returns
     -------
@@ -129,14 +139,34 @@ def filtered(
     """
     xp = namespace_of(data, guide)
     sums = sums_numba if is_numpy(xp) else sums_arrays
-    total, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strength, geometry)
+    used = references_used(wanted, data.shape, geometry.patch)
+    total, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strength, geometry, used)
+    if wanted is not None:
+        total, squares = (xp.where(wanted, each, xp.zeros_like(each)) for each in (total, squares))
+        weights = xp.where(wanted, weights, xp.ones_like(weights))
     mean = total / weights
     variance = squares / weights - mean**2
     return guide + mean, xp.sqrt(xp.where(variance > 0, variance, xp.zeros_like(variance)))
 
 
+def references_used(wanted: Array | None, shape: Sequence[int], patch: Sequence[int]) -> Bools:
+    """Bool array of all corners: True where a patch holds a wanted voxel."""
+    if wanted is None:
+        return np.ones([size - p + 1 for size, p in zip(shape, patch, strict=True)], bool)
+    used: Bools = to_host(wanted)
+    for axis, size in enumerate(patch):
+        used = np.any(np.lib.stride_tricks.sliding_window_view(used, size, axis), axis=-1)
+    return np.ascontiguousarray(used)
+
+
 def sums_numba(
-    data: Floats, guide: Floats, pilot: Floats | None, sigma: float, strength: float, geometry: Geometry
+    data: Floats,
+    guide: Floats,
+    pilot: Floats | None,
+    sigma: float,
+    strength: float,
+    geometry: Geometry,
+    used: Bools,
 ) -> tuple[Floats, Floats, Floats]:
     """Threaded kernel over all reference corners: weighted sums of ``d``, ``d^2`` and 1, ``d`` an estimate less guide.
 
@@ -163,7 +193,7 @@ def sums_numba(
                 firsts, seconds, thirds = (chunk if a == axis else places[a] for a in range(3))
                 filter_groups(
                     y, where, model, pilot is not None, np.float32(sigma) ** 2, strength, sides, distances, group,
-                    window, firsts, seconds, thirds, total, squares, weights,
+                    window, used, firsts, seconds, thirds, total, squares, weights,
                 )  # fmt: skip
 
         if turn:
@@ -172,13 +202,14 @@ def sums_numba(
 
 
 def sums_arrays(
-    data: Array, guide: Array, pilot: Array | None, sigma: float, strength: float, geometry: Geometry
+    data: Array, guide: Array, pilot: Array | None, sigma: float, strength: float, geometry: Geometry, used: Bools
 ) -> tuple[Array, Array, Array]:
     """Array twin of :func:`sums_numba`, in batches of reference corners."""
     xp = namespace_of(data)
     patch, _, group, step = geometry
     places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
     references = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
+    references = references[used[tuple(references.T)]]
     inside, strides = voxels_within(patch), strides_of(data.shape)
     window = from_host(window_of(patch), data)
     haar = from_host(haar_matrix(group).astype(np.float32), data)

@@ -11,7 +11,6 @@ T. Hengl, G. Heuvelink, D. Rossiter, About regression-kriging, doi:10.1016/j.cag
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -105,26 +104,60 @@ def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float)
     return max(0.0, 1 - noise**2 / variance) if variance > 0 else 0.0
 
 
-def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:
-    """Gaussian-weighted mean of the residual over measured neighbours (0 where there are none in reach).
+class LateralSums(NamedTuple):
+    """Gaussian-weighted sums over the neighbours within each plane, which all widths along z share."""
 
-    With ``leave_out`` the voxel itself is not counted, so that the result predicts it from its neighbours alone.
-    """
-    from scipy.ndimage import gaussian_filter
+    values: Floats
+    """``W R``."""
+    known: Floats
+    """The mask as numbers."""
+    total: Floats
+    """Sums of ``W R``."""
+    weight: Floats
+    """Sums of the mask; ``(1, Y, X)`` where every voxel was measured, since all planes are then alike."""
+    width: float
 
-    width = (width_z, width_xy, width_xy)
+
+def lateral_sums(residual: Floats, mask: Bools, width: float) -> LateralSums:
+    """The sums at one width within planes."""
     known = mask.astype(residual.dtype)
     values = np.where(mask, residual, 0).astype(residual.dtype, copy=False)
-    total: Floats = gaussian_filter(values, width, mode="constant", truncate=CUT)
-    weight: Floats = gaussian_filter(known, width, mode="constant", truncate=CUT)
+    counted = known[:1] if mask.all() else known
+    return LateralSums(values, known, _along(values, width, (1, 2)), _along(counted, width, (1, 2)), width)
+
+
+def axial_mean(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Floats:
+    """The mean over neighbours in all three directions."""
+    values, known, total, weight, width = lateral
+    total = _along(total, width_z, (0,))
+    if len(weight) == len(known):
+        weight = _along(weight, width_z, (0,))
+    else:
+        weight = weight * _along(known[:, :1, :1], width_z, (0,))
     if leave_out:
-        own = _centre_weight(width)
+        own = _centre_weight((width_z, width, width))
         total -= own * values
         weight -= own * known
     reach = weight > 1e-6
     total[reach] /= weight[reach]
     total[~reach] = 0
     return total
+
+
+def _along(values: Floats, width: float, axes: tuple[int, ...]) -> Floats:
+    """Gaussian-weighted sums along some axes; nothing lies outside."""
+    from scipy.ndimage import gaussian_filter
+
+    sums: Floats = gaussian_filter(values, width, mode="constant", truncate=CUT, axes=axes)
+    return sums
+
+
+def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:
+    """Gaussian-weighted mean of the residual over measured neighbours (0 where there are none in reach).
+
+    With ``leave_out`` the voxel itself is not counted, so that the result predicts it from its neighbours alone.
+    """
+    return axial_mean(lateral_sums(residual, mask, width_xy), width_z, leave_out=leave_out)
 
 
 def _centre_weight(width: tuple[float, float, float]) -> float:
@@ -151,13 +184,15 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
     if truth.size == 0:
         return best
     least = float(truth @ truth)
-    for width_z, width_xy in itertools.product(WIDTHS, WIDTHS):
-        guess = neighbour_mean(r, w, width_z, width_xy, leave_out=True)[w].astype(np.float64)
-        square = float(guess @ guess)
-        slope = min(1.0, max(0.0, float(truth @ guess) / square)) if square > 0 else 0.0
-        error = float(np.sum((truth - slope * guess) ** 2))
-        if error < least:
-            best, least = Kernel(width_z, width_xy, slope), error
+    for width_xy in WIDTHS:
+        lateral = lateral_sums(r, w, width_xy)
+        for width_z in WIDTHS:
+            guess = axial_mean(lateral, width_z, leave_out=True)[w].astype(np.float64)
+            square, product = float(guess @ guess), float(truth @ guess)
+            slope = min(1.0, max(0.0, product / square)) if square > 0 else 0.0
+            error = float(np.sum((truth - slope * guess) ** 2))
+            if error < least:
+                best, least = Kernel(width_z, width_xy, slope), error
     return best
 
 

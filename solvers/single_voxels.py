@@ -30,6 +30,9 @@ FAR = 5.0
 SPREADS = 3.0
 """It is also further than this multiple of the distance within which four in five of the neighbours lie."""
 
+FEW = 5
+"""A voxel of a residual that has fewer sound neighbours is compared with 0, the model."""
+
 ROUNDS = 3
 """Rounds of the search: candidates no longer count as neighbours, since two in one neighbourhood hide each other."""
 
@@ -82,6 +85,9 @@ class Field(NamedTuple):
         if self.fit is None:
             return Planes(values, measured, None)
         model = model_planes(self.fit, wide).astype(measured.dtype, copy=False)
+        if self.noise.gain == 0:
+            residual = measured - model
+            return Planes(residual, residual, model)
         levels = evened(model, self.noise)
         return Planes(values - levels, measured - model, levels)
 
@@ -156,22 +162,21 @@ class Surroundings(NamedTuple):
 def compared(planes: Planes, sound: Bools, positions: Positions, fewest: int) -> Surroundings:
     """Compare voxels (flat positions) of a field with their sound neighbours; NaN where there are too few of these.
 
-    Where the field is a residual and a voxel has fewer than 5 sound neighbours, it is compared with 0, the model.
+    Of a residual, ``fewest`` may be 0: a voxel with fewer than ``FEW`` of them is then compared with 0, the model.
     """
     values, levels = planes.values, planes.levels
-    middle, spread = surroundings(values, sound, positions, max(1, fewest))
-    if levels is None:
-        return Surroundings(values.ravel()[positions], middle, spread, middle)
-    if fewest == 0:
-        alone = np.isnan(surroundings(values, sound, positions, 5)[0])
-        middle, spread = np.where(alone, 0, middle), np.where(alone, 0, spread)
-    return Surroundings(values.ravel()[positions], middle, spread, levels.ravel()[positions])
+    middle, spread, count = surroundings(values, sound, positions)
+    few = count < (fewest or FEW)
+    unknown = values.dtype.type(np.nan if fewest else 0)
+    middle, spread = np.where(few, unknown, middle), np.where(few, unknown, spread)
+    level = middle if levels is None else levels.ravel()[positions]
+    return Surroundings(values.ravel()[positions], middle, spread, level)
 
 
 def linear_middle(planes: Planes, sound: Bools, positions: Positions) -> Floats:
-    """Median of the sound neighbours in the data's unit; 0, the model, where a residual has fewer than 5 of them."""
-    middle, _ = surroundings(planes.linear, sound, positions, 1 if planes.levels is None else 5)
-    return middle if planes.levels is None else np.nan_to_num(middle)
+    """Median of the sound neighbours in the data's unit; 0, the model, where a residual has fewer than ``FEW``."""
+    middle, _, count = surroundings(planes.linear, sound, positions)
+    return middle if planes.levels is None else np.where(count < FEW, middle.dtype.type(0), middle)
 
 
 def typical_distances(field: Field, trusted: Bools, sound: Bools, seed: int = 0) -> Scale:
@@ -191,7 +196,8 @@ def typical_distances(field: Field, trusted: Bools, sound: Bools, seed: int = 0)
         chosen[inner] = trusted[slab] & (rng.random(trusted[slab].shape, np.float32) < share)
         places = np.flatnonzero(chosen)
         seen = compared(planes, sound[wide], places, field.fewest)
-        off = planes.linear.ravel()[places] - linear_middle(planes, sound[wide], places)
+        same = planes.linear is planes.values
+        off = planes.linear.ravel()[places] - (seen.middle if same else linear_middle(planes, sound[wide], places))
         flat = field.stack[wide].ravel()[places], sound[wide].ravel()[places]
         parts.append((seen.level, seen.value - seen.middle, off, *flat))
     level, off, linear, measured, good = (
@@ -253,6 +259,6 @@ def beyond_spread(planes: Planes, sound: Bools, positions: Positions, seen: Surr
     with np.errstate(invalid="ignore"):
         found = np.abs(seen.value[far] - seen.middle[far]) > SPREADS * seen.spread[far]
         if planes.values is not planes.linear and planes.levels is None:
-            middle, spread = surroundings(planes.linear, sound, positions, 1)
+            middle, spread, _ = surroundings(planes.linear, sound, positions)
             found |= np.abs(planes.linear.ravel()[positions] - middle) > SPREADS * spread
     return np.asarray(found)

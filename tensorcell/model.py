@@ -180,7 +180,7 @@ def without(values: Array, mask: Bools, defects: Array) -> tuple[Array, Bools]:
     sound = excluding(mask, defects)
     if len(defects) > FEW * mask.size or not mask.all():
         return values, sound
-    middle, _ = surroundings(values, sound, defects, 1)
+    middle = surroundings(values, sound, defects).middle
     if np.isnan(middle).any():
         return values, sound
     filled = values.copy()

@@ -63,16 +63,18 @@ def test_columns_of_neighbours_have_the_names_of_their_steps() -> None:
 
 
 def surroundings_twin(
-    volume: np.ndarray, trusted: np.ndarray, positions: np.ndarray, fewest: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Median of the neighbours, and the distance of the one at rank 4 n / 5 of all distances."""
+    volume: np.ndarray, trusted: np.ndarray, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Median of the neighbours, the distance of the one at rank 4 n / 5 of all distances, and the number n."""
     middle, spread = np.full(len(positions), np.nan), np.full(len(positions), np.nan)
+    number = np.zeros(len(positions), int)
     for n, position in enumerate(positions):
         values = around(volume, trusted, tuple(np.unravel_index(position, volume.shape)))
-        if len(values) >= fewest:
+        number[n] = len(values)
+        if len(values):
             middle[n] = np.median(values)
             spread[n] = np.sort(np.abs(values - np.median(values)))[max(1, 4 * len(values) // 5) - 1]
-    return middle, spread
+    return middle, spread, number
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.15])
@@ -81,22 +83,38 @@ def surroundings_twin(
 def test_surroundings_equal_brute_force(shape: tuple[int, ...], dtype: str, share: float) -> None:
     volume, trusted = sample(shape, dtype, share)
     positions = np.arange(volume.size)[::-1]
-    for fewest in (1, 3, 5):
-        middle, spread = neighbourhoods.surroundings(volume, trusted, positions, fewest)
-        assert middle.dtype == spread.dtype == dtype
-        expected = surroundings_twin(volume, trusted, positions, fewest)
-        np.testing.assert_array_equal(middle, expected[0])
-        np.testing.assert_array_equal(spread, expected[1])
+    found = neighbourhoods.surroundings(volume, trusted, positions)
+    assert found.middle.dtype == found.spread.dtype == dtype
+    for one, other in zip(found, surroundings_twin(volume, trusted, positions), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
-def test_surroundings_are_nan_where_too_few_neighbours_are_trusted() -> None:
+def test_surroundings_are_nan_where_no_neighbour_is_trusted() -> None:
     volume, trusted = np.arange(27.0).reshape(3, 3, 3), np.zeros((3, 3, 3), bool)
     trusted.ravel()[[0, 1, 2, 13]] = True
-    assert neighbourhoods.surroundings(volume, trusted, np.array([13]), 3)[0] == 1
-    assert neighbourhoods.surroundings(volume, trusted, np.array([13]), 3)[1] == 1
-    assert all(np.isnan(neighbourhoods.surroundings(volume, trusted, np.array([13]), 4)))
-    for row in neighbourhoods.surroundings(volume, trusted, np.zeros(0, int), 1):
+    middle, spread, count = neighbourhoods.surroundings(volume, trusted, np.array([13, 26, 25]))
+    np.testing.assert_array_equal(middle, [1, 13, 13])
+    np.testing.assert_array_equal(spread, [1, 0, 0])
+    np.testing.assert_array_equal(count, [3, 1, 1])
+    trusted[1, 1, 1] = False
+    middle, spread, count = neighbourhoods.surroundings(volume, trusted, np.array([26]))
+    assert np.isnan(middle[0])
+    assert np.isnan(spread[0])
+    assert count[0] == 0
+    for row in neighbourhoods.surroundings(volume, trusted, np.zeros(0, int)):
         assert row.shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 26, 32])
+def test_sort_columns_sorts_each_column(size: int) -> None:
+    """By the zero-one principle a network that sorts all zeros and ones sorts everything; random values beside."""
+    from tensorcell.solvers.kernels_defects import sort_columns
+
+    rng = np.random.default_rng(size)
+    table = np.concatenate([rng.standard_normal((size, 200)), rng.random((size, 2000)) < rng.random(2000)], axis=1)
+    ordered = table.copy()
+    sort_columns(ordered)
+    np.testing.assert_array_equal(ordered, np.sort(table, axis=0))
 
 
 def standing_out_twin(volume: np.ndarray, trusted: np.ndarray, wanted: np.ndarray, least: float) -> np.ndarray:
@@ -187,7 +205,7 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
 
     def everything() -> list[np.ndarray]:
         return [
-            *neighbourhoods.surroundings(volume, mask, positions, 3),
+            *neighbourhoods.surroundings(volume, mask, positions),
             neighbourhoods.standing_out(volume, mask, mask, 0.5),
             *neighbourhoods.column_statistics(volume, mask),
         ]

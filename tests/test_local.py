@@ -25,6 +25,7 @@ from tensorcell.solvers.patch_groups import (
     fitted,
     haar_matrix,
     nearest_corners,
+    references_used,
     smoothed,
     sums_arrays,
     sums_numba,
@@ -70,9 +71,45 @@ def test_the_kernel_equals_its_array_twin(geometry: Geometry, second: bool) -> N
     data = smooth((9, 13, 11)) + 0.3 * np.random.default_rng(1).standard_normal((9, 13, 11)).astype(np.float32)
     pilot = smooth((9, 13, 11)) if second else None
     strength = 0.5 if second else 2.9
-    kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry) for way in (sums_numba, sums_arrays))
-    for ours, twin in zip(kernel, arrays, strict=True):
-        assert np.allclose(ours, twin, rtol=2e-4, atol=2e-4 * np.abs(twin).max())  # float32, other order of sums
+    for wanted in (None, np.random.default_rng(4).random(data.shape) < 0.01):
+        used = references_used(wanted, data.shape, geometry.patch)
+        kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry, used) for way in (sums_numba, sums_arrays))
+        for ours, twin in zip(kernel, arrays, strict=True):
+            assert np.allclose(ours, twin, rtol=2e-4, atol=2e-4 * np.abs(twin).max())  # float32, other order of sums
+
+
+def test_without_judging_measured_voxels_the_missing_ones_alone_are_estimated() -> None:
+    truth = smooth((10, 14, 14), 2)
+    mask = np.ones(truth.shape, bool)
+    mask[4, 7, 7] = mask[8, 3, 10] = False
+    noisy = truth + noise_like(truth, 0.1, 3)
+    found = local_tucker(noisy, mask, noise=0.1, robust=False, denoise=False)
+    np.testing.assert_allclose(found.value[mask], noisy[mask], atol=1e-6)
+    assert np.abs(found.value - truth)[~mask].max() < 0.3
+    assert not found.spread[mask].any()
+
+
+def test_references_used_are_those_whose_patch_holds_a_wanted_voxel() -> None:
+    wanted = np.random.default_rng(0).random((5, 6, 7)) < 0.02
+    used = references_used(wanted, wanted.shape, (2, 3, 4))
+    assert used.shape == (4, 4, 4)
+    for a, b, c in np.ndindex(used.shape):
+        assert used[a, b, c] == wanted[a : a + 2, b : b + 3, c : c + 4].any()
+    assert 0 < used.mean() < 1
+    assert references_used(None, wanted.shape, (2, 3, 4)).all()
+
+
+def test_filtered_estimates_wanted_voxels_by_the_groups_that_hold_them_and_leaves_others_as_the_guide() -> None:
+    data = smooth((12, 12, 12)) + noise_like(smooth((12, 12, 12)), 0.3, 1)
+    geometry = Geometry((3, 3, 3), (2, 2, 2), 1, 1)  # groups of one patch: an estimate does not reach further
+    wanted = np.zeros(data.shape, bool)
+    wanted[5, 6, 7] = True
+    everywhere, spread = filtered(data, data, None, 0.3, 2.9, geometry)
+    value, own_spread = filtered(data, data, None, 0.3, 2.9, geometry, wanted)
+    assert value[wanted] == everywhere[wanted] != data[wanted]
+    assert own_spread[wanted] == spread[wanted]
+    np.testing.assert_array_equal(value[~wanted], data[~wanted])
+    assert not own_spread[~wanted].any()
 
 
 def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -130,12 +167,12 @@ def test_without_noise_the_filter_returns_the_data() -> None:
 def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     data = smooth((40, 16, 16)) + 0.3 * np.random.default_rng(3).standard_normal((40, 16, 16)).astype(np.float32)
     geometry = Geometry((4, 4, 4), (3, 3, 3), 8, 3)
-    before = numba.get_num_threads()
+    before, everywhere = numba.get_num_threads(), references_used(None, data.shape, geometry.patch)
     try:
         results = []
         for threads in (1, before):
             numba.set_num_threads(threads)
-            results.append(sums_numba(data, data, None, 0.3, 2.9, geometry)[0])
+            results.append(sums_numba(data, data, None, 0.3, 2.9, geometry, everywhere)[0])
     finally:
         numba.set_num_threads(before)
     assert np.array_equal(*results)
@@ -435,9 +472,10 @@ def test_wiener_gains_are_best_at_the_true_noise(sums: Any) -> None:
     truth = smooth((9, 12, 12), 23, 1.0)
     noisy = truth + noise_like(truth, 0.5, 24)
     geometry = Geometry((4, 4, 4), (2, 2, 2), 8, 2)
+    everywhere = references_used(None, truth.shape, geometry.patch)
     errors = []
     for strength in (0.5, 1.0, 2.0):
-        total, _, weights = sums(noisy, truth, truth, 0.5, strength, geometry)
+        total, _, weights = sums(noisy, truth, truth, 0.5, strength, geometry, everywhere)
         errors.append(rms(total / weights))  # less the guide, which is the truth
     assert errors[1] < 0.99 * min(errors[0], errors[2])
 

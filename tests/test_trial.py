@@ -270,13 +270,15 @@ def test_patch_trial_of_few_errors_has_one_width_for_all() -> None:
 # --------------------------------------------------------------------------------- what methods make of the trials
 
 
-@pytest.mark.parametrize(("share", "sweeps"), [(0.0, False), (0.004, False), (0.1, True), (0.4, True)])
-def test_needs_sweeps_of_a_stack_that_is_to_be_denoised(share: float, sweeps: bool) -> None:
-    """A few outliers are no gaps: their neighbours and the model do. One voxel in ten is no few."""
-    problem = with_lacking(share, keep=False)
-    assert local.needs_sweeps(problem) == sweeps
-    assert problem.has_gaps == (share > 0)
-    assert local.needs_sweeps(with_lacking(share, keep=True)) == (share > 0)
+@pytest.mark.parametrize(("share", "many"), [(0.0, False), (0.004, False), (0.1, True), (0.4, True)])
+def test_few_gaps_need_no_trial_and_denoising_takes_care_of_them(share: float, many: bool) -> None:
+    """One voxel in ten is no few."""
+    for keep in (True, False):
+        problem = with_lacking(share, keep=keep)
+        assert problem.has_gaps == (share > 0)
+        assert problem.has_few_gaps == (problem.has_gaps and not many)
+        assert local.needs_trial(problem) == many
+        assert local.needs_sweeps(problem) == (problem.has_gaps if keep else many)
 
 
 def with_lacking(share: float, keep: bool) -> Any:
@@ -388,7 +390,7 @@ def test_from_patches_of_a_whole_stack_with_an_outlier_has_the_left_out_width_th
     truth, data, mask = waves(1.0)
     data[5, 16, 16] = -500  # a single bright voxel might be signal
     problem = problem_of(data, mask, keep=False)
-    assert problem.only_outliers_lack
+    assert problem.has_few_gaps
     assert problem.has_gaps
     start = tucker.global_estimate(problem)
     found = local.from_patches(problem, start, None)
@@ -402,6 +404,21 @@ def test_from_patches_of_a_whole_stack_with_an_outlier_has_the_left_out_width_th
     assert rms < 0.6 * SIGMA
     # Stein's estimate of its error: it knows the mean square of 12 000 voxels.
     assert math.sqrt(np.mean(found.error**2)) == pytest.approx(rms, rel=0.3)
+
+
+def test_auto_fills_a_few_defects_of_kept_voxels_by_groups_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, data, mask = waves(1.0)
+    dead = np.random.default_rng(5).random(data.shape) < 0.004
+    data[dead] = -500
+    problem = problem_of(data, mask, keep=True)
+    assert problem.has_few_gaps
+    monkeypatch.setattr(auto, "global_trial", None)  # not called
+    found, start = auto.estimate(problem), tucker.global_estimate(problem)
+    np.testing.assert_array_equal(found.value[problem.model.inlier], data[problem.model.inlier])
+    assert np.all(found.value[dead] != start.value[dead])
+    ours, theirs = (math.sqrt(np.mean((value - truth)[dead] ** 2)) for value in (found.value, start.value))
+    assert ours < 1.1 * theirs  # the global model has nearly the rank of the waves
+    assert np.mean(np.abs(found.value - truth)[dead] <= 1.645 * found.error[dead]) > 0.8
 
 
 @pytest.mark.parametrize("better", ["local", "tucker"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tensorcell.methods.local import METHOD as LOCAL
-from tensorcell.methods.local import from_patches, needs_sweeps
+from tensorcell.methods.local import from_patches, needs_trial
 from tensorcell.methods.patches import Correct
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import global_trial, patch_trial
@@ -23,7 +23,7 @@ def better_estimate(problem: Problem, correct: Correct | None) -> Estimate:
     start = global_estimate(problem)
     if was_stopped(problem):
         return from_global_model(problem, start, None)
-    trial = global_trial(problem) if needs_sweeps(problem) else None
+    trial = global_trial(problem) if needs_trial(problem) else None
     if trial is None:
         return from_patches(problem, start, None, correct)
     patches = patch_trial(trial, problem.option(LocalOptions), problem.fitting.seed)

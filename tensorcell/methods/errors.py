@@ -64,7 +64,11 @@ def errors_of(
         Errors at denoised voxels.
     """
     noise = problem.model.noise
-    own, notes = own_errors(problem, start)
+    notes: tuple[str, ...] = ()
+    from_noise = denoised is None and not noise.unmeasurable and problem.keep
+    if (denoised is None and not from_noise) or (problem.has_gaps and gap is None):
+        own, notes = own_errors(problem, start)
+        gap = own.gap.__call__ if gap is None else gap
     if denoised is not None:
         error = denoised
     elif noise.unmeasurable:
@@ -73,9 +77,8 @@ def errors_of(
         error = np.sqrt(noise.variance(start.intensity)) if problem.keep else own.denoised(value)
         if noise.sigma == 0 and problem.noise is None:
             notes = (*notes, NO_NOISE_FOUND)
-    if problem.has_gaps:
-        in_gaps = own.gap(value) if gap is None else gap(value)
-        error = np.where(problem.model.inlier, error, in_gaps)
+    if gap is not None and problem.has_gaps:
+        error = np.where(problem.model.inlier, error, gap(value))
     return Errors(np.asarray(error, dtype=problem.stack.values.dtype), notes)
 
 

@@ -20,16 +20,21 @@ def estimate(problem: Problem) -> Estimate:
     start = global_estimate(problem)
     if was_stopped(problem):
         return from_global_model(problem, start, None)
-    trial = global_trial(problem) if needs_sweeps(problem) else None
+    trial = global_trial(problem) if needs_trial(problem) else None
     patches = None
     if trial is not None:
         patches = patch_trial(trial, problem.option(LocalOptions), problem.fitting.seed)
     return from_patches(problem, start, patches)
 
 
+def needs_trial(problem: Problem) -> bool:
+    """Whether there are so many gaps that voxels are left out to learn their errors, and which method fills them."""
+    return problem.has_gaps and not problem.has_few_gaps
+
+
 def needs_sweeps(problem: Problem) -> bool:
-    """Whether there are gaps that groups of patches are to complete."""
-    return problem.has_gaps and not problem.only_outliers_lack
+    """Whether there are gaps that groups of patches are to complete: denoising takes care of few ones."""
+    return problem.has_gaps and (problem.keep or not problem.has_few_gaps)
 
 
 def from_patches(

@@ -28,7 +28,7 @@ Options = Mapping[type, Any]
 """Option objects by their class."""
 
 FEW = 0.01
-"""Gaps of a smaller share than this are filled by the model and the neighbours, without sweeps of their own."""
+"""Gaps of a smaller share than this are few."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,10 +82,10 @@ class Problem:
         return not bool(self.model.inlier.all())
 
     @property
-    def only_outliers_lack(self) -> bool:
-        """Whether a stack that is to be denoised is complete but for a few outliers, so that no sweeps are needed."""
+    def has_few_gaps(self) -> bool:
+        """Whether the gaps are so few, as defects are, that they are worth no trial of methods."""
         inlier = self.model.inlier
-        return not self.keep and bool(inlier.size - np.count_nonzero(inlier) < FEW * inlier.size)
+        return self.has_gaps and bool(inlier.size - np.count_nonzero(inlier) < FEW * inlier.size)
 
     @property
     def noise_passed_on(self) -> NoiseModel:
