@@ -45,7 +45,7 @@ from .events import (
 )
 from .neighbourhoods import excluding
 from .noise import NoiseModel
-from .optics import Width, shared_light, structure_width
+from .optics import NO_WIDTH, Width, neighbours_alike, shared_light, structure_width
 from .single_voxels import Field, find_candidates, typical_distances
 
 Floats = npt.NDArray[np.floating]
@@ -69,6 +69,10 @@ FEWEST = 5
 NARROWEST = 0.35
 """Standard deviation, in pixels, of the narrowest PSF that is considered: a microscope that samples more coarsely draws
 spots that nobody can tell from impulses."""
+
+SELECTED = 0.02
+"""Where more voxels than this share are candidates, the others may look alike by selection: bright ones are left only
+among bright ones. So the ranks of all must show that neighbours are alike before the others show a width."""
 
 BETWEEN = 0.4
 """Standard deviation, in pixels, of a centred spot that shares less than spots of ``NARROWEST`` at places between the
@@ -190,7 +194,11 @@ def find_defects(
     trusted.ravel()[again] = False
     candidates = candidates[~np.isin(candidates, again)]
     sound = excluding(trusted, candidates)
-    width = structure_width(stack, sound)
+    selected = np.count_nonzero(sound) < (1 - SELECTED) * np.count_nonzero(trusted)
+    if not selected or neighbours_alike(stack, trusted):
+        width = structure_width(stack, sound)
+    else:
+        width = NO_WIDTH
     bright = events_of(searched, trusted, candidates, scale, 1)
     defect, open_ = judge_bright(bright, width, psf)
     kinds.ravel()[bright.positions[defect]] = Kind.BRIGHT

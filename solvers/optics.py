@@ -49,6 +49,9 @@ class Width(NamedTuple):
         return tuple(FWHM * s for s in self.sigma)
 
 
+NO_WIDTH = Width((math.nan,) * 3)
+
+
 def shared_light(sigma: float) -> float:
     """Share of a spot's peak that a voxel next to it has, if the peak lies on its voxel: ``exp(-1 / (2 sigma^2))``.
 
@@ -71,11 +74,25 @@ def structure_width(stack: Floats, sound: Bools) -> Width:
     w = sound[block]
     chosen = stack[block][w]
     if not len(chosen) or chosen.min() == chosen.max():
-        return Width((math.nan,) * 3)
+        return NO_WIDTH
     width = _widths(chosen.astype(np.float64) / float(np.abs(chosen).max()), w)  # squares of large numbers overflow
     if all(math.isnan(along) for along in width.sigma[1:]):
         width = Width((width.sigma[0], *_widths(_ranks(chosen), w, BULK).sigma[1:]))
     return width
+
+
+def neighbours_alike(stack: Floats, mask: Bools) -> bool:
+    """Whether neighbours in the plane have similar ranks, by more than chance."""
+    block = central_block(stack.shape, VOXELS)
+    w = mask[block]
+    ranks = np.zeros(w.shape)
+    ranks[w] = _ranks(stack[block][w]) - 0.5
+    for axis in (1, 2):
+        values = np.moveaxis(ranks, axis, 0)
+        products = values[:-1] * values[1:]
+        if products.sum() > 5 * math.sqrt(float(np.sum(products**2))):
+            return True
+    return False
 
 
 def _ranks(values: Floats) -> Floats:

@@ -28,7 +28,7 @@ from .events import ERRORS, Events, events_of
 from .neighbourhoods import excluding, neighbours, surroundings
 from .noise import NoiseModel
 from .one_value import alike
-from .optics import Width, structure_width
+from .optics import NO_WIDTH, Width, structure_width
 from .results import CompletionResult
 from .single_voxels import Field, find_candidates, typical_distances
 from .slabs import block_residual, model_planes, slabs
@@ -63,7 +63,7 @@ class Outliers(Defects):
 
 def no_defects() -> Defects:
     """Defects of a stack in which none were looked for."""
-    return Defects(np.zeros(0, np.intp), np.zeros(0, np.uint8), 0, Width((np.nan,) * 3))
+    return Defects(np.zeros(0, np.intp), np.zeros(0, np.uint8), 0, NO_WIDTH)
 
 
 def no_outliers(dtype: npt.DTypeLike) -> Outliers:

@@ -460,3 +460,15 @@ def test_typical_distances_of_noise_are_its_own_and_spots_do_not_move_the_backgr
     light = spots(0.7, False, 3, count=150)[0]
     busy: Scale = single_voxels.typical_distances(Field(noisy(light), ONE), everything, everything)
     assert np.abs(busy.bias).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(12, 20, 20), (4, 34, 34)])
+def test_a_third_of_the_voxels_at_random_bright_show_no_width_by_which_they_would_be_defects(
+    shape: tuple[int, int, int],
+) -> None:
+    """Left among bright ones alone, the voxels that are no candidates look like neighbours of each other."""
+    rng = np.random.default_rng(1)
+    stack = np.where(rng.random(shape) < 0.7, 0, rng.poisson(50, shape)).astype(np.float32)
+    found = find_defects(stack, np.ones(shape, bool), NoiseModel.white(7.0))
+    assert found.count(Kind.BRIGHT) == 0
+    assert found.width.lateral == 0

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tensorcell.solvers.optics import FWHM, WIDEST, Width, shared_light, structure_width, width_of_ratio
+from tensorcell.solvers.optics import (
+    FWHM,
+    WIDEST,
+    Width,
+    neighbours_alike,
+    shared_light,
+    structure_width,
+    width_of_ratio,
+)
 
 SHAPE = (40, 56, 56)
 
@@ -127,3 +135,15 @@ def test_width_of_y_and_x_is_the_smaller_one_that_was_found() -> None:
         assert Width(sigma).lateral == lateral
     assert Width((1, 2, 4)).fwhm == (FWHM, 2 * FWHM, 4 * FWHM)
     assert pytest.approx(2.3548, abs=1e-4) == FWHM
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbours_are_alike_where_most_voxels_are_structure_and_not_where_they_are_random(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    impulses = rng.random(SHAPE) < 0.2
+    structure = np.where(impulses, 50 * rng.random(SHAPE), filtered(1.0, seed))
+    mask = rng.random(SHAPE) < 0.5
+    assert neighbours_alike(structure, np.ones(SHAPE, bool))
+    assert neighbours_alike(np.where(mask, structure, np.nan), mask)
+    photons = np.where(rng.random(SHAPE) < 0.7, 0, rng.poisson(50, SHAPE))
+    assert not neighbours_alike(photons, np.ones(SHAPE, bool))
