@@ -377,14 +377,18 @@ def _scale(
 
     ``errors`` are those at left-out voxels, of which ``noise`` is expected from noise alone; ``structure`` are products
     with the errors of neighbours; the factors depend on the estimate ``value``. Unless they were found at the gap
-    itself, they were found at twice the gap, and at no gap the prediction needs none: at the gap itself the geometric
-    mean of one and the factor is taken, as for the weight of the kriged planes.
+    itself, they were found at twice the gap, and at no gap the prediction needs none. At the gap itself the geometric
+    mean of one and the factor is taken where errors were smaller than predicted, as for the weight of the kriged
+    planes. Where they were larger, the factor is taken as it is: on ten volumes of which every plane was measured
+    (gaps of 2 to 4 planes) that covered .90 of the voxels and .84 of the brightest tenth, the root .87 and .75.
     """
     least = LEAST_VARIANCE * float(np.mean(variance))
     if not least > 0:
         return PlaneLaw(Calibration.constant(1.0))
     found = calibrated(errors, noise, np.sqrt(np.maximum(variance, least)), value, structure)
-    return PlaneLaw(found if same_gap else found._replace(squares=np.sqrt(found.squares)), least)
+    if not same_gap:
+        found = found._replace(squares=np.maximum(found.squares, np.sqrt(found.squares)))
+    return PlaneLaw(found, least)
 
 
 def _ratio(above: float, below: float) -> float:

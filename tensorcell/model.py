@@ -231,7 +231,11 @@ def bounded_by_fit(
             counted = counted & (y != clipped)
     if np.count_nonzero(counted) < FEWEST:
         return noise
-    off = (y - x)[counted] / np.sqrt(np.asarray(noise.variance(x[counted])))
+    variance = np.asarray(noise.variance(x[counted]))
+    told = variance > 0  # a law of noise may say that there is none at the intensities of the background
+    if np.count_nonzero(told) < FEWEST:
+        return noise
+    off = (y - x)[counted][told] / np.sqrt(variance[told])
     free = 1 - degrees_of_freedom(fit.rank, values.shape) / max(1, int(np.count_nonzero(inlier)))
     share = robust_sigma(off) / math.sqrt(max(0.1, free))
     if share >= TEXTURE:

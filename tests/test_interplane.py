@@ -116,8 +116,10 @@ def test_fill_planes_gains_on_an_isotropic_field(step: int) -> None:
     )
     best = max(decibels(other[missing], truth[missing]) for other in others)
     assert decibels(filled.volume[missing], truth[missing]) > best + 0.5  # the bar for training-free methods is .25
-    ratio = np.sqrt(np.mean(np.square(filled.volume - truth)[missing]) / np.mean(np.square(filled.error)[missing]))
-    assert 0.7 < ratio < 1.4  # errors of one realisation, judged at twice the gap
+    error, deviation = np.abs(filled.volume - truth)[missing], filled.error[missing]
+    # Judged at twice the gap, where a field as smooth as this is lost: intervals are too wide rather than too narrow.
+    assert 0.45 < np.sqrt(np.mean(error**2) / np.mean(deviation**2)) < 1
+    assert np.mean(error <= 1.645 * deviation) > 0.9
 
 
 def test_fill_planes_of_white_noise_is_its_mean() -> None:
@@ -206,7 +208,7 @@ def test_judged_slope_exceeds_the_truth_once_in_twenty() -> None:
 
 @pytest.mark.parametrize(("size", "noise"), [(2.0, 0.0), (0.25, 0.0), (2.0, 4.0)])
 @pytest.mark.parametrize("shared", [0.0, 0.5])
-def test_scale_is_the_geometric_mean_of_one_and_of_what_covers_at_twice_the_gap(
+def test_scale_is_what_covers_at_twice_the_gap_or_its_geometric_mean_with_one_where_that_is_more(
     size: float, noise: float, shared: float
 ) -> None:
     """White noise of a known variance is taken off but for what neighbours share, which no noise explains."""
@@ -217,7 +219,8 @@ def test_scale_is_the_geometric_mean_of_one_and_of_what_covers_at_twice_the_gap(
     # Quantiles of groups of 2500 errors are known to 4 % of their squares, and the difference with the noise to as much
     # of the larger number.
     tolerance = 0.12 * (1 + noise / expected)
-    np.testing.assert_allclose(law(np.array([30.0, 70.0]), np.ones(2)) ** 2, np.sqrt(expected), rtol=tolerance)
+    squares = law(np.array([30.0, 70.0]), np.ones(2)) ** 2
+    np.testing.assert_allclose(squares, max(expected, np.sqrt(expected)), rtol=tolerance)
 
 
 def test_errors_where_nothing_changes_are_small_but_not_nothing() -> None:

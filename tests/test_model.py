@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from tensorcell.fitting import Fitting
 from tensorcell.model import anchored, bounded_by_fit, model_of, noise_of_stack
 from tensorcell.solvers import CompletionResult, NoiseModel, Status, complete_tucker
 from tensorcell.solvers.results import SparsePart, tucker_tensor
+from tensorcell.solvers.slabs import model_planes
+from tensorcell.solvers.spread import robust_sigma
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.6])
@@ -61,6 +65,21 @@ def test_the_bound_scales_the_law_and_counts_the_degrees_of_freedom() -> None:
     # noise, another 4 % go with them. Without counting, 8 % would lack.
     white = bounded_by_fit(NoiseModel.white(1.0), noisy, whole, fit)
     assert white.sigma == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_bound_leaves_out_voxels_at_which_the_law_says_no_noise() -> None:
+    """Below 20 this law has a variance of 0, by which nothing is divided."""
+    _, noisy = planted(0.1)
+    fit = complete_tucker(noisy, None, (12, 12, 12), tolerance=1e-3)
+    whole = np.ones(noisy.shape, bool)
+    law = NoiseModel(gain=0.5, offset=0.0, sigma=1.0, floor=0.0)
+    model = model_planes(fit, slice(0, len(noisy)))
+    assert np.any(law.variance(model) == 0)
+    told = law.variance(model) > 0
+    bounded = bounded_by_fit(law, noisy, whole, fit)
+    off = (noisy - model)[told] / np.sqrt(law.variance(model[told]))
+    assert bounded.sigma < law.sigma
+    assert math.sqrt(bounded.gain / law.gain) == pytest.approx(robust_sigma(off) / 0.95, rel=0.1)
 
 
 def test_the_bound_of_a_model_with_more_unknowns_than_voxels_is_ten_times_what_it_leaves_over() -> None:
