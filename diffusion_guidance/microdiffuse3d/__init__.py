@@ -1,0 +1,25 @@
+"""MicroDiffuse3D: a conditional latent 3-D diffusion transformer for the restoration of microscopy volumes.
+
+A low-resolution volume is encoded by a convolutional network into one condition a token. A transformer, whose tokens
+are patches of the planes of a latent volume, predicts the velocity from noise to the latent of the restored volume; a
+refinement decoder turns that latent and the low-resolution volume into intensities.
+
+- ``config``: sizes of the network; ``tiny``, ``small``, ``base`` and ``published``
+- ``attention``: attention within planes, then along z
+- ``conditioning``: what the transformer is told of the low-resolution volume, and of its slices as images
+- ``transformer``: its blocks
+- ``model``: the whole network
+- ``refinement``: the decoder
+- ``published``: the authors' checkpoints
+
+References
+----------
+Y. Li et al., MicroDiffuse3D: a foundation model for 3D microscopy imaging restoration, arXiv:2605.08566. Where the
+published network (MIT) differs from the text, the network is followed, and the difference is named.
+"""
+
+from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
+from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
+from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
+
+__all__ = ["MicroDiffuse3D", "MicroDiffuse3DConfig", "RefinementDecoder"]
