@@ -450,7 +450,7 @@ def denoiser(path: Path, network: Callable[[Tensor, Tensor], Tensor], kind: Kind
 
 def _rate(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Derivative of an entrywise function."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # in either mode of the caller
         moving = t.detach().clone().requires_grad_()
         value = function(moving)
         return torch.autograd.grad(value.sum(), moving)[0] if value.requires_grad else torch.zeros_like(t)

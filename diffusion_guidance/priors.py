@@ -308,7 +308,7 @@ def read_weights(folder: Path, given: Path | None, allow_pickle: bool) -> dict[s
     return weights
 
 
-def fill_network(network: SliceNetwork, weights: dict[str, Tensor], label: str) -> None:
+def fill_network(network: torch.nn.Module, weights: dict[str, Tensor], label: str) -> None:
     """Load weights into a network; any difference is a ValueError of one line."""
     expected = network.state_dict()
     missing, left = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tensorcell.diffusion_guidance.batches import Batch, denoising_loss
+from tensorcell.diffusion_guidance.batches import denoising_loss
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.priors import (
     fill_network,
@@ -42,11 +44,15 @@ class TrainingState:
 
     Attributes
     ----------
-    network, average, best : SliceNetwork
+    network, average, best : module
         The network that is fitted, the running average of its weights, and the average with the least held-out loss.
     optimiser : AdamW
     generator : torch.Generator
         Draws the pieces, levels and noise.
+    loss : callable ``(network, batch) -> tensor``
+        What is minimised; all that is random in it is drawn with the batch.
+    configuration : dict
+        What the networks were made from, as JSON.
     step : int
         Number of steps done.
     best_loss : float
@@ -55,11 +61,13 @@ class TrainingState:
         Looks at held-out pieces since `best` was found.
     """
 
-    network: SliceNetwork
-    average: SliceNetwork
-    best: SliceNetwork
+    network: Any
+    average: Any
+    best: Any
     optimiser: torch.optim.AdamW
     generator: torch.Generator
+    loss: Callable[[Any, Any], Tensor]
+    configuration: dict[str, Any]
     step: int = 0
     best_loss: float = math.inf
     since_best: int = 0
@@ -67,14 +75,20 @@ class TrainingState:
     @classmethod
     def begin(cls, config: SliceNetworkConfig, seed: int, weights: dict[str, Tensor] | None = None) -> TrainingState:
         """A state before the first step, with fresh weights or those of another prior."""
-        three = [SliceNetwork(config, seed=seed) for _ in range(3)]
-        for network in three:
-            if weights is not None:
-                fill_network(network, weights, "initial")
-        for network in three[1:]:
-            network.requires_grad_(False)
-        optimiser = torch.optim.AdamW(three[0].parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-        return cls(three[0], three[1], three[2], optimiser, torch.Generator().manual_seed(seed))
+        network = SliceNetwork(config, seed=seed)
+        if weights is not None:
+            fill_network(network, weights, "initial")
+        return cls.of(network, lambda network, batch: denoising_loss(network, batch), seed, config.to_dict())
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, loss: Callable[[Any, Any], Tensor], seed: int, configuration: dict[str, Any]
+    ) -> TrainingState:
+        """A state before the first step of any network, which is fitted from its weights on."""
+        average, best = (deepcopy(network).requires_grad_(False) for _ in range(2))
+        optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
+        generator = torch.Generator().manual_seed(seed)
+        return cls(network, average, best, optimiser, generator, loss, configuration)
 
     def save(self, folder: str | Path) -> None:
         """Write the state to a folder, as safetensors and JSON."""
@@ -87,31 +101,46 @@ class TrainingState:
             tensors |= {f"optimiser/{index}/{key}": value for key, value in moments.items()}
         write_weights(tensors, folder / "training_state.safetensors")
         numbers = {"step": self.step, "best_loss": self.best_loss, "since_best": self.since_best}
-        write_json({"network": self.network.config.to_dict(), **numbers}, folder / "training_state.json")
+        write_json({"network": self.configuration, **numbers}, folder / "training_state.json")
 
     @classmethod
     def load(cls, folder: str | Path) -> TrainingState:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote of the fit of a :class:`SliceNetwork`."""
         numbers = read_json(Path(folder) / "training_state.json")
+        return cls.begin(SliceNetworkConfig(**numbers["network"]), seed=0).resumed(folder)
+
+    def resumed(self, folder: str | Path) -> TrainingState:
+        """This state as it was when :meth:`save` wrote it; its networks must be of the sizes that were saved.
+
+        Raises
+        ------
+        ValueError
+            If they are not.
+        """
+        numbers = read_json(Path(folder) / "training_state.json")
+        there = numbers.pop("network")
+        if there != json.loads(json.dumps(self.configuration)):
+            names = sorted({*there, *self.configuration})
+            changed = ", ".join(name for name in names if there.get(name) != self.configuration.get(name))
+            raise ValueError(f"{folder} holds the fit of another network: {changed} differ")
         tensors = read_safetensors(Path(folder) / "training_state.safetensors")
-        state = cls.begin(SliceNetworkConfig(**numbers.pop("network")), seed=0)
         grouped: dict[str, dict[str, Any]] = {}
         for name, value in tensors.items():
             group, _, rest = name.partition("/")
             grouped.setdefault(group, {})[rest] = value
         for name in ("network", "average", "best"):
-            fill_network(getattr(state, name), grouped.get(name, {}), f"{folder}: {name}")
+            fill_network(getattr(self, name), grouped.get(name, {}), f"{folder}: {name}")
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in grouped.get("optimiser", {}).items():
             index, _, key = name.partition("/")
             moments.setdefault(int(index), {})[key] = value
-        state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
-        state.generator.set_state(grouped["generator"][""])
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        self.generator.set_state(grouped["generator"][""])
         for name, number in numbers.items():
-            setattr(state, name, number)
-        return state
+            setattr(self, name, number)
+        return self
 
-    def advance(self, batch: Batch, rate: float) -> float:
+    def advance(self, batch: Any, rate: float) -> float:
         """One step of AdamW, and of the running average of the weights; returns the loss.
 
         Where the loss or its gradient is not finite nothing changes, and the value returned is NaN or infinite.
@@ -119,7 +148,7 @@ class TrainingState:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad()
-        loss = denoising_loss(self.network, batch)
+        loss = self.loss(self.network, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
             return value
@@ -137,8 +166,8 @@ class TrainingState:
 
 def run_training(
     state: TrainingState,
-    draw: Callable[[torch.Generator], Batch],
-    test: Sequence[Batch],
+    draw: Callable[[torch.Generator], Any],
+    test: Sequence[Any],
     *,
     seconds: float | None = None,
     steps: int | None = None,
@@ -152,8 +181,8 @@ def run_training(
     state : TrainingState
         Advanced in place.
     draw : callable
-        A new batch from the state's generator.
-    test : sequence of Batch
+        A new batch, of which the state knows the loss, from the state's generator.
+    test : sequence of batches
         Held-out pieces, at which the loss is looked every ``CHECK_EVERY`` steps.
     seconds, steps, progress, keep
         As in :func:`tensorcell.diffusion_guidance.training.fit_lateral_prior`.
@@ -204,10 +233,10 @@ def run_training(
     return {"steps": state.step, "seconds": seconds_taken, "heldout": state.best_loss, "ended": ended}
 
 
-def _look(state: TrainingState, test: Sequence[Batch]) -> float:
+def _look(state: TrainingState, test: Sequence[Any]) -> float:
     """Held-out loss of the averaged weights, which become the best ones where it is the least so far."""
     with torch.inference_mode():
-        heldout = float(np.mean([float(denoising_loss(state.average, batch)) for batch in test]))
+        heldout = float(np.mean([float(state.loss(state.average, batch)) for batch in test]))
     state.since_best += 1
     if heldout < state.best_loss:
         state.best.load_state_dict(state.average.state_dict())

@@ -271,3 +271,11 @@ def test_variance_exploding_ends_at_its_smallest_level() -> None:
     assert float(path.level(path.grid(6, "log"))[-1]) == pytest.approx(0.02)
     assert path.levels(6, "log")[-2:].tolist() == pytest.approx([0.02, 0.0])
     assert math.isclose(float(path.levels(1)[0]), 50.0)
+
+
+def test_conversions_are_the_same_where_no_gradients_are_kept() -> None:
+    path, x, value = paths.linear_flow(), torch.randn(2, 1, 3, 3), torch.randn(2, 1, 3, 3)
+    expected = paths.convert(path, x, 0.3, value, "flow", "x0")
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            torch.testing.assert_close(paths.convert(path, x.clone(), 0.3, value.clone(), "flow", "x0"), expected)

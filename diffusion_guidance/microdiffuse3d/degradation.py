@@ -1,0 +1,139 @@
+"""What a fast acquisition makes of a volume: the low-resolution half of a pair that a network is trained with.
+
+=====  ===========================================================================
+step   model
+=====  ===========================================================================
+1      Light is lost with the depth, ``exp(-z / attenuation)``, and the PSF grows.
+2      The PSF: Gaussian along each axis.
+3      Every `axial_factor`-th plane is measured, in pixels of `lateral_factor` pixels a side, whose mean they hold.
+4      Poisson noise of `photons` at intensity 1, Gaussian noise of `read_noise`.
+5      Pixels are interpolated to the lateral size of the volume again.
+=====  ===========================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LEAST_WIDTH = 1e-3
+"""PSFs narrower than this, in voxels, do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degradation:
+    """An acquisition.
+
+    Attributes
+    ----------
+    axial_factor, lateral_factor : int
+        Planes and pixels a side of the volume per plane and pixel measured.
+    psf : three floats
+        Standard deviations of the PSF along z, y and x, in voxels of the volume.
+    photons : float
+        Photons per measured pixel at intensity 1; infinite: no Poisson noise.
+    read_noise : float
+        Standard deviation of the detector's noise, as a share of intensity 1.
+    attenuation : float
+        Planes over which the light falls to 1 / e; infinite: no loss.
+    widening : float
+        The PSF at the last plane is wider by this share than at the first.
+    """
+
+    axial_factor: int = 1
+    lateral_factor: int = 1
+    psf: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    photons: float = math.inf
+    read_noise: float = 0.0
+    attenuation: float = math.inf
+    widening: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if min(self.axial_factor, self.lateral_factor) < 1:
+            raise ValueError(f"factors must be at least 1, got {self.axial_factor} and {self.lateral_factor}")
+        if not all(math.isfinite(width) and width >= 0 for width in self.psf):
+            raise ValueError(f"psf must be three finite widths of at least 0, got {self.psf}")
+        if not (self.photons > 0 and self.attenuation > 0):
+            raise ValueError(f"photons and attenuation must be positive, got {self.photons} and {self.attenuation}")
+        for name in ("read_noise", "widening"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+
+    def __call__(self, volume: Tensor, generator: torch.Generator) -> Tensor:
+        """Degrade ``(B, 1, D, H, W)``, of intensities about between 0 and 1.
+
+        Returns
+        -------
+        tensor ``(B, 1, ceil(D / axial_factor), H, W)``
+
+        Raises
+        ------
+        ValueError
+            If height or width is no multiple of the lateral factor.
+        """
+        if volume.shape[-1] % self.lateral_factor or volume.shape[-2] % self.lateral_factor:
+            raise ValueError(
+                f"height and width must be multiples of the lateral factor {self.lateral_factor}, "
+                f"got {tuple(volume.shape[-2:])}"
+            )
+        depth = torch.arange(volume.shape[2], device=volume.device)
+        light = torch.exp(-depth / self.attenuation).to(volume.dtype)[:, None, None]
+        measured = self._blurred(volume * light)[:, :, :: self.axial_factor]
+        if self.lateral_factor > 1:
+            measured = functional.avg_pool3d(measured, (1, self.lateral_factor, self.lateral_factor))
+        if math.isfinite(self.photons):
+            rate = (self.photons * measured.clamp(min=0)).to(generator.device)
+            measured = torch.poisson(rate, generator=generator).to(volume.device) / self.photons
+        if self.read_noise:
+            noise = torch.randn(measured.shape, generator=generator, device=generator.device)
+            measured = measured + self.read_noise * noise.to(measured)
+        if self.lateral_factor > 1:
+            size = (measured.shape[2], *volume.shape[3:])
+            measured = functional.interpolate(measured, size=size, mode="trilinear", align_corners=False)
+        return measured
+
+    def _blurred(self, volume: Tensor) -> Tensor:
+        """The volume seen through the PSF, which grows with the depth: a mix of its narrowest and its widest."""
+        narrow = blurred(volume, self.psf)
+        if not self.widening:
+            return narrow
+        depth, axial, lateral = volume.shape[2], self.psf[0], self.psf[1:]
+        wide = blurred(volume, tuple((1 + self.widening) * width for width in (axial, *lateral)))
+        share = torch.linspace(0, 1, depth, dtype=volume.dtype, device=volume.device)[:, None, None]
+        return torch.lerp(narrow, wide, share.expand_as(narrow))
+
+
+def blurred(volume: Tensor, widths: tuple[float, ...]) -> Tensor:
+    """Convolution of ``(B, 1, D, H, W)`` with a Gaussian; beyond the border the last voxel goes on."""
+    for axis, width in enumerate(widths):
+        if width < LEAST_WIDTH:
+            continue
+        reach = max(1, math.ceil(4 * width))
+        places = torch.arange(-reach, reach + 1, dtype=volume.dtype, device=volume.device)
+        kernel = torch.exp(-0.5 * (places / width) ** 2)
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = -1
+        padding = [0] * 6
+        padding[4 - 2 * axis : 6 - 2 * axis] = [reach, reach]
+        padded = functional.pad(volume, padding, mode="replicate")
+        volume = functional.conv3d(padded, (kernel / kernel.sum()).reshape(shape))
+    return volume
+
+
+def masked_blocks(volume: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """The volume with blocks of pixels set to 0 in each plane, for pretraining without pairs.
+
+    Of nine in ten volumes between half and three quarters of the blocks are masked, of the others none.
+    """
+    batch, _, depth, height, width = volume.shape
+    rows, columns = math.ceil(height / side), math.ceil(width / side)
+    share = 0.5 + 0.25 * torch.rand((batch, 1, 1, 1, 1), generator=generator)
+    share = torch.where(torch.rand((batch, 1, 1, 1, 1), generator=generator) < 0.9, share, torch.zeros(()))
+    kept = torch.rand((batch, 1, depth, rows, columns), generator=generator) >= share
+    kept = kept.repeat_interleave(side, 3).repeat_interleave(side, 4)[..., :height, :width]
+    return volume * kept.to(volume)

@@ -1,0 +1,388 @@
+"""MicroDiffuse3D: latents, degradations, losses, fits that go on where they stopped, and restored volumes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
+
+from tensorcell.datasets import simulate_cells  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d import (  # noqa: E402
+    MicroDiffuse3D,
+    MicroDiffuse3DConfig,
+    RefinementDecoder,
+)
+from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, blurred, masked_blocks  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E402
+    FlowBatch,
+    path_of,
+    prediction_loss,
+)
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, restored  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.training import (  # noqa: E402
+    Pieces,
+    Span,
+    fit_autoencoder,
+    fit_decoder,
+    fit_network,
+    split,
+)
+from tensorcell.diffusion_guidance.training_loop import TrainingState  # noqa: E402
+
+CONFIG = replace(
+    MicroDiffuse3DConfig.named("tiny"), token_width=12, condition_width=4, injected_width=8, blocks=1, heads=2,
+    head_width=4, positions=(4, 2, 2), encoder_width=4, encoder_groups=2, encoder_heads=2, depth_ratios=(2,),
+)  # fmt: skip
+SPARSE = Degradation(axial_factor=2, photons=500.0)
+
+
+def generator(seed: int = 0) -> Any:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def volumes() -> list[np.ndarray]:
+    return [simulate_cells((8, 40, 40), cells=6, seed=seed).truth for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def autoencoder(volumes: list[np.ndarray]) -> SliceAutoencoder:
+    """Untrained, with latents of unit variance."""
+    made = SliceAutoencoder.new(scale=4, width=8).eval()
+    made.set_scaling(torch.from_numpy(Span.of(volume).normalised(volume))[:, None] for volume in volumes)
+    return made
+
+
+# --------------------------------------------------------------------------------------------------------- latents
+
+
+def test_planes_are_encoded_one_by_one(autoencoder: SliceAutoencoder) -> None:
+    volume = torch.rand(2, 1, 20, 16, 24, generator=generator())
+    with torch.inference_mode():
+        latents = autoencoder.encode(volume)
+        assert latents.mean.shape == latents.deviation.shape == (2, 20, 4, 4, 6)
+        one = autoencoder.encode(volume[1:, :, 17:18])
+        torch.testing.assert_close(latents.mean[1:, 17:18], one.mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(latents.deviation[1:, 17:18], one.deviation, rtol=1e-4, atol=1e-5)
+        decoded = autoencoder.decode(latents.mean)
+        assert decoded.shape == volume.shape
+        torch.testing.assert_close(decoded[1:, :, 17:18], autoencoder.decode(one.mean), rtol=1e-4, atol=1e-5)
+
+
+def test_drawn_latents_have_the_deviation_that_is_told(autoencoder: SliceAutoencoder) -> None:
+    with torch.inference_mode():
+        latents = autoencoder.encode(torch.rand(1, 1, 16, 32, 32, generator=generator()))
+        off = (latents.drawn(generator()) - latents.mean) / latents.deviation
+    assert float(off.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_the_factor_brings_latents_to_unit_variance_and_changes_no_volume() -> None:
+    own = SliceAutoencoder.new(scale=4, width=8).eval()
+    volume = torch.rand(1, 1, 6, 32, 32, generator=generator())
+    with torch.inference_mode():
+        before = own.decode(own.encode(volume).mean)
+        factor = own.set_scaling(iter([volume[0].transpose(0, 1)]))
+        assert factor != 1
+        latents = own.encode(volume)
+        assert float(latents.drawn(generator()).std()) == pytest.approx(1, rel=0.06)  # of 1500 numbers: 2 %
+        torch.testing.assert_close(own.decode(latents.mean), before, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="got none"):
+        own.set_scaling(iter([]))
+
+
+def test_an_autoencoder_of_colours_is_shown_grey_and_its_colours_are_averaged(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    colours = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=[8, 8], norm_num_groups=4,
+        layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+    )  # fmt: skip
+    colours.save_pretrained(tmp_path)
+    read, volume = SliceAutoencoder.load(tmp_path), torch.rand(1, 1, 2, 8, 8, generator=generator())
+    assert (read.scale, read.channels) == (2, 4)
+    with torch.inference_mode():
+        latents = read.encode(volume)
+        image = (2 * volume[0, 0, 1] - 1).expand(1, 3, -1, -1)
+        mean = colours.eval().encode(image).latent_dist.mean
+        torch.testing.assert_close(latents.mean[0, 1:], mean * colours.config.scaling_factor, rtol=1e-4, atol=1e-5)
+        expected = (colours.decode(mean).sample.mean(dim=1) + 1) / 2
+        torch.testing.assert_close(read.decode(latents.mean)[0, :, 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autoencoders_are_written_and_read(autoencoder: SliceAutoencoder, tmp_path: Path) -> None:
+    autoencoder.save(tmp_path / "vae")
+    read, volume = SliceAutoencoder.load(tmp_path / "vae"), torch.rand(1, 1, 1, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(read.encode(volume).mean, autoencoder.encode(volume).mean)
+    with pytest.raises(ValueError, match="holds no autoencoder that diffusers can read"):
+        SliceAutoencoder.load(tmp_path)
+    with pytest.raises(ValueError, match=r"multiples of 4, got \(16, 18\)"):
+        read.encode(torch.zeros(1, 1, 1, 16, 18))
+    with pytest.raises(ValueError, match="scale must be a power of two, got 3"):
+        SliceAutoencoder.new(scale=3)
+
+
+# ---------------------------------------------------------------------------------------------------- degradations
+
+
+@pytest.mark.parametrize("widths", [(0.0, 0.0, 0.0), (1.5, 0.7, 2.0), (0.0, 1.0, 0.0)])
+def test_the_psf_is_a_gaussian_of_these_widths(widths: tuple[float, float, float]) -> None:
+    volume = torch.rand(1, 1, 12, 14, 16, generator=generator(), dtype=torch.float64)
+    expected = ndimage.gaussian_filter(volume[0, 0].numpy(), widths, mode="nearest", truncate=6)
+    np.testing.assert_allclose(blurred(volume, widths)[0, 0].numpy(), expected, atol=2e-4)  # cut at 4 widths
+
+
+def test_a_psf_wider_than_the_volume_leaves_its_mean() -> None:
+    volume = torch.ones(1, 1, 2, 3, 3)
+    torch.testing.assert_close(blurred(volume, (5.0, 5.0, 5.0)), volume)
+
+
+def test_degradation_measures_planes_and_pixels() -> None:
+    z, y, x = torch.meshgrid(torch.arange(10.0), torch.arange(12.0), torch.arange(8.0), indexing="ij")
+    ramp = (z**2 + 3 * y - 2 * x)[None, None]
+    measured = Degradation(axial_factor=4, lateral_factor=2)(ramp, generator())
+    assert measured.shape == (1, 1, 3, 12, 8)
+    torch.testing.assert_close(measured[..., 1:-1, 1:-1], ramp[:, :, ::4, 1:-1, 1:-1])  # means of squares, between them
+    spike = torch.zeros(1, 1, 2, 12, 8)
+    spike[0, 0, :, 5, 5] = 1
+    seen = Degradation(lateral_factor=2)(spike, generator())
+    assert float(seen.max()) == pytest.approx(0.75**2 / 4)  # a quarter of a pixel, at a quarter of its width
+    assert float(seen.sum()) == pytest.approx(2)
+
+
+def test_noise_is_that_of_photons_and_of_the_detector() -> None:
+    volume = torch.full((1, 1, 20, 64, 64), 0.25)
+    measured = Degradation(photons=40.0, read_noise=0.05)(volume, generator())
+    assert float(measured.mean()) == pytest.approx(0.25, abs=0.002)
+    assert float(measured.var()) == pytest.approx(0.25 / 40 + 0.05**2, rel=0.03)
+
+
+def test_deep_planes_are_darker_and_more_blurred() -> None:
+    volume = torch.zeros(1, 1, 9, 33, 33)
+    volume[:, :, :, 16, 16] = 1
+    measured = Degradation(psf=(0.0, 1.0, 1.0), attenuation=4.0, widening=1.0)(volume, generator())
+    light = measured.sum(dim=(0, 1, 3, 4))
+    torch.testing.assert_close(light, torch.exp(-torch.arange(9) / 4), rtol=1e-4, atol=1e-5)
+    peak = measured[0, 0, :, 16, 16] / light
+    assert float(peak[8] / peak[0]) == pytest.approx(1 / 4, rel=0.02)  # twice as wide along two axes
+    assert bool((peak.diff() < 0).all())
+
+
+def test_masked_blocks_are_whole_and_between_half_and_three_quarters() -> None:
+    volume = torch.ones(400, 1, 2, 24, 24)
+    masked = masked_blocks(volume, 4, generator())
+    blocks = masked.reshape(400, 2, 6, 4, 6, 4)
+    assert bool((blocks.amin(dim=(3, 5)) == blocks.amax(dim=(3, 5))).all())
+    share = 1 - masked.mean(dim=(1, 2, 3, 4))
+    untouched = share == 0
+    assert float(untouched.float().mean()) == pytest.approx(0.1, abs=0.05)
+    assert float(share[~untouched].mean()) == pytest.approx(0.625, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axial_factor": 0}, "factors must be at least 1, got 0 and 1"),
+        ({"psf": (1.0, math.inf, 1.0)}, "three finite widths"),
+        ({"photons": 0.0}, "must be positive"),
+        ({"attenuation": math.nan}, "must be positive"),
+        ({"read_noise": -1.0}, "read_noise must be finite and at least 0"),
+        ({"widening": math.inf}, "widening must be finite and at least 0"),
+    ],
+)
+def test_degradations_that_no_microscope_has_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Degradation(**change)
+
+
+def test_lateral_factors_divide_the_sides() -> None:
+    with pytest.raises(ValueError, match=r"multiples of the lateral factor 3, got \(9, 10\)"):
+        Degradation(lateral_factor=3)(torch.zeros(1, 1, 2, 9, 10), generator())
+
+
+# ---------------------------------------------------------------------------------------------------------- losses
+
+
+@pytest.mark.parametrize("objective", ["flow", "eps"])
+def test_the_loss_of_a_perfect_prediction_is_zero(objective: Any) -> None:
+    """The network is told the latent: what it is shown determines the noise."""
+    latent, noise = torch.randn(2, 3, 4, 5, 5, generator=generator()), torch.randn(2, 3, 4, 5, 5)
+    batch = FlowBatch(latent, noise, torch.tensor([0.2, 0.7]), torch.zeros(2, 1, 3, 20, 20))
+    path = path_of(objective)
+
+    def perfect(x: Any, t: Any, y: Any, lr: Any) -> Any:
+        time = t.reshape(-1, 1, 1, 1, 1)
+        found = (x - path.alpha(time) * latent) / path.sigma(time)
+        return found - latent if objective == "flow" else found
+
+    assert float(prediction_loss(perfect, batch, objective)) < 1e-10
+    zero = float(prediction_loss(lambda x, t, y, lr: torch.zeros_like(x), batch, objective))
+    assert zero == pytest.approx(float(((noise - latent) if objective == "flow" else noise).square().mean()))
+
+
+def test_unknown_objectives_are_refused() -> None:
+    with pytest.raises(ValueError, match="objective must be one of flow, eps, got 'x0'"):
+        path_of("x0")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------- pieces
+
+
+def test_spans_are_undone() -> None:
+    volume = 1e4 + 300 * np.random.default_rng(0).random((4, 20, 20))
+    span = Span.of(volume)
+    scaled = span.normalised(volume)
+    assert scaled.dtype == np.float32
+    assert np.mean((scaled >= 0) & (scaled <= 1)) > 0.99
+    np.testing.assert_allclose(span.restored(scaled.astype(float)), volume, atol=1e-3)
+    assert Span.of(np.full((2, 2, 2), 7.0)) == (7.0, 8.0)
+
+
+def test_pieces_are_parts_of_volumes_turned_within_planes() -> None:
+    volume = np.arange(6 * 9 * 9, dtype=np.float32).reshape(6, 9, 9)
+    pieces = Pieces([volume], (3, 4, 4)).draw(60, generator())
+    assert pieces.shape == (60, 1, 3, 4, 4)
+    turned = set()
+    for piece in pieces[:, 0].numpy():
+        first = piece.min()
+        z, y, x = np.unravel_index(int(first), volume.shape)
+        part = volume[z : z + 3, y : y + 4, x : x + 4]
+        matches = [
+            (flip_y, flip_x, swap)
+            for flip_y in (1, -1) for flip_x in (1, -1) for swap in (False, True)
+            if np.array_equal(piece, (lambda p, s: p.transpose(0, 2, 1) if s else p)(part[:, ::flip_y, ::flip_x], swap))
+        ]  # fmt: skip
+        assert len(matches) == 1
+        turned.update(matches)
+    assert len(turned) == 8
+
+
+def test_volumes_or_their_last_rows_are_held_out() -> None:
+    rng = np.random.default_rng(0)
+    train, held = split([rng.random((4, 10, 8)) + n for n in range(7)], (2, 4, 4))
+    assert (len(train.volumes), len(held.volumes)) == (6, 1)
+    train, held = split([rng.random((4, 30, 8))], (2, 4, 4))
+    assert (train.volumes[0].shape, held.volumes[0].shape) == ((4, 25, 8), (4, 5, 8))
+    train, held = split([rng.random((4, 7, 8))], (2, 4, 4))
+    assert train.volumes[0].shape == held.volumes[0].shape == (4, 7, 8)
+    with pytest.raises(ValueError, match=r"a piece has shape \(5, 4, 4\), a volume only \(4, 7, 8\)"):
+        split([rng.random((4, 7, 8))], (5, 4, 4))
+    with pytest.raises(ValueError, match="at least one volume"):
+        split([], (1, 4, 4))
+
+
+# ------------------------------------------------------------------------------------------------------------ fits
+
+
+def test_fits_lower_the_held_out_loss(volumes: list[np.ndarray], autoencoder: SliceAutoencoder) -> None:
+    fresh = SliceAutoencoder.new(scale=4, width=8)
+    losses: list[float] = []
+    fit = fit_autoencoder(
+        volumes, fresh, side=16, steps=50, progress=lambda step, steps, loss, held: losses.append(loss)
+    )
+    assert fit.report["steps"] == 50
+    assert fit.report["heldout"] < 0.6 * losses[0]
+    assert fit.network.slices.config.scaling_factor != 1
+    network = fit_network(volumes, CONFIG, fit.network, SPARSE, piece=(4, 16, 16), steps=25)
+    assert network.report["heldout"] < 2.2  # about two for nothing predicted; what it can learn is tested below
+    decoder = fit_decoder(
+        volumes, RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1), autoencoder, SPARSE,
+        piece=(4, 16, 16), steps=50,
+    )  # fmt: skip
+    assert decoder.report["heldout"] < 0.25
+
+
+def test_the_network_learns_one_batch_by_heart(autoencoder: SliceAutoencoder) -> None:
+    config = replace(MicroDiffuse3DConfig.named("tiny"), depth_ratios=(2,), blocks=1)
+    latent, noise = (
+        torch.randn(2, 4, 4, 4, 4, generator=generator()),
+        torch.randn(2, 4, 4, 4, 4, generator=generator(1)),
+    )
+    volume = torch.rand(2, 1, 2, 16, 16, generator=generator())
+    batch = FlowBatch(latent, noise, torch.tensor([0.3, 0.8]), volume)
+    torch.manual_seed(0)
+    state = TrainingState.of(MicroDiffuse3D(config), prediction_loss, 0, {})
+    losses = [state.advance(batch, 3e-3) for _ in range(80)]
+    assert losses[0] == pytest.approx(float((noise - latent).square().mean()), rel=1e-5)  # it starts from nothing
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(
+    volumes: list[np.ndarray], autoencoder: SliceAutoencoder, tmp_path: Path
+) -> None:
+    losses: list[list[float]] = [[], []]
+
+    def run(which: int, stop: int | None, **more: Any) -> Any:
+        def progress(step: int, steps: int, loss: float, held: float) -> bool:
+            losses[which].append(loss)
+            return step == stop
+
+        return fit_network(
+            volumes, CONFIG, autoencoder, SPARSE, piece=(4, 16, 16), steps=8, progress=progress, **more
+        ).network
+
+    whole = run(0, None)
+    run(1, 3, keep=tmp_path)
+    continued = run(1, None, resume=tmp_path)
+    assert losses[0] == losses[1]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), continued.parameters(), strict=True))
+    other = replace(CONFIG, blocks=2)
+    with pytest.raises(ValueError, match="holds the fit of another network: network differ"):
+        fit_network(volumes, other, autoencoder, SPARSE, piece=(4, 16, 16), steps=1, resume=tmp_path)
+    with pytest.raises(ValueError, match="multiple of the axial factor 2, got 3"):
+        fit_network(volumes, CONFIG, autoencoder, SPARSE, piece=(3, 16, 16), steps=1)
+
+
+# ----------------------------------------------------------------------------------------------------- restoration
+
+
+class Knowing(MicroDiffuse3D):
+    """A network that knows the latent: its velocity is the exact one."""
+
+    truth: Any
+
+    def velocity(self, x: Any, t: Any, y: Any, condition: Any) -> Any:
+        return (x - self.truth) / t.reshape(-1, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("steps", "order"), [(1, 1), (5, 1), (3, 2)])
+def test_an_exact_velocity_leads_to_the_latent_in_any_number_of_steps(
+    autoencoder: SliceAutoencoder, steps: int, order: int
+) -> None:
+    """The paths are straight."""
+    network, volume = Knowing(CONFIG).eval(), torch.rand(1, 4, 16, 16, generator=generator())
+    network.truth = torch.randn(1, 8, 4, 4, 4, generator=generator())
+    found = restored(volume, 8, Parts(network, autoencoder), steps=steps, order=order, samples=2)
+    with torch.inference_mode():
+        expected = autoencoder.decode(network.truth)[0]
+    torch.testing.assert_close(found.mean, expected, rtol=1e-3, atol=1e-3)
+    assert found.samples.shape == (2, 1, 8, 16, 16)
+    assert float(found.deviation.max()) < 1e-3
+
+
+def test_samples_are_drawn_by_their_generator_and_summed_up(autoencoder: SliceAutoencoder) -> None:
+    network = MicroDiffuse3D(CONFIG).eval()  # its velocity is 0: samples are noise
+    decoder = RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1).eval()
+    volume = torch.rand(1, 4, 16, 16, generator=generator())
+    for parts in (Parts(network, autoencoder), Parts(network, autoencoder, decoder)):
+        one, two = (restored(volume, 8, parts, steps=2, samples=3, generator=generator(1)) for _ in range(2))
+        assert torch.equal(one.samples, two.samples)
+        torch.testing.assert_close(one.mean, one.samples.mean(dim=0))
+        torch.testing.assert_close(one.deviation, one.samples.std(dim=0, correction=0))
+        assert float(one.deviation.mean()) > 0
+        other = restored(volume, 8, parts, steps=2, samples=3, generator=generator(2))
+        assert not torch.equal(one.samples, other.samples)
+
+
+def test_an_autoencoder_of_another_scale_is_refused() -> None:
+    parts = Parts(MicroDiffuse3D(CONFIG), SliceAutoencoder.new(scale=2, width=8))
+    with pytest.raises(ValueError, match="latents of scale 4 in 4 channels, the autoencoder has scale 2"):
+        restored(torch.zeros(1, 4, 16, 16), 8, parts)
