@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d import (  # noqa: E402
     RefinementDecoder,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_parts, save_parts  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, blurred, masked_blocks  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E402
     FlowBatch,
@@ -386,3 +388,67 @@ def test_an_autoencoder_of_another_scale_is_refused() -> None:
     parts = Parts(MicroDiffuse3D(CONFIG), SliceAutoencoder.new(scale=2, width=8))
     with pytest.raises(ValueError, match="latents of scale 4 in 4 channels, the autoencoder has scale 2"):
         restored(torch.zeros(1, 4, 16, 16), 8, parts)
+
+
+# ------------------------------------------------------------------------------------------------------ checkpoints
+
+
+@pytest.fixture
+def parts(autoencoder: SliceAutoencoder) -> Parts:
+    torch.manual_seed(1)
+    network = MicroDiffuse3D(CONFIG).eval()
+    torch.nn.init.normal_(network.transformer.last.linear.weight)
+    decoder = RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1).eval()
+    return Parts(network, autoencoder, decoder, "eps")
+
+
+def test_networks_that_were_written_restore_the_same_volume(parts: Parts, tmp_path: Path) -> None:
+    volume = torch.rand(1, 4, 16, 16, generator=generator())
+    for name, written in (("with", parts), ("without", parts._replace(decoder=None))):
+        save_parts(written, tmp_path / "new" / name, SPARSE)
+        read, degradation = load_parts(tmp_path / "new" / name)
+        assert degradation == SPARSE
+        assert (read.objective, read.network.config) == ("eps", CONFIG)
+        one, other = (restored(volume, 8, each, steps=2, generator=generator()) for each in (written, read))
+        assert torch.equal(one.samples, other.samples)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["with", "without"]  # nothing half made
+    with pytest.raises(ValueError, match="exists; name a new folder"):
+        save_parts(parts, tmp_path / "new" / "with")
+
+
+def test_damaged_folders_are_refused_in_one_line(parts: Parts, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_parts(parts, folder)
+    assert load_parts(folder)[1] is None
+    config = folder / "microdiffuse3d.json"
+    whole, content = config.read_text(), json.loads(config.read_text())
+    cases = [
+        ("{", "microdiffuse3d.json"),
+        (json.dumps(content | {"_class_name": "Other"}), "expected the sizes of a MicroDiffuse3D, got 'Other'"),
+        (json.dumps(content | {"objective": "x0"}), "objective must be one of flow, eps"),
+        (json.dumps({k: v for k, v in content.items() if k != "decoder"}), "does not describe networks: 'decoder'"),
+        (json.dumps(content | {"network": content["network"] | {"colour": 1}}), "MicroDiffuse3DConfig knows no colour"),
+        (json.dumps(content | {"network": content["network"] | {"patch": 3}}), "patch must be a power of two"),
+        (json.dumps(content | {"network": content["network"] | {"blocks": 2}}), r"network.safetensors: .* lacks"),
+    ]
+    for text, message in cases:
+        config.write_text(text)
+        with pytest.raises(ValueError, match=message) as error:
+            load_parts(folder)
+        assert "\n" not in str(error.value)
+    config.write_text(whole)
+    (folder / "decoder.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"decoder\.safetensors"):
+        load_parts(folder)
+    with pytest.raises(ValueError, match=r"expected a folder with microdiffuse3d\.json, got none"):
+        load_parts(tmp_path / "nowhere")
+
+
+def test_a_failure_while_writing_leaves_nothing(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(SliceAutoencoder, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        save_parts(parts, tmp_path / "model")
+    assert not list(tmp_path.iterdir())

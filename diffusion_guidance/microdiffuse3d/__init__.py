@@ -11,6 +11,11 @@ refinement decoder turns that latent and the low-resolution volume into intensit
 - ``model``: the whole network
 - ``refinement``: the decoder
 - ``published``: the authors' checkpoints
+- ``autoencoder``: the latent space of slices
+- ``degradation``: what fast acquisitions make of a volume
+- ``objective``, ``training``: losses, and fits of the three networks
+- ``restoration``: samples of restored volumes
+- ``checkpoint``: fitted networks as a folder
 
 References
 ----------

@@ -96,6 +96,10 @@ class RefinementDecoder(nn.Module):
         doublings = latent_scale.bit_length() - 1
         if latent_scale != 1 << doublings:
             raise ValueError(f"latent_scale must be a power of two, got {latent_scale}")
+        self.sizes = {
+            "latent_channels": latent_channels, "latent_scale": latent_scale, "channels": channels,
+            "groups": groups, "blocks": blocks,
+        }  # fmt: skip
         self.up = nn.Sequential(*(Doubling(channels if n else latent_channels, channels) for n in range(doublings)))
         self.first = convolution((channels if doublings else latent_channels) + 1, channels)
         self.groups = nn.Sequential(*(ResidualGroup(channels, blocks) for _ in range(groups)))

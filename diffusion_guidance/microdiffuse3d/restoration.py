@@ -38,6 +38,20 @@ class Restored(NamedTuple):
     """``(K, 1, D, H, W)``."""
 
 
+def check_parts(parts: Parts) -> None:
+    """Raise a ValueError unless all parts have the same latents."""
+    config = parts.network.config
+    others = {"autoencoder": (parts.autoencoder.scale, parts.autoencoder.channels)}
+    if parts.decoder is not None:
+        others["decoder"] = parts.decoder.sizes["latent_scale"], parts.decoder.sizes["latent_channels"]
+    for name, (scale, channels) in others.items():
+        if (scale, channels) != (config.latent_scale, config.latent_channels):
+            raise ValueError(
+                f"the network was made for latents of scale {config.latent_scale} in {config.latent_channels} "
+                f"channels, the {name} has scale {scale} and {channels} channels"
+            )
+
+
 def restored(
     volume: Tensor,
     planes: int,
@@ -84,12 +98,7 @@ def restored(
         If the sizes do not belong together.
     """
     network, autoencoder = parts.network, parts.autoencoder
-    if network.config.latent_scale != autoencoder.scale or network.config.latent_channels != autoencoder.channels:
-        raise ValueError(
-            f"the network was made for latents of scale {network.config.latent_scale} in "
-            f"{network.config.latent_channels} channels, the autoencoder has scale {autoencoder.scale} and "
-            f"{autoencoder.channels} channels"
-        )
+    check_parts(parts)
     path = path_of(parts.objective)
     with torch.inference_mode():
         condition = network.condition(volume[None], planes)

@@ -1,0 +1,127 @@
+"""Fitted networks as a folder, with all that restoring a volume needs.
+
+=======================  ======================================================================
+file                     contents
+=======================  ======================================================================
+microdiffuse3d.json      sizes of the networks, the objective, and the acquisition trained with
+network.safetensors      weights of the network
+decoder.safetensors      weights of the refinement decoder, where there is one
+vae/                     the autoencoder, as diffusers writes it
+=======================  ======================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
+from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
+from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
+from tensorcell.diffusion_guidance.microdiffuse3d.objective import path_of
+from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights
+from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, check_parts
+from tensorcell.diffusion_guidance.priors import read_json, read_safetensors, write_json, write_weights
+
+CONFIG, NETWORK, DECODER, AUTOENCODER = "microdiffuse3d.json", "network.safetensors", "decoder.safetensors", "vae"
+"""Names in the folder."""
+
+
+def save_parts(parts: Parts, folder: str | os.PathLike[str], degradation: Degradation | None = None) -> None:
+    """Write fitted networks to a new folder, whole or not at all.
+
+    Parameters
+    ----------
+    parts : Parts
+    folder : path
+        Must not exist.
+    degradation : Degradation, optional
+        The acquisition that the network was trained with.
+
+    Raises
+    ------
+    ValueError
+        If the folder exists, or the parts do not belong together.
+    """
+    check_parts(parts)
+    target = Path(folder)
+    if target.exists():
+        raise ValueError(f"{target}: exists; name a new folder for the networks")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        write_weights(parts.network.state_dict(), made / NETWORK)
+        if parts.decoder is not None:
+            write_weights(parts.decoder.state_dict(), made / DECODER)
+        parts.autoencoder.save(made / AUTOENCODER)
+        content = {
+            "_class_name": MicroDiffuse3D.__name__,
+            "network": asdict(parts.network.config),
+            "objective": parts.objective,
+            "decoder": None if parts.decoder is None else parts.decoder.sizes,
+            "degradation": None if degradation is None else finite(asdict(degradation)),
+        }
+        write_json(content, made / CONFIG)
+        made.rename(target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def load_parts(folder: str | os.PathLike[str]) -> tuple[Parts, Degradation | None]:
+    """Read what :func:`save_parts` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no such networks, or one of its files is damaged or belongs to other sizes.
+    """
+    given = Path(folder)
+    if not (given / CONFIG).is_file():
+        raise ValueError(f"{given}: expected a folder with {CONFIG}, got none")
+    content = read_json(given / CONFIG)
+    kind = content.get("_class_name")
+    if content.get("_class_name") != MicroDiffuse3D.__name__:
+        raise ValueError(
+            f"{given / CONFIG}: expected the sizes of a MicroDiffuse3D, got {content.get('_class_name')!r}"
+        )
+    try:
+        path_of(content["objective"])
+        with torch.device("meta"):
+            network = MicroDiffuse3D(made(MicroDiffuse3DConfig, content["network"]))
+            decoder = None if content["decoder"] is None else RefinementDecoder(**content["decoder"])
+        degradation = None if content["degradation"] is None else made(Degradation, content["degradation"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{given / CONFIG}: does not describe networks: {error}") from error
+    for module, name in ((network, NETWORK), (decoder, DECODER)):
+        if module is not None:
+            try:
+                read_weights(module, read_safetensors(given / name), str)
+            except ValueError as error:
+                raise ValueError(str(error) if name in str(error) else f"{given / name}: {error}") from error
+            module.eval()
+    parts = Parts(network, SliceAutoencoder.load(given / AUTOENCODER), decoder, content["objective"])
+    check_parts(parts)
+    return parts, degradation
+
+
+def made(kind: Any, content: dict[str, Any]) -> Any:
+    """A frozen dataclass from JSON: lists become tuples, null infinity; unknown names are refused."""
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(content.keys() - known)
+    if unknown:
+        raise ValueError(f"{kind.__name__} knows no {', '.join(unknown[:10])}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    return kind(**{name: float("inf") if value is None else value for name, value in values.items()})
+
+
+def finite(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with null in place of infinity, which JSON does not know."""
+    return {name: None if value == float("inf") else value for name, value in content.items()}
