@@ -88,10 +88,8 @@ def load_parts(folder: str | os.PathLike[str]) -> tuple[Parts, Degradation | Non
         raise ValueError(f"{given}: expected a folder with {CONFIG}, got none")
     content = read_json(given / CONFIG)
     kind = content.get("_class_name")
-    if content.get("_class_name") != MicroDiffuse3D.__name__:
-        raise ValueError(
-            f"{given / CONFIG}: expected the sizes of a MicroDiffuse3D, got {content.get('_class_name')!r}"
-        )
+    if kind != MicroDiffuse3D.__name__:
+        raise ValueError(f"{given / CONFIG}: expected the sizes of a MicroDiffuse3D, got {kind!r}")
     try:
         path_of(content["objective"])
         with torch.device("meta"):
