@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +98,22 @@ def tiled(
     True
     """
 
+    return tiled_at(lambda _: denoise, tile, overlap, stride, context=context)
+
+
+def tiled_at(
+    denoise_at: Callable[[tuple[slice, ...]], Denoiser],
+    tile: int | Sequence[int],
+    overlap: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    *,
+    context: int | Sequence[int] | None = None,
+) -> Denoiser:
+    """The same for denoisers that differ from place to place, as those that are told a part of a condition.
+
+    ``denoise_at(place)`` is the denoiser of the tile at this place, one slice a spatial axis.
+    """
+
     def along(x: Tensor) -> list[list[tuple[Tile, Tensor]]]:
         axes = []
         for axis, size in enumerate(x.shape[2:]):
@@ -112,7 +128,7 @@ def tiled(
     def whole(x: Tensor, level: float | Tensor) -> Tensor:
         axes = along(x)
         if all(len(axis) == 1 for axis in axes):
-            return denoise(x, level)
+            return denoise_at(tuple(slice(0, size) for size in x.shape[2:]))(x, level)
         total = torch.zeros_like(x)
         weights = torch.zeros(x.shape[2:], dtype=x.dtype, device=x.device)
         for combination in itertools.product(*axes):
@@ -121,7 +137,7 @@ def tiled(
             window = torch.ones((), dtype=x.dtype, device=x.device)
             for _, profile in combination:
                 window = window[..., None] * profile
-            total[part] += window * denoise(x[part], level)
+            total[part] += window * denoise_at(place)(x[part], level)
             weights[place] += window
         return total / weights
 

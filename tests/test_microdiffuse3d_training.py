@@ -22,6 +22,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d import (  # noqa: E402
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_parts, save_parts  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, blurred, masked_blocks  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E402
     FlowBatch,
@@ -384,10 +385,42 @@ def test_samples_are_drawn_by_their_generator_and_summed_up(autoencoder: SliceAu
         assert not torch.equal(one.samples, other.samples)
 
 
-def test_an_autoencoder_of_another_scale_is_refused() -> None:
+class Seeing(MicroDiffuse3D):
+    """A network whose prediction at a token is what the volume shows there: it depends on nothing further away."""
+
+    def condition(self, lr: Any, planes: int | None = None) -> Any:
+        shown = lr.repeat_interleave((planes or 0) // lr.shape[2], 2)
+        shown = torch.nn.functional.avg_pool3d(shown, (1, 8, 8)).flatten(2).transpose(1, 2)
+        return Condition(shown, shown)
+
+    def velocity(self, x: Any, t: Any, y: Any, condition: Any) -> Any:
+        shown = condition.injected.reshape(1, x.shape[1], 1, x.shape[3] // 2, x.shape[4] // 2)
+        latent = shown.repeat_interleave(2, 3).repeat_interleave(2, 4)
+        return (x - latent) / t.reshape(-1, 1, 1, 1, 1)
+
+
+def test_tiles_see_their_part_of_the_volume_and_agree_with_the_whole(autoencoder: SliceAutoencoder) -> None:
+    parts, volume = Parts(Seeing(CONFIG).eval(), autoencoder), torch.rand(1, 6, 44, 37, generator=generator())
+    whole, cut = (
+        restored(volume, 12, parts, steps=2, samples=1, tile=tile, overlap=overlap, generator=generator())
+        for tile, overlap in (((12, 48, 48), (0, 0, 0)), ((6, 16, 24), (2, 8, 8)))
+    )
+    assert whole.mean.shape == (1, 12, 44, 37)
+    torch.testing.assert_close(cut.mean, whole.mean, rtol=1e-4, atol=1e-4)
+    shown = torch.nn.functional.pad(volume, (0, 3, 0, 4), mode="replicate")[None]
+    with torch.inference_mode():
+        latent = parts.network.condition(shown, 12).injected.reshape(1, 12, 1, 6, 5).expand(-1, -1, 4, -1, -1)
+        expected = autoencoder.decode(latent.repeat_interleave(2, 3).repeat_interleave(2, 4))[0, ..., :44, :37]
+    torch.testing.assert_close(whole.mean, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_sizes_that_do_not_belong_together_are_refused() -> None:
     parts = Parts(MicroDiffuse3D(CONFIG), SliceAutoencoder.new(scale=2, width=8))
     with pytest.raises(ValueError, match="latents of scale 4 in 4 channels, the autoencoder has scale 2"):
         restored(torch.zeros(1, 4, 16, 16), 8, parts)
+    parts = Parts(MicroDiffuse3D(CONFIG), SliceAutoencoder.new(scale=4, width=8))
+    with pytest.raises(ValueError, match="a whole number of planes per plane measured, got 7 from 4"):
+        restored(torch.zeros(1, 4, 16, 16), 7, parts)
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints

@@ -7,14 +7,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
+from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import Objective, path_of
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
-from tensorcell.diffusion_guidance.paths import denoiser
+from tensorcell.diffusion_guidance.paths import Denoiser, denoiser
 from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.tiles import tiled_at
+
+TILE, OVERLAP = (20, 256, 256), (8, 64, 64)
+"""Default tiles in planes and pixels: those of the published network."""
+
+Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class Parts(NamedTuple):
@@ -63,6 +71,8 @@ def restored(
     order: int = 1,
     method: Method = "ode",
     terms: Sequence[Any] = (),
+    tile: tuple[int, int, int] = TILE,
+    overlap: tuple[int, int, int] = OVERLAP,
     generator: torch.Generator | None = None,
     callback: Callable[[int, int, Tensor], bool | None] | None = None,
 ) -> Restored:
@@ -71,7 +81,7 @@ def restored(
     Parameters
     ----------
     volume : tensor ``(1, d, H, W)``
-        The low-resolution volume, between 0 and 1; its sides are multiples of the pixels of a token.
+        The low-resolution volume, between 0 and 1, of any size.
     planes : int
         Depth of the restored volume: `d` times one of the network's depth ratios.
     parts : Parts
@@ -84,6 +94,10 @@ def restored(
         Number of samples.
     terms : sequence of Term
         Guidance of the latent.
+    tile, overlap : three ints
+        Largest tiles of the restored volume, in planes and pixels, and what neighbours share. They are rounded down to
+        whole tokens and planes measured. Tiles share one noise field, and their estimates fade into each other at every
+        step.
     generator : torch.Generator, optional
     callback : callable ``(step, steps, estimate of the latent) -> bool or None``
         True stops the sampler.
@@ -99,25 +113,65 @@ def restored(
     """
     network, autoencoder = parts.network, parts.autoencoder
     check_parts(parts)
+    if planes % volume.shape[1]:
+        raise ValueError(f"expected a whole number of planes per plane measured, got {planes} from {volume.shape[1]}")
     path = path_of(parts.objective)
     with torch.inference_mode():
-        condition = network.condition(volume[None], planes)
-        vectors = None if features is None else features[None]
+        whole = padded(volume, network.config.stride)
+        ratio = planes // volume.shape[1]
+        conditions: dict[tuple[int, ...], Condition] = {}
 
-        def predict(x: Tensor, time: Tensor) -> Tensor:
-            many = type(condition)(*(each.expand(len(x), -1, -1) for each in condition))
-            told = None if vectors is None else vectors.expand(len(x), -1, -1, -1)
-            times = time.to(x).reshape(-1).expand(len(x))
-            return network.velocity(x.transpose(1, 2), times, told, many).transpose(1, 2)
+        def denoise_at(place: tuple[slice, ...]) -> Denoiser:
+            corner = tuple(each.start for each in place)
+            if corner not in conditions:
+                part = whole[:, measured_by(place[0], ratio), *(times(each, autoencoder.scale) for each in place[1:])]
+                depth = place[0].stop - place[0].start
+                conditions[corner] = network.condition(part[None], depth)
+            told = None if features is None else features[None, measured_by(place[0], ratio)]
+            return denoiser(path, predicting(network, conditions[corner], told), parts.objective)
 
+        units = ratio, network.config.patch, network.config.patch
+        scales = 1, autoencoder.scale, autoencoder.scale
+        sizes, shared = (
+            tuple(size // scale // unit * unit for size, scale, unit in zip(each, scales, units, strict=True))
+            for each in (tile, overlap)
+        )
         latent = sample(
-            denoiser(path, predict, parts.objective),
-            (autoencoder.channels, planes, *(side // autoencoder.scale for side in volume.shape[2:])),
+            tiled_at(denoise_at, sizes, shared, units),
+            (autoencoder.channels, planes, *(side // autoencoder.scale for side in whole.shape[2:])),
             levels=path.levels(steps, "time"), method=method, order=order, samples=samples, terms=terms,
             generator=generator, callback=callback,
         ).samples  # fmt: skip
-        decoded = torch.cat([_decoded(one[None], volume[None], parts) for one in latent])
+        decoded = torch.cat([_decoded(one[None], whole[None], parts) for one in latent])
+    decoded = decoded[..., : volume.shape[2], : volume.shape[3]]
     return Restored(decoded.mean(dim=0), decoded.std(dim=0, correction=0), decoded)
+
+
+def padded(volume: Tensor, stride: int) -> Tensor:
+    """The volume ``(1, d, H, W)`` with its last rows and columns repeated up to multiples of the stride."""
+    right, below = (-size % stride for size in (volume.shape[3], volume.shape[2]))
+    return functional.pad(volume, (0, right, 0, below), mode="replicate") if right or below else volume
+
+
+def measured_by(planes: slice, ratio: int) -> slice:
+    """The measured planes of a range of restored ones."""
+    return slice(planes.start // ratio, -(-planes.stop // ratio))
+
+
+def times(pixels: slice, scale: int) -> slice:
+    """The pixels of a range of pixels of the latent."""
+    return slice(pixels.start * scale, pixels.stop * scale)
+
+
+def predicting(network: MicroDiffuse3D, condition: Condition, features: Tensor | None) -> Network:
+    """The network as samplers call it: ``(x (K, C, D, h, w), t (K,)) -> prediction``, of one condition for all."""
+
+    def predict(x: Tensor, time: Tensor) -> Tensor:
+        many = Condition(*(each.expand(len(x), -1, -1) for each in condition))
+        told = None if features is None else features.expand(len(x), -1, -1, -1)
+        return network.velocity(x.transpose(1, 2), time.reshape(-1).expand(len(x)), told, many).transpose(1, 2)
+
+    return predict
 
 
 def _decoded(latent: Tensor, volume: Tensor, parts: Parts) -> Tensor:
