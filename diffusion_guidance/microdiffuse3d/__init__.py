@@ -23,8 +23,27 @@ Y. Li et al., MicroDiffuse3D: a foundation model for 3D microscopy imaging resto
 published network (MIT) differs from the text, the network is followed, and the difference is named.
 """
 
+from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
+from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_parts, save_parts
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, Restored, restored
+from tensorcell.diffusion_guidance.microdiffuse3d.training import fit_autoencoder, fit_decoder, fit_network
 
-__all__ = ["MicroDiffuse3D", "MicroDiffuse3DConfig", "RefinementDecoder"]
+__all__ = [
+    "Degradation",
+    "MicroDiffuse3D",
+    "MicroDiffuse3DConfig",
+    "Parts",
+    "RefinementDecoder",
+    "Restored",
+    "SliceAutoencoder",
+    "fit_autoencoder",
+    "fit_decoder",
+    "fit_network",
+    "load_parts",
+    "restored",
+    "save_parts",
+]
