@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d import (  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_parts, save_parts  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition  # noqa: E402
-from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, blurred, masked_blocks  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, masked_blocks  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E402
     FlowBatch,
     path_of,
@@ -38,6 +39,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.training import (  # noqa: E40
     fit_network,
     split,
 )
+from tensorcell.diffusion_guidance.priors import write_weights  # noqa: E402
 from tensorcell.diffusion_guidance.training_loop import TrainingState  # noqa: E402
 
 CONFIG = replace(
@@ -140,12 +142,14 @@ def test_autoencoders_are_written_and_read(autoencoder: SliceAutoencoder, tmp_pa
 def test_the_psf_is_a_gaussian_of_these_widths(widths: tuple[float, float, float]) -> None:
     volume = torch.rand(1, 1, 12, 14, 16, generator=generator(), dtype=torch.float64)
     expected = ndimage.gaussian_filter(volume[0, 0].numpy(), widths, mode="nearest", truncate=6)
-    np.testing.assert_allclose(blurred(volume, widths)[0, 0].numpy(), expected, atol=2e-4)  # cut at 4 widths
+    np.testing.assert_allclose(
+        Degradation(psf=widths)(volume, generator())[0, 0].numpy(), expected, atol=2e-4
+    )  # cut at 4 widths
 
 
 def test_a_psf_wider_than_the_volume_leaves_its_mean() -> None:
     volume = torch.ones(1, 1, 2, 3, 3)
-    torch.testing.assert_close(blurred(volume, (5.0, 5.0, 5.0)), volume)
+    torch.testing.assert_close(Degradation(psf=(5.0, 5.0, 5.0))(volume, generator()), volume)
 
 
 def test_degradation_measures_planes_and_pixels() -> None:
@@ -278,6 +282,10 @@ def test_volumes_or_their_last_rows_are_held_out() -> None:
     assert train.volumes[0].shape == held.volumes[0].shape == (4, 7, 8)
     with pytest.raises(ValueError, match=r"a piece has shape \(5, 4, 4\), a volume only \(4, 7, 8\)"):
         split([rng.random((4, 7, 8))], (5, 4, 4))
+    dirty = rng.random((4, 7, 8))
+    dirty[1, 2, 3] = np.nan
+    with pytest.raises(ValueError, match="expected finite volumes, got NaN or infinity in number 2"):
+        split([rng.random((4, 7, 8)), dirty], (2, 4, 4))
     with pytest.raises(ValueError, match="at least one volume"):
         split([], (1, 4, 4))
 
@@ -414,11 +422,15 @@ def test_tiles_see_their_part_of_the_volume_and_agree_with_the_whole(autoencoder
     torch.testing.assert_close(whole.mean, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_sizes_that_do_not_belong_together_are_refused() -> None:
+def test_sizes_that_do_not_belong_together_and_voxels_that_are_no_numbers_are_refused() -> None:
+    marks = torch.zeros(1, 4, 16, 16, dtype=torch.bool)
+    marks[0, 1, 2, 3:6] = True
     parts = Parts(MicroDiffuse3D(CONFIG), SliceAutoencoder.new(scale=2, width=8))
     with pytest.raises(ValueError, match="latents of scale 4 in 4 channels, the autoencoder has scale 2"):
         restored(torch.zeros(1, 4, 16, 16), 8, parts)
     parts = Parts(MicroDiffuse3D(CONFIG), SliceAutoencoder.new(scale=4, width=8))
+    with pytest.raises(ValueError, match="expected a finite volume, got NaN or infinity in 3 of 1024 voxels"):
+        restored(torch.zeros(1, 4, 16, 16).masked_fill(marks, math.nan), 8, parts)
     with pytest.raises(ValueError, match="a whole number of planes per plane measured, got 7 from 4"):
         restored(torch.zeros(1, 4, 16, 16), 7, parts)
 
@@ -450,7 +462,8 @@ def test_networks_that_were_written_restore_the_same_volume(parts: Parts, tmp_pa
 
 
 def test_damaged_folders_are_refused_in_one_line(parts: Parts, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
+    folder, umask = tmp_path / "model", os.umask(0o022)
+    os.umask(umask)
     save_parts(parts, folder)
     assert load_parts(folder)[1] is None
     config = folder / "microdiffuse3d.json"
@@ -470,6 +483,13 @@ def test_damaged_folders_are_refused_in_one_line(parts: Parts, tmp_path: Path) -
             load_parts(folder)
         assert "\n" not in str(error.value)
     config.write_text(whole)
+    assert (folder.stat().st_mode & 0o777) == 0o777 & ~umask  # readable for whom the user allows
+    hurt = {name: weight.clone() for name, weight in parts.network.state_dict().items()}
+    hurt["time.first.bias"][0] = math.nan
+    save_parts(parts, tmp_path / "other")
+    write_weights(hurt, tmp_path / "other" / "network.safetensors")
+    with pytest.raises(ValueError, match=r"network\.safetensors: .*time\.first\.bias is not finite"):
+        load_parts(tmp_path / "other")
     (folder / "decoder.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"decoder\.safetensors"):
         load_parts(folder)

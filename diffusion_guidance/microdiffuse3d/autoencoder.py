@@ -125,11 +125,9 @@ class SliceAutoencoder(nn.Module):
         planes = volume.transpose(1, 2).flatten(0, 1)
         found = [self.slices.encode(self._image(part)).latent_dist for part in torch.split(planes, SLICES)]
         factor = self.slices.config.scaling_factor
-        mean, deviation = (
-            factor * torch.cat([getattr(each, name) for each in found]).reshape(batch, depth, self.channels, *shape)
-            for name, shape in (("mean", found[0].mean.shape[2:]), ("std", found[0].mean.shape[2:]))
-        )
-        return Latents(mean, deviation)
+        mean, deviation = (factor * torch.cat([getattr(each, name) for each in found]) for name in ("mean", "std"))
+        shape = batch, depth, *mean.shape[1:]
+        return Latents(mean.reshape(shape), deviation.reshape(shape))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode ``(B, D, C, h, w)``."""

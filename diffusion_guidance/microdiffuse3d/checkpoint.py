@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -56,12 +55,13 @@ def save_parts(parts: Parts, folder: str | os.PathLike[str], degradation: Degrad
     if target.exists():
         raise ValueError(f"{target}: exists; name a new folder for the networks")
     target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    part.mkdir()
     try:
-        write_weights(parts.network.state_dict(), made / NETWORK)
+        write_weights(parts.network.state_dict(), part / NETWORK)
         if parts.decoder is not None:
-            write_weights(parts.decoder.state_dict(), made / DECODER)
-        parts.autoencoder.save(made / AUTOENCODER)
+            write_weights(parts.decoder.state_dict(), part / DECODER)
+        parts.autoencoder.save(part / AUTOENCODER)
         content = {
             "_class_name": MicroDiffuse3D.__name__,
             "network": asdict(parts.network.config),
@@ -69,10 +69,10 @@ def save_parts(parts: Parts, folder: str | os.PathLike[str], degradation: Degrad
             "decoder": None if parts.decoder is None else parts.decoder.sizes,
             "degradation": None if degradation is None else finite(asdict(degradation)),
         }
-        write_json(content, made / CONFIG)
-        made.rename(target)
+        write_json(content, part / CONFIG)
+        part.rename(target)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_parts(folder: str | os.PathLike[str]) -> tuple[Parts, Degradation | None]:

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_WIDTH = 1e-3
-"""PSFs narrower than this, in voxels, do nothing."""
+from tensorcell.diffusion_guidance.blurs import Blur
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,30 +98,12 @@ class Degradation:
 
     def _blurred(self, volume: Tensor) -> Tensor:
         """The volume seen through the PSF, which grows with the depth: a mix of its narrowest and its widest."""
-        narrow = blurred(volume, self.psf)
+        narrow = Blur(self.psf, "nearest").forward(volume)
         if not self.widening:
             return narrow
-        depth, axial, lateral = volume.shape[2], self.psf[0], self.psf[1:]
-        wide = blurred(volume, tuple((1 + self.widening) * width for width in (axial, *lateral)))
-        share = torch.linspace(0, 1, depth, dtype=volume.dtype, device=volume.device)[:, None, None]
+        wide = Blur(tuple((1 + self.widening) * width for width in self.psf), "nearest").forward(volume)
+        share = torch.linspace(0, 1, volume.shape[2], dtype=volume.dtype, device=volume.device)[:, None, None]
         return torch.lerp(narrow, wide, share.expand_as(narrow))
-
-
-def blurred(volume: Tensor, widths: tuple[float, ...]) -> Tensor:
-    """Convolution of ``(B, 1, D, H, W)`` with a Gaussian; beyond the border the last voxel goes on."""
-    for axis, width in enumerate(widths):
-        if width < LEAST_WIDTH:
-            continue
-        reach = max(1, math.ceil(4 * width))
-        places = torch.arange(-reach, reach + 1, dtype=volume.dtype, device=volume.device)
-        kernel = torch.exp(-0.5 * (places / width) ** 2)
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = -1
-        padding = [0] * 6
-        padding[4 - 2 * axis : 6 - 2 * axis] = [reach, reach]
-        padded = functional.pad(volume, padding, mode="replicate")
-        volume = functional.conv3d(padded, (kernel / kernel.sum()).reshape(shape))
-    return volume
 
 
 def masked_blocks(volume: Tensor, side: int, generator: torch.Generator) -> Tensor:

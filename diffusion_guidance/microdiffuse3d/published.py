@@ -142,7 +142,7 @@ def read_weights(module: nn.Module, state_dict: Mapping[str, Tensor], key_of: Ca
     Raises
     ------
     ValueError
-        If weights lack, are of another shape or are not used; at most ten are named.
+        If weights lack, are of another shape, are not finite or are not used; at most ten are named.
     """
     expected = {key_of(name): (name, tuple(weight.shape)) for name, weight in module.state_dict().items()}
     wrong = [f"{key} lacks" for key in expected if key not in state_dict]
@@ -152,6 +152,7 @@ def read_weights(module: nn.Module, state_dict: Mapping[str, Tensor], key_of: Ca
         for key, (_, shape) in expected.items()
         if key in state_dict and tuple(state_dict[key].shape) != shape
     ]
+    wrong += [f"{key} is not finite" for key in expected if key in state_dict and not state_dict[key].isfinite().all()]
     if wrong:
         more = f" and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise ValueError(f"the weights do not belong to this network: {'; '.join(wrong[:MOST_NAMED])}{more}")

@@ -109,10 +109,13 @@ def restored(
     Raises
     ------
     ValueError
-        If the sizes do not belong together.
+        If the sizes do not belong together, or a voxel is no finite number.
     """
     network, autoencoder = parts.network, parts.autoencoder
     check_parts(parts)
+    unknown = int((~volume.isfinite()).sum())
+    if unknown:
+        raise ValueError(f"expected a finite volume, got NaN or infinity in {unknown} of {volume.numel()} voxels")
     if planes % volume.shape[1]:
         raise ValueError(f"expected a whole number of planes per plane measured, got {planes} from {volume.shape[1]}")
     path = path_of(parts.objective)

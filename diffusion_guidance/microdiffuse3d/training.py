@@ -109,6 +109,9 @@ def split(volumes: Sequence[npt.ArrayLike], shape: tuple[int, int, int]) -> tupl
     Of at least six volumes every sixth is held out; of fewer, the last sixth of each along y, where that holds a piece.
     Where nothing can be held out, all is trained with and looked at.
     """
+    for number, volume in enumerate(volumes, 1):
+        if not np.isfinite(volume).all():
+            raise ValueError(f"expected finite volumes, got NaN or infinity in number {number}")
     scaled = [Span.of(volume).normalised(volume) for volume in volumes]
     if len(scaled) >= HELD_OUT:
         held = scaled[HELD_OUT - 1 :: HELD_OUT]
