@@ -348,6 +348,9 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(
     other = replace(CONFIG, blocks=2)
     with pytest.raises(ValueError, match="holds the fit of another network: network differ"):
         fit_network(volumes, other, autoencoder, SPARSE, piece=(4, 16, 16), steps=1, resume=tmp_path)
+    decoder = RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1)
+    with pytest.raises(ValueError, match="multiple of the axial factor 2, got 3"):
+        fit_decoder(volumes, decoder, autoencoder, SPARSE, piece=(3, 16, 16), steps=1)
     with pytest.raises(ValueError, match="multiple of the axial factor 2, got 3"):
         fit_network(volumes, CONFIG, autoencoder, SPARSE, piece=(3, 16, 16), steps=1)
 

@@ -127,6 +127,17 @@ def split(volumes: Sequence[npt.ArrayLike], shape: tuple[int, int, int]) -> tupl
     return Pieces(train, shape), Pieces(held or train, shape)
 
 
+def split_for(
+    degradation: Degradation, volumes: Sequence[npt.ArrayLike], piece: tuple[int, int, int]
+) -> tuple[Pieces, Pieces]:
+    """The same for pieces of which an acquisition measures whole groups of planes."""
+    if piece[0] % degradation.axial_factor:
+        raise ValueError(
+            f"the depth of a piece must be a multiple of the axial factor {degradation.axial_factor}, got {piece[0]}"
+        )
+    return split(volumes, piece)
+
+
 class Fit(NamedTuple):
     """A fitted network, and ``steps``, ``seconds``, ``heldout`` and ``ended`` of the fit."""
 
@@ -196,11 +207,7 @@ def fit_network(
     initial : MicroDiffuse3D, optional
         A network to start from: a published or a pretrained one.
     """
-    if piece[0] % degradation.axial_factor:
-        raise ValueError(
-            f"the depth of a piece must be a multiple of the axial factor {degradation.axial_factor}, got {piece[0]}"
-        )
-    train, held = split(volumes, piece)
+    train, held = split_for(degradation, volumes, piece)
     if initial is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -229,7 +236,7 @@ def fit_decoder(
 
     The arguments are those of :func:`fit_network`.
     """
-    train, held = split(volumes, piece)
+    train, held = split_for(degradation, volumes, piece)
 
     def draw(generator: torch.Generator, pieces: Pieces = train) -> PixelBatch:
         truth = pieces.draw(batch, generator)
