@@ -1,4 +1,4 @@
-"""The options of ``recover(method="diffusion")``: their names, defaults and checks. This module does not need torch."""
+"""Options of the methods of ``recover`` that draw samples: names, defaults and checks. This module needs no torch."""
 
 from __future__ import annotations
 
@@ -65,14 +65,73 @@ class DiffusionOptions:
     keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too.", "flag": False})
 
     def __post_init__(self) -> None:
-        for name in ("samples", "steps", "fit_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"expected a whole number of at least 1 as {name}, got {value!r}")
-        if isinstance(self.guidance, str):
-            object.__setattr__(self, "guidance", tuple(part for part in self.guidance.split(",") if part))
-        if not isinstance(self.guidance, Sequence):
-            raise ValueError(f"expected guidance as names, got {self.guidance!r}")
-        unknown = [name for name in self.guidance if name not in GUIDANCE]
-        if unknown:
-            raise ValueError(f"expected guidance among {', '.join(GUIDANCE)}, got {unknown[0]!r}")
+        check_counts(self, "samples", "steps", "fit_steps")
+        object.__setattr__(self, "guidance", names_among(self.guidance, GUIDANCE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroDiffuse3DOptions:
+    """Options of ``method="microdiffuse3d"``, passed to ``recover`` by name.
+
+    Attributes
+    ----------
+    weights : path
+        A folder that ``tensorcell train --kind microdiffuse3d`` wrote. Required.
+    samples, steps : int
+        Number of samples of the restored stack, and of the steps that each takes.
+    guidance : sequence of {"data", "tucker"}, or these names in one string with commas
+        ``"data"``: samples are brought into agreement with the measurement as far as that is more than noise.
+        ``"tucker"``: the estimate of the latent is projected to low rank at every step. Neither: the network alone.
+    tile : int
+        Largest side of the tiles of the restored stack, in pixels.
+    keep_samples : bool
+        Return the samples, which take the memory of `samples` volumes.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1 or not whole, a name of the guidance is unknown, or no weights are given.
+
+    Examples
+    --------
+    >>> MicroDiffuse3DOptions(weights="model", guidance="data,tucker").guidance
+    ('data', 'tucker')
+    """
+
+    weights: str | Path | None = field(
+        default=None, metadata={"help": "The folder that `tensorcell train --kind microdiffuse3d` wrote."}
+    )
+    samples: int = field(default=8, metadata={"help": "Number of samples of the restored stack."})
+    steps: int = field(default=20, metadata={"help": "Number of steps that each sample takes."})
+    guidance: Sequence[str] = field(
+        default=("data",),
+        metadata={"help": "What guides the samples: names of data,tucker with commas between them, or an empty text."},
+    )
+    tile: int = field(default=256, metadata={"help": "Largest side of the tiles, in pixels of the restored stack."})
+    keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too.", "flag": False})
+
+    def __post_init__(self) -> None:
+        if self.weights is None or not str(self.weights):
+            raise ValueError("expected weights=PATH for method microdiffuse3d: a folder of fitted networks; got none")
+        check_counts(self, "samples", "steps", "tile")
+        object.__setattr__(self, "guidance", names_among(self.guidance, ("data", "tucker")))
+
+
+def check_counts(options: Any, *names: str) -> None:
+    """Raise a ValueError unless these fields are whole numbers of at least 1."""
+    for name in names:
+        value = getattr(options, name)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"expected a whole number of at least 1 as {name}, got {value!r}")
+
+
+def names_among(given: Any, known: Sequence[str]) -> tuple[str, ...]:
+    """Names of guidance, given as such or as one text with commas."""
+    if isinstance(given, str):
+        given = tuple(part for part in given.split(",") if part)
+    if not isinstance(given, Sequence):
+        raise ValueError(f"expected guidance as names, got {given!r}")
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"expected guidance among {', '.join(known)}, got {unknown[0]!r}")
+    return tuple(given)

@@ -34,6 +34,9 @@ LEARNING_RATE, WARM_UP = 1e-3, 20
 CHECK_EVERY, PATIENCE = 25, 20
 """Steps between two looks at held-out pieces, and the looks without a better one after which the fit ends."""
 
+SAVE_EVERY = 60.0
+"""Seconds after which the state of a fit is written again, so that little is lost where the process is killed."""
+
 STOPPED = "stopped by the caller"
 """Why a fit ended that a callback stopped."""
 
@@ -91,10 +94,15 @@ class TrainingState:
         return cls(network, average, best, optimiser, generator, loss, configuration)
 
     def save(self, folder: str | Path) -> None:
-        """Write the state to a folder, as safetensors and JSON."""
+        """Write the state to a folder, as safetensors and JSON.
+
+        The safetensors hold all that a fit goes on from, so that a process that is killed leaves this state or the one
+        before it; the JSON says what they are the weights of.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"generator": self.generator.get_state()}
+        counted = torch.tensor([self.step, self.best_loss, self.since_best], dtype=torch.float64)
+        tensors = {"generator": self.generator.get_state(), "counted": counted}
         for name in ("network", "average", "best"):
             tensors |= {f"{name}/{key}": value for key, value in getattr(self, name).state_dict().items()}
         for index, moments in self.optimiser.state_dict()["state"].items():
@@ -117,8 +125,7 @@ class TrainingState:
         ValueError
             If they are not.
         """
-        numbers = read_json(Path(folder) / "training_state.json")
-        there = numbers.pop("network")
+        there = read_json(Path(folder) / "training_state.json")["network"]
         if there != json.loads(json.dumps(self.configuration)):
             names = sorted({*there, *self.configuration})
             changed = ", ".join(name for name in names if there.get(name) != self.configuration.get(name))
@@ -136,8 +143,8 @@ class TrainingState:
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.generator.set_state(grouped["generator"][""])
-        for name, number in numbers.items():
-            setattr(self, name, number)
+        step, self.best_loss, since_best = grouped["counted"][""].tolist()
+        self.step, self.since_best = int(step), int(since_best)
         return self
 
     def advance(self, batch: Any, rate: float) -> float:
@@ -197,6 +204,7 @@ def run_training(
     ValueError
         If the loss is not finite before there was any good state.
     """
+    saved = time.perf_counter()
     total = steps if steps is not None else (10**9 if seconds is not None else 1500)
     began, ended, heldout = time.perf_counter(), "all steps done", math.nan
     try:
@@ -220,6 +228,9 @@ def run_training(
                         ended = "held-out loss no longer falls"
                         break
                 expected = total if elapsed == 0 or steps is not None else max(state.step, round(state.step / elapsed))
+                if keep is not None and time.perf_counter() - saved > SAVE_EVERY:
+                    state.save(keep)
+                    saved = time.perf_counter()
                 if progress is not None and progress(state.step, expected, loss, heldout):
                     ended = STOPPED
                     break

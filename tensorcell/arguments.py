@@ -51,6 +51,20 @@ def checked_axial_factor(value: Any) -> int:
     return whole_number("axial factor", value)
 
 
+def checked_lateral_factor(value: Any, keep_measured: Any) -> int:
+    """The lateral factor, a whole number of at least 1; above 1 no measured pixel is one of the result.
+
+    >>> checked_lateral_factor(2, "auto")
+    2
+    """
+    factor = whole_number("lateral factor", value)
+    if factor > 1 and keep_measured is True:
+        raise InputError(
+            f"expected lateral factor 1 with keep_measured=True, since no pixel of the result is measured, got {factor}"
+        )
+    return factor
+
+
 def checked_seed(value: Any) -> int:
     """The seed, a whole number of at least 0."""
     return whole_number("seed", value, least=0)

@@ -20,7 +20,9 @@ def bytes_of_recovery(volume: Volume) -> int:
     return 2 * np.dtype(float_type(volume.dtype)).itemsize + 1
 
 
-def check_affordable(volume: Volume, axial_factor: int, bytes_a_voxel: int, *, all_stacks: bool = True) -> None:
+def check_affordable(
+    volume: Volume, axial_factor: int, bytes_a_voxel: int, *, all_stacks: bool = True, lateral_factor: int = 1
+) -> None:
     """Raise `InputError` where the wanted volume alone needs more memory than is free.
 
     Parameters
@@ -33,18 +35,22 @@ def check_affordable(volume: Volume, axial_factor: int, bytes_a_voxel: int, *, a
         What is held at least for each voxel of the wanted volume.
     all_stacks : bool
         Whether the results of all channels and frames are held, or those of one.
+    lateral_factor : int
+        Pixels of the wanted volume a side of a given one.
     """
-    if axial_factor <= 1:
+    if axial_factor <= 1 and lateral_factor <= 1:
         return
     given, rows, columns = (volume.shape[volume.axes.index(axis)] for axis in "ZYX")
     planes = (given - 1) * axial_factor + 1
     several = volume.data.size // (given * rows * columns) if all_stacks else 1
+    rows, columns = lateral_factor * rows, lateral_factor * columns
     needed, free = several * planes * rows * columns * bytes_a_voxel, free_memory()
     if free is not None and needed > free:
+        lateral = f" and lateral factor {lateral_factor}" if lateral_factor > 1 else ""
         each = f" in each of {several} stacks" if several > 1 else ""
         raise InputError(
-            f"axial factor {axial_factor} makes {planes} planes of {rows} x {columns} voxels{each}, which need at "
-            f"least {size_text(needed)} of memory; {size_text(free)} are free"
+            f"axial factor {axial_factor}{lateral} makes {planes} planes of {rows} x {columns} voxels{each}, "
+            f"which need at least {size_text(needed)} of memory; {size_text(free)} are free"
         )
 
 

@@ -13,9 +13,10 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,6 @@ from tensorcell.solvers.iteration import duration
 from tensorcell.volume import stacks
 
 if TYPE_CHECKING:
-    from tensorcell.diffusion_guidance.priors import LateralPrior
     from tensorcell.diffusion_guidance.training import FitEstimate
 
 KINDS = {"lateral": "LateralPrior", "volume": "VolumePrior"}
@@ -38,7 +38,9 @@ KINDS = {"lateral": "LateralPrior", "volume": "VolumePrior"}
 MINUTES = 5.0
 """Minutes for a fit if neither the time nor the number of steps is given."""
 
-STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json")
+STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json", "losses.csv")
+STATE_FOLDERS = ("vae", "pretrain", "finetune", "decoder")
+"""What the state of an interrupted fit may hold: of a prior, or of the stages of networks."""
 
 BASE_BYTES = 500 << 20
 """Memory of torch, the solvers and the reading of a small stack, as measured."""
@@ -73,6 +75,28 @@ class TrainRequest:
         """The options that must be the same when an interrupted fit is resumed."""
         content = asdict(self)
         return {name: content[name] for name in ("kind", "axial_factor", "seed")} | {"sources": list(self.sources)}
+
+
+class AnyRequest(Protocol):
+    """What the requests of all kinds have in common."""
+
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+    @property
+    def out(self) -> Path: ...
+    @property
+    def axial_factor(self) -> int: ...
+    @property
+    def minutes(self) -> float | None: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def resume(self) -> bool: ...
+    @property
+    def state(self) -> Path: ...
+    def kept(self) -> dict[str, Any]: ...
 
 
 class Input(NamedTuple):
@@ -142,7 +166,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
                 volumes, **options, seconds=seconds, steps=request.steps, seed=request.seed, progress=progress,
                 initial=request.state if request.resume else None, keep=request.state,
             )  # fmt: skip
-        write_prior(prior, request.out)
+        write_folder(prior.save, request.out)
     except ValueError as error:
         if not request.resume:
             remove_state(request)
@@ -209,6 +233,14 @@ def check_request(request: TrainRequest) -> None:
     """Refuse whatever can be refused before a file is read."""
     if request.kind not in KINDS:
         raise InputError(f"expected --kind {' or '.join(KINDS)}, got {request.kind!r}")
+    check_budget(request)
+    if request.noise is not None and not 0 <= request.noise < math.inf:
+        raise InputError(f"expected --noise of at least 0, got {request.noise:g}")
+    check_folders(request, is_prior)
+
+
+def check_budget(request: AnyRequest) -> None:
+    """Raise `InputError` where factor, seed, time or steps are out of range."""
     for name, value in (("--axial-factor", request.axial_factor), ("--steps", request.steps)):
         if value is not None and value < 1:
             raise InputError(f"expected {name} of at least 1, got {value}")
@@ -218,15 +250,17 @@ def check_request(request: TrainRequest) -> None:
         raise InputError("expected --minutes or --steps, got both")
     if request.minutes is not None and not 0 < request.minutes < math.inf:
         raise InputError(f"expected --minutes above 0, got {request.minutes:g}")
-    if request.noise is not None and not 0 <= request.noise < math.inf:
-        raise InputError(f"expected --noise of at least 0, got {request.noise:g}")
+
+
+def check_folders(request: AnyRequest, is_ours: Callable[[Path], bool]) -> None:
+    """Raise `InputError` where the output cannot be written or would replace something else."""
     out = request.out
     for source in request.sources:
         if same_file(split_path(source)[0], out):
             raise InputError(f"{out}: expected another path for --out than for IN, got the same")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder or a new name for the prior, got a file")
-    if out.is_dir() and not is_prior(out):
+    if out.is_dir() and not is_ours(out):
         raise InputError(f"{out}: expected a prior of an earlier fit or a new name, got a folder of something else")
     parent = Path(os.path.realpath(out)).parent
     if not parent.is_dir():
@@ -236,17 +270,18 @@ def check_request(request: TrainRequest) -> None:
     check_state(request)
 
 
-def check_state(request: TrainRequest) -> None:
+def check_state(request: AnyRequest) -> None:
     """Raise `InputError` if an interrupted fit is not resumed explicitly, or not with the options it began with."""
-    there = (request.state / STATE_FILES[0]).exists()
+    there = any(any(request.state.glob(f"{inside}{STATE_FILES[0]}")) for inside in ("", "*/"))
     if request.resume and not there:
         raise InputError(f"{request.state}: expected an interrupted fit to go on from, found none")
     if there and not request.resume:
         raise InputError(
             f"{request.state}: an interrupted fit lies there; expected --resume to go on from it, or delete it"
         )
+    known = {*STATE_FILES, *STATE_FOLDERS, *(f".{name}.part" for name in STATE_FILES)}
     if request.state.exists() and not (
-        request.state.is_dir() and {path.name for path in request.state.iterdir()} <= set(STATE_FILES)
+        request.state.is_dir() and {path.name for path in request.state.iterdir()} <= known
     ):
         raise InputError(f"{request.state}: expected the state of a fit or nothing there, got something else")
     if request.resume:
@@ -332,13 +367,13 @@ def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, 
     return f"{request.out}: fitting a {request.kind} prior to {shapes}: {takes}, {needed >> 20} MiB of memory{short}"
 
 
-def write_prior(prior: LateralPrior, out: Path) -> None:
-    """Write the folder under a temporary name and rename it; an earlier prior there is replaced or stays whole."""
+def write_folder(save: Callable[[Path], Any], out: Path) -> None:
+    """Write the folder under a temporary name and rename it; an earlier one there is replaced or stays whole."""
     target = Path(os.path.realpath(out))  # a link stays a link
     stem = f".tensorcell-{secrets.token_hex(8)}"
     part, old = target.with_name(stem), target.with_name(stem + ".old")
     try:
-        prior.save(part)
+        save(part)
         if target.exists():
             os.replace(target, old)
         try:
@@ -352,9 +387,11 @@ def write_prior(prior: LateralPrior, out: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def remove_state(request: TrainRequest) -> None:
-    """Remove the state of a fit that is done."""
+def remove_state(request: AnyRequest) -> None:
+    """Remove the state of a fit that is done, and nothing else that may lie there."""
     for name in STATE_FILES:
         (request.state / name).unlink(missing_ok=True)
+    for name in STATE_FOLDERS:
+        shutil.rmtree(request.state / name, ignore_errors=True)
     if request.state.is_dir() and not any(request.state.iterdir()):
         request.state.rmdir()

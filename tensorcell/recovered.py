@@ -37,10 +37,12 @@ class Recovery:
     Attributes
     ----------
     volume : Volume
-        The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy, dx)``, float32 (float64 for
+        The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy / lateral_factor, dx /
+        lateral_factor)``, float32 (float64 for
         float64 and 32- or 64-bit integer input); NaN only in stacks that could not be recovered.
     measured : bool array of the volume's shape
-        True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value.
+        True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value. False
+        everywhere where pixels are smaller than the measured ones, or blur was undone.
     uncertainty : float array of the volume's shape
         ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
         At kept voxels it is the standard deviation of the noise at the voxel's intensity. At denoised voxels it comes
@@ -110,8 +112,9 @@ class Recovery:
         flagged = self.outliers != 0
         for part in self._outliers:
             open_ = ~zyx_view(self.measured, self.volume.axes, part.where)
-            step = (len(open_) - 1) // max(1, len(zyx_view(flagged, self.volume.axes, part.where)) - 1)
-            open_[::step] |= zyx_view(flagged, self.volume.axes, part.where)
+            wrong = zyx_view(flagged, self.volume.axes, part.where)
+            if wrong.shape[1:] == open_.shape[1:]:  # else no pixel of the result was measured
+                open_[:: (len(open_) - 1) // max(1, len(wrong) - 1)] |= wrong
             values = zyx_view(self.volume.data, self.volume.axes, part.where)
             u = zyx_view(self.uncertainty, self.volume.axes, part.where)
             open_ |= np.isnan(values)

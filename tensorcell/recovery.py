@@ -58,6 +58,7 @@ def recover(
     mask: npt.ArrayLike | None = None,
     *,
     axial_factor: int = 1,
+    lateral_factor: int = 1,
     method: str = "auto",
     rank: Literal["auto"] | int | Sequence[int] = "auto",
     noise: Literal["auto"] | float = "auto",
@@ -83,12 +84,18 @@ def recover(
         True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int
         ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
-    method : {"auto", "tucker", "local", "diffusion"}
+    lateral_factor : int
+        ``f``: a pixel given is the mean of ``f x f`` pixels of the wanted stack, which has ``f`` times as many rows and
+        columns. No pixel of the result is then measured. ``"microdiffuse3d"`` restores them; other methods interpolate.
+    method : {"auto", "tucker", "local", "diffusion", "microdiffuse3d"}
         ``"tucker"`` fits a global robust Tucker model and interpolates its residual between neighbours. ``"local"``
         refines that model by groups of similar patches, each of low rank. ``"auto"`` fills gaps by whichever of the two
         has the smaller error at left-out measured voxels, and denoises by ``"local"``; the notes say which was taken
         and why. ``"diffusion"`` improves the result of ``"auto"`` by a prior fitted to the stack itself: the planes
-        between evenly spaced ones, and denoised voxels (minutes; needs the extra ``diffusion``).
+        between evenly spaced ones, and denoised voxels (minutes; needs the extra ``diffusion``). ``"microdiffuse3d"``
+        restores resolution, planes and noise together by networks that ``tensorcell train --kind microdiffuse3d``
+        fitted to volumes of the same kind (``weights=``; needs the extra ``diffusion``); where a scan is not of that
+        kind, the result is that of ``"auto"``, and a note says so.
     rank : "auto", int or three ints
         Tucker rank along z, y and x. "auto": read from the spectra of a complete stack; where voxels are missing, of
         ranks read from the data and a few others the one that predicts left-out measured voxels best.
@@ -120,7 +127,8 @@ def recover(
     **options
         Fields of :class:`tensorcell.fitting.TuckerOptions`; of :class:`tensorcell.solvers.LocalOptions` unless the
         method is ``"tucker"``; of :class:`tensorcell.diffusion_guidance.options.DiffusionOptions` if it is
-        ``"diffusion"``.
+        ``"diffusion"``, and of :class:`tensorcell.diffusion_guidance.options.MicroDiffuse3DOptions` if it is
+        ``"microdiffuse3d"``.
 
     Returns
     -------
@@ -160,31 +168,35 @@ def recover(
     labels = [stack.label for stack in stacks(volume)]
     with with_progress(callback, labels, enabled=None if progress else False) as shown:
         request = checked_request(
-            method, options, device, axial_factor=axial_factor, rank=rank, noise=noise, nonnegative=nonnegative,
-            keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed, callback=shown,
+            method, options, device, axial_factor=axial_factor, lateral_factor=lateral_factor, rank=rank, noise=noise,
+            nonnegative=nonnegative, keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed,
+            callback=shown,
         )  # fmt: skip
-        check_affordable(volume, request.axial_factor, bytes_of_recovery(volume))
+        check_affordable(volume, request.axial_factor, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
         found = recover_volume(volume, request, start)
     return replace(found, notes=(*notes, *found.notes))
 
 
 def checked_request(
-    method: Any, options: Mapping[str, Any], device: Any, *, axial_factor: Any, rank: Any, noise: Any,
-    nonnegative: Any, keep_measured: Any, psf_fwhm: Any, spacing: tuple[float, float, float] | None, seed: Any,
-    callback: Callback | None,
+    method: Any, options: Mapping[str, Any], device: Any, *, axial_factor: Any, lateral_factor: Any, rank: Any,
+    noise: Any, nonnegative: Any, keep_measured: Any, psf_fwhm: Any, spacing: tuple[float, float, float] | None,
+    seed: Any, callback: Callback | None,
 ) -> Request:  # fmt: skip
     """Check every argument that does not depend on the stack."""
     chosen = METHODS[arguments.one_of("method", method, METHODS)]
     factor, sigma, number = (
         arguments.checked_axial_factor(axial_factor), arguments.checked_noise(noise), arguments.checked_seed(seed)
     )  # fmt: skip
+    finer = arguments.checked_lateral_factor(lateral_factor, keep_measured)
     sign = arguments.true_false_or_auto("nonnegative", nonnegative)
     chosen.check_installed()
-    found = arguments.options_of(chosen.options, options, chosen.name)
+    found = chosen.prepare(arguments.options_of(chosen.options, options, chosen.name), number)
+    chosen.accepts(found, factor, finer)
     return Request(
         method=chosen,
-        options=chosen.prepare(found, number),
+        options=found,
         axial_factor=factor,
+        lateral_factor=finer,
         rank=arguments.checked_rank(rank),
         noise=sigma,
         nonnegative=sign,
@@ -203,6 +215,8 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     axis = volume.axes.index("Z")
     shape = list(volume.shape)
     shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
+    for name in "YX":
+        shape[volume.axes.index(name)] *= request.lateral_factor
     dtype = float_type(volume.dtype)
     out, uncertainty, measured = np.empty(shape, dtype), np.empty(shape, dtype), np.zeros(shape, bool)
     refused = refusals(volume, request)  # known before hours of work on the others
@@ -230,7 +244,11 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     first, *_ = parts.values()
     fine = None
     if volume.spacing is not None:
-        fine = (volume.spacing[0] / request.axial_factor, *volume.spacing[1:])
+        fine = (
+            volume.spacing[0] / request.axial_factor,
+            volume.spacing[1] / request.lateral_factor,
+            volume.spacing[2] / request.lateral_factor,
+        )
     metadata = {k: v for k, v in volume.metadata.items() if k not in ("format",)}
     return Recovery(
         volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),

@@ -15,10 +15,11 @@ from tensorcell.constant_blocks import constant_notes
 from tensorcell.dead_pixels import fill_dead_pixels
 from tensorcell.defect_notes import counts_of, defect_notes, psf_in_voxels
 from tensorcell.errors import InputError
+from tensorcell.finer_pixels import finer_pixels
 from tensorcell.fitting import Fitting
 from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
 from tensorcell.methods.errors import carried_on
-from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem
+from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
@@ -46,6 +47,7 @@ class Request:
     nonnegative: bool | None
     keep_measured: bool | None
     fitting: Fitting
+    lateral_factor: int = 1
     psf: tuple[float, float, float] | None = None
     """Full widths at half maximum of the point spread function, as given."""
     spacing: tuple[float, float, float] | None = None
@@ -75,37 +77,43 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     whole, lines = checked_stack(stack)
     check_arguments(whole, lines, request)
     if whole.constant:
-        return unchanged(whole, request.axial_factor)
+        return with_finer_pixels(unchanged(whole, request.axial_factor), request.lateral_factor)
     given = lines.part_of(whole)
     problem = posed(given, stack.label, in_unit_of(request, whole.unit), complete=whole.complete)
     estimate = fill_dead_pixels(problem, with_measured(problem, request.method.estimate(problem)))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
     notes = [*constant_notes(whole.given_values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]
+    gap_notes: list[str] = []
     if len(grid) == planes:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
         filled = fill_gaps(Gaps(problem, estimate, grid, planes), request.method)
-        notes += [planes_note(grid, planes), *filled.notes]
+        gap_notes += [planes_note(grid, planes), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
         filled = insert_lines(filled, problem, given, positions, lines)
-        notes += filled.notes
+        gap_notes += filled.notes
         positions = lines.places(positions)
+    filled, kept, restored = finest(problem, whole, positions, filled, request)
+    notes += [*([] if restored else gap_notes), *filled.notes]
     filled = in_given_unit(filled, whole.unit)
     if request.nonnegative or (request.nonnegative is None and whole.unit.intensity(whole.lowest) >= 0):
         for values in (filled.volume, filled.samples):
             if values is not None:
                 np.maximum(values, 0, out=values)
-    if problem.keep:
+    measured = on_grid(whole.mask, request.axial_factor)
+    if not kept:
+        measured = np.zeros(filled.volume.shape, bool)
+    elif problem.keep:
         put_back(whole, positions, filled, request.axial_factor)
-    doubt_zeros(whole, positions, filled, request.axial_factor)
+    doubt_zeros(whole, positions, filled, request.axial_factor, kept=kept)
     notes += defect_notes(problem.model.outliers, int(np.count_nonzero(whole.mask)), problem.psf, replaced=True)
     model, unit = problem.model, whole.unit
     if unit.offset:
         notes.append(f"an offset of {unit.offset:g} was subtracted for the computation and added to its result")
     return StackResult(
-        filled.volume, filled.error, on_grid(whole.mask, request.axial_factor), positions,
+        filled.volume, filled.error, measured, positions,
         widths(model.outliers.values, unit), model.rank.rank, estimate.status,
         tuple(record_in(record, unit) for record in estimate.history), unit.width(float(model.noise.sigma)),
         tuple(notes), filled.samples, counts_of(model.outliers),
@@ -199,6 +207,14 @@ def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
     )  # fmt: skip
 
 
+def with_finer_pixels(result: StackResult, factor: int) -> StackResult:
+    """A result whose planes hold one value each: its pixels are repeated."""
+    if factor == 1:
+        return result
+    volume, uncertainty = (each.repeat(factor, 1).repeat(factor, 2) for each in (result.volume, result.uncertainty))
+    return result._replace(volume=volume, uncertainty=uncertainty, measured=np.zeros(volume.shape, bool))
+
+
 def posed(given: GivenStack, label: str, request: Request, *, complete: bool) -> Problem:
     """The problem that the method is given: the measured planes and their model.
 
@@ -245,6 +261,42 @@ def insert_lines(filled: Filled, problem: Problem, given: GivenStack, outliers: 
     return Filled(whole.volume, whole.error, whole.notes, samples)
 
 
+class Finest(NamedTuple):
+    """The wanted stack at the wanted pixel size."""
+
+    filled: Filled
+    """Its notes are those of this stage."""
+    kept: bool
+    """Whether measured voxels are voxels of the result."""
+    restored: bool
+    """Whether the method restored it as a whole, so that what filled its gaps before is not in it."""
+
+
+def finest(problem: Problem, given: GivenStack, outliers: Array, filled: Filled, request: Request) -> Finest:
+    """The wanted stack with all that the method restores."""
+    filled = filled._replace(notes=())
+    restore, stopped = request.method.restore, problem.model.fit.status is Status.STOPPED
+    if restore is not None and not stopped:
+        found = restore(scan_of(problem, given, outliers, filled, request))
+        if found.filled is not None:
+            kept = request.lateral_factor == 1 and (found.keeps or request.keep_measured is True)
+            return Finest(found.filled._replace(notes=found.notes), kept, True)
+        filled = filled._replace(notes=found.notes)
+    if request.lateral_factor > 1:
+        return Finest(finer_pixels(filled, request.lateral_factor), False, False)
+    return Finest(filled, True, False)
+
+
+def scan_of(problem: Problem, given: GivenStack, outliers: Array, filled: Filled, request: Request) -> Scan:
+    """The planes that were given, estimates where they have gaps, and the variances of both."""
+    inlier = given.mask.copy()
+    inlier.ravel()[outliers] = False
+    grid = slice(None, None, request.axial_factor)
+    measured = np.where(inlier, given.values, filled.volume[grid])
+    variance = np.where(inlier, problem.model.noise.variance(measured), np.square(filled.error[grid]))
+    return Scan(problem, measured, variance, filled, request.lateral_factor)
+
+
 def on_grid(mask: Array, axial_factor: int) -> Array:
     """The mask of the wanted stack."""
     measured = np.zeros(((len(mask) - 1) * axial_factor + 1, *mask.shape[1:]), bool)
@@ -269,14 +321,18 @@ def put_back(given: GivenStack, outliers: Array, filled: Filled, axial_factor: i
         np.copyto(filled.samples[:, ::axial_factor], values, where=inlier)
 
 
-def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, axial_factor: int) -> None:
-    """Where a voxel is estimated and nothing tells an error, its uncertainty is the spread of the measured values."""
+def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, axial_factor: int, *, kept: bool = True) -> None:
+    """Where a voxel is estimated and nothing tells an error, its uncertainty is the spread of the measured values.
+
+    ``kept`` is whether measured voxels are voxels of the result; if not, all are estimated.
+    """
     unsure = filled.error == 0
-    at_planes = unsure[::axial_factor]
-    replaced = np.unravel_index(outliers, at_planes.shape)
-    without = at_planes[replaced]
-    at_planes[given.mask] = False
-    at_planes[replaced] = without
+    if kept:
+        at_planes = unsure[::axial_factor]
+        replaced = np.unravel_index(outliers, at_planes.shape)
+        without = at_planes[replaced]
+        at_planes[given.mask] = False
+        at_planes[replaced] = without
     if unsure.any():
         spread = given.unit.width(float(np.std(given.values[given.mask], dtype=np.float64)))
         filled.error[unsure] = max(spread, float(np.finfo(filled.error.dtype).smallest_subnormal))

@@ -7,7 +7,14 @@ import numpy as np
 from tensorcell.errors import InputError
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
-from tensorcell.stack_recovery import Request, StackResult, check_arguments, checked_stack, on_grid
+from tensorcell.stack_recovery import (
+    Request,
+    StackResult,
+    check_arguments,
+    checked_stack,
+    on_grid,
+    with_finer_pixels,
+)
 from tensorcell.volume import Stack, Volume, stacks
 
 
@@ -52,7 +59,8 @@ def unrecovered(stack: Stack, request: Request, reason: str) -> StackResult:
     measured = on_grid(seen, request.axial_factor)
     nothing = np.full(measured.shape, np.nan, float_type(stack.data.dtype))
     nowhere = np.zeros(0, np.int64)
-    return StackResult(
+    result = StackResult(
         nothing, nothing, measured, nowhere, nowhere.astype(nothing.dtype), (), Status.NOT_RECOVERED, (), np.nan,
         (f"not recovered, NaN in the result: {reason}",),
     )  # fmt: skip
+    return with_finer_pixels(result, request.lateral_factor)

@@ -193,10 +193,14 @@ def test_every_case_is_seeded_and_consistent(name: str, reference: evaluation.Re
     assert given.data.dtype == np.float32
     np.testing.assert_array_equal(given.data, same.measurement.data)
     assert given.grid.shape == one.truth.shape == one.measured.shape
-    np.testing.assert_array_equal(np.isnan(given.grid), ~one.measured)
-    np.testing.assert_array_equal(one.truth, reference.data[: len(one.truth)])
+    if case.kind == "resolution":
+        assert not one.measured.any()
+        np.testing.assert_array_equal(one.truth, reference.data[tuple(map(slice, one.truth.shape))])
+    else:
+        np.testing.assert_array_equal(np.isnan(given.grid), ~one.measured)
+        np.testing.assert_array_equal(one.truth, reference.data[: len(one.truth)])
     assert min(one.truth.shape) >= 7  # the window of SSIM
-    if case.kind in ("clean", "planes"):
+    if case.kind in ("clean", "planes") or name == "sr-4x4":
         np.testing.assert_array_equal(given.data, other.measurement.data)
         np.testing.assert_array_equal(given.grid[one.measured], one.truth[one.measured])
     else:
@@ -223,6 +227,20 @@ def test_poisson_case_has_the_variance_of_photons() -> None:
     # v / peak + .01^2; 144000 voxels know a variance of these photons to about .4 %, 4 times that
     assert values.var() == pytest.approx(0.25 / 20 + 1e-4, rel=0.016)
     assert degraded.measurement.sigma is None
+
+
+def test_fewer_planes_and_larger_pixels_are_means_of_the_truth(reference: evaluation.Reference) -> None:
+    degraded = CASES["sr-4x4"].apply(reference, 0)
+    data, truth = degraded.measurement.data, degraded.truth
+    assert (degraded.measurement.axial_factor, degraded.measurement.lateral_factor) == (4, 4)
+    for z, y, x in ((0, 0, 0), (1, 2, 3), (2, 4, 1)):
+        block = truth[4 * z, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+        assert data[z, y, x] == pytest.approx(float(block.mean()), rel=1e-5)
+    assert degraded.measurement.grid.shape == truth.shape
+    for name in ("nearest", "linear", "cubic", "local"):
+        restored = evaluation.METHODS[name].run(degraded.measurement, 0)
+        assert restored.shape == truth.shape
+        assert np.sqrt(np.mean((restored - truth) ** 2)) < truth.std()
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -356,7 +374,7 @@ def test_no_method_is_handed_the_truth(reference: evaluation.Reference) -> None:
     for case in CASES.values():
         cell = Cell(reference, case, METHODS["none"], 0, "estimated", "")
         assert cell.degraded.measurement.sigma is None
-        assert set(vars(cell.degraded.measurement)) == {"data", "axial_factor", "sigma", "options"}
+        assert set(vars(cell.degraded.measurement)) == {"data", "axial_factor", "lateral_factor", "sigma", "options"}
     given = Cell(reference, CASES["noise-0.1"], METHODS["none"], 0, "given", "").degraded.measurement
     assert given.sigma == 0.1
 
@@ -364,7 +382,7 @@ def test_no_method_is_handed_the_truth(reference: evaluation.Reference) -> None:
 def test_choose_methods() -> None:
     assert [method.name for method in choose_methods(["linear", "nlm+cubic"])] == ["linear", "nlm+cubic"]
     names = [method.name for method in choose_methods()]
-    assert set(tc.recovery.METHODS) - {"diffusion"} <= set(names)
+    assert set(tc.recovery.METHODS) - {"diffusion", "microdiffuse3d"} <= set(names)
     assert "diffusion" not in names
     assert not any(method.missing for method in choose_methods())
     for wrong in ("splines", "linear+nlm", "nlm+"):

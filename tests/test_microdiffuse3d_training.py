@@ -22,8 +22,19 @@ from tensorcell.diffusion_guidance.microdiffuse3d import (  # noqa: E402
     RefinementDecoder,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder  # noqa: E402
-from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_parts, save_parts  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_model, save_model  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.data import (  # noqa: E402
+    Pieces,
+    Span,
+    masked,
+    mixed,
+    normalised,
+    paired,
+    ratio_of,
+    simulated,
+    split,
+)
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, masked_blocks  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E402
     FlowBatch,
@@ -31,13 +42,11 @@ from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E4
     prediction_loss,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, restored  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.training import (  # noqa: E402
-    Pieces,
-    Span,
     fit_autoencoder,
     fit_decoder,
     fit_network,
-    split,
 )
 from tensorcell.diffusion_guidance.priors import write_weights  # noqa: E402
 from tensorcell.diffusion_guidance.training_loop import TrainingState  # noqa: E402
@@ -255,8 +264,9 @@ def test_spans_are_undone() -> None:
 
 def test_pieces_are_parts_of_volumes_turned_within_planes() -> None:
     volume = np.arange(6 * 9 * 9, dtype=np.float32).reshape(6, 9, 9)
-    pieces = Pieces([volume], (3, 4, 4)).draw(60, generator())
+    (pieces,), numbers = Pieces([(volume,)], (3, 4, 4)).draw(60, generator())
     assert pieces.shape == (60, 1, 3, 4, 4)
+    assert not numbers.any()
     turned = set()
     for piece in pieces[:, 0].numpy():
         first = piece.min()
@@ -274,20 +284,88 @@ def test_pieces_are_parts_of_volumes_turned_within_planes() -> None:
 
 def test_volumes_or_their_last_rows_are_held_out() -> None:
     rng = np.random.default_rng(0)
-    train, held = split([rng.random((4, 10, 8)) + n for n in range(7)], (2, 4, 4))
+
+    def parts(*shapes: tuple[int, int, int], piece: tuple[int, int, int] = (2, 4, 4)) -> tuple[Pieces, Pieces]:
+        return split(normalised([rng.random(shape) for shape in shapes]), piece)
+
+    train, held = parts(*7 * [(4, 10, 8)])
     assert (len(train.volumes), len(held.volumes)) == (6, 1)
-    train, held = split([rng.random((4, 30, 8))], (2, 4, 4))
-    assert (train.volumes[0].shape, held.volumes[0].shape) == ((4, 25, 8), (4, 5, 8))
-    train, held = split([rng.random((4, 7, 8))], (2, 4, 4))
-    assert train.volumes[0].shape == held.volumes[0].shape == (4, 7, 8)
+    train, held = parts((4, 30, 8))
+    assert (train.volumes[0][0].shape, held.volumes[0][0].shape) == ((4, 25, 8), (4, 5, 8))
+    train, held = parts((4, 7, 8))
+    assert train.volumes[0][0].shape == held.volumes[0][0].shape == (4, 7, 8)
     with pytest.raises(ValueError, match=r"a piece has shape \(5, 4, 4\), a volume only \(4, 7, 8\)"):
-        split([rng.random((4, 7, 8))], (5, 4, 4))
+        parts((4, 7, 8), piece=(5, 4, 4))
     dirty = rng.random((4, 7, 8))
     dirty[1, 2, 3] = np.nan
     with pytest.raises(ValueError, match="expected finite volumes, got NaN or infinity in number 2"):
-        split([rng.random((4, 7, 8)), dirty], (2, 4, 4))
+        normalised([rng.random((4, 7, 8)), dirty])
     with pytest.raises(ValueError, match="at least one volume"):
         split([], (1, 4, 4))
+
+
+def test_scans_are_normalised_by_their_own_limits() -> None:
+    """What is measured at a tenth of the light looks the same to the network."""
+    volume = simulate_cells((8, 32, 32), cells=6, seed=3).truth
+    bright, dark = (
+        simulated([volume], Degradation(axial_factor=2, attenuation=length), (4, 32, 32)).train(1, generator())
+        for length in (math.inf, 1e6)
+    )
+    torch.testing.assert_close(bright.volume, dark.volume, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(bright.truth[:, :, ::2], bright.volume, rtol=0.1, atol=0.1)
+    noisy = simulated([volume], Degradation(photons=20.0), (4, 16, 16)).train(64, generator()).volume
+    assert float((noisy < 0).float().mean()) < 0.02
+    assert float((noisy > 1).float().mean()) < 0.02
+
+
+def test_pairs_are_drawn_at_one_place() -> None:
+    """Planes of the scan are planes of the truth, so that a wrong place would show."""
+    rng = np.random.default_rng(0)
+    high = [rng.random((13, 20, 24)), rng.random((9, 20, 24))]
+    low = [volume[::4] for volume in high]
+    example = paired(low, high, (4, 16, 16)).train(40, generator())
+    assert example.volume.shape == (40, 1, 1, 16, 16)
+    measured, truth = example.volume[:, 0, 0], example.truth[:, 0, 0]
+    slope = (measured * truth).mean(dim=(1, 2)) - measured.mean(dim=(1, 2)) * truth.mean(dim=(1, 2))
+    correlation = slope / (measured.std(dim=(1, 2)) * truth.std(dim=(1, 2)))
+    assert float(correlation.min()) > 0.98
+    for depths, ratio in (((16, 4), 4), ((13, 4), 4), ((5, 5), 1), ((9, 3), 3)):
+        assert ratio_of([((depths[0], 8, 8), (depths[1], 8, 8))]) == ratio
+    assert ratio_of([((9, 8, 8), (3, 8, 8))], 4) == 4
+    with pytest.raises(ValueError, match="expected axial factor 3 or 4 for these pairs, got 2"):
+        ratio_of([((9, 8, 8), (3, 8, 8))], 2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ([(4, 8, 8)], [], "as many low- as high-resolution volumes, got 1 and 0"),
+        ([(4, 8, 8)], [(16, 8, 9)], "pairs of one lateral size"),
+        ([(4, 8, 8)], [(15, 8, 8)], "a whole number of planes per plane measured, got 15 from 4"),
+        ([(4, 8, 8), (4, 8, 8)], [(16, 8, 8), (8, 8, 8)], "pairs of one ratio of depths, got several"),
+        ([(4, 8, 8)], [(16, 8, 8)], "multiple of the axial factor 4, got 6"),
+    ],
+)
+def test_pairs_that_do_not_belong_together_are_refused(low: Any, high: Any, message: str) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=message):
+        paired([rng.random(s) for s in low], [rng.random(s) for s in high], (6, 8, 8))
+
+
+def test_tasks_are_mixed_by_their_weights() -> None:
+    volume = np.random.default_rng(0).random((8, 32, 32))
+    masks, scans = masked([volume], (4, 16, 16), 8), simulated([volume], SPARSE, (4, 16, 16))
+    data, numbers = mixed([(masks, 1.0), (scans, 3.0)]), generator()
+    depths = [data.train(1, numbers).volume.shape[2] for _ in range(200)]
+    assert depths.count(2) / 200 == pytest.approx(0.75, abs=0.1)
+    assert [data.held(1, numbers).volume.shape[2] for _ in range(4)] == [4, 2, 4, 2]
+    with pytest.raises(ValueError, match=r"tasks of positive weights, got \[1.0, 0.0\]"):
+        mixed([(masks, 1.0), (scans, 0.0)])
+
+
+def test_pieces_hold_whole_groups_of_planes(volumes: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="multiple of the axial factor 2, got 3"):
+        simulated(volumes, SPARSE, (3, 16, 16))
 
 
 # ------------------------------------------------------------------------------------------------------------ fits
@@ -302,12 +380,12 @@ def test_fits_lower_the_held_out_loss(volumes: list[np.ndarray], autoencoder: Sl
     assert fit.report["steps"] == 50
     assert fit.report["heldout"] < 0.6 * losses[0]
     assert fit.network.slices.config.scaling_factor != 1
-    network = fit_network(volumes, CONFIG, fit.network, SPARSE, piece=(4, 16, 16), steps=25)
+    data = simulated(volumes, SPARSE, (4, 16, 16))
+    network = fit_network(data, MicroDiffuse3D.new(CONFIG), fit.network, steps=25)
     assert network.report["heldout"] < 2.2  # about two for nothing predicted; what it can learn is tested below
     decoder = fit_decoder(
-        volumes, RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1), autoencoder, SPARSE,
-        piece=(4, 16, 16), steps=50,
-    )  # fmt: skip
+        data, RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1), autoencoder, steps=50
+    )
     assert decoder.report["heldout"] < 0.25
 
 
@@ -330,15 +408,14 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(
     volumes: list[np.ndarray], autoencoder: SliceAutoencoder, tmp_path: Path
 ) -> None:
     losses: list[list[float]] = [[], []]
+    data = simulated(volumes, SPARSE, (4, 16, 16))
 
     def run(which: int, stop: int | None, **more: Any) -> Any:
         def progress(step: int, steps: int, loss: float, held: float) -> bool:
             losses[which].append(loss)
             return step == stop
 
-        return fit_network(
-            volumes, CONFIG, autoencoder, SPARSE, piece=(4, 16, 16), steps=8, progress=progress, **more
-        ).network
+        return fit_network(data, MicroDiffuse3D.new(CONFIG), autoencoder, steps=8, progress=progress, **more).network
 
     whole = run(0, None)
     run(1, 3, keep=tmp_path)
@@ -347,12 +424,7 @@ def test_a_fit_that_was_stopped_goes_on_as_if_it_had_not(
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), continued.parameters(), strict=True))
     other = replace(CONFIG, blocks=2)
     with pytest.raises(ValueError, match="holds the fit of another network: network differ"):
-        fit_network(volumes, other, autoencoder, SPARSE, piece=(4, 16, 16), steps=1, resume=tmp_path)
-    decoder = RefinementDecoder(latent_scale=4, channels=8, groups=1, blocks=1)
-    with pytest.raises(ValueError, match="multiple of the axial factor 2, got 3"):
-        fit_decoder(volumes, decoder, autoencoder, SPARSE, piece=(3, 16, 16), steps=1)
-    with pytest.raises(ValueError, match="multiple of the axial factor 2, got 3"):
-        fit_network(volumes, CONFIG, autoencoder, SPARSE, piece=(3, 16, 16), steps=1)
+        fit_network(data, MicroDiffuse3D.new(other), autoencoder, steps=1, resume=tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------------- restoration
@@ -453,22 +525,23 @@ def parts(autoencoder: SliceAutoencoder) -> Parts:
 def test_networks_that_were_written_restore_the_same_volume(parts: Parts, tmp_path: Path) -> None:
     volume = torch.rand(1, 4, 16, 16, generator=generator())
     for name, written in (("with", parts), ("without", parts._replace(decoder=None))):
-        save_parts(written, tmp_path / "new" / name, SPARSE)
-        read, degradation = load_parts(tmp_path / "new" / name)
-        assert degradation == SPARSE
+        save_model(Model(parts=written, acquisition=SPARSE), tmp_path / "new" / name)
+        model = load_model(tmp_path / "new" / name)
+        read = model.parts
+        assert (model.acquisition, model.held_out) == (SPARSE, None)
         assert (read.objective, read.network.config) == ("eps", CONFIG)
         one, other = (restored(volume, 8, each, steps=2, generator=generator()) for each in (written, read))
         assert torch.equal(one.samples, other.samples)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["with", "without"]  # nothing half made
     with pytest.raises(ValueError, match="exists; name a new folder"):
-        save_parts(parts, tmp_path / "new" / "with")
+        save_model(Model(parts=parts, acquisition=SPARSE), tmp_path / "new" / "with")
 
 
 def test_damaged_folders_are_refused_in_one_line(parts: Parts, tmp_path: Path) -> None:
     folder, umask = tmp_path / "model", os.umask(0o022)
     os.umask(umask)
-    save_parts(parts, folder)
-    assert load_parts(folder)[1] is None
+    model = Model(parts=parts, acquisition=SPARSE)
+    save_model(model, folder)
     config = folder / "microdiffuse3d.json"
     whole, content = config.read_text(), json.loads(config.read_text())
     cases = [
@@ -483,21 +556,21 @@ def test_damaged_folders_are_refused_in_one_line(parts: Parts, tmp_path: Path) -
     for text, message in cases:
         config.write_text(text)
         with pytest.raises(ValueError, match=message) as error:
-            load_parts(folder)
+            load_model(folder)
         assert "\n" not in str(error.value)
     config.write_text(whole)
     assert (folder.stat().st_mode & 0o777) == 0o777 & ~umask  # readable for whom the user allows
     hurt = {name: weight.clone() for name, weight in parts.network.state_dict().items()}
     hurt["time.first.bias"][0] = math.nan
-    save_parts(parts, tmp_path / "other")
+    save_model(model, tmp_path / "other")
     write_weights(hurt, tmp_path / "other" / "network.safetensors")
     with pytest.raises(ValueError, match=r"network\.safetensors: .*time\.first\.bias is not finite"):
-        load_parts(tmp_path / "other")
+        load_model(tmp_path / "other")
     (folder / "decoder.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"decoder\.safetensors"):
-        load_parts(folder)
+        load_model(folder)
     with pytest.raises(ValueError, match=r"expected a folder with microdiffuse3d\.json, got none"):
-        load_parts(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere")
 
 
 def test_a_failure_while_writing_leaves_nothing(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,5 +579,5 @@ def test_a_failure_while_writing_leaves_nothing(parts: Parts, tmp_path: Path, mo
 
     monkeypatch.setattr(SliceAutoencoder, "save", full)
     with pytest.raises(OSError, match="no space"):
-        save_parts(parts, tmp_path / "model")
+        save_model(Model(parts=parts, acquisition=SPARSE), tmp_path / "model")
     assert not list(tmp_path.iterdir())

@@ -140,7 +140,7 @@ def test_interrupted_and_gone_on_from(run: Any, tmp_path: Path, monkeypatch: pyt
     assert (status, out) == (130, "")
     assert err == f"{expected}\n"
     assert not (tmp_path / "prior").exists()
-    assert sorted(path.name for path in (tmp_path / "prior.state").iterdir()) == sorted(train_command.STATE_FILES)
+    assert sorted(path.name for path in (tmp_path / "prior.state").iterdir()) == sorted(train_command.STATE_FILES[:3])
 
     status, _, err = run("one.npy", "--out", "prior", *options)
     assert status == 2
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite(run: Any, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("one.npy", "--out", "p", "--kind", "axial"), "expected --kind lateral or volume, got 'axial'"),
+        (("one.npy", "--out", "p", "--kind", "axial"), "expected --kind lateral or volume or microdiffuse3d or"),
         (("one.npy", "--out", "p", "--axial-factor", "0"), "expected --axial-factor of at least 1, got 0"),
         (("one.npy", "--out", "p", "--steps", "0"), "expected --steps of at least 1, got 0"),
         (("one.npy", "--out", "p", "--steps", "1", "--minutes", "1"), "expected --minutes or --steps, got both"),

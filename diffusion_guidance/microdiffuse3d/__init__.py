@@ -13,8 +13,12 @@ refinement decoder turns that latent and the low-resolution volume into intensit
 - ``published``: the authors' checkpoints
 - ``autoencoder``: the latent space of slices
 - ``degradation``: what fast acquisitions make of a volume
+- ``data``: examples to train with: simulated, masked or paired
 - ``objective``, ``training``: losses, and fits of the three networks
 - ``restoration``: samples of restored volumes
+- ``consistency``: restored volumes brought into agreement with the measurement
+- ``calibration``: errors at examples that were held out
+- ``scans``: measured planes in, a restored stack out
 - ``checkpoint``: fitted networks as a folder
 
 References
@@ -24,26 +28,36 @@ published network (MIT) differs from the text, the network is followed, and the 
 """
 
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
-from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_parts, save_parts
+from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_model, save_model
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
+from tensorcell.diffusion_guidance.microdiffuse3d.data import masked, mixed, paired, simulated
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, Restored, restored
+from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model, Sampling, calibrated_model, restore_scan
 from tensorcell.diffusion_guidance.microdiffuse3d.training import fit_autoencoder, fit_decoder, fit_network
 
 __all__ = [
     "Degradation",
     "MicroDiffuse3D",
     "MicroDiffuse3DConfig",
+    "Model",
     "Parts",
     "RefinementDecoder",
     "Restored",
+    "Sampling",
     "SliceAutoencoder",
+    "calibrated_model",
     "fit_autoencoder",
     "fit_decoder",
     "fit_network",
-    "load_parts",
+    "load_model",
+    "masked",
+    "mixed",
+    "paired",
+    "restore_scan",
     "restored",
-    "save_parts",
+    "save_model",
+    "simulated",
 ]

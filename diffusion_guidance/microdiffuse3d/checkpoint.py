@@ -3,7 +3,7 @@
 =======================  ======================================================================
 file                     contents
 =======================  ======================================================================
-microdiffuse3d.json      sizes of the networks, the objective, and the acquisition trained with
+microdiffuse3d.json      sizes of the networks, the objective, the acquisition, errors held out
 network.safetensors      weights of the network
 decoder.safetensors      weights of the refinement decoder, where there is one
 vae/                     the autoencoder, as diffusers writes it
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
+from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
@@ -28,28 +29,28 @@ from tensorcell.diffusion_guidance.microdiffuse3d.objective import path_of
 from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, check_parts
+from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model
 from tensorcell.diffusion_guidance.priors import read_json, read_safetensors, write_json, write_weights
 
 CONFIG, NETWORK, DECODER, AUTOENCODER = "microdiffuse3d.json", "network.safetensors", "decoder.safetensors", "vae"
 """Names in the folder."""
 
 
-def save_parts(parts: Parts, folder: str | os.PathLike[str], degradation: Degradation | None = None) -> None:
+def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     """Write fitted networks to a new folder, whole or not at all.
 
     Parameters
     ----------
-    parts : Parts
+    model : Model
     folder : path
         Must not exist.
-    degradation : Degradation, optional
-        The acquisition that the network was trained with.
 
     Raises
     ------
     ValueError
         If the folder exists, or the parts do not belong together.
     """
+    parts = model.parts
     check_parts(parts)
     target = Path(folder)
     if target.exists():
@@ -67,7 +68,8 @@ def save_parts(parts: Parts, folder: str | os.PathLike[str], degradation: Degrad
             "network": asdict(parts.network.config),
             "objective": parts.objective,
             "decoder": None if parts.decoder is None else parts.decoder.sizes,
-            "degradation": None if degradation is None else finite(asdict(degradation)),
+            "acquisition": finite(asdict(model.acquisition)),
+            "held_out": None if model.held_out is None else asdict(model.held_out),
         }
         write_json(content, part / CONFIG)
         part.rename(target)
@@ -75,8 +77,8 @@ def save_parts(parts: Parts, folder: str | os.PathLike[str], degradation: Degrad
         shutil.rmtree(part, ignore_errors=True)
 
 
-def load_parts(folder: str | os.PathLike[str]) -> tuple[Parts, Degradation | None]:
-    """Read what :func:`save_parts` wrote.
+def load_model(folder: str | os.PathLike[str]) -> Model:
+    """Read what :func:`save_model` wrote.
 
     Raises
     ------
@@ -95,8 +97,9 @@ def load_parts(folder: str | os.PathLike[str]) -> tuple[Parts, Degradation | Non
         with torch.device("meta"):
             network = MicroDiffuse3D(made(MicroDiffuse3DConfig, content["network"]))
             decoder = None if content["decoder"] is None else RefinementDecoder(**content["decoder"])
-        degradation = None if content["degradation"] is None else made(Degradation, content["degradation"])
-    except (KeyError, TypeError, ValueError) as error:
+        acquisition = made(Degradation, content["acquisition"])
+        errors = None if content["held_out"] is None else made(HeldOut, content["held_out"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{given / CONFIG}: does not describe networks: {error}") from error
     for module, name in ((network, NETWORK), (decoder, DECODER)):
         if module is not None:
@@ -107,7 +110,12 @@ def load_parts(folder: str | os.PathLike[str]) -> tuple[Parts, Degradation | Non
             module.eval()
     parts = Parts(network, SliceAutoencoder.load(given / AUTOENCODER), decoder, content["objective"])
     check_parts(parts)
-    return parts, degradation
+    if acquisition.axial_factor not in network.config.depth_ratios:
+        raise ValueError(
+            f"{given / CONFIG}: expected an axial factor among the depth ratios {network.config.depth_ratios}, "
+            f"got {acquisition.axial_factor}"
+        )
+    return Model(parts=parts, acquisition=acquisition, held_out=errors)
 
 
 def made(kind: Any, content: dict[str, Any]) -> Any:

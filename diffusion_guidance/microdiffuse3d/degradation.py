@@ -75,26 +75,36 @@ class Degradation:
         ValueError
             If height or width is no multiple of the lateral factor.
         """
-        if volume.shape[-1] % self.lateral_factor or volume.shape[-2] % self.lateral_factor:
-            raise ValueError(
-                f"height and width must be multiples of the lateral factor {self.lateral_factor}, "
-                f"got {tuple(volume.shape[-2:])}"
-            )
-        depth = torch.arange(volume.shape[2], device=volume.device)
-        light = torch.exp(-depth / self.attenuation).to(volume.dtype)[:, None, None]
-        measured = self._blurred(volume * light)[:, :, :: self.axial_factor]
-        if self.lateral_factor > 1:
-            measured = functional.avg_pool3d(measured, (1, self.lateral_factor, self.lateral_factor))
+        measured = self.expected(volume)
         if math.isfinite(self.photons):
             rate = (self.photons * measured.clamp(min=0)).to(generator.device)
             measured = torch.poisson(rate, generator=generator).to(volume.device) / self.photons
         if self.read_noise:
             noise = torch.randn(measured.shape, generator=generator, device=generator.device)
             measured = measured + self.read_noise * noise.to(measured)
-        if self.lateral_factor > 1:
-            size = (measured.shape[2], *volume.shape[3:])
-            measured = functional.interpolate(measured, size=size, mode="trilinear", align_corners=False)
-        return measured
+        return enlarged(measured, self.lateral_factor)
+
+    def expected(self, volume: Tensor) -> Tensor:
+        """What is measured of ``(B, 1, D, H, W)`` without noise, in measured pixels; linear in the volume.
+
+        Returns
+        -------
+        tensor ``(B, 1, ceil(D / axial_factor), H / lateral_factor, W / lateral_factor)``
+        """
+        factor = self.lateral_factor
+        if volume.shape[-1] % factor or volume.shape[-2] % factor:
+            raise ValueError(
+                f"height and width must be multiples of the lateral factor {factor}, got {tuple(volume.shape[-2:])}"
+            )
+        depth = torch.arange(volume.shape[2], device=volume.device)
+        light = torch.exp(-depth / self.attenuation).to(volume.dtype)[:, None, None]
+        measured = self._blurred(volume * light)[:, :, :: self.axial_factor]
+        return functional.avg_pool3d(measured, (1, factor, factor)) if factor > 1 else measured
+
+    @property
+    def only_planes(self) -> bool:
+        """Whether measured planes are planes of the volume: nothing but the others is lost."""
+        return self == Degradation(axial_factor=self.axial_factor)
 
     def _blurred(self, volume: Tensor) -> Tensor:
         """The volume seen through the PSF, which grows with the depth: a mix of its narrowest and its widest."""
@@ -104,6 +114,15 @@ class Degradation:
         wide = Blur(tuple((1 + self.widening) * width for width in self.psf), "nearest").forward(volume)
         share = torch.linspace(0, 1, volume.shape[2], dtype=volume.dtype, device=volume.device)[:, None, None]
         return torch.lerp(narrow, wide, share.expand_as(narrow))
+
+
+def enlarged(measured: Tensor, factor: int) -> Tensor:
+    """Measured pixels ``(B, 1, d, h, w)`` interpolated to ``(B, 1, d, factor h, factor w)``: a pixel's value is that of
+    its middle."""
+    if factor == 1:
+        return measured
+    size = measured.shape[2], factor * measured.shape[3], factor * measured.shape[4]
+    return functional.interpolate(measured, size=size, mode="trilinear", align_corners=False)
 
 
 def masked_blocks(volume: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -118,3 +137,43 @@ def masked_blocks(volume: Tensor, side: int, generator: torch.Generator) -> Tens
     kept = torch.rand((batch, 1, depth, rows, columns), generator=generator) >= share
     kept = kept.repeat_interleave(side, 3).repeat_interleave(side, 4)[..., :height, :width]
     return volume * kept.to(volume)
+
+
+def along_z(volume: Tensor, axial_factor: int) -> Tensor:
+    """Interpolate linearly along z, to `axial_factor` times the planes.
+
+    Plane ``i`` of the volume is plane ``axial_factor i`` of the result, of which plane `k` is
+    ``(1 - share) volume[i] + share volume[i + 1]`` with ``i + share = k / axial_factor``. Planes beyond the last
+    measured one repeat it.
+
+    Parameters
+    ----------
+    volume : tensor ``(B, C, d, H, W)``
+    axial_factor : int
+
+    Returns
+    -------
+    tensor ``(B, C, axial_factor d, H, W)``
+
+    Raises
+    ------
+    ValueError
+        If the factor is below 1.
+
+    Examples
+    --------
+    >>> along_z(torch.tensor([0.0, 1.0]).reshape(1, 1, 2, 1, 1), 2).flatten()
+    tensor([0.0000, 0.5000, 1.0000, 1.0000])
+    """
+    check_factor(axial_factor, "axial_factor")
+    place = torch.arange(axial_factor * volume.shape[2], device=volume.device)
+    below = place // axial_factor
+    above = (below + 1).clamp(max=volume.shape[2] - 1)
+    share = (place % axial_factor / axial_factor).to(volume.dtype)[:, None, None]
+    return torch.lerp(volume.index_select(2, below), volume.index_select(2, above), share)
+
+
+def check_factor(factor: int, name: str) -> None:
+    """Raise a ValueError unless the factor is at least 1."""
+    if factor < 1:
+        raise ValueError(f"{name} must be at least 1, got {factor}")

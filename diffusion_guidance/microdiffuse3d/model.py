@@ -129,6 +129,13 @@ class MicroDiffuse3D(nn.Module):
         return vector
 
     @staticmethod
+    def new(config: MicroDiffuse3DConfig, *, seed: int = 0) -> MicroDiffuse3D:
+        """An untrained one, whose weights depend on the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return MicroDiffuse3D(config)
+
+    @staticmethod
     def from_published(
         state_dict: Mapping[str, Tensor], *, backbone: Mapping[str, Any], conditioning: Mapping[str, Any],
         tasks: Mapping[str, Mapping[str, Any]],

@@ -17,10 +17,14 @@ from tensorcell.diffusion_guidance.microdiffuse3d.objective import Objective, pa
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.paths import Denoiser, denoiser
 from tensorcell.diffusion_guidance.samplers import sample
+from tensorcell.diffusion_guidance.solver_terms import TuckerProjection
 from tensorcell.diffusion_guidance.tiles import tiled_at
 
 TILE, OVERLAP = (20, 256, 256), (8, 64, 64)
 """Default tiles in planes and pixels: those of the published network."""
+
+ERROR_SHARE = 0.1
+"""The error of the network's estimates, as a share of that of a prior alone: its condition tells most."""
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,6 +75,7 @@ def restored(
     order: int = 1,
     method: Method = "ode",
     terms: Sequence[Any] = (),
+    low_rank: bool = False,
     tile: tuple[int, int, int] = TILE,
     overlap: tuple[int, int, int] = OVERLAP,
     generator: torch.Generator | None = None,
@@ -94,6 +99,9 @@ def restored(
         Number of samples.
     terms : sequence of Term
         Guidance of the latent.
+    low_rank : bool
+        Whether the estimate of the latent is projected to a low Tucker rank at every step, above the error that it has
+        at that level.
     tile, overlap : three ints
         Largest tiles of the restored volume, in planes and pixels, and what neighbours share. They are rounded down to
         whole tokens and planes measured. Tiles share one noise field, and their estimates fade into each other at every
@@ -139,8 +147,9 @@ def restored(
             tuple(size // scale // unit * unit for size, scale, unit in zip(each, scales, units, strict=True))
             for each in (tile, overlap)
         )
+        denoise = tiled_at(denoise_at, sizes, shared, units)
         latent = sample(
-            tiled_at(denoise_at, sizes, shared, units),
+            of_low_rank(denoise) if low_rank else denoise,
             (autoencoder.channels, planes, *(side // autoencoder.scale for side in whole.shape[2:])),
             levels=path.levels(steps, "time"), method=method, order=order, samples=samples, terms=terms,
             generator=generator, callback=callback,
@@ -148,6 +157,22 @@ def restored(
         decoded = torch.cat([_decoded(one[None], whole[None], parts) for one in latent])
     decoded = decoded[..., : volume.shape[2], : volume.shape[3]]
     return Restored(decoded.mean(dim=0), decoded.std(dim=0, correction=0), decoded)
+
+
+def of_low_rank(denoise: Denoiser) -> Denoiser:
+    """The denoiser, followed by the truncated HOSVD of each channel.
+
+    The error of an estimate from a state of level `l` is at most ``l / sqrt(1 + l^2)``, that of a prior of unit
+    variance alone; components below a share of it are removed.
+    """
+    project = TuckerProjection()
+
+    def projected(x: Tensor, level: float | Tensor) -> Tensor:
+        number = torch.as_tensor(level, dtype=torch.float64).reshape(-1)
+        error = ERROR_SHARE * torch.where(number.isinf(), 1.0, number / (1 + number.square()).sqrt())
+        return project(denoise(x, level), error)
+
+    return projected
 
 
 def padded(volume: Tensor, stride: int) -> Tensor:

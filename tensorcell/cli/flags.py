@@ -27,7 +27,7 @@ def with_flags(methods: Mapping[str, Method]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        flags = [flag_of(field, kind, names) for kind, names in takers(methods).items() for field in fields_of(kind)]
+        flags = [flag_of(name, homes) for name, homes in homes_of(methods).items()]
         command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in (*own, *flags)} | {"return": None}
         return command
@@ -46,18 +46,35 @@ def fields_of(kind: type) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(kind) if field.metadata.get("flag", True)]
 
 
-def flag_of(field: dataclasses.Field[Any], kind: type, names: tuple[str, ...]) -> inspect.Parameter:
+class Home(typing.NamedTuple):
+    """A field of an option class, and the methods that take it."""
+
+    field: dataclasses.Field[Any]
+    kind: type
+    names: tuple[str, ...]
+
+
+def homes_of(methods: Mapping[str, Method]) -> dict[str, list[Home]]:
+    """For each name of an option, the fields of this name; fields of one name have one type."""
+    found: dict[str, list[Home]] = {}
+    for kind, names in takers(methods).items():
+        for field in fields_of(kind):
+            found.setdefault(field.name, []).append(Home(field, kind, names))
+    return found
+
+
+def flag_of(name: str, homes: list[Home]) -> inspect.Parameter:
     """The parameter that typer makes a flag of."""
-    wanted = typing.get_type_hints(kind)[field.name]
-    text = f"{', '.join(names)}: {field.metadata['help']}{default_text(field)}"
-    spelt = f"--{field.name.replace('_', '-')}"
+    wanted = typing.get_type_hints(homes[0].kind)[name]
+    text = " ".join(f"{', '.join(names)}: {field.metadata['help']}{default_text(field)}" for field, _, names in homes)
+    spelt = f"--{name.replace('_', '-')}"
     if wanted is bool:
-        name = f"{spelt}/--no-{spelt[2:]}" if field.default else spelt
-        annotation: Any = Annotated[bool | None, typer.Option(name, help=text)]
+        both = f"{spelt}/--no-{spelt[2:]}" if homes[0].field.default else spelt
+        annotation: Any = Annotated[bool | None, typer.Option(both, help=text)]
     else:
         simple = wanted if wanted in (int, float) else str
         annotation = Annotated[simple | None, typer.Option(spelt, help=text)]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def default_text(field: dataclasses.Field[Any]) -> str:
@@ -78,16 +95,15 @@ def given_options(methods: Mapping[str, Method], method: str, flags: Mapping[str
     InputError
         For an option that the method does not take.
     """
-    homes = {field.name: (kind, names) for kind, names in takers(methods).items() for field in fields_of(kind)}
-    found = {}
+    homes, found = homes_of(methods), {}
     for name, value in flags.items():
         if value is None:
             continue
-        kind, names = homes[name]
+        names = tuple(each for home in homes[name] for each in home.names)
         if method in methods and method not in names:
             spelt = name.replace("_", "-")
             raise InputError(f"expected --method {' or '.join(names)} with --{spelt}, got --method {method}")
-        found[name] = one_or_three(name, value) if takes_three(kind, name) else value
+        found[name] = one_or_three(name, value) if takes_three(homes[name][0].kind, name) else value
     return found
 
 

@@ -20,6 +20,7 @@ PSF_HELP = (
     "in voxels. Bright voxels narrower than it are defects."
 )
 FACTOR_HELP = "s: the planes given are planes 0, s, 2s, ... of the wanted stack."
+LATERAL_HELP = "f: a pixel given is the mean of f x f pixels of the wanted stack."
 JSON_HELP = "Print one JSON object on stdout and nothing else."
 PAGE_HELP = "Write a page to this file (.html)."
 

@@ -19,6 +19,7 @@ from tensorcell.cli.parsing import (
     AXES_HELP,
     FACTOR_HELP,
     JSON_HELP,
+    LATERAL_HELP,
     MASK_HELP,
     MISSING_HELP,
     NOISE_HELP,
@@ -52,6 +53,7 @@ def recover(
     source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
     target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET_HELP)],
     axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
+    lateral_factor: Annotated[int, typer.Option(help=LATERAL_HELP)] = 1,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "auto",
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
@@ -95,6 +97,7 @@ def recover(
         "keep_measured": "auto" if keep_measured is None else keep_measured,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
         "missing_value": missing_value_of(missing_value),
+        "lateral_factor": lateral_factor,
         "device": device,
         "seed": seed,
         **given_options(METHODS, method, flags),
@@ -110,7 +113,7 @@ def recover(
         measured = read_mask(mask, like=before) if mask is not None else None
         wanted = before.dtype if dtype == "input" else dtype
         rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
-        check_affordable(before, axial_factor, bytes_of_recovery(before))
+        check_affordable(before, axial_factor, bytes_of_recovery(before), lateral_factor=lateral_factor)
         if not quiet:
             say_cost(source, before, axial_factor)
         labels = [stack.label for stack in stacks(before)]

@@ -28,6 +28,8 @@ class Measurement:
     data : float32 array ``(planes, Y, X)``
         NaN = not measured. With ``axial_factor`` s these are planes 0, s, 2s, ... of the wanted stack.
     axial_factor : int
+    lateral_factor : int
+        Pixels given are means of so many by so many pixels of the wanted stack.
     sigma : float or None
         Standard deviation of the noise where it is given to all methods; None: each estimates it.
     options : mapping
@@ -38,15 +40,19 @@ class Measurement:
     axial_factor: int = 1
     sigma: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    lateral_factor: int = 1
 
     @property
     def grid(self) -> Array:
-        """The data on the grid of the wanted stack, NaN where nothing was measured."""
+        """The data on the grid of the wanted stack, NaN where nothing was measured; larger pixels are repeated."""
+        data = self.data
+        if self.lateral_factor > 1:
+            data = data.repeat(self.lateral_factor, 1).repeat(self.lateral_factor, 2)
         if self.axial_factor == 1:
-            return self.data
-        planes = (len(self.data) - 1) * self.axial_factor + 1
-        full = np.full((planes, *self.data.shape[1:]), np.nan, self.data.dtype)
-        full[:: self.axial_factor] = self.data
+            return data
+        planes = (len(data) - 1) * self.axial_factor + 1
+        full = np.full((planes, *data.shape[1:]), np.nan, data.dtype)
+        full[:: self.axial_factor] = data
         return full
 
 
@@ -70,7 +76,8 @@ class Case:
     name : str
     kind : str
         What decides which methods are run on it: "clean", "noise", "planes", "noisy planes", "gaps" (voxels are
-        missing and some of the others wrong), "artefacts" (no voxel is missing, some are wrong).
+        missing and some of the others wrong), "artefacts" (no voxel is missing, some are wrong), "resolution" (planes
+        and pixels are fewer).
     says : str
         What is done, for tables.
     degrade : callable
@@ -121,6 +128,26 @@ def degrade_planes(truth: Array, rng: np.random.Generator, *, factor: int, sigma
         return Degraded(Measurement(planes, factor), truth, measured)
     noisy = (planes + sigma * rng.standard_normal(planes.shape)).astype(np.float32)
     return Degraded(Measurement(noisy, factor, sigma, {"keep_measured": False}), truth, measured)
+
+
+def degrade_resolution(
+    truth: Array, rng: np.random.Generator, *, factor: int, lateral: int, psf: float = 0.0, photons: float = math.inf
+) -> Degraded:
+    """Measure planes 0, s, 2s, ... in pixels of ``f x f``, after a Gaussian PSF of widths ``(2 psf, psf, psf)`` voxels.
+
+    The reference is cut to the last measured plane and to whole pixels. With `photons` at 1, and a read noise of .01.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    planes = (len(truth) - 1) // factor * factor + 1
+    rows, columns = (size // lateral * lateral for size in truth.shape[1:])
+    truth = truth[:planes, :rows, :columns]
+    seen = gaussian_filter(truth.astype(np.float64), (2 * psf, psf, psf), mode="nearest")[::factor]
+    seen = seen.reshape(len(seen), rows // lateral, lateral, columns // lateral, lateral).mean(axis=(2, 4))
+    if math.isfinite(photons):
+        seen = rng.poisson(photons * seen) / photons + 0.01 * rng.standard_normal(seen.shape)
+    measurement = Measurement(seen.astype(np.float32), factor, lateral_factor=lateral)
+    return Degraded(measurement, truth, np.zeros(truth.shape, bool))
 
 
 def _masked(data: Array, truth: Array, measured: Bools) -> Degraded:
@@ -181,6 +208,19 @@ def _cases() -> Iterator[Case]:
     for percent in (50, 20, 5):
         says = f"{percent} % of the voxels measured, 5 % of these replaced by uniform numbers in [0, 2]"
         yield Case(f"pixels-{percent}", "gaps", says, p(degrade_pixels, share=percent / 100))
+    yield Case(
+        "sr-4x4",
+        "resolution",
+        "every 4th plane measured, in pixels of 4 x 4",
+        p(degrade_resolution, factor=4, lateral=4),
+    )
+    yield Case(
+        "sr-2x4", "resolution",
+        "every 4th plane measured, in pixels of 2 x 2, with a PSF of widths 2, 1, 1 voxels and 100 photons at 1",
+        p(degrade_resolution, factor=4, lateral=2, psf=1.0, photons=100),
+    )  # fmt: skip
+    says = "Poisson noise of 25 photons at 1 (signal to noise 5 at the brightest), and Gaussian noise, sigma 0.01"
+    yield Case("snr-5", "noise", says, p(degrade_poisson, peak=25))
     yield Case("lines", "gaps", "20 % of the rows of each plane missing", degrade_lines)
     yield Case("blocks", "gaps", "10 % of the blocks of 3 x 8 x 8 voxels missing", degrade_blocks)
     yield Case("stripes", "artefacts", "every row of a plane shifted by an offset, sigma 0.05", degrade_stripes)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -21,6 +23,9 @@ Run = Callable[[Measurement, int], Array]
 
 LEARNING = ("diffusion",)
 """Methods of :func:`tensorcell.recover` that fit a network to the data, which takes minutes for each volume."""
+
+WEIGHTED = ("microdiffuse3d",)
+"""Methods of :func:`tensorcell.recover` that need the weights of a fit: they are named with a folder."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Method:
     learns : bool
         Whether it fits a network to the data. Such a method takes minutes, is only run where it is named, and its
         cells depend on :mod:`tensorcell.diffusion_guidance`, too.
+    weights : str
+        Digest of the weights that it restores with, if it has any: other weights repeat its cells.
     warm_up : callable, optional
         What is run on a tiny volume beforehand, so that compiling is not timed; None: ``run``.
     """
@@ -53,6 +60,7 @@ class Method:
     ours: bool = False
     learns: bool = False
     warm_up: Run | None = None
+    weights: str = ""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -67,13 +75,54 @@ def run_recover(measurement: Measurement, seed: int, *, method: str | None = Non
         arguments["noise"] = measurement.sigma
     if method is not None:
         arguments["method"] = method
-    result = recover(measurement.data, axial_factor=measurement.axial_factor, seed=seed, **arguments)
+    result = recover(
+        measurement.data, axial_factor=measurement.axial_factor, lateral_factor=measurement.lateral_factor, seed=seed,
+        **arguments,
+    )  # fmt: skip
     return result.volume.data
+
+
+def run_microdiffuse3d(measurement: Measurement, seed: int, *, folder: str) -> Array:
+    """``recover(method="microdiffuse3d")`` with the weights of a folder."""
+    options = {**measurement.options, "weights": folder}
+    return run_recover(replace(measurement, options=options), seed, method="microdiffuse3d")
+
+
+def run_baseline(measurement: Measurement, seed: int, *, folder: str) -> Array:
+    """A network that was fitted by ``tensorcell train --kind NAME``."""
+    from tensorcell.diffusion_guidance.baselines.fitting import load_baseline, restore_by_baseline
+
+    fitted = load_baseline(folder)
+    factors = fitted.acquisition.axial_factor, fitted.acquisition.lateral_factor
+    if factors != (measurement.axial_factor, measurement.lateral_factor):
+        raise InputError(
+            f"expected axial factor {factors[0]} and lateral factor {factors[1]}, which {folder} was fitted to, got "
+            f"{measurement.axial_factor} and {measurement.lateral_factor}"
+        )
+    return restore_by_baseline(measurement.data, fitted, seed=seed)
+
+
+def fitted_method(name: str) -> Method:
+    """``KIND:FOLDER``: networks that ``tensorcell train --kind KIND --out FOLDER`` wrote."""
+    kind, _, folder = name.partition(":")
+    file = "network.safetensors" if kind in WEIGHTED else "weights.safetensors"
+    path = Path(folder) / file
+    if not path.is_file():
+        raise InputError(f"method {name}: expected a folder that train --kind {kind} wrote, found no {path}")
+    run = run_microdiffuse3d if kind in WEIGHTED else run_baseline
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return Method(
+        name, functools.partial(run, folder=str(Path(folder).absolute())), needs=("torch", "diffusers"), ours=True,
+        learns=True, warm_up=run_recover, weights=digest,
+    )  # fmt: skip
 
 
 def _methods() -> Iterator[Method]:
     p = functools.partial
     for name in METHODS_OF_RECOVER:
+        if name in WEIGHTED:
+            continue
         learns = name in LEARNING
         yield Method(
             name, p(run_recover, method=name), ours=True, learns=learns, warm_up=run_recover if learns else None
@@ -81,7 +130,7 @@ def _methods() -> Iterator[Method]:
     complete = ("clean", "noise", "artefacts")
     yield Method("none", peers.run_none, complete)
     for form in INTERPOLATORS:
-        kinds = ("planes", "noisy planes") + (("gaps",) if form == "linear" else ())
+        kinds = ("planes", "noisy planes", "resolution") + (("gaps",) if form == "linear" else ())
         yield Method(form, p(peers.run_along_z, form=form), kinds)
     yield Method("median", peers.run_median, ("gaps", "artefacts"))
     yield Method("tv", peers.run_tv, complete)
@@ -99,7 +148,8 @@ METHODS: Mapping[str, Method] = {method.name: method for method in _methods()}
 
 
 def choose_methods(wanted: Iterable[str | Method] | None = None) -> tuple[Method, ...]:
-    """Methods by name; ``"bm4d+linear"`` denoises planes and interpolates between them. None: all that are installed.
+    """Methods by name; ``"bm4d+linear"`` denoises planes and interpolates between them, and ``"rcan3d:net"`` is the
+    network of kind ``rcan3d`` in the folder ``net``. None: all that are installed.
 
     Without a choice, methods that fit a network are left out, and denoising before interpolation is done by BM4D where
     it is installed, by non-local means otherwise.
@@ -122,11 +172,14 @@ def choose_methods(wanted: Iterable[str | Method] | None = None) -> tuple[Method
 def _by_name(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
+    if ":" in name:
+        return fitted_method(name)
     first, _, second = name.partition("+")
     if first in DENOISERS and second in INTERPOLATORS:
         steps = METHODS[first], METHODS[second]
         run = functools.partial(peers.run_two, first=steps[0].run, second=steps[1].run)
         return Method(name, run, ("noisy planes",), steps[0].needs)
     raise InputError(
-        f"expected methods among {', '.join(METHODS)} or DENOISER+INTERPOLATOR such as bm4d+linear, got {name!r}"
+        f"expected methods among {', '.join(METHODS)}, DENOISER+INTERPOLATOR such as bm4d+linear, or KIND:FOLDER of "
+        f"fitted networks, got {name!r}"
     )

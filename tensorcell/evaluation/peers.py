@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tensorcell.evaluation.cases import Measurement
 from tensorcell.evaluation.references import central
+from tensorcell.finer_pixels import enlarged
 from tensorcell.interpolation import interpolate_planes
 from tensorcell.solvers.spread import robust_sigma
 
@@ -31,11 +32,16 @@ def run_none(measurement: Measurement, seed: int) -> Array:
 def run_along_z(measurement: Measurement, seed: int, *, form: str) -> Array:
     """Interpolate whole planes along z: "nearest", "linear", "cubic" (not-a-knot spline) or "pchip".
 
-    "linear" fills single voxels, too, between the nearest measured ones above and below; a column that was never
-    measured gets the median of all measured voxels.
+    Pixels larger than the wanted ones are interpolated within planes, too, linearly where the form is not "cubic" or
+    "nearest". "linear" fills single voxels, too, between the nearest measured ones above and below; a column that was
+    never measured gets the median of all measured voxels.
     """
     from scipy.interpolate import CubicSpline, PchipInterpolator
 
+    if measurement.lateral_factor > 1:
+        order = {"nearest": 0, "cubic": 3}.get(form, 1)
+        finer = enlarged(measurement.data, measurement.lateral_factor, order)
+        return run_along_z(replace(measurement, data=finer, lateral_factor=1), seed, form=form)
     if form == "linear":
         grid = measurement.grid
         filled = interpolate_planes(grid, ~np.isnan(grid))

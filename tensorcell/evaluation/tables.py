@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tensorcell.errors import InputError
 from tensorcell.evaluation.cases import CASES, TABLE_2
 from tensorcell.evaluation.means import Mean, differences, means
-from tensorcell.evaluation.methods import METHODS
+from tensorcell.evaluation.methods import METHODS, WEIGHTED
 from tensorcell.evaluation.scores import LOWER_IS_BETTER, Row
 
 
@@ -89,7 +89,8 @@ def _by_kind(rows: Sequence[Row]) -> dict[str, list[str]]:
 def _ours(rows: Sequence[Row]) -> list[str]:
     """Our methods that finished a cell."""
     names = dict.fromkeys(row.method for row in rows if row.done)
-    return [name for name in names if name in METHODS and METHODS[name].ours]
+    kinds = {name: name.partition(":")[0] for name in names}
+    return [name for name, kind in kinds.items() if kind in WEIGHTED or (kind in METHODS and METHODS[kind].ours)]
 
 
 def _means_table(

@@ -38,7 +38,8 @@ def code_version(method: Method) -> str:
     versions = [
         f"{name} {importlib.metadata.version(distributions[name][0])}" for name in method.needs if name in distributions
     ]
-    return " ".join((digest.hexdigest()[:12], *versions))
+    fitted = [f"weights {method.weights}"] if method.weights else []
+    return " ".join((digest.hexdigest()[:12], *versions, *fitted))
 
 
 def plain_function(run: Run) -> Any:

@@ -144,6 +144,34 @@ class Stage(NamedTuple):
     """A message to show once, before the stage begins."""
 
 
+class Scan(NamedTuple):
+    """A stack of which all voxels are estimated, for a method that restores what the acquisition lost."""
+
+    problem: Problem
+    measured: Array
+    """The planes that were given ``(n, Y, X)``; estimates where nothing was measured and at outliers."""
+    variance: Array
+    """Variance of their noise, and of the error of the estimates among them; of the same shape."""
+    estimate: Filled
+    """The wanted stack at the measured pixel size, ``((n - 1) axial_factor + 1, Y, X)``."""
+    lateral_factor: int
+    """Pixels of the wanted stack a side of a measured one."""
+
+
+class Restoration(NamedTuple):
+    """What a method restored."""
+
+    filled: Filled | None
+    """The wanted stack, ``lateral_factor`` times as many rows and columns; None: the estimate is better."""
+    notes: tuple[str, ...]
+    keeps: bool = False
+    """Whether measured planes are planes of the restored stack, so that measured voxels can keep their value."""
+
+
+def any_factors(options: Options, axial_factor: int, lateral_factor: int) -> None:
+    """Accept all factors."""
+
+
 def unchanged(options: Options, seed: int) -> Options:
     """Options that need no preparation."""
     return options
@@ -163,8 +191,12 @@ class Method:
         text in their metadata, its flags on the command line.
     estimate, between : callables
         ``Problem -> Estimate`` for the measured planes, and ``Gaps -> Filled`` for the planes between them.
+    restore : callable, optional
+        ``Scan -> Restoration``, called last: it replaces the stack that ``estimate`` and ``between`` gave.
     needs, extra : tuple of str, str
         Modules that must be installed, and the extra that brings them.
+    accepts : callable
+        ``(options, axial_factor, lateral_factor)``: raises `InputError` where the method does not suit the factors.
     prepare : callable
         ``(options, seed) -> options``, called once before any work; it reads and checks whatever the options name.
     stages : mapping
@@ -176,6 +208,8 @@ class Method:
     options: tuple[type, ...]
     estimate: Callable[[Problem], Estimate]
     between: Callable[[Gaps], Filled]
+    restore: Callable[[Scan], Restoration] | None = None
+    accepts: Callable[[Options, int, int], None] = any_factors
     needs: tuple[str, ...] = ()
     extra: str = ""
     prepare: Callable[[Options, int], Options] = unchanged

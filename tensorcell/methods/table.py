@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tensorcell.methods import auto, diffusion, local, tucker
+from tensorcell.methods import auto, diffusion, local, microdiffuse3d, tucker
 from tensorcell.methods.protocol import Method
 
 METHODS: Mapping[str, Method] = {
@@ -14,5 +14,6 @@ METHODS: Mapping[str, Method] = {
         tucker.METHOD,
         local.METHOD,
         diffusion.METHOD,
+        microdiffuse3d.METHOD,
     )
 }

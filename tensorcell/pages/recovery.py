@@ -64,9 +64,14 @@ def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> lis
 
 def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None, truth: np.ndarray | None) -> Picture:
     axes, where = after.volume.axes, stack.where
-    result, mask = zyx_view(after.volume.data, axes, where), zyx_view(after.measured, axes, where)
+    result = zyx_view(after.volume.data, axes, where)
     factor = (len(result) - 1) // (len(stack.data) - 1)
-    measured = mask[::factor]
+    stack = stack._replace(data=_repeated(stack.data, result.shape))
+    measured = zyx_view(after.measured, axes, where)[::factor]
+    if not measured.any():  # no voxel of the result was measured as such
+        measured = np.isfinite(stack.data)
+    mask = np.zeros(result.shape, bool)
+    mask[::factor] = measured
     plane, row = choose_slices(mask, result)
     given = Panel("Input", np.full(result.shape[1:], np.nan), np.full(result[:, row].shape, np.nan))
     if plane % factor == 0:
@@ -79,7 +84,9 @@ def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None
         xz = [interpolated_plane(stack.data[:, rows], measured[:, rows], z / factor)[0] for z in range(len(result))]
         panels.append(Panel("Linear interpolation", xy, np.stack(xz), errors=True))
     panels.append(replace(take_slices("tensorcell", result, plane, row), errors=True))
-    clean = measured if outliers is None else measured & (zyx_view(outliers, axes, where) == 0)
+    clean = measured
+    if outliers is not None:
+        clean = measured & (_repeated(zyx_view(outliers, axes, where), result.shape) == 0)
     return Picture(
         panels,
         plane,
@@ -91,6 +98,12 @@ def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None
         title=stack.label,
         plane_note="" if mask[plane].any() else "not measured",
     )
+
+
+def _repeated(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Planes with their pixels repeated to the lateral size of the result."""
+    factors = [size // own for size, own in zip(shape[1:], planes.shape[1:], strict=True)]
+    return planes.repeat(factors[0], 1).repeat(factors[1], 2) if max(factors) > 1 else planes
 
 
 def _like_output(truth: Any, after: Recovery) -> np.ndarray:
@@ -108,7 +121,7 @@ def draw_map(before: Volume, after: Recovery) -> Figure:
     mask = zyx_view(after.measured, after.volume.axes, stack.where)
     factor = (len(mask) - 1) // (len(stack.data) - 1)
     outlier = np.zeros(mask.shape, bool)
-    outlier[::factor] = zyx_view(after.outliers, after.volume.axes, stack.where) != 0
+    outlier[::factor] = _repeated(zyx_view(after.outliers, after.volume.axes, stack.where), mask.shape) != 0
     plane, row = choose_slices(mask, zyx_view(after.volume.data, after.volume.axes, stack.where))
     picture = Picture([], plane, row, mask.shape, after.volume.spacing, (0, 1))
     heights = row_heights(picture)

@@ -1,0 +1,77 @@
+"""What all baselines share: interpolation along z, padding, and the sum of the interpolation and a network's change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z, check_factor
+
+
+def padded(volume: Tensor, multiples: Sequence[int]) -> Tensor:
+    """The volume ``(B, C, D, H, W)`` with the far ends of its last three axes repeated up to multiples.
+
+    Examples
+    --------
+    >>> padded(torch.zeros(1, 1, 3, 8, 5), (2, 4, 4)).shape
+    torch.Size([1, 1, 4, 8, 8])
+    """
+    depth, height, width = (-size % multiple for size, multiple in zip(volume.shape[2:], multiples, strict=True))
+    if not (depth or height or width):
+        return volume
+    return functional.pad(volume, (0, width, 0, height, 0, depth), mode="replicate")
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its convolutions in the order of memory in which a CPU trains them two to four times as fast."""
+    for weight in network.parameters():
+        if weight.ndim >= 4:
+            order = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+            weight.data = weight.data.contiguous(memory_format=order)
+    return network
+
+
+class ResidualRestoration(nn.Module):
+    """The interpolation along z and the change that a network adds to it.
+
+    Parameters
+    ----------
+    network : module
+        From an interpolated volume ``(B, 1, D, H, W)`` to its change, of the same shape; or, slice-wise, from planes
+        ``(B D, 1, H, W)`` to theirs.
+    axial_factor : int
+        Planes of the restored volume per plane measured.
+    multiples : three ints
+        The network is shown volumes whose depth, height and width are multiples of these.
+    slicewise : bool
+
+    Examples
+    --------
+    >>> ResidualRestoration(nn.Conv3d(1, 1, 3, padding=1), axial_factor=4)(torch.zeros(1, 1, 3, 5, 7)).shape
+    torch.Size([1, 1, 12, 5, 7])
+    """
+
+    def __init__(
+        self, network: nn.Module, *, axial_factor: int, multiples: tuple[int, int, int] = (1, 1, 1),
+        slicewise: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_factor(axial_factor, "axial_factor")
+        self.network, self.axial_factor = channels_last(network), axial_factor
+        self.multiples, self.slicewise = multiples, slicewise
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """``(B, 1, d, H, W) -> (B, 1, axial_factor d, H, W)``, of intensities about between 0 and 1."""
+        start = along_z(volume, self.axial_factor)
+        whole = padded(start, self.multiples)
+        if self.slicewise:
+            planes = whole.transpose(1, 2).flatten(0, 1)  # (B D, 1, H, W)
+            change = self.network(planes).reshape(whole.transpose(1, 2).shape).transpose(1, 2)
+        else:
+            change = self.network(whole)
+        depth, height, width = start.shape[2:]
+        found: Tensor = start + change[..., :depth, :height, :width]
+        return found

@@ -1,0 +1,213 @@
+"""Measured planes in, a restored stack out, in the unit of the measurement: what ``recover`` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, held_out
+from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (
+    Scale,
+    brought_into_agreement,
+    misfit_of,
+    residual_of,
+    scale_of,
+)
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Source, Span
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, enlarged
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, TILE, Parts, Restored, restored
+
+Floats = npt.NDArray[np.floating]
+SMALLEST_SIDE = 32
+"""Smallest side of tiles that is tried where memory runs out."""
+
+Report = Callable[[int, int], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Fitted networks with what is known of them.
+
+    Attributes
+    ----------
+    parts : Parts
+    acquisition : Degradation
+        What the network undoes.
+    held_out : HeldOut or None
+        None: nothing was held out, so that the errors are not calibrated.
+    """
+
+    parts: Parts
+    acquisition: Degradation
+    held_out: HeldOut | None = None
+
+
+class RestoredScan(NamedTuple):
+    """A restored stack, in the unit of the measurement."""
+
+    volume: Floats
+    """``(D, H, W)``: the mean of the samples."""
+    error: Floats
+    """Standard deviation of its error; that of the samples where nothing was held out."""
+    samples: Floats
+    """``(K, D, H, W)``."""
+    misfit: float
+    """Difference from the measurement before it was put back: see :class:`HeldOut`."""
+    stopped: bool
+    side: int
+    """Of the tiles: smaller than asked for where memory ran out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How samples are drawn."""
+
+    samples: int = 8
+    steps: int = 20
+    order: int = 1
+    method: Any = "ode"
+    consistent: bool = True
+    """Whether samples are brought into agreement with the measurement."""
+    low_rank: bool = False
+    """Whether estimates of the latent are projected to low rank at every step."""
+    side: int = TILE[1]
+    """Largest side of the tiles in pixels."""
+
+    @property
+    def overlap(self) -> tuple[int, int, int]:
+        """What neighbouring tiles share."""
+        lateral = min(OVERLAP[1], self.side // 4)
+        return OVERLAP[0], lateral, lateral
+
+
+def restore_scan(
+    planes: npt.ArrayLike, model: Model, sampling: Sampling, *, variance: npt.ArrayLike = 0.0, seed: int = 0,
+    report: Report | None = None,
+) -> RestoredScan:  # fmt: skip
+    """Restore measured planes.
+
+    Parameters
+    ----------
+    planes : array ``(d, h, w)``
+        Planes 0, s, 2s, ... of the wanted stack, in pixels of the lateral factor of the model's acquisition, without
+        gaps, in any unit.
+    model : Model
+    sampling : Sampling
+    variance : float, or array like `planes`
+        Of the noise of the planes.
+    seed : int
+    report : callable ``(step, steps) -> bool``
+        True stops the sampler.
+
+    Returns
+    -------
+    RestoredScan
+        Of ``(d - 1) s + 1`` planes of ``lateral_factor`` times the sides.
+    """
+    given = np.asarray(planes)
+    span = Span.of(given)
+    size = span.high - span.low
+    noise = np.broadcast_to(np.asarray(variance, dtype=np.float64) / size**2, given.shape)
+    measured, floor = (
+        torch.from_numpy(np.array(each, dtype=np.float32))[None, None] for each in (span.normalised(given), noise)
+    )
+    found, side = _within_memory(measured, floor, model, sampling, seed, report)
+    wanted = (len(given) - 1) * model.acquisition.axial_factor + 1
+    slope = found.scale.slope * size
+    start = found.scale.offset * size + span.low
+    samples = (slope * found.samples[:, :wanted] + start).astype(given.dtype, copy=False)
+    volume = (slope * found.mean[:wanted] + start).astype(given.dtype, copy=False)
+    error = (slope * found.width[:wanted]).astype(given.dtype, copy=False)
+    return RestoredScan(volume, error, samples, found.misfit, found.stopped, side)
+
+
+def calibrated_model(model: Model, held: Source, sampling: Sampling, *, seed: int = 0, **options: Any) -> Model:
+    """The model with the errors that it makes at held-out examples.
+
+    Those come at the lateral size of the truth, as networks are trained with; measured pixels are their means.
+    """
+    from tensorcell.solvers import estimate_noise
+
+    factor = model.acquisition.lateral_factor
+
+    def restore(volume: Tensor, planes: int, generator: torch.Generator) -> tuple[Any, Any, float]:
+        measured = torch.nn.functional.avg_pool3d(volume[None], (1, factor, factor))
+        sigma = estimate_noise(measured[0, 0].numpy()).sigma
+        variance = torch.full_like(measured, float(sigma) ** 2)
+        found = _restored(measured, variance, replace(model, held_out=None), sampling, generator, None)
+        return found.mean, found.width, found.misfit
+
+    errors = held_out(restore, held, samples=sampling.samples, steps=sampling.steps, seed=seed, **options)
+    return replace(model, held_out=errors)
+
+
+class _Found(NamedTuple):
+    """Samples in intensities of the truth, and how these become normalised measured ones."""
+
+    mean: npt.NDArray[np.float64]
+    width: npt.NDArray[np.floating]
+    samples: npt.NDArray[np.float64]
+    scale: Scale
+    misfit: float
+    stopped: bool
+
+
+def _within_memory(
+    measured: Tensor, variance: Tensor, model: Model, sampling: Sampling, seed: int, report: Report | None
+) -> tuple[_Found, int]:
+    """Samples, from smaller tiles where memory runs out; also the side of the tiles."""
+    side = sampling.side
+    while True:
+        try:
+            tried = replace(sampling, side=side)
+            return _restored(measured, variance, model, tried, torch.Generator().manual_seed(seed), report), side
+        except RuntimeError as error:  # torch's OutOfMemoryError is one; that of the CPU's allocator has no class
+            if "memory" not in str(error) or side // 2 < SMALLEST_SIDE:
+                raise
+            side //= 2
+
+
+def _restored(
+    measured: Tensor, variance: Tensor, model: Model, sampling: Sampling, generator: torch.Generator,
+    report: Report | None,
+) -> _Found:  # fmt: skip
+    """Samples of the volume behind normalised planes ``(1, 1, d, h, w)``; all groups of planes are whole."""
+    acquisition, stopped = model.acquisition, []
+
+    def callback(step: int, steps: int, _: Tensor) -> bool:
+        if report is not None and report(step, steps):
+            stopped.append(True)
+        return bool(stopped)
+
+    drawn: Restored = restored(
+        enlarged(measured, acquisition.lateral_factor)[0], measured.shape[2] * acquisition.axial_factor, model.parts,
+        steps=sampling.steps, samples=sampling.samples, order=sampling.order, method=sampling.method,
+        low_rank=sampling.low_rank, tile=(TILE[0], sampling.side, sampling.side), overlap=sampling.overlap,
+        generator=generator, callback=callback,
+    )  # fmt: skip
+    scale = scale_of(drawn.mean[None], measured, acquisition)
+    seen = (measured - scale.offset * acquisition.expected(torch.ones_like(drawn.mean[None]))) / scale.slope
+    noise = variance / scale.slope**2
+    misfit = misfit_of(residual_of(drawn.mean[None], seen, acquisition), noise, seen)
+    samples = drawn.samples
+    if sampling.consistent:
+        samples = torch.cat([brought_into_agreement(one[None], seen, noise, acquisition) for one in samples])
+    final = samples.double().numpy()[:, 0]
+    mean = final.mean(axis=0)
+    spread = final.std(axis=0, ddof=min(1, len(final) - 1))
+    changed = mean - drawn.mean[0].double().numpy()
+    width = _width(model.held_out, mean, np.hypot(spread, changed), misfit)
+    return _Found(mean, width, final, scale, misfit, bool(stopped))
+
+
+def _width(errors: HeldOut | None, mean: Any, shape: Any, misfit: float) -> npt.NDArray[np.floating]:
+    """Standard deviations; larger than at held-out examples by as much as the misfit is."""
+    if errors is None:
+        return np.asarray(shape)
+    return errors.width(mean, shape) * max(1.0, misfit / max(errors.misfit, 1e-6))

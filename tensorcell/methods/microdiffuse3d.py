@@ -1,0 +1,152 @@
+"""``method="microdiffuse3d"``: resolution, planes and noise restored together by networks that were fitted to others.
+
+The measured planes are estimated as by ``"auto"``. Then the networks restore the whole stack, and their result is
+compared with the measurement: where the two contradict each other more than at the examples that were held out of the
+fits, the scan is not of the kind that the networks know, and the estimate of ``"auto"`` is returned. All code that
+needs torch is in `tensorcell.diffusion_guidance.microdiffuse3d`, which is imported only when a stack needs it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tensorcell.diffusion_guidance.options import MicroDiffuse3DOptions
+from tensorcell.errors import InputError
+from tensorcell.methods.auto import METHOD as AUTO
+from tensorcell.methods.diffusion import LARGEST_SEED
+from tensorcell.methods.protocol import Filled, Options, Problem, Restoration, Scan, Stage
+from tensorcell.solvers import IterationRecord
+
+FOREIGN = 2.0
+"""A scan whose misfit is so many times that of held-out examples is not of their kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedOptions(MicroDiffuse3DOptions):
+    """The options with the networks read."""
+
+    model: Any = field(default=None)
+
+
+def prepare(options: Options, seed: int) -> Options:
+    """Read the networks."""
+    from tensorcell.diffusion_guidance.microdiffuse3d import load_model
+
+    if seed > LARGEST_SEED:
+        raise InputError(f"expected a seed below 2**32 for method microdiffuse3d, got {seed}")
+    given = options[MicroDiffuse3DOptions]
+    try:
+        model = load_model(given.weights)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from None
+    return {**options, MicroDiffuse3DOptions: PreparedOptions(**vars(given), model=model)}
+
+
+def check_factors(options: Options, axial_factor: int, lateral_factor: int) -> None:
+    """Raise `InputError` unless the networks were fitted to scans of these factors."""
+    acquisition = options[MicroDiffuse3DOptions].model.acquisition
+    wanted = acquisition.axial_factor, acquisition.lateral_factor
+    if (axial_factor, lateral_factor) != wanted:
+        raise InputError(
+            f"expected axial factor {wanted[0]} and lateral factor {wanted[1]}, which the weights were fitted to, "
+            f"got {axial_factor} and {lateral_factor}"
+        )
+
+
+def restore(scan: Scan) -> Restoration:
+    """The restored stack, or None where the scan is not of the kind that the networks were fitted to."""
+    from tensorcell.diffusion_guidance.fill_stack import settled
+    from tensorcell.diffusion_guidance.microdiffuse3d import Sampling, restore_scan
+
+    problem = scan.problem
+    options: Any = problem.option(MicroDiffuse3DOptions)
+    model = options.model
+    sampling = Sampling(
+        samples=options.samples, steps=options.steps, consistent="data" in options.guidance,
+        low_rank="tucker" in options.guidance, side=options.tile,
+    )  # fmt: skip
+    try:
+        with settled():
+            found = restore_scan(
+                scan.measured, model, sampling, variance=scan.variance, seed=problem.fitting.seed,
+                report=report_of(problem),
+            )  # fmt: skip
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if found.stopped:
+        return Restoration(
+            None, ("microdiffuse3d: stopped before a sample was drawn; the estimate of auto is returned",)
+        )
+    notes, foreign = judged(found.misfit, model.held_out)
+    if foreign:
+        return Restoration(None, notes)
+    how = f"microdiffuse3d: mean of {options.samples} samples of {options.steps} steps"
+    if found.side < options.tile:
+        notes = (
+            *notes,
+            f"microdiffuse3d: out of memory; tiles of {found.side} pixels were used in place of {options.tile}",
+        )
+    samples = found.samples if options.keep_samples else None
+    return Restoration(Filled(found.volume, found.error, (), samples), (how, *notes), model.acquisition.only_planes)
+
+
+def judged(misfit: float, held_out: Any) -> tuple[tuple[str, ...], bool]:
+    """Notes on how far a restored stack is to be believed, and whether it is not."""
+    if held_out is None:
+        return (
+            f"microdiffuse3d: the weights come without held-out errors: u is the spread of the samples, which says "
+            f"nothing of what they have in common (difference from the measurement beyond noise: {misfit:.1%} of its "
+            "standard deviation)",
+        ), False
+    if misfit > FOREIGN * held_out.misfit:
+        return (
+            f"microdiffuse3d was not used: what it restores differs from the measurement by {misfit:.1%} of its "
+            f"standard deviation beyond noise, at examples like those it was fitted to by {held_out.misfit:.1%} at "
+            "most; the estimate of auto is returned",
+        ), True
+    ratio = held_out.error / held_out.interpolation
+    if ratio >= 1:
+        return (
+            f"microdiffuse3d was not used: at examples that were held out of its fit it had {ratio:.2f} times the "
+            "error of linear interpolation; the estimate of auto is returned (fit the weights longer, or to more "
+            "volumes)",
+        ), True
+    return (
+        f"microdiffuse3d: restored examples that were held out of the fit had {ratio:.2f} times the error of linear "
+        "interpolation; u is calibrated on them, and holds for stacks of the same kind only",
+    ), False
+
+
+def report_of(problem: Problem) -> Callable[[int, int], bool]:
+    """Progress of the sampler for the callback, as records of a further stage."""
+    callback, history = problem.fitting.callback, problem.model.fit.history
+    before, began = history[-1].iteration if history else 0, time.perf_counter()
+
+    def report(step: int, steps: int) -> bool:
+        if callback is None:
+            return False
+        record = IterationRecord(
+            iteration=before + step, stage="restoring", change=math.nan, residual=math.nan, outliers=0, threshold=0.0,
+            seconds=time.perf_counter() - began,
+        )  # fmt: skip
+        return bool(callback(record, Stage(step, steps)))
+
+    return report
+
+
+METHOD = replace(
+    AUTO,
+    name="microdiffuse3d",
+    summary="Restores resolution, planes and noise by networks fitted to volumes of the same kind (--weights).",
+    options=(*AUTO.options, MicroDiffuse3DOptions),
+    restore=restore,
+    needs=("torch", "safetensors", "diffusers"),
+    extra="diffusion",
+    prepare=prepare,
+    accepts=check_factors,
+    stages={**AUTO.stages, "restoring": "restoring"},
+)

@@ -1,0 +1,121 @@
+"""The options of ``tensorcell train`` for networks, and what can be refused before a file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorcell import prior_training
+from tensorcell.defect_notes import checked_psf
+from tensorcell.errors import InputError
+from tensorcell.network_training.losses import LOSSES
+
+STAGES = ("all", "vae", "pretrain", "finetune", "decoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """The options of ``tensorcell train --kind microdiffuse3d``."""
+
+    sources: tuple[str, ...]
+    out: Path
+    kind: str = "microdiffuse3d"
+    """Or the name of a baseline, which has one stage."""
+    stage: str = "all"
+    size: str = "tiny"
+    weights: Path | None = None
+    vae: Path | None = None
+    low: tuple[str, ...] = ()
+    axial_factor: int = 1
+    lateral_factor: int = 1
+    psf_fwhm: tuple[float, float, float] | None = None
+    photons: float | None = None
+    read_noise: float = 0.0
+    masked: float = 0.0
+    batch: int = 2
+    minutes: float | None = None
+    steps: int | None = None
+    resume: bool = False
+    axes: str | None = None
+    seed: int = 0
+    quiet: bool = False
+
+    @property
+    def state(self) -> Path:
+        """The folder that keeps the state of an interrupted fit."""
+        out = self.out if self.out.name else self.out.absolute()
+        return out.with_name(out.name + ".state")
+
+    def kept(self) -> dict[str, Any]:
+        """The options that must be the same when an interrupted fit is resumed."""
+        content = asdict(self)
+        names = (
+            "kind",
+            "stage",
+            "size",
+            "axial_factor",
+            "lateral_factor",
+            "photons",
+            "read_noise",
+            "masked",
+            "batch",
+            "seed",
+        )
+        lists = {"sources": list(self.sources), "low": list(self.low)}
+        psf = None if self.psf_fwhm is None else list(self.psf_fwhm)
+        return {name: content[name] for name in names} | lists | {"psf_fwhm": psf}
+
+
+def check_installed() -> None:
+    """Raise an InputError in one line where what the networks need is not installed."""
+    prior_training.check_torch()
+    try:
+        import diffusers  # noqa: F401
+    except ImportError:
+        raise InputError(
+            'expected diffusers for microdiffuse3d (pip install "tensorcell[diffusion]"), found none'
+        ) from None
+
+
+def check_request(request: ModelRequest) -> None:
+    """Refuse whatever can be refused before a file is read."""
+    if request.stage not in STAGES:
+        raise InputError(f"expected --stage {' or '.join(STAGES)}, got {request.stage!r}")
+    if request.kind != "microdiffuse3d" and (request.stage != "all" or request.vae is not None):
+        raise InputError(f"expected neither --stage nor --vae for --kind {request.kind}, which has one stage")
+    begins = request.stage in ("finetune", "decoder")
+    if begins != (request.weights is not None):
+        wanted = "a folder of fitted networks as" if begins else "no"
+        raise InputError(f"expected {wanted} --weights for stage {request.stage}, got {request.weights or 'none'}")
+    if request.low and len(request.low) != len(request.sources):
+        raise InputError(f"expected one --low for each IN, got {len(request.low)} for {len(request.sources)}")
+    if not 0 <= request.masked < 1:
+        raise InputError(f"expected --masked from 0 to below 1, got {request.masked:g}")
+    for name, value in (("--lateral-factor", request.lateral_factor), ("--batch", request.batch)):
+        if value < 1:
+            raise InputError(f"expected {name} of at least 1, got {value}")
+    checked_psf(request.psf_fwhm)
+    prior_training.check_budget(request)
+    prior_training.check_folders(request, is_model)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is empty, or holds networks that this package wrote."""
+    from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import CONFIG
+
+    names = {path.name for path in folder.iterdir()}
+    return not names or CONFIG in names or "baseline.json" in names or {"config.json", LOSSES} <= names
+
+
+def sources_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Files; a folder stands for the stacks in it, in the order of their names."""
+    found: list[str] = []
+    for name in names:
+        path = Path(name)
+        inside = (
+            sorted(p for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff", ".h5")) if path.is_dir() else []
+        )
+        found += [str(p) for p in inside] or [name]
+    return tuple(found)

@@ -1,0 +1,268 @@
+"""The stages of a command, one after the other."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensorcell import prior_training
+from tensorcell.defect_notes import psf_in_voxels
+from tensorcell.errors import InputError
+from tensorcell.methods.protocol import Stage
+from tensorcell.network_training.losses import LOSSES, LossTable, resumed_at
+from tensorcell.network_training.request import ModelRequest
+from tensorcell.network_training.volumes import Volumes
+from tensorcell.progress import ProgressBar
+from tensorcell.solvers import IterationRecord
+
+if TYPE_CHECKING:
+    from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Model, Sampling, SliceAutoencoder
+
+SHARES = {"vae": 0.2, "pretrain": 0.55, "finetune": 1.0, "decoder": 0.2}
+"""Shares of the time that the stages of ``all`` get; what is left is for the calibration."""
+
+MINUTES = 20.0
+"""Minutes for ``all`` if neither the time nor the number of steps is given."""
+
+EXAMPLES = 12
+"""Held-out examples that are restored to calibrate the errors."""
+
+SAMPLING: Sampling | None = None
+"""How they are restored; None: as by default."""
+
+PIECE = (16, 64, 64)
+"""Shape of the pieces of volumes that networks are fitted to, at most."""
+
+VAE_WIDTHS = {"tiny": 16, "small": 32}
+"""Features of a new autoencoder at full resolution; 64 for larger networks."""
+
+DECODERS = {
+    "tiny": {"channels": 16, "groups": 2, "blocks": 2},
+    "small": {"channels": 24, "groups": 3, "blocks": 3},
+}
+"""Sizes of the refinement decoders; for larger networks that of the class."""
+
+
+def load_beginning(request: ModelRequest) -> Model | None:
+    """The networks that a stage begins with."""
+    from tensorcell.diffusion_guidance.microdiffuse3d import load_model
+
+    return None if request.weights is None else load_model(request.weights)
+
+
+def acquisition_of(request: ModelRequest, volumes: Volumes, began: Model | None) -> Degradation:
+    """The acquisition that the flags state, or that of the networks to begin with where they state none."""
+    from tensorcell.diffusion_guidance.microdiffuse3d import Degradation
+    from tensorcell.diffusion_guidance.microdiffuse3d.data import ratio_of
+
+    factor = request.axial_factor
+    if volumes.low:
+        shapes = [(volume.shape, scan.shape) for volume, scan in zip(volumes.high, volumes.low, strict=True)]
+        factor = ratio_of(shapes, None if request.axial_factor == 1 else request.axial_factor)
+    psf = psf_in_voxels(request.psf_fwhm, volumes.spacing, volumes.high[0].shape) or (0.0, 0.0, 0.0)
+    stated = Degradation(
+        axial_factor=factor, lateral_factor=request.lateral_factor, psf=(psf[0], psf[1], psf[2]),
+        photons=math.inf if request.photons is None else request.photons, read_noise=request.read_noise,
+    )  # fmt: skip
+    return began.acquisition if began is not None and stated == Degradation() else stated
+
+
+class Run:
+    """The stages of one command, which share volumes, budget, progress and the table of losses."""
+
+    def __init__(
+        self, request: ModelRequest, volumes: Volumes, acquisition: Degradation, began: Model | None, bar: ProgressBar
+    ) -> None:
+        self.request, self.volumes, self.acquisition, self.began, self.bar = request, volumes, acquisition, began, bar
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.clock = time.perf_counter()
+        self.seconds = None
+        if request.steps is None:
+            self.seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
+        if not request.resume:
+            (request.state / LOSSES).write_text("stage,step,loss,heldout\n", encoding="utf-8")
+
+    def result(self) -> tuple[Any, Callable[[Path], None]]:
+        """What the command fits, and the function that writes it to a folder."""
+        from tensorcell.diffusion_guidance.baselines.fitting import save_baseline
+        from tensorcell.diffusion_guidance.microdiffuse3d import save_model
+
+        if self.request.kind != "microdiffuse3d":
+            baseline = self.baseline()
+            return baseline, lambda folder: save_baseline(baseline, folder)
+        if self.request.stage == "vae":
+            autoencoder = self.vae()
+            return autoencoder, autoencoder.save
+        model = self.model()
+        return model, lambda folder: save_model(model, folder)
+
+    def baseline(self) -> Any:
+        """A network that MicroDiffuse3D is compared with."""
+        from tensorcell.diffusion_guidance.baselines import BASELINES
+        from tensorcell.diffusion_guidance.baselines.fitting import FittedBaseline, fit_baseline
+
+        kind, data = self.request.kind, self.data(masks=False)
+        network = self.fitted(
+            "pretrain",
+            lambda budget: fit_baseline(data, kind, self.acquisition, batch=self.request.batch, **budget),
+            share=1.0,
+        )
+        return FittedBaseline(name=kind, width=BASELINES[kind].width, network=network, acquisition=self.acquisition)
+
+    def vae(self) -> SliceAutoencoder:
+        """The autoencoder: the one given, or a new one that is fitted."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import SliceAutoencoder, fit_autoencoder
+
+        request = self.request
+        if self.began is not None:
+            return self.began.parts.autoencoder
+        if request.vae is not None:
+            return SliceAutoencoder.load(request.vae)
+        done = request.state / "vae" / "done"
+        if done.is_dir():
+            return SliceAutoencoder.load(done)
+        scale = self.config().latent_scale
+        side = min(PIECE[1], *(min(volume.shape[1:]) // scale * scale for volume in self.volumes.high))
+        new = SliceAutoencoder.new(scale=scale, width=VAE_WIDTHS.get(request.size, 64), seed=request.seed)
+        fitted: SliceAutoencoder = self.fitted(
+            "vae", lambda budget: fit_autoencoder(self.volumes.high, new, side=side, **budget)
+        )
+        prior_training.write_folder(fitted.save, done)
+        return fitted
+
+    def model(self) -> Model:
+        """The networks, calibrated."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import Model, Parts, Sampling, calibrated_model
+
+        autoencoder, request, data = self.vae(), self.request, self.data()
+        network = self.network(data, autoencoder)
+        decoder = None if self.began is None else self.began.parts.decoder
+        if request.stage in ("all", "decoder"):
+            decoder = self.decoder(data, autoencoder)
+        model = Model(parts=Parts(network, autoencoder, decoder), acquisition=self.acquisition)
+        held = self.data(masks=False).held
+        return calibrated_model(model, held, SAMPLING or Sampling(), seed=request.seed, examples=EXAMPLES)
+
+    def units(self) -> tuple[int, int]:
+        """What depth and sides of a piece are multiples of."""
+        own = 1 if self.request.kind != "microdiffuse3d" else self.config().stride
+        return self.acquisition.axial_factor, math.lcm(own, self.acquisition.lateral_factor)
+
+    def config(self) -> Any:
+        """Sizes of the network, with heads for the ratios that it is to know."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import MicroDiffuse3DConfig
+
+        if self.began is not None:
+            return self.began.parts.network.config
+        ratios = tuple(sorted({1, self.acquisition.axial_factor}))
+        return replace(MicroDiffuse3DConfig.named(self.request.size), depth_ratios=ratios)
+
+    def data(self, *, masks: bool = True) -> Any:
+        """Examples: pairs where there are scans, what the acquisition makes of the volumes otherwise."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import masked, mixed, paired, simulated
+
+        piece, volumes, share = self.piece(), self.volumes, self.request.masked
+        if volumes.low and self.request.stage != "pretrain":
+            data = paired(volumes.low, volumes.high, piece, self.acquisition.axial_factor)
+        else:
+            data = simulated(volumes.high, self.acquisition, piece)
+        if share and masks:
+            data = mixed([(data, 1 - share), (masked(volumes.high, piece, self.config().stride), share)])
+        return data
+
+    def piece(self) -> tuple[int, int, int]:
+        """The largest piece up to the usual one that all volumes hold and the networks can take."""
+        shapes = [volume.shape for volume in self.volumes.high]
+        axial, lateral = self.units()
+        found = []
+        for axis, (most, unit) in enumerate(zip(PIECE, (axial, lateral, lateral), strict=True)):
+            smallest = min(shape[axis] for shape in shapes)
+            size = min(max(most, unit), smallest) // unit * unit
+            if size == 0:
+                raise InputError(
+                    f"expected volumes of at least {unit} voxels along {'zyx'[axis]}, which the acquisition and the "
+                    f"network need, got {smallest}"
+                )
+            found.append(size)
+        return found[0], found[1], found[2]
+
+    def network(self, data: Any, autoencoder: SliceAutoencoder) -> Any:
+        """The network, fitted where the stage is one of its own."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import MicroDiffuse3D, fit_network
+
+        if self.request.stage == "decoder" and self.began is not None:
+            return self.began.parts.network
+        new = MicroDiffuse3D.new(self.config(), seed=self.request.seed)
+        if self.began is not None:
+            new = self.began.parts.network
+        stage = "finetune" if self.request.stage == "finetune" else "pretrain"
+        return self.fitted_or_done(
+            stage, new, lambda budget: fit_network(data, new, autoencoder, batch=self.request.batch, **budget)
+        )
+
+    def decoder(self, data: Any, autoencoder: SliceAutoencoder) -> Any:
+        """The refinement decoder, fitted."""
+        import torch
+
+        from tensorcell.diffusion_guidance.microdiffuse3d import RefinementDecoder, fit_decoder
+
+        if self.began is not None and self.began.parts.decoder is not None:
+            new = self.began.parts.decoder
+        else:
+            sizes = DECODERS.get(self.request.size, {})
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.request.seed)
+                new = RefinementDecoder(latent_channels=autoencoder.channels, latent_scale=autoencoder.scale, **sizes)
+        return self.fitted_or_done(
+            "decoder", new, lambda budget: fit_decoder(data, new, autoencoder, batch=self.request.batch, **budget)
+        )
+
+    @staticmethod
+    def network_of(result: Any) -> Any:
+        """The network of a result: of a model, a baseline, or the autoencoder."""
+        return result.parts.network if hasattr(result, "parts") else getattr(result, "network", result)
+
+    def fitted_or_done(self, stage: str, network: Any, fit: Callable[[dict[str, Any]], Any]) -> Any:
+        """The fitted network; one that an interrupted command had finished is read."""
+        from tensorcell.diffusion_guidance.priors import fill_network, read_safetensors, write_weights
+
+        done = self.request.state / stage / "done" / "weights.safetensors"
+        if done.is_file():
+            fill_network(network, read_safetensors(done), str(done))
+            return network.eval()
+        fitted = self.fitted(stage, fit)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(fitted.state_dict(), done)
+        return fitted
+
+    def fitted(self, stage: str, fit: Callable[[dict[str, Any]], Any], share: float | None = None) -> Any:
+        """One stage within its share of the budget; its losses go to the table."""
+        request, folder = self.request, self.request.state / stage
+        going_on = request.resume and (folder / "training_state.json").is_file()
+        if share is None:
+            share = SHARES[stage] if request.stage == "all" else 1.0
+        with LossTable(request.state / LOSSES, stage, resumed_at(folder) if going_on else 0) as table:
+
+            def progress(step: int, steps: int, loss: float, heldout: float) -> None:
+                table.add(step, loss, heldout)
+                record = IterationRecord(
+                    iteration=step, stage=stage, change=math.nan, residual=loss, outliers=0, threshold=0.0,
+                    seconds=time.perf_counter() - self.clock,
+                )  # fmt: skip
+                self.bar.update(record, Stage(step, steps))
+
+            found = fit(
+                {
+                    "steps": request.steps, "seconds": None if self.seconds is None else share * self.seconds,
+                    "seed": request.seed, "resume": folder if going_on else None, "keep": folder, "progress": progress,
+                }
+            )  # fmt: skip
+        self.reports[stage] = found.report
+        if "not finite" in found.report["ended"]:
+            print(f"tensorcell: {request.out}: {stage}: {found.report['ended']}", file=sys.stderr)
+        return found.network

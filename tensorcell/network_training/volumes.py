@@ -1,0 +1,107 @@
+"""What networks are trained with: stacks of files, published cubes, and pairs of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.errors import InputError
+from tensorcell.files import read, split_path
+from tensorcell.finer_pixels import enlarged
+from tensorcell.network_training.request import ModelRequest
+from tensorcell.volume import stacks
+
+Floats = npt.NDArray[np.float32]
+
+HIGH, LOW = "hr_cube", "lr_cube"
+"""Names of the published data sets of HDF5 files: cubes ``(N, D, H, W)`` and ``(N, d, H, W)``."""
+
+
+class Volumes(NamedTuple):
+    """What is trained with."""
+
+    names: list[str]
+    high: list[Floats]
+    low: list[Floats]
+    """Scans of the same specimens, at the lateral size of the others; empty where there are none."""
+    spacing: tuple[float, float, float] | None
+
+
+def read_volumes(request: ModelRequest) -> Volumes:
+    """The volumes of all files, and the scans that belong to them."""
+    names: list[str] = []
+    high: list[Floats] = []
+    low: list[Floats] = []
+    spacing = None
+    for number, source in enumerate(request.sources):
+        published = published_cubes(source)
+        if published is not None:
+            found, scans = published
+        else:
+            found, step = complete_stacks(source, request.axes)
+            spacing = spacing or step
+            scans = complete_stacks(request.low[number], request.axes)[0] if request.low else []
+        if scans and len(scans) != len(found):
+            raise InputError(f"{source}: expected a scan for each of {len(found)} volumes, got {len(scans)}")
+        names += [f"{source} {n}" if len(found) > 1 else source for n in range(len(found))]
+        high += found
+        low += [at_size(scan, volume, source) for scan, volume in zip(scans, found, strict=False)]
+    if low and len(low) != len(high):
+        raise InputError(f"expected scans of all volumes or of none, got {len(low)} for {len(high)}")
+    return Volumes(names, high, low, spacing)
+
+
+def published_cubes(source: str) -> tuple[list[Floats], list[Floats]] | None:
+    """Cubes of an HDF5 file with the published names, or None where the file is not one."""
+    path, inside = split_path(source)
+    if inside is not None or path.suffix.lower() not in (".h5", ".hdf5"):
+        return None
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get(HIGH), h5py.Dataset):
+                return None
+            found = [checked_cubes(file[HIGH], f"{source}:/{HIGH}")]
+            found.append(checked_cubes(file[LOW], f"{source}:/{LOW}") if LOW in file else [])
+            return found[0], found[1]
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read: {error}") from None
+
+
+def checked_cubes(stored: Any, name: str) -> list[Floats]:
+    """Cubes ``(N, D, H, W)``, one by one."""
+    if stored.ndim != 4:
+        raise InputError(f"{name}: expected cubes of shape (N, D, H, W), got {stored.shape}")
+    return [np.asarray(stored[number], np.float32) for number in range(len(stored))]
+
+
+def complete_stacks(source: str, axes: str | None) -> tuple[list[Floats], tuple[float, float, float] | None]:
+    """The stacks of a file, in which every voxel must have been measured."""
+    volume = read(source, axes=axes)
+    found = []
+    for stack in stacks(volume):
+        data = np.asarray(stack.data, np.float32)
+        missing = int(np.count_nonzero(~np.isfinite(data)))
+        if stack.mask is not None:
+            missing = max(missing, int(np.count_nonzero(~stack.mask)))
+        if missing:
+            name = f"{source} {stack.label}".strip()
+            raise InputError(f"{name}: expected a complete stack to train with, got {missing} gaps")
+        found.append(data)
+    return found, volume.spacing
+
+
+def at_size(scan: Floats, volume: Floats, source: str) -> Floats:
+    """The scan at the lateral size of the volume."""
+
+    factors = {size / part for size, part in zip(volume.shape[1:], scan.shape[1:], strict=True)}
+    factor = factors.pop()
+    if factors or factor != int(factor) or factor < 1:
+        raise InputError(
+            f"{source}: expected a scan whose sides are those of the volume over a whole number, got {scan.shape[1:]} "
+            f"for {volume.shape[1:]}"
+        )
+    return enlarged(scan, int(factor)).astype(np.float32) if factor > 1 else scan

@@ -1,0 +1,314 @@
+"""``tensorcell train`` for networks: volumes and pairs in, folders out, interrupted and gone on from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
+
+import tensorcell  # noqa: E402
+from tensorcell import cli, network_training, recover  # noqa: E402
+from tensorcell.datasets import simulate_cells  # noqa: E402
+from tensorcell.diffusion_guidance.baselines.fitting import load_baseline, restore_by_baseline  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Sampling, load_model  # noqa: E402
+from tensorcell.network_training import stages  # noqa: E402
+from tensorcell.progress import ProgressBar  # noqa: E402
+
+SCAN = ("--axial-factor", "2", "--lateral-factor", "2", "--photons", "200", "--read-noise", "0.01")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Small pieces, few samples, and two stacks to fit to."""
+    monkeypatch.setattr(stages, "PIECE", (4, 16, 16))
+    monkeypatch.setattr(stages, "VAE_WIDTHS", {"tiny": 8})
+    monkeypatch.setattr(stages, "DECODERS", {"tiny": {"channels": 8, "groups": 1, "blocks": 1}})
+    monkeypatch.setattr(stages, "SAMPLING", Sampling(samples=2, steps=2))
+    monkeypatch.setattr(stages, "EXAMPLES", 2)
+    for seed in range(2):
+        cells = simulate_cells((8, 40, 32), cells=8, seed=seed).truth
+        tifffile.imwrite(
+            tmp_path / f"{seed}.tif", (300 * cells).astype(np.uint16), imagej=True, metadata={"axes": "ZYX"}
+        )
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run ``tensorcell train`` in a folder of its own: exit status, stdout, stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["tensorcell", "train", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return call
+
+
+def weights(folder: Path) -> list[Any]:
+    parts = load_model(folder).parts
+    assert parts.decoder is not None
+    return [*parts.network.parameters(), *parts.decoder.parameters(), *parts.autoencoder.parameters()]
+
+
+def losses(folder: Path) -> list[list[str]]:
+    with (folder / "losses.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_all_stages_from_stacks_to_a_restored_scan(run: Any, tmp_path: Path) -> None:
+    arguments = ("0.tif", "1.tif", "--kind", "microdiffuse3d", "--steps", "2", *SCAN, "--masked", "0.3")
+    status, out, err = run(*arguments, "--out", "model", "--json")
+    assert status == 0, err
+    facts = json.loads(out)
+    assert facts["inputs"] == ["0.tif", "1.tif"]
+    assert (facts["axial_factor"], facts["lateral_factor"], facts["pairs"]) == (2, 2, 0)
+    assert {name: stage["steps"] for name, stage in facts["stages"].items()} == {"vae": 2, "pretrain": 2, "decoder": 2}
+    assert facts["heldout_error"] > 0
+    model = load_model(tmp_path / "model")
+    assert model.acquisition == Degradation(axial_factor=2, lateral_factor=2, photons=200.0, read_noise=0.01)
+    assert model.parts.network.config.depth_ratios == (1, 2)
+    assert model.held_out is not None
+    rows = losses(tmp_path / "model")
+    assert rows[0] == ["stage", "step", "loss", "heldout"]
+    assert [row[:2] for row in rows[1:]] == [[s, n] for s in ("vae", "pretrain", "decoder") for n in ("1", "2")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tif", "1.tif", "model"]
+    scan = simulate_cells((4, 20, 16), cells=5, seed=7).truth
+    result = recover(
+        scan, axial_factor=2, lateral_factor=2, method="microdiffuse3d", weights=tmp_path / "model", samples=1, steps=1
+    )
+    assert result.volume.shape == (7, 40, 32)
+    status, out, err = run(*arguments, "--out", "model")  # an earlier model is replaced
+    assert status == 0, err
+    assert "model: microdiffuse3d, stage all" in out
+    assert "times that of linear interpolation" in out
+
+
+def test_a_command_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("0.tif", "--kind", "microdiffuse3d", "--steps", "4", *SCAN)
+    assert run(*arguments, "--out", "whole", "--quiet")[0] == 0
+    real = ProgressBar.update
+
+    def update(self: ProgressBar, record: Any, state: Any = None) -> None:
+        if (record.stage, record.iteration) == ("pretrain", 3):
+            raise KeyboardInterrupt
+        real(self, record, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressBar, "update", update)
+        status, _, err = run(*arguments, "--out", "cut")
+    assert status == 130
+    assert "pretrain step 3, vae step 4; the same command with --resume goes on from the state in cut.state" in err
+    assert not (tmp_path / "cut").exists()
+    status, _, err = run(*arguments, "--out", "cut")
+    assert "expected --resume to go on from it" in err
+    status, _, err = run(*arguments, "--out", "cut", "--photons", "300", "--resume")
+    assert "expected --photons 200.0 as in that fit, got 300.0" in err
+    status, _, err = run(*arguments, "--out", "cut", "--resume")
+    assert status == 0, err
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(weights(tmp_path / "cut"), weights(tmp_path / "whole"), strict=True))
+    assert not (tmp_path / "cut.state").exists()
+
+
+def test_stages_one_by_one_on_published_cubes(run: Any, tmp_path: Path) -> None:
+    """The file of the user is not written to."""
+    rng = np.random.default_rng(0)
+    high = np.stack([simulate_cells((8, 32, 32), cells=6, seed=seed).truth for seed in range(3)]).astype(np.float32)
+    with h5py.File(tmp_path / "cubes.h5", "w") as file:
+        file["hr_cube"], file["lr_cube"] = high, high[:, ::4] + rng.normal(0, 0.1, high[:, ::4].shape)
+    before = (tmp_path / "cubes.h5").read_bytes()
+    kind = ("--kind", "microdiffuse3d", "--steps", "1", "--quiet")
+    for arguments in (
+        ("cubes.h5", "--stage", "vae", "--out", "vae"),
+        ("cubes.h5", "--stage", "pretrain", "--vae", "vae", "--axial-factor", "4", "--out", "pre"),
+        ("cubes.h5", "--stage", "finetune", "--weights", "pre", "--out", "fine"),
+        ("cubes.h5", "--stage", "decoder", "--weights", "fine", "--out", "done"),
+    ):
+        status, _, err = run(*arguments, *kind)
+        assert status == 0, err
+    assert (tmp_path / "cubes.h5").read_bytes() == before
+    pre, fine, done = (load_model(tmp_path / name) for name in ("pre", "fine", "done"))
+    assert (pre.parts.decoder, fine.parts.decoder) == (None, None)
+    assert done.parts.decoder is not None
+    assert done.acquisition.axial_factor == 4
+    pairs = zip(fine.parts.network.parameters(), done.parts.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    changed = zip(pre.parts.network.parameters(), fine.parts.network.parameters(), strict=True)
+    assert not all(torch.equal(a, b) for a, b in changed)
+
+
+def test_pairs_of_files_and_a_baseline(run: Any, tmp_path: Path) -> None:
+    for seed in range(2):
+        cells = tifffile.imread(tmp_path / f"{seed}.tif").astype(np.float32)
+        low = cells[::2].reshape(4, 20, 2, 16, 2).mean(axis=(2, 4))
+        tifffile.imwrite(tmp_path / f"low{seed}.tif", low, imagej=True, metadata={"axes": "ZYX"})
+    pairs = ("0.tif", "1.tif", "--low", "low0.tif", "--low", "low1.tif", "--axial-factor", "2", "--lateral-factor", "2")
+    status, out, err = run(*pairs, "--kind", "care", "--steps", "2", "--out", "care", "--json")
+    assert status == 0, err
+    assert json.loads(out)["pairs"] == 2
+    fitted = load_baseline(tmp_path / "care")
+    assert (fitted.name, fitted.acquisition) == ("care", Degradation(axial_factor=2, lateral_factor=2))
+    scan = tifffile.imread(tmp_path / "low0.tif")
+    found = restore_by_baseline(scan, fitted)
+    assert found.shape == (7, 40, 32)
+    assert float(np.corrcoef(found.ravel(), tifffile.imread(tmp_path / "0.tif")[:7].ravel())[0, 1]) > 0.8
+    np.testing.assert_allclose(restore_by_baseline(10 * scan + 5, fitted), 10 * found + 5, rtol=1e-3, atol=1)
+    status, _, err = run(*pairs[:2], "--low", "low0.tif", "--kind", "care", "--out", "x")
+    assert "expected one --low for each IN, got 1 for 2" in err
+
+
+def test_a_diffusion_model_as_baseline_draws_by_its_seed(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorcell.diffusion_guidance.baselines import fitting
+
+    monkeypatch.setattr(fitting, "STEPS", 2)
+    assert run("0.tif", "--kind", "ddpm", "--steps", "1", *SCAN, "--out", "ddpm", "--quiet")[0] == 0
+    scan, fitted = np.random.default_rng(0).random((2, 8, 8)), load_baseline(tmp_path / "ddpm")
+    one, two, other = (restore_by_baseline(scan, fitted, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--stage", "all", "--weights", "m"), "expected no --weights for stage all, got m"),
+        (("--stage", "decoder"), "expected a folder of fitted networks as --weights for stage decoder, got none"),
+        (("--stage", "both"), "expected --stage all or vae or pretrain or finetune or decoder, got 'both'"),
+        (
+            ("--stage", "finetune", "--weights", "nowhere"),
+            r"nowhere: expected a folder with microdiffuse3d.json, got none",
+        ),
+        (("--noise", "3"), "expected --photons and --read-noise for networks, got --noise"),
+        (("--masked", "1"), "expected --masked from 0 to below 1, got 1"),
+        (("--lateral-factor", "0"), "expected --lateral-factor of at least 1, got 0"),
+        (("--batch", "0"), "expected --batch of at least 1, got 0"),
+        (("--photons", "-1"), "photons and attenuation must be positive, got -1.0"),
+        (("--photons", "nan"), "photons and attenuation must be positive, got nan"),
+        (("--psf-fwhm", "1,inf,1"), "expected psf_fwhm positive and finite"),
+        (("--axial-factor", "9"), "expected volumes of at least 9 voxels along z"),
+        (("--size", "huge"), "size 'huge' is unknown, expected one of tiny"),
+        (("--vae", "."), "holds no autoencoder that diffusers can read"),
+        (("--minutes", "3"), "expected --minutes or --steps, got both"),
+        (("--out", "1.tif"), "1.tif: expected a folder or a new name"),
+        (("--out", "full"), "full: expected a prior of an earlier fit or a new name, got a folder of something else"),
+    ],
+)
+def test_bad_input_is_one_line_and_loses_nothing(
+    run: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    status, _, err = run("0.tif", "--kind", "microdiffuse3d", "--steps", "1", "--out", "model", *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tif", "1.tif", "full"]
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_volumes_with_gaps_and_scans_of_other_sizes_are_refused(run: Any, tmp_path: Path) -> None:
+    gap = tifffile.imread(tmp_path / "0.tif").astype(np.float32)
+    gap[1, 2, 3] = np.nan
+    np.save(tmp_path / "gap.npy", gap)
+    np.save(tmp_path / "other.npy", np.ones((4, 13, 16), np.float32))
+    kind = ("--kind", "care", "--steps", "1", "--out", "model")
+    assert "gap.npy: expected a complete stack to train with, got 1 gaps" in run("gap.npy", *kind)[2]
+    assert (
+        "expected a scan whose sides are those of the volume over a whole"
+        in run("0.tif", "--low", "other.npy", *kind)[2]
+    )
+    with h5py.File(tmp_path / "flat.h5", "w") as file:
+        file["hr_cube"] = np.ones((3, 4))
+    assert "flat.h5:/hr_cube: expected cubes of shape (N, D, H, W), got (3, 4)" in run("flat.h5", *kind)[2]
+    assert "expected neither --stage nor --vae for --kind care" in run("0.tif", *kind, "--stage", "vae")[2]
+    assert (
+        "expected --kind microdiffuse3d or a baseline with --photons, got --kind lateral"
+        in run("0.tif", "--out", "model", "--photons", "3")[2]
+    )
+
+
+def test_a_folder_stands_for_its_stacks(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no stack")
+    expected = (str(tmp_path / "0.tif"), str(tmp_path / "1.tif"), "x.npy")
+    assert network_training.sources_of([str(tmp_path), "x.npy"]) == expected
+
+
+def test_a_process_that_is_killed_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
+    """The state is written every few seconds, whole or not at all."""
+    script = (
+        "import sys; from tensorcell.diffusion_guidance import training_loop; training_loop.SAVE_EVERY = 0.0\n"
+        "from tensorcell import cli; cli.main()"
+    )
+    command = [sys.executable, "-c", script, "train", "0.tif", "--kind", "srcnn", "--out", "net", *SCAN]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--steps", "100000"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    state = tmp_path / "net.state" / "pretrain" / "training_state.json"
+    for _ in range(600):
+        if state.exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    assert not (tmp_path / "net").exists()
+    reached = json.loads(state.read_text())["step"]
+    request = network_training.ModelRequest(
+        sources=("0.tif",), out=tmp_path / "net", kind="srcnn", axial_factor=2, lateral_factor=2, photons=200.0,
+        read_noise=0.01, steps=reached + 3, resume=True, quiet=True,
+    )  # fmt: skip
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        facts = network_training.train(request)
+    finally:
+        os.chdir(before)
+    assert facts["stages"]["pretrain"]["steps"] == reached + 3
+    steps = [int(row[1]) for row in losses(tmp_path / "net")[1:]]
+    assert steps == list(range(1, reached + 4))
+
+
+def test_fitted_networks_are_evaluated_side_by_side(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorcell import evaluation
+    from tensorcell.evaluation.versions import code_version
+
+    planes = ("0.tif", "--axial-factor", "2", "--steps", "1", "--quiet")
+    assert run(*planes, "--kind", "microdiffuse3d", "--out", "md")[0] == 0
+    assert run(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
+    methods = evaluation.choose_methods(["linear", f"microdiffuse3d:{tmp_path}/md", f"srcnn:{tmp_path}/net"])
+    cells = simulate_cells((13, 32, 32), cells=8, seed=5).truth
+    case, (reference,) = evaluation.CASES["planes-2"], evaluation.references(cells)
+    given = case.apply(reference, 0)
+    found = [method.run(given.measurement, 0) for method in methods]
+    assert {each.shape for each in found} == {given.truth.shape}
+    versions = {code_version(method) for method in methods}
+    (tmp_path / "net" / "weights.safetensors").write_bytes(b"other")
+    assert code_version(evaluation.choose_methods([f"srcnn:{tmp_path}/net"])[0]) not in versions
+    with pytest.raises(tensorcell.InputError, match=r"srcnn:nowhere: expected a folder that train --kind srcnn wrote"):
+        evaluation.choose_methods(["srcnn:nowhere"])
+    wrong = evaluation.CASES["planes-3"].apply(reference, 0)
+    assert run(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
+    with pytest.raises(tensorcell.InputError, match="expected axial factor 2 and lateral factor 1"):
+        evaluation.choose_methods([f"srcnn:{tmp_path}/net"])[0].run(wrong.measurement, 0)
