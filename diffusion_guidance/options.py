@@ -77,8 +77,11 @@ class MicroDiffuse3DOptions:
     ----------
     weights : path
         A folder that ``tensorcell train --kind microdiffuse3d`` wrote. Required.
-    samples, steps : int
-        Number of samples of the restored stack, and of the steps that each takes.
+    images : path, optional
+        The folder of the image encoder that the weights were fitted with, if they were; without it they work, too.
+    samples, steps : int, optional
+        Number of samples of the restored stack, and of the steps that each takes; None: as many as the errors of the
+        weights were calibrated with.
     guidance : sequence of {"data", "tucker"}, or these names in one string with commas
         ``"data"``: samples are brought into agreement with the measurement as far as that is more than noise.
         ``"tucker"``: the estimate of the latent is projected to low rank at every step. Neither: the network alone.
@@ -101,8 +104,15 @@ class MicroDiffuse3DOptions:
     weights: str | Path | None = field(
         default=None, metadata={"help": "The folder that `tensorcell train --kind microdiffuse3d` wrote."}
     )
-    samples: int = field(default=8, metadata={"help": "Number of samples of the restored stack."})
-    steps: int = field(default=20, metadata={"help": "Number of steps that each sample takes."})
+    images: str | Path | None = field(
+        default=None, metadata={"help": "The folder of the image encoder that the weights were fitted with, if any."}
+    )
+    samples: int | None = field(
+        default=None, metadata={"help": "Number of samples of the restored stack. Default: as calibrated, usually 8."}
+    )
+    steps: int | None = field(
+        default=None, metadata={"help": "Number of steps that each sample takes. Default: as calibrated, usually 20."}
+    )
     guidance: Sequence[str] = field(
         default=("data",),
         metadata={"help": "What guides the samples: names of data,tucker with commas between them, or an empty text."},
@@ -113,7 +123,7 @@ class MicroDiffuse3DOptions:
     def __post_init__(self) -> None:
         if self.weights is None or not str(self.weights):
             raise ValueError("expected weights=PATH for method microdiffuse3d: a folder of fitted networks; got none")
-        check_counts(self, "samples", "steps", "tile")
+        check_counts(self, *(name for name in ("samples", "steps") if getattr(self, name) is not None), "tile")
         object.__setattr__(self, "guidance", names_among(self.guidance, ("data", "tucker")))
 
 

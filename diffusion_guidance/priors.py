@@ -25,6 +25,9 @@ from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkCon
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+HIGHEST_LEVEL = 80.0
+"""The highest level of noise that networks are fitted to, in prior units."""
+
 FORMAT = 1
 
 
@@ -70,8 +73,16 @@ class LateralPrior:
                 f"{type(self).__name__} is for {self.dimensions} axes, "
                 f"got a network for {self.network.config.dimensions}"
             )
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {self.scale}")
+        if not math.isfinite(self.location):
+            raise ValueError(f"location must be finite, got {self.location}")
+        if not 0 <= self.lowest_level <= HIGHEST_LEVEL:
+            raise ValueError(f"lowest_level must be between 0 and {HIGHEST_LEVEL:g}, got {self.lowest_level}")
+        if not 0 < self.stretch < math.inf:
+            raise ValueError(f"stretch must be positive and finite, got {self.stretch}")
+        if self.axial_factor < 1:
+            raise ValueError(f"axial_factor must be at least 1, got {self.axial_factor}")
 
     @property
     def stride(self) -> int:

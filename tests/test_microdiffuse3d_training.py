@@ -36,6 +36,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.data import (  # noqa: E402
     split,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, masked_blocks  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder, alignment_loss  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (  # noqa: E402
     FlowBatch,
     path_of,
@@ -46,7 +47,9 @@ from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model  # noqa: E4
 from tensorcell.diffusion_guidance.microdiffuse3d.training import (  # noqa: E402
     fit_autoencoder,
     fit_decoder,
+    fit_few_steps,
     fit_network,
+    flow_endpoint,
 )
 from tensorcell.diffusion_guidance.priors import write_weights  # noqa: E402
 from tensorcell.diffusion_guidance.training_loop import TrainingState  # noqa: E402
@@ -206,7 +209,7 @@ def test_masked_blocks_are_whole_and_between_half_and_three_quarters() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"axial_factor": 0}, "factors must be at least 1, got 0 and 1"),
+        ({"axial_factor": 0}, "axial_factor must be a whole number of at least 1, got 0"),
         ({"psf": (1.0, math.inf, 1.0)}, "three finite widths"),
         ({"photons": 0.0}, "must be positive"),
         ({"attenuation": math.nan}, "must be positive"),
@@ -581,3 +584,86 @@ def test_a_failure_while_writing_leaves_nothing(parts: Parts, tmp_path: Path, mo
     with pytest.raises(OSError, match="no space"):
         save_model(Model(parts=parts, acquisition=SPARSE), tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------- few steps, and images
+
+
+def test_few_steps_follow_the_flow_of_the_teacher(volumes: list[np.ndarray], autoencoder: SliceAutoencoder) -> None:
+    """The endpoint of the flow is what the sampler draws, and the student's target leads straight to it."""
+    teacher = MicroDiffuse3D.new(CONFIG)
+    torch.nn.init.normal_(teacher.transformer.last.linear.weight, std=0.3, generator=generator())
+    volume = torch.rand(1, 1, 2, 16, 16, generator=generator())
+    noise = torch.randn(1, 4, 4, 4, 4, generator=generator(1))
+    found = flow_endpoint(teacher, noise, volume, 6)
+    expected, step = noise, 1 / 6
+    with torch.no_grad():
+        for n in range(6):
+            expected = expected - step * teacher(expected, torch.tensor([1 - n * step]), None, volume)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    data = simulated(volumes, SPARSE, (4, 16, 16))
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    fit = fit_few_steps(data, teacher, autoencoder, teacher_steps=3, steps=30)
+    assert all(torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
+    assert fit.report["steps"] == 30
+    straight = fit_few_steps(data, MicroDiffuse3D.new(CONFIG), autoencoder, teacher_steps=3, steps=1)
+    assert straight.report["heldout"] < 1e-3  # a flow that stands still is already straight
+
+
+def tiny_encoder(tmp_path: Path) -> Path:
+    """A vision transformer with weights drawn at random, as transformers saves one."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'images'")
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, image_size=224, patch_size=56
+    )
+    transformers.Dinov2Model(config).save_pretrained(tmp_path / "dino")
+    return tmp_path / "dino"
+
+
+def test_image_features_are_those_of_the_patches_of_each_slice(tmp_path: Path) -> None:
+    encoder = ImageEncoder.load(tiny_encoder(tmp_path))
+    volume = torch.rand(2, 1, 3, 40, 40, generator=generator())
+    found = encoder(volume)
+    assert found.shape == (2, 3, 16, 12)
+    torch.testing.assert_close(found[1:, 2:], encoder(volume[1:, :, 2:]), rtol=1e-4, atol=1e-5)
+    image = torch.nn.functional.interpolate(volume[1:, :, 2], size=(224, 224), mode="bilinear", antialias=True)
+    colours = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, deviation = (torch.tensor(each).reshape(1, 3, 1, 1) for each in colours)
+    whole = encoder.encoder(pixel_values=(image - mean) / deviation).last_hidden_state
+    torch.testing.assert_close(found[1, 2], whole[0, 1:], rtol=1e-4, atol=1e-5)
+    assert not any(weight.requires_grad for weight in encoder.parameters())
+    with pytest.raises(ValueError, match="holds no image encoder that transformers can read") as error:
+        ImageEncoder.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_tokens_are_aligned_by_their_angle() -> None:
+    features = torch.rand(1, 2, 16, 5, generator=generator())
+    assert float(alignment_loss(3 * features, features)) == pytest.approx(0, abs=1e-6)
+    assert float(alignment_loss(-features, features)) == pytest.approx(2, abs=1e-6)
+    coarse = features.reshape(1, 2, 2, 2, 2, 2, 5).mean(dim=(3, 5)).reshape(1, 2, 4, 5)
+    assert float(alignment_loss(coarse, coarse.repeat_interleave(1, 2))) == pytest.approx(0, abs=1e-6)
+    assert float(alignment_loss(coarse, features)) < 0.1
+    with pytest.raises(ValueError, match="expected square pieces for the alignment with image features, got 6 tokens"):
+        alignment_loss(torch.rand(1, 2, 6, 5), features)
+
+
+def test_networks_are_fitted_with_image_features(
+    volumes: list[np.ndarray], autoencoder: SliceAutoencoder, tmp_path: Path
+) -> None:
+    images = ImageEncoder.load(tiny_encoder(tmp_path))
+    config = replace(CONFIG, image_features=12, aligned_block=1, aligned_features=12)
+    data = simulated(volumes, SPARSE, (4, 16, 16))
+    fit = fit_network(data, MicroDiffuse3D.new(config), autoencoder, images=images, steps=3)
+    assert math.isfinite(fit.report["heldout"])
+    fresh = MicroDiffuse3D.new(config)
+    for name in ("images.whole.weight", "alignment.0.weight"):
+        assert not torch.equal(fit.network.state_dict()[name], fresh.state_dict()[name]), name
+    network = fit.network.eval()
+    volume = torch.rand(1, 4, 16, 16, generator=generator())
+    told, untold = (
+        restored(volume, 8, Parts(network, autoencoder), images=each, steps=2, samples=1, generator=generator()).mean
+        for each in (images, None)
+    )
+    assert not torch.equal(told, untold)

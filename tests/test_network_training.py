@@ -141,6 +141,7 @@ def test_stages_one_by_one_on_published_cubes(run: Any, tmp_path: Path) -> None:
         ("cubes.h5", "--stage", "pretrain", "--vae", "vae", "--axial-factor", "4", "--out", "pre"),
         ("cubes.h5", "--stage", "finetune", "--weights", "pre", "--out", "fine"),
         ("cubes.h5", "--stage", "decoder", "--weights", "fine", "--out", "done"),
+        ("cubes.h5", "--stage", "distil", "--weights", "done", "--out", "few"),
     ):
         status, _, err = run(*arguments, *kind)
         assert status == 0, err
@@ -149,6 +150,10 @@ def test_stages_one_by_one_on_published_cubes(run: Any, tmp_path: Path) -> None:
     assert (pre.parts.decoder, fine.parts.decoder) == (None, None)
     assert done.parts.decoder is not None
     assert done.acquisition.axial_factor == 4
+    few = load_model(tmp_path / "few")
+    assert few.held_out is not None
+    assert few.held_out.steps == 4
+    assert few.parts.decoder is not None
     pairs = zip(fine.parts.network.parameters(), done.parts.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     changed = zip(pre.parts.network.parameters(), fine.parts.network.parameters(), strict=True)
@@ -193,7 +198,7 @@ def test_a_diffusion_model_as_baseline_draws_by_its_seed(
     [
         (("--stage", "all", "--weights", "m"), "expected no --weights for stage all, got m"),
         (("--stage", "decoder"), "expected a folder of fitted networks as --weights for stage decoder, got none"),
-        (("--stage", "both"), "expected --stage all or vae or pretrain or finetune or decoder, got 'both'"),
+        (("--stage", "both"), "expected --stage all or vae or pretrain or finetune or decoder or distil, got"),
         (
             ("--stage", "finetune", "--weights", "nowhere"),
             r"nowhere: expected a folder with microdiffuse3d.json, got none",

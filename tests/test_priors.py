@@ -188,9 +188,30 @@ def test_pickle_executes_nothing(saved):
         LateralPrior.load(saved, allow_pickle=True)
 
 
-def test_scale_must_be_positive(saved):
-    with pytest.raises(ValueError, match="scale must be positive, got 0"):
-        prior(scale=0.0)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("scale", 0.0, "scale must be positive and finite, got 0"),
+        ("scale", math.inf, "scale must be positive and finite, got inf"),
+        ("scale", math.nan, "scale must be positive and finite, got nan"),
+        ("location", math.inf, "location must be finite, got inf"),
+        ("lowest_level", 1e308, "lowest_level must be between 0 and 80, got 1e[+]308"),
+        ("lowest_level", -1.0, "lowest_level must be between 0 and 80, got -1"),
+        ("stretch", 0.0, "stretch must be positive and finite, got 0"),
+        ("axial_factor", 0, "axial_factor must be at least 1, got 0"),
+    ],
+)
+def test_hostile_numbers_are_refused_in_one_line(saved, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        prior(**{name: value})
+    config = json.loads((saved / CONFIG).read_text())
+    (saved / CONFIG).write_text(json.dumps(config | {name: value}))
+    with pytest.raises(ValueError, match=message) as error:
+        LateralPrior.load(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_the_config_names_its_class(saved):
     config = json.loads((saved / CONFIG).read_text())
     assert config["_class_name"] == "LateralPrior"  # as diffusers spells it
 

@@ -12,6 +12,7 @@ refinement decoder turns that latent and the low-resolution volume into intensit
 - ``refinement``: the decoder
 - ``published``: the authors' checkpoints
 - ``autoencoder``: the latent space of slices
+- ``images``: features of slices by a frozen image encoder
 - ``degradation``: what fast acquisitions make of a volume
 - ``data``: examples to train with: simulated, masked or paired
 - ``objective``, ``training``: losses, and fits of the three networks
@@ -32,14 +33,21 @@ from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_model, 
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
 from tensorcell.diffusion_guidance.microdiffuse3d.data import masked, mixed, paired, simulated
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
+from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, Restored, restored
 from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model, Sampling, calibrated_model, restore_scan
-from tensorcell.diffusion_guidance.microdiffuse3d.training import fit_autoencoder, fit_decoder, fit_network
+from tensorcell.diffusion_guidance.microdiffuse3d.training import (
+    fit_autoencoder,
+    fit_decoder,
+    fit_few_steps,
+    fit_network,
+)
 
 __all__ = [
     "Degradation",
+    "ImageEncoder",
     "MicroDiffuse3D",
     "MicroDiffuse3DConfig",
     "Model",
@@ -51,6 +59,7 @@ __all__ = [
     "calibrated_model",
     "fit_autoencoder",
     "fit_decoder",
+    "fit_few_steps",
     "fit_network",
     "load_model",
     "masked",

@@ -99,8 +99,9 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
             decoder = None if content["decoder"] is None else RefinementDecoder(**content["decoder"])
         acquisition = made(Degradation, content["acquisition"])
         errors = None if content["held_out"] is None else made(HeldOut, content["held_out"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{given / CONFIG}: does not describe networks: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{given / CONFIG}: does not describe networks: {said}") from error
     for module, name in ((network, NETWORK), (decoder, DECODER)):
         if module is not None:
             try:

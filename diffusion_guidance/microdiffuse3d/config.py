@@ -3,7 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+LARGEST = 65536
+"""Largest of the sizes of a network: its features, heads and so on."""
+
+LAYERS, MOST_LAYERS = ("blocks", "groups", "encoder_blocks"), 1024
+"""Sizes that count layers, and the most of them."""
+
+MAY_BE_NOTHING = ("image_features", "aligned_block", "aligned_features")
+
+
+def check_sizes(name: str, value: Any) -> None:
+    """Raise a ValueError unless a size, or each of several, is a whole number that a network may have."""
+    if name == "mlp_ratio":
+        if not (isinstance(value, int | float) and 0 < value <= LARGEST):
+            raise ValueError(f"mlp_ratio must be a number between 0 and {LARGEST}, got {value!r}")
+        return
+    least, most = 0 if name in MAY_BE_NOTHING else 1, MOST_LAYERS if name in LAYERS else LARGEST
+    for each in value if isinstance(value, tuple) else (value,):
+        if not isinstance(each, int) or isinstance(each, bool) or not least <= each <= most:
+            raise ValueError(f"{name} must be whole numbers from {least} to {most}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +106,9 @@ class MicroDiffuse3DConfig:
         return SIZES[size]
 
     def __post_init__(self) -> None:
-        """Check what would fail later, and less clearly."""
+        """Check what would fail later, and less clearly, or take all of the memory."""
+        for field in fields(self):
+            check_sizes(field.name, getattr(self, field.name))
         for name in ("latent_scale", "patch"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):

@@ -53,8 +53,12 @@ class Degradation:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.axial_factor, self.lateral_factor) < 1:
-            raise ValueError(f"factors must be at least 1, got {self.axial_factor} and {self.lateral_factor}")
+        for name in ("axial_factor", "lateral_factor"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(self.psf, tuple) or len(self.psf) != 3:
+            raise ValueError(f"psf must be three finite widths of at least 0, got {self.psf!r}")
         if not all(math.isfinite(width) and width >= 0 for width in self.psf):
             raise ValueError(f"psf must be three finite widths of at least 0, got {self.psf}")
         if not (self.photons > 0 and self.attenuation > 0):

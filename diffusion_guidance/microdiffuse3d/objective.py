@@ -7,11 +7,16 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 from torch.nn import functional
 
+from tensorcell.diffusion_guidance.microdiffuse3d.images import alignment_loss
 from tensorcell.diffusion_guidance.paths import Path, linear_flow, variance_preserving
 
 Objective = Literal["flow", "eps"]
 """``flow``: the velocity on the linear path (the published network); ``eps``: the noise on the variance-preserving path
 (the paper's text)."""
+
+
+ALIGNMENT = 0.5
+"""Weight of the alignment in the loss (Yu et al., arXiv:2410.06940)."""
 
 
 class FlowBatch(NamedTuple):
@@ -26,6 +31,8 @@ class FlowBatch(NamedTuple):
     """``(B, 1, d, H, W)``."""
     features: Tensor | None = None
     """Of an image encoder, ``(B, d, n, F)``."""
+    aligned: Tensor | None = None
+    """Of the truth by an image encoder, ``(B, D, n, F)``: the network's tokens are aligned with them."""
 
 
 def path_of(objective: Objective) -> Path:
@@ -44,11 +51,15 @@ def path_of(objective: Objective) -> Path:
 
 
 def prediction_loss(network: Any, batch: FlowBatch, objective: Objective = "flow") -> Tensor:
-    """Mean squared error of the predictions for a batch."""
+    """Mean squared error of the predictions for a batch, and the alignment of tokens where the batch has features."""
     path, time = path_of(objective), batch.time.reshape(-1, 1, 1, 1, 1)
     shown = path.alpha(time) * batch.latent + path.sigma(time) * batch.noise
     target = batch.noise - batch.latent if objective == "flow" else batch.noise
-    return functional.mse_loss(network(shown, batch.time, batch.features, batch.volume), target)
+    if batch.aligned is None:
+        return functional.mse_loss(network(shown, batch.time, batch.features, batch.volume), target)
+    condition = network.condition(batch.volume, shown.shape[1])
+    found, projected = network.velocity_and_alignment(shown, batch.time, batch.features, condition)
+    return functional.mse_loss(found, target) + ALIGNMENT * alignment_loss(projected, batch.aligned)
 
 
 class PixelBatch(NamedTuple):

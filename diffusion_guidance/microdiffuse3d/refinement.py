@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tensorcell.diffusion_guidance.microdiffuse3d.config import check_sizes
 from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights, refinement_key
 
 REDUCTION = 8
@@ -93,6 +94,9 @@ class RefinementDecoder(nn.Module):
         self, *, latent_channels: int = 4, latent_scale: int = 8, channels: int = 32, groups: int = 5, blocks: int = 5
     ) -> None:
         super().__init__()
+        for name, size in (("latent_channels", latent_channels), ("latent_scale", latent_scale),
+                           ("channels", channels), ("groups", groups), ("blocks", blocks)):  # fmt: skip
+            check_sizes(name, size)
         doublings = latent_scale.bit_length() - 1
         if latent_scale != 1 << doublings:
             raise ValueError(f"latent_scale must be a power of two, got {latent_scale}")

@@ -12,6 +12,7 @@ from torch.nn import functional
 from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
 from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition
+from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import Objective, path_of
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
@@ -69,7 +70,7 @@ def restored(
     planes: int,
     parts: Parts,
     *,
-    features: Tensor | None = None,
+    images: ImageEncoder | None = None,
     steps: int = 20,
     samples: int = 4,
     order: int = 1,
@@ -90,8 +91,8 @@ def restored(
     planes : int
         Depth of the restored volume: `d` times one of the network's depth ratios.
     parts : Parts
-    features : tensor ``(d, n, F)``, optional
-        Of the image encoder with which the network was trained.
+    images : ImageEncoder, optional
+        The one with which the network was trained; without it, the network is not told what it sees.
     steps, order, method
         Of :func:`~tensorcell.diffusion_guidance.samplers.sample`: "ode" with order 1 is Euler's and with 2 Heun's
         method; "sde" adds noise on the way (Euler-Maruyama).
@@ -130,16 +131,16 @@ def restored(
     with torch.inference_mode():
         whole = padded(volume, network.config.stride)
         ratio = planes // volume.shape[1]
-        conditions: dict[tuple[int, ...], Condition] = {}
+        conditions: dict[tuple[int, ...], tuple[Condition, Tensor | None]] = {}
 
         def denoise_at(place: tuple[slice, ...]) -> Denoiser:
             corner = tuple(each.start for each in place)
             if corner not in conditions:
                 part = whole[:, measured_by(place[0], ratio), *(times(each, autoencoder.scale) for each in place[1:])]
                 depth = place[0].stop - place[0].start
-                conditions[corner] = network.condition(part[None], depth)
-            told = None if features is None else features[None, measured_by(place[0], ratio)]
-            return denoiser(path, predicting(network, conditions[corner], told), parts.objective)
+                told = None if images is None else images(part[None])
+                conditions[corner] = network.condition(part[None], depth), told
+            return denoiser(path, predicting(network, *conditions[corner]), parts.objective)
 
         units = ratio, network.config.patch, network.config.patch
         scales = 1, autoencoder.scale, autoencoder.scale

@@ -21,6 +21,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.data import Source, Span
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, enlarged
+from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, TILE, Parts, Restored, restored
 
 Floats = npt.NDArray[np.floating]
@@ -46,6 +47,8 @@ class Model:
     parts: Parts
     acquisition: Degradation
     held_out: HeldOut | None = None
+    images: ImageEncoder | None = None
+    """The frozen encoder whose features the network is told; it is not part of the folder."""
 
 
 class RestoredScan(NamedTuple):
@@ -188,7 +191,8 @@ def _restored(
     drawn: Restored = restored(
         enlarged(measured, acquisition.lateral_factor)[0], measured.shape[2] * acquisition.axial_factor, model.parts,
         steps=sampling.steps, samples=sampling.samples, order=sampling.order, method=sampling.method,
-        low_rank=sampling.low_rank, tile=(TILE[0], sampling.side, sampling.side), overlap=sampling.overlap,
+        images=model.images, low_rank=sampling.low_rank,
+        tile=(TILE[0], sampling.side, sampling.side), overlap=sampling.overlap,
         generator=generator, callback=callback,
     )  # fmt: skip
     scale = scale_of(drawn.mean[None], measured, acquisition)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
 from tensorcell.diffusion_guidance.microdiffuse3d.data import Pieces, Source, Sources, normalised, split
+from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (
     FlowBatch,
@@ -26,6 +28,9 @@ from tensorcell.diffusion_guidance.training_loop import TrainingState, run_train
 
 TEST_BATCHES = 4
 """Held-out batches whose loss decides which weights are kept."""
+
+UNTOLD = 0.1
+"""Share of the batches in which the network is not told the features of an image encoder."""
 
 SLICE_BATCH = 16
 """Slices in a batch of the autoencoder."""
@@ -77,8 +82,8 @@ def fit_autoencoder(
 
 
 def fit_network(
-    data: Sources, network: MicroDiffuse3D, autoencoder: SliceAutoencoder, *, batch: int = 2,
-    objective: Objective = "flow", seed: int = 0, resume: str | Path | None = None, **budget: Any,
+    data: Sources, network: MicroDiffuse3D, autoencoder: SliceAutoencoder, *, images: ImageEncoder | None = None,
+    batch: int = 2, objective: Objective = "flow", seed: int = 0, resume: str | Path | None = None, **budget: Any,
 ) -> Fit:  # fmt: skip
     """Fit the network to restore low-resolution volumes.
 
@@ -90,6 +95,9 @@ def fit_network(
         Fitted from its weights on: a new one, a published one, or one that was pretrained.
     autoencoder : SliceAutoencoder
         Frozen.
+    images : ImageEncoder, optional
+        Frozen. The network is told its features of the low-resolution slices (in nine of ten batches, so that it works
+        without, too) if it was built for them; its tokens are aligned with those of the truth if it has a projector.
     batch : int
         Examples in a batch.
     objective : {"flow", "eps"}
@@ -102,13 +110,60 @@ def fit_network(
         with torch.no_grad():
             latent = autoencoder.encode(truth).drawn(generator)
         noise = torch.randn(latent.shape, generator=generator)
-        return FlowBatch(latent, noise, torch.rand(batch, generator=generator), volume)
+        time, dropped = torch.rand(batch, generator=generator), bool(torch.rand((), generator=generator) < UNTOLD)
+        told = images(volume) if images is not None and network.images is not None and not dropped else None
+        aligned = images(truth) if images is not None and network.alignment is not None else None
+        return FlowBatch(latent, noise, time, volume, told, aligned)
 
     configuration = {"network": asdict(network.config), "objective": objective}
     return run_fit(
         network, lambda module, each: prediction_loss(module, each, objective), draw, lambda g: draw(g, data.held),
         configuration, seed, resume, budget,
     )  # fmt: skip
+
+
+def fit_few_steps(
+    data: Sources, network: MicroDiffuse3D, autoencoder: SliceAutoencoder, *, teacher_steps: int = 20, batch: int = 2,
+    seed: int = 0, resume: str | Path | None = None, **budget: Any,
+) -> Fit:  # fmt: skip
+    """Fit a network that restores in few steps what `network` restores in many.
+
+    Noise and the latent to which the network's own flow leads from it are pairs on straight paths: few steps follow
+    them (X. Liu et al., Flow straight and fast, arXiv:2209.03003, Algorithm 1).
+
+    Parameters
+    ----------
+    network : MicroDiffuse3D
+        The teacher, of objective "flow". It is not changed.
+    teacher_steps : int
+        Of Euler's method.
+    data, autoencoder, batch, seed, resume, budget
+        As for :func:`fit_network`.
+    """
+    teacher = deepcopy(network).eval().requires_grad_(False)
+
+    def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
+        volume, truth = source(batch, generator)
+        scale = autoencoder.scale
+        shape = batch, truth.shape[2], autoencoder.channels, truth.shape[3] // scale, truth.shape[4] // scale
+        noise = torch.randn(shape, generator=generator)
+        latent = flow_endpoint(teacher, noise, volume, teacher_steps)
+        return FlowBatch(latent, noise, torch.rand(batch, generator=generator), volume)
+
+    configuration = {"network": asdict(network.config), "teacher_steps": teacher_steps}
+    return run_fit(
+        deepcopy(network), prediction_loss, draw, lambda g: draw(g, data.held), configuration, seed, resume, budget
+    )
+
+
+@torch.no_grad()
+def flow_endpoint(network: MicroDiffuse3D, noise: Tensor, volume: Tensor, steps: int) -> Tensor:
+    """The latent to which the flow leads from noise, by Euler's method from time 1 to 0."""
+    condition, latent = network.condition(volume, noise.shape[1]), noise
+    for step in range(steps):
+        time = torch.full((len(noise),), 1 - step / steps)
+        latent = latent - network.velocity(latent, time, None, condition) / steps
+    return latent
 
 
 def fit_decoder(

@@ -55,7 +55,7 @@ class Home(typing.NamedTuple):
 
 
 def homes_of(methods: Mapping[str, Method]) -> dict[str, list[Home]]:
-    """For each name of an option, the fields of this name; fields of one name have one type."""
+    """For each name of an option, the fields of this name; those of one name take the same texts."""
     found: dict[str, list[Home]] = {}
     for kind, names in takers(methods).items():
         for field in fields_of(kind):
@@ -72,7 +72,7 @@ def flag_of(name: str, homes: list[Home]) -> inspect.Parameter:
         both = f"{spelt}/--no-{spelt[2:]}" if homes[0].field.default else spelt
         annotation: Any = Annotated[bool | None, typer.Option(both, help=text)]
     else:
-        simple = wanted if wanted in (int, float) else str
+        simple = next((kind for kind in (int, float) if wanted in (kind, kind | None)), str)
         annotation = Annotated[simple | None, typer.Option(spelt, help=text)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -110,7 +110,8 @@ def given_options(methods: Mapping[str, Method], method: str, flags: Mapping[str
 def takes_three(kind: type, name: str) -> bool:
     """Whether a field is one whole number or three, which the command line gives as a text."""
     wanted = typing.get_type_hints(kind)[name]
-    return isinstance(wanted, types.UnionType) and int in typing.get_args(wanted)
+    parts = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else ()
+    return int in parts and any(typing.get_origin(part) is tuple for part in parts)
 
 
 def one_or_three(name: str, text: str) -> Any:

@@ -41,17 +41,25 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed for weights, pieces and noise levels.")] = 0,
     stage: Annotated[
         str | None,
-        typer.Option(help="all (default), vae, pretrain, finetune or decoder.", rich_help_panel=NETWORKS),
+        typer.Option(
+            help="all (default), vae, pretrain, finetune, decoder or distil (few steps).", rich_help_panel=NETWORKS
+        ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="tiny (default), small, base or published.", rich_help_panel=NETWORKS)
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Folder of the networks that finetune and decoder begin with.", rich_help_panel=NETWORKS),
+        typer.Option(
+            help="Folder of the networks that finetune, decoder and distil begin with.", rich_help_panel=NETWORKS
+        ),
     ] = None,
     vae: Annotated[
         Path | None, typer.Option(help="Folder of an autoencoder of diffusers.", rich_help_panel=NETWORKS)
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a frozen image encoder of transformers (DINOv2).", rich_help_panel=NETWORKS),
     ] = None,
     low: Annotated[
         list[str] | None,
@@ -89,8 +97,8 @@ def train(
     """
     sigma = None if noise == "auto" else numbers_of(noise, "--noise", 1)[0]
     for_networks = {
-        "stage": stage, "size": size, "weights": weights, "vae": vae, "low": tuple(low) if low else None,
-        "lateral_factor": lateral_factor,
+        "stage": stage, "size": size, "weights": weights, "vae": vae, "images": images,
+        "low": tuple(low) if low else None, "lateral_factor": lateral_factor,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3), "photons": photons,
         "read_noise": read_noise, "masked": masked, "batch": batch,
     }  # fmt: skip

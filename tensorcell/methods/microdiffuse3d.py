@@ -27,23 +27,46 @@ FOREIGN = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedOptions(MicroDiffuse3DOptions):
-    """The options with the networks read."""
+    """The options with the networks read, and numbers of samples and steps."""
 
     model: Any = field(default=None)
+    notes: tuple[str, ...] = ()
 
 
 def prepare(options: Options, seed: int) -> Options:
     """Read the networks."""
-    from tensorcell.diffusion_guidance.microdiffuse3d import load_model
+    from tensorcell.diffusion_guidance.microdiffuse3d import Sampling, load_model
 
     if seed > LARGEST_SEED:
         raise InputError(f"expected a seed below 2**32 for method microdiffuse3d, got {seed}")
     given = options[MicroDiffuse3DOptions]
     try:
         model = load_model(given.weights)
+        model, notes = with_images(model, given.images)
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from None
-    return {**options, MicroDiffuse3DOptions: PreparedOptions(**vars(given), model=model)}
+    usual = model.held_out or Sampling()
+    found = {name: getattr(given, name) or getattr(usual, name) for name in ("samples", "steps")}
+    prepared = PreparedOptions(**{**vars(given), **found}, model=model, notes=notes)
+    return {**options, MicroDiffuse3DOptions: prepared}
+
+
+def with_images(model: Any, folder: Any) -> tuple[Any, tuple[str, ...]]:
+    """The model with the image encoder that it was fitted with, or a note where that is not given."""
+    from tensorcell.diffusion_guidance.microdiffuse3d import ImageEncoder
+
+    wanted = model.parts.network.config.image_features
+    if folder is None:
+        if not wanted:
+            return model, ()
+        return model, (
+            f"microdiffuse3d: the weights were fitted with an image encoder of {wanted} features; give its folder as "
+            "images=PATH to use it, too",
+        )
+    images = ImageEncoder.load(folder)
+    if images.features != wanted:
+        raise ValueError(f"{folder}: expected an image encoder of {wanted} features, got {images.features}")
+    return replace(model, images=images), ()
 
 
 def check_factors(options: Options, axial_factor: int, lateral_factor: int) -> None:
@@ -91,7 +114,9 @@ def restore(scan: Scan) -> Restoration:
             f"microdiffuse3d: out of memory; tiles of {found.side} pixels were used in place of {options.tile}",
         )
     samples = found.samples if options.keep_samples else None
-    return Restoration(Filled(found.volume, found.error, (), samples), (how, *notes), model.acquisition.only_planes)
+    return Restoration(
+        Filled(found.volume, found.error, (), samples), (how, *options.notes, *notes), model.acquisition.only_planes
+    )
 
 
 def judged(misfit: float, held_out: Any) -> tuple[tuple[str, ...], bool]:

@@ -9,6 +9,7 @@ vae        the autoencoder of slices; writes a folder that diffusers reads
 pretrain   the network, to what the stated acquisition makes of the volumes
 finetune   a network that was fitted before, to pairs of scans or to the stated acquisition
 decoder    the refinement decoder of networks that were fitted before
+distil     a network that needs few steps, to the samples of one that was fitted before
 all        vae (unless one is given), pretrain and decoder, one after the other
 =========  ==============================================================================================
 

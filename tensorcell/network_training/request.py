@@ -12,7 +12,7 @@ from tensorcell.defect_notes import checked_psf
 from tensorcell.errors import InputError
 from tensorcell.network_training.losses import LOSSES
 
-STAGES = ("all", "vae", "pretrain", "finetune", "decoder")
+STAGES = ("all", "vae", "pretrain", "finetune", "decoder", "distil")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class ModelRequest:
     size: str = "tiny"
     weights: Path | None = None
     vae: Path | None = None
+    images: Path | None = None
     low: tuple[str, ...] = ()
     axial_factor: int = 1
     lateral_factor: int = 1
@@ -85,7 +86,7 @@ def check_request(request: ModelRequest) -> None:
         raise InputError(f"expected --stage {' or '.join(STAGES)}, got {request.stage!r}")
     if request.kind != "microdiffuse3d" and (request.stage != "all" or request.vae is not None):
         raise InputError(f"expected neither --stage nor --vae for --kind {request.kind}, which has one stage")
-    begins = request.stage in ("finetune", "decoder")
+    begins = request.stage in ("finetune", "decoder", "distil")
     if begins != (request.weights is not None):
         wanted = "a folder of fitted networks as" if begins else "no"
         raise InputError(f"expected {wanted} --weights for stage {request.stage}, got {request.weights or 'none'}")

@@ -23,7 +23,7 @@ from tensorcell.solvers import IterationRecord
 if TYPE_CHECKING:
     from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Model, Sampling, SliceAutoencoder
 
-SHARES = {"vae": 0.2, "pretrain": 0.55, "finetune": 1.0, "decoder": 0.2}
+SHARES = {"vae": 0.2, "pretrain": 0.55, "finetune": 1.0, "distil": 1.0, "decoder": 0.2}
 """Shares of the time that the stages of ``all`` get; what is left is for the calibration."""
 
 MINUTES = 20.0
@@ -31,6 +31,9 @@ MINUTES = 20.0
 
 EXAMPLES = 12
 """Held-out examples that are restored to calibrate the errors."""
+
+DISTILLED_STEPS = 4
+"""Steps of a network that was fitted to few."""
 
 SAMPLING: Sampling | None = None
 """How they are restored; None: as by default."""
@@ -80,6 +83,7 @@ class Run:
     ) -> None:
         self.request, self.volumes, self.acquisition, self.began, self.bar = request, volumes, acquisition, began, bar
         self.reports: dict[str, dict[str, Any]] = {}
+        self.encoder: Any = None
         self.clock = time.perf_counter()
         self.seconds = None
         if request.steps is None:
@@ -144,9 +148,11 @@ class Run:
         decoder = None if self.began is None else self.began.parts.decoder
         if request.stage in ("all", "decoder"):
             decoder = self.decoder(data, autoencoder)
-        model = Model(parts=Parts(network, autoencoder, decoder), acquisition=self.acquisition)
-        held = self.data(masks=False).held
-        return calibrated_model(model, held, SAMPLING or Sampling(), seed=request.seed, examples=EXAMPLES)
+        model = Model(parts=Parts(network, autoencoder, decoder), acquisition=self.acquisition, images=self.images())
+        held, sampling = self.data(masks=False).held, SAMPLING or Sampling()
+        if request.stage == "distil":
+            sampling = replace(sampling, steps=DISTILLED_STEPS)
+        return calibrated_model(model, held, sampling, seed=request.seed, examples=EXAMPLES)
 
     def units(self) -> tuple[int, int]:
         """What depth and sides of a piece are multiples of."""
@@ -159,8 +165,21 @@ class Run:
 
         if self.began is not None:
             return self.began.parts.network.config
-        ratios = tuple(sorted({1, self.acquisition.axial_factor}))
-        return replace(MicroDiffuse3DConfig.named(self.request.size), depth_ratios=ratios)
+        named = MicroDiffuse3DConfig.named(self.request.size)
+        ratios, images = tuple(sorted({1, self.acquisition.axial_factor})), self.images()
+        features = 0 if images is None else images.features
+        aligned = 0 if images is None else max(1, named.blocks // 3)
+        return replace(
+            named, depth_ratios=ratios, image_features=features, aligned_block=aligned, aligned_features=features
+        )
+
+    def images(self) -> Any:
+        """The frozen image encoder, if one was given."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import ImageEncoder
+
+        if self.request.images is not None and self.encoder is None:
+            self.encoder = ImageEncoder.load(self.request.images)
+        return self.encoder
 
     def data(self, *, masks: bool = True) -> Any:
         """Examples: pairs where there are scans, what the acquisition makes of the volumes otherwise."""
@@ -193,16 +212,27 @@ class Run:
 
     def network(self, data: Any, autoencoder: SliceAutoencoder) -> Any:
         """The network, fitted where the stage is one of its own."""
-        from tensorcell.diffusion_guidance.microdiffuse3d import MicroDiffuse3D, fit_network
+        from tensorcell.diffusion_guidance.microdiffuse3d import MicroDiffuse3D, fit_few_steps, fit_network
 
         if self.request.stage == "decoder" and self.began is not None:
             return self.began.parts.network
+        if self.request.stage == "distil" and self.began is not None:
+            teacher = self.began.parts.network
+            return self.fitted_or_done(
+                "distil",
+                MicroDiffuse3D(teacher.config),
+                lambda budget: fit_few_steps(data, teacher, autoencoder, batch=self.request.batch, **budget),
+            )
         new = MicroDiffuse3D.new(self.config(), seed=self.request.seed)
         if self.began is not None:
             new = self.began.parts.network
         stage = "finetune" if self.request.stage == "finetune" else "pretrain"
         return self.fitted_or_done(
-            stage, new, lambda budget: fit_network(data, new, autoencoder, batch=self.request.batch, **budget)
+            stage,
+            new,
+            lambda budget: fit_network(
+                data, new, autoencoder, images=self.images(), batch=self.request.batch, **budget
+            ),
         )
 
     def decoder(self, data: Any, autoencoder: SliceAutoencoder) -> Any:
