@@ -27,6 +27,7 @@ from tensorcell import cli, evaluation, pages
 from tensorcell.errors import InputError
 from tensorcell.evaluation import (
     CASES,
+    FIGURES,
     METHODS,
     TABLE_2,
     Cell,
@@ -45,6 +46,8 @@ from tensorcell.evaluation.peers import candidate_of_least_risk, wavelet_sigma
 from tensorcell.evaluation.pictures import Shown, draw_case
 from tensorcell.evaluation.processes import Finished, attempt, prepare
 from tensorcell.evaluation.result import Picture
+from tensorcell.evaluation.scores import downstream
+from tensorcell.evaluation.segmentation import by_watershed
 from tensorcell.evaluation.store import Store
 from tensorcell.evaluation.versions import code_version
 from tensorcell.pages.pictures import choose_slices
@@ -679,6 +682,48 @@ def test_paper_table_has_the_rows_and_columns_of_table_2() -> None:
         result_of(rows).paper_table("tucker")
     with pytest.raises(InputError, match="expected a finished cell of one of our methods"):
         result_of(ROWS[1:2]).paper_tables()
+
+
+def test_figure_tables_put_all_methods_side_by_side() -> None:
+    rows = tuple(
+        row("a", method, 30.0 + k, case, ms_ssim=0.8 + 0.1 * k, hf_error=0.2 - 0.1 * k, pq=0.5)
+        for case in FIGURES
+        for k, method in enumerate(("linear", "rcan3d:net"))
+    )
+    text = result_of(rows).paper_tables()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][:5] == ["method", "PSNR, dB ↑", "SSIM ↑", "MS-SSIM ↑", "PQ ↑"]
+    assert cells[0][-2:] == ["HF error ↓", "sharpness → 1"]
+    assert cells[3][:5] == ["rcan3d:net", "**31.00**", "–", "**0.9000**", "**0.5000**"]
+    assert cells[3][-2] == "**0.1000**"
+    assert text.count("| method") == len(FIGURES)
+    assert "3D denoising (SNR 5): means over 1 volume(s). Objects by" in text
+
+
+def test_downstream_scores_are_best_for_the_truth_and_fall_with_noise() -> None:
+    truth = tc.datasets.simulate_cells((12, 48, 48), cells=8, seed=3).truth
+    truth = (truth / truth.max()).astype(np.float32)
+    perfect = downstream(truth, truth)
+    for name in ("ms_ssim", "ccc", "pcc", "profile_ssim", "sharpness", "dice", "object_f1", "pq"):
+        assert perfect[name] == pytest.approx(1), name
+    noisy = downstream(truth, truth + 0.2 * np.random.default_rng(0).standard_normal(truth.shape))
+    assert all(noisy[name] < perfect[name] for name in ("ms_ssim", "ccc", "pcc", "profile_ssim", "dice", "pq"))
+    assert noisy["sharpness"] > 2
+    assert not {"dice", "pcc"} & set(downstream(np.zeros((12, 16, 16)), np.zeros((12, 16, 16))))
+
+
+def test_objects_are_cut_where_they_touch_and_specks_are_dropped() -> None:
+    z, y, x = np.meshgrid(np.arange(14), np.arange(24), np.arange(60), indexing="ij")
+    stack = np.zeros(z.shape)
+    for middle in (12, 22, 46):
+        stack[(z - 7) ** 2 + (y - 12) ** 2 + (x - middle) ** 2 < 36] = 1
+    stack[1, 1, 1:3] = 1
+    labels = by_watershed(stack)
+    assert len(np.unique(labels[labels > 0])) == 3
+    assert len({labels[7, 12, middle] for middle in (12, 22, 46)}) == 3
+    assert labels[1, 1, 1] == 0
+    assert not by_watershed(np.ones((5, 6, 7))).any()
 
 
 def test_to_dict_is_valid_json() -> None:

@@ -16,7 +16,7 @@ def evaluate(
     sources: Annotated[list[str], typer.Argument(metavar="IN...", help="References, in the formats of recover.")],
     out: Annotated[Path, typer.Option(help="Folder for finished cells, tables and pictures.")],
     methods: Annotated[
-        str, typer.Option(help="Methods, such as auto,bm4d,linear,bm4d+linear; all: every installed one.")
+        str, typer.Option(help="Methods, such as auto,linear,bm4d+linear,rcan3d:FOLDER; all: every installed one.")
     ] = "all",
     cases: Annotated[str, typer.Option(help="Cases, such as noise-0.05,planes; all: the whole grid.")] = "all",
     crop: Annotated[str | None, typer.Option(help="Crop references to their centre: planes,rows,columns.")] = None,
@@ -24,7 +24,11 @@ def evaluate(
         str, typer.Option(help="Standard deviation of the noise: estimated by each method, or given to all.")
     ] = "estimated",
     paper_table: Annotated[
-        bool, typer.Option("--paper-table", help="Clean, noise and planes only, in the form of RCT's Table 2.")
+        bool,
+        typer.Option(
+            "--paper-table",
+            help="The cases of both papers, and tables in their form (RCT's Table 2, the figures of MicroDiffuse3D).",
+        ),
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time; above 1, times are less exact.")] = 1,
     time_limit: Annotated[float | None, typer.Option(help="Seconds after which a cell is given up.")] = None,
@@ -37,7 +41,7 @@ def evaluate(
 
     wanted = None if cases == "all" else cases.split(",")
     if paper_table and wanted is None:
-        wanted = list(evaluation.TABLE_2)
+        wanted = [*evaluation.TABLE_2, *evaluation.FIGURES]
     try:
         result = evaluation.evaluate(
             sources,

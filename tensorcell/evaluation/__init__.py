@@ -24,7 +24,7 @@ what is missing.
 """
 
 from tensorcell.evaluation import page  # noqa: F401  (the import registers the page of an evaluation)
-from tensorcell.evaluation.cases import CASES, KINDS, TABLE_2, Case, Degraded, Measurement, choose_cases
+from tensorcell.evaluation.cases import CASES, FIGURES, KINDS, TABLE_2, Case, Degraded, Measurement, choose_cases
 from tensorcell.evaluation.cells import Cell
 from tensorcell.evaluation.grid import evaluate
 from tensorcell.evaluation.means import Difference, Mean
@@ -36,6 +36,7 @@ from tensorcell.evaluation.scores import LOWER_IS_BETTER, SCORES, Row, score
 
 __all__ = [
     "CASES",
+    "FIGURES",
     "KINDS",
     "LOWER_IS_BETTER",
     "METHODS",

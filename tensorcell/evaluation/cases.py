@@ -245,6 +245,14 @@ TABLE_2: Mapping[str, str] = {
 """Rows of Table 2 of "Recover Cell Tensor"."""
 
 
+FIGURES: Mapping[str, str] = {
+    "sr-4x4": "3D super-resolution (16-fold)",
+    "sr-2x4": "joint noise and resolution",
+    "snr-5": "3D denoising (SNR 5)",
+}
+"""Settings of Figures 2 to 4 of "MicroDiffuse3D"."""
+
+
 def choose_cases(wanted: Iterable[str | Case] | None = None) -> tuple[Case, ...]:
     """Cases by name, by the beginning of a name up to a hyphen, or by kind; None: all but ``clean``.
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from tensorcell import metrics
 from tensorcell.errors import InputError
-from tensorcell.evaluation.cases import TABLE_2, Case, Degraded
+from tensorcell.evaluation.cases import FIGURES, TABLE_2, Case, Degraded
 from tensorcell.evaluation.memory import peak, reset_peak
 from tensorcell.evaluation.methods import Method
 from tensorcell.evaluation.references import Reference, central
-from tensorcell.evaluation.scores import Row, score
+from tensorcell.evaluation.scores import Row, downstream, score
 from tensorcell.files import write_whole
 from tensorcell.pages.pictures import choose_slices
 
@@ -94,6 +94,8 @@ def measure(cell: Cell, slices: Path | None = None) -> dict[str, Any]:
     if method.ours and cell.case.name in TABLE_2:
         with suppress(InputError):
             found["piqe"] = float(metrics.piqe(np.clip(estimate, 0, 1), data_range=1.0))
+    if cell.case.name in FIGURES:
+        found |= downstream(degraded.truth, estimate)
     if slices is not None:
         plane, row = choose_slices(degraded.measured, degraded.truth)
         stream = io.BytesIO()

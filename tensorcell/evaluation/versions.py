@@ -14,7 +14,7 @@ from typing import Any
 from tensorcell.evaluation.methods import Method, Run
 
 PACKAGE = Path(__file__).absolute().parent.parent
-JUDGES = ("cases", "cells", "references", "scores")
+JUDGES = ("cases", "cells", "references", "scores", "segmentation")
 """Modules of this folder that decide what a method gets and how it is judged."""
 SHARED = ("tensorcell.metrics", "tensorcell.interpolation", "tensorcell.solvers.spread")
 """Further code that scores or methods of other packages depend on: modules, or packages with all their files."""
