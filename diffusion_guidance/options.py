@@ -85,6 +85,8 @@ class MicroDiffuse3DOptions:
     guidance : sequence of {"data", "tucker"}, or these names in one string with commas
         ``"data"``: samples are brought into agreement with the measurement as far as that is more than noise.
         ``"tucker"``: the estimate of the latent is projected to low rank at every step. Neither: the network alone.
+    accept_foreign : bool
+        Restore a scan that does not look like those that the weights were fitted to, too.
     tile : int
         Largest side of the tiles of the restored stack, in pixels.
     keep_samples : bool
@@ -116,6 +118,9 @@ class MicroDiffuse3DOptions:
     guidance: Sequence[str] = field(
         default=("data",),
         metadata={"help": "What guides the samples: names of data,tucker with commas between them, or an empty text."},
+    )
+    accept_foreign: bool = field(
+        default=False, metadata={"help": "Restore a scan of another kind than the weights were fitted to, too."}
     )
     tile: int = field(default=256, metadata={"help": "Largest side of the tiles, in pixels of the restored stack."})
     keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too.", "flag": False})

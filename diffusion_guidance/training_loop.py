@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tensorcell.diffusion_guidance.batches import denoising_loss
+from tensorcell.diffusion_guidance.compute import Compute, average_gradients, mean_of_all, together
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.priors import (
     fill_network,
@@ -56,6 +57,8 @@ class TrainingState:
         What is minimised; all that is random in it is drawn with the batch.
     configuration : dict
         What the networks were made from, as JSON.
+    compute : Compute
+        Device and precision.
     step : int
         Number of steps done.
     best_loss : float
@@ -71,6 +74,7 @@ class TrainingState:
     generator: torch.Generator
     loss: Callable[[Any, Any], Tensor]
     configuration: dict[str, Any]
+    compute: Compute = field(default_factory=Compute)
     step: int = 0
     best_loss: float = math.inf
     since_best: int = 0
@@ -155,11 +159,12 @@ class TrainingState:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad()
-        loss = self.loss(self.network, batch)
-        value = float(loss.detach())
+        loss = self.compute.loss(self.loss, self.network, batch)
+        value = mean_of_all(float(loss.detach()))
         if not math.isfinite(value):
             return value
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.network)
         if not torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0).isfinite():
             return math.nan
         self.optimiser.step()
@@ -204,6 +209,8 @@ def run_training(
     ValueError
         If the loss is not finite before there was any good state.
     """
+    if seconds is not None and together():
+        raise ValueError("several processes need a number of steps in place of a time, so that all end together")
     saved = time.perf_counter()
     total = steps if steps is not None else (10**9 if seconds is not None else 1500)
     began, ended, heldout = time.perf_counter(), "all steps done", math.nan
@@ -247,7 +254,7 @@ def run_training(
 def _look(state: TrainingState, test: Sequence[Any]) -> float:
     """Held-out loss of the averaged weights, which become the best ones where it is the least so far."""
     with torch.inference_mode():
-        heldout = float(np.mean([float(state.loss(state.average, batch)) for batch in test]))
+        heldout = float(np.mean([float(state.compute.loss(state.loss, state.average, batch)) for batch in test]))
     state.since_best += 1
     if heldout < state.best_loss:
         state.best.load_state_dict(state.average.state_dict())

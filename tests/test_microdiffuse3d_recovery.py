@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.spatial
+from scipy.ndimage import gaussian_filter
 
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
@@ -23,12 +25,19 @@ from tensorcell.diffusion_guidance.microdiffuse3d import (  # noqa: E402
     Sampling,
     SliceAutoencoder,
     calibrated_model,
+    load_model,
     restore_scan,
     save_model,
     simulated,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d import scans as scans_module  # noqa: E402
-from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, held_out, matched  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.calibration import (  # noqa: E402
+    HeldOut,
+    RestoredExample,
+    Widths,
+    held_out,
+    matched,
+)
 from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (  # noqa: E402
     brought_into_agreement,
     misfit_of,
@@ -36,7 +45,14 @@ from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (  # noqa: 
     scale_of,
     shrunk,
 )
-from tensorcell.diffusion_guidance.microdiffuse3d.data import Example  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Example, Sources, Span  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import pixels_of  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d.likeness import (  # noqa: E402
+    FAR,
+    Likeness,
+    distance,
+    features_of,
+)
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Restored  # noqa: E402
 from tensorcell.errors import InputError  # noqa: E402
 from tensorcell.methods import microdiffuse3d as method  # noqa: E402
@@ -46,9 +62,10 @@ CONFIG = replace(
     MicroDiffuse3DConfig.named("tiny"), token_width=12, condition_width=4, injected_width=8, blocks=1, heads=2,
     head_width=4, positions=(4, 2, 2), encoder_width=4, encoder_groups=2, encoder_heads=2, depth_ratios=(1, 2),
 )  # fmt: skip
+WIDTHS = Widths(intensities=(0.0, 1.0), squares=(1.0, 4.0), least=1e-3)
 ERRORS = HeldOut(
-    samples=2, steps=2, error=0.05, interpolation=0.1, misfit=0.2, floor=0.01, intensities=(0.0, 1.0),
-    squares=(1.0, 4.0), least=1e-3,
+    samples=2, steps=2, error=0.05, interpolation=0.1, misfit=0.2, floor=0.01, spread=WIDTHS,
+    single=Widths(intensities=(0.0,), squares=(0.04,), least=1e-3),
 )  # fmt: skip
 
 
@@ -151,31 +168,24 @@ def test_the_misfit_is_what_noise_does_not_explain() -> None:
 def test_errors_are_calibrated_at_held_out_examples() -> None:
     """Samples that agree too well: intervals of the spread hold a third of the truth, calibrated ones nine tenths."""
     rng = np.random.default_rng(0)
+    truths = [torch.rand(1, 1, 4, 32, 32, generator=generator(seed)) for seed in range(12)]
+    examples = [Example(truth[:, :, ::2], truth) for truth in truths]
 
-    def source(count: int, numbers: Any) -> Example:
-        truth = torch.rand(1, 1, 4, 32, 32, generator=numbers)
-        return Example(truth[:, :, ::2], truth)
+    def restore(example: Example, numbers: Any) -> RestoredExample:
+        truth = example.truth.numpy()[0, 0]
+        mean, single = rng.normal(truth, 0.1 + 0.3 * truth), rng.normal(truth, 0.5)
+        return RestoredExample(mean, 0.1 * (0.1 + 0.3 * truth), single, 0.1)
 
-    def restore(volume: Any, planes: int, numbers: Any) -> tuple[Any, Any, float]:
-        truth = torch.rand(1, 1, 4, 32, 32, generator=generator(restore.seed)).numpy()[0, 0]  # type: ignore[attr-defined]
-        mean = rng.normal(truth, 0.1 + 0.3 * truth)
-        return mean, 0.1 * (0.1 + 0.3 * truth), 0.1
-
-    class Numbered:
-        seed = 0
-
-        def __call__(self, count: int, numbers: Any) -> Example:
-            restore.seed = self.seed  # type: ignore[attr-defined]
-            example = source(1, generator(self.seed))
-            self.seed += 1
-            return example
-
-    found = held_out(restore, Numbered(), samples=4, steps=2)
+    found = held_out(restore, examples, samples=4, steps=2)
+    assert held_out(restore, examples, samples=4, steps=2, seconds=0.0).error == pytest.approx(found.error, rel=0.1)
     truth = torch.rand(1, 1, 4, 32, 32, generator=generator(100)).numpy()[0, 0]
     mean, spread = rng.normal(truth, 0.1 + 0.3 * truth), 0.1 * (0.1 + 0.3 * truth)
-    held = np.abs(mean - truth) <= 1.645 * found.width(mean, spread)
+    held = np.abs(mean - truth) <= 1.645 * found.width(mean, spread, samples=4, steps=2)
     assert np.mean(held) == pytest.approx(0.9, abs=0.03)
     assert np.mean(np.abs(mean - truth) <= 1.645 * spread) < 0.2
+    single = rng.normal(truth, 0.5)
+    alone = np.abs(single - truth) <= 1.645 * found.width(single, 0 * spread, samples=1, steps=2)
+    assert np.mean(alone) == pytest.approx(0.9, abs=0.03)
     assert found.misfit == pytest.approx(0.1)
     assert found.error == pytest.approx(math.sqrt(np.mean((0.1 + 0.3 * truth) ** 2)), rel=0.05)
 
@@ -186,25 +196,101 @@ def test_values_are_matched_to_a_truth_by_scale_and_offset() -> None:
     np.testing.assert_allclose(matched(np.ones(truth.shape), truth), truth.mean())
 
 
-@pytest.mark.parametrize("change", [{"squares": (1.0,)}, {"error": math.nan}, {"intensities": (), "squares": ()}])
-def test_damaged_calibrations_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        replace(ERRORS, **change)
+def test_damaged_calibrations_are_refused() -> None:
+    for change in ({"squares": (1.0,)}, {"least": math.nan}, {"intensities": (), "squares": ()}):
+        with pytest.raises(ValueError, match=r"in the calibration|as many intensities as factors"):
+            replace(WIDTHS, **change)
+    for change in ({"error": math.nan}, {"misfit": -1.0}, {"floor": math.inf}):
+        with pytest.raises(ValueError, match="expected finite errors of at least 0 in the calibration"):
+            replace(ERRORS, **change)
 
 
 @pytest.mark.usefixtures("knowing")
 def test_models_are_calibrated_where_they_are_held_out(model: Model, cells: np.ndarray) -> None:
     whole = np.concatenate([cells, cells[-1:]])
 
-    def held(count: int, numbers: Any) -> Example:
-        return next(
-            iter([Example(SCAN(torch.from_numpy(whole)[None, None], numbers), torch.from_numpy(whole)[None, None])])
-        )
+    def source(count: int, numbers: Any) -> Example:
+        truth = torch.from_numpy(whole)[None, None]
+        return Example(SCAN(truth, numbers), truth)
 
-    found = calibrated_model(model, held, Sampling(samples=4, steps=2), examples=2).held_out
-    assert found is not None
-    assert found.error > found.interpolation  # its truths are in another scale
-    assert found.misfit < 0.3
+    found = calibrated_model(model, Sources(source, source), Sampling(samples=4, steps=2), examples=2)
+    assert found.held_out is not None
+    assert found.held_out.error < 0.5 * found.held_out.interpolation  # whatever the scale of what the networks draw
+    assert found.held_out.misfit < 0.3
+    assert found.likeness is not None
+    assert found.likeness.piece == (5, 20, 24)
+
+
+# --------------------------------------------------------------------------------------------------------- likeness
+
+
+@pytest.fixture(scope="module")
+def likeness() -> Likeness:
+    data = simulated([simulate_cells((16, 64, 64), cells=20, seed=n).truth for n in range(6)], SCAN, (8, 32, 32))
+    return Likeness.of(data.train, 2)
+
+
+def test_scans_of_the_same_kind_are_near_and_others_are_far(likeness: Likeness) -> None:
+    """At any unit and offset; denser, smoother, noisier or other structures are far."""
+
+    def scan(truth: np.ndarray, seed: int = 0) -> np.ndarray:
+        volume = torch.from_numpy((truth / np.quantile(truth, 0.999)).astype(np.float32))[None, None]
+        return pixels_of(SCAN(volume, generator(seed)), 2)[0, 0].numpy()
+
+    cells = [simulate_cells((16, 64, 64), cells=20, seed=seed).truth for seed in (20, 21, 22)]
+    near = [likeness.strangeness(Span.of(scan(each)).normalised(scan(each))) for each in cells]
+    assert max(near) < FAR
+    rng = np.random.default_rng(0)
+    spots = np.zeros((16, 64, 64))
+    spots[tuple(rng.integers(0, size, 40) for size in spots.shape)] = 1
+    others = [scan(gaussian_filter(spots, 1.0)), rng.random((8, 32, 32)), scan(gaussian_filter(cells[0], 4.0))]
+    assert min(likeness.strangeness(Span.of(each).normalised(each)) for each in others) > FAR
+    given = scan(cells[0])
+    other_unit = Span.of(1000 * given + 77).normalised(1000 * given + 77)
+    assert likeness.strangeness(other_unit) == pytest.approx(near[0], rel=1e-3)
+
+
+def test_the_distance_is_that_of_mahalanobis(likeness: Likeness) -> None:
+    count = len(likeness.mean)
+    precision = np.reshape(likeness.precision, (count, count))
+    off = np.random.default_rng(0).standard_normal(count)
+    expected = scipy.spatial.distance.mahalanobis(np.array(likeness.mean) + off, likeness.mean, precision)
+    found = distance(np.array(likeness.mean) + off, np.array(likeness.mean), precision)
+    assert found == pytest.approx(expected / math.sqrt(count))
+
+
+def test_features_of_a_wave_are_in_the_band_of_its_frequency() -> None:
+    x = np.arange(40)
+    wave = np.broadcast_to(np.sin(2 * np.pi * 0.25 * x), (3, 40, 40))
+    features = features_of(wave)
+    assert int(np.argmax(features[6:12])) == 3  # .2 to .3 cycles a pixel
+    assert features[-1] == pytest.approx(1)
+    assert features_of(wave[:1])[-1] == 0
+
+
+def test_damaged_likenesses_are_refused(likeness: Likeness) -> None:
+    for change in (
+        {"limit": 0.0},
+        {"mean": (math.nan,) * len(likeness.mean)},
+        {"precision": (1.0,)},
+        {"piece": (0, 1, 1)},
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            replace(likeness, **change)
+
+
+@pytest.mark.usefixtures("knowing")
+def test_a_scan_that_looks_different_is_restored_only_on_request(
+    model: Model, likeness: Likeness, tmp_path: Path
+) -> None:
+    save_model(replace(model, likeness=likeness), tmp_path / "model")
+    assert load_model(tmp_path / "model").likeness == likeness
+    noise = np.random.default_rng(0).random((5, 20, 24)).astype(np.float32)
+    options: dict[str, Any] = {"axial_factor": 2, "lateral_factor": 2, "weights": tmp_path / "model"}
+    result = recover(noise, method="microdiffuse3d", **options)
+    assert any("the scan does not look like those that the weights were fitted to" in note for note in result.notes)
+    forced = recover(noise, method="microdiffuse3d", accept_foreign=True, **options)
+    assert not any("does not look like" in note for note in forced.notes)
 
 
 # ----------------------------------------------------------------------------------------------------------- stacks
@@ -272,6 +358,8 @@ def test_recover_restores_planes_and_pixels(folder: Path, measured: np.ndarray, 
     assert not result.measured.any()
     assert result.invented.min() > 0
     assert any("0.50 times the error of linear interpolation" in note for note in result.notes)
+    assert any("u was calibrated for 2 samples of 2 steps" in note for note in result.notes)
+    np.testing.assert_allclose(result.uncertainty.std(), 0, atol=1e-4)  # that of one sample, of one group here
     assert not any("interpolated along z" in note for note in result.notes)
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -317,3 +318,45 @@ def test_fitted_networks_are_evaluated_side_by_side(run: Any, tmp_path: Path, mo
     assert run(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
     with pytest.raises(tensorcell.InputError, match="expected axial factor 2 and lateral factor 1"):
         evaluation.choose_methods([f"srcnn:{tmp_path}/net"])[0].run(wrong.measurement, 0)
+
+
+def test_two_processes_fit_one_network(tmp_path: Path) -> None:
+    """Started as torchrun and accelerate start them; both have the same weights, and the first one writes."""
+    script = (
+        "import sys, torch\n"
+        "from tensorcell.network_training import stages, ModelRequest, train\n"
+        "from pathlib import Path\n"
+        "from tensorcell.diffusion_guidance.compute import process\n"
+        "stages.PIECE = (4, 16, 16)\n"
+        "real = stages.Run.result\n"
+        "def result(self):\n"
+        "    found = real(self)\n"
+        "    torch.save([p.detach() for p in found[0].network.parameters()], f'weights{process().number}.pt')\n"
+        "    return found\n"
+        "stages.Run.result = result\n"
+        "facts = train(ModelRequest(sources=('0.tif', '1.tif'), out=Path('net'), kind='srcnn', axial_factor=2,"
+        " steps=4, quiet=True))\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, **shared, "RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    one, other = (torch.load(tmp_path / f"weights{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    alone = network_training.ModelRequest(
+        sources=(str(tmp_path / "0.tif"), str(tmp_path / "1.tif")), out=tmp_path / "alone", kind="srcnn",
+        axial_factor=2, steps=4, quiet=True,
+    )  # fmt: skip
+    network_training.train(alone)
+    single = list(load_baseline(tmp_path / "alone").network.parameters())
+    assert not all(torch.equal(a, b) for a, b in zip(one, single, strict=True))  # the other's batches count, too
+    assert load_baseline(tmp_path / "net").name == "srcnn"

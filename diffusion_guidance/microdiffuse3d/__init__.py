@@ -19,6 +19,7 @@ refinement decoder turns that latent and the low-resolution volume into intensit
 - ``restoration``: samples of restored volumes
 - ``consistency``: restored volumes brought into agreement with the measurement
 - ``calibration``: errors at examples that were held out
+- ``likeness``: whether a scan looks like those that networks were fitted to
 - ``scans``: measured planes in, a restored stack out
 - ``checkpoint``: fitted networks as a folder
 
@@ -37,7 +38,13 @@ from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, Restored, restored
-from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model, Sampling, calibrated_model, restore_scan
+from tensorcell.diffusion_guidance.microdiffuse3d.scans import (
+    Model,
+    Sampling,
+    calibrated_model,
+    restore_scan,
+    strangeness,
+)
 from tensorcell.diffusion_guidance.microdiffuse3d.training import (
     fit_autoencoder,
     fit_decoder,
@@ -69,4 +76,5 @@ __all__ = [
     "restored",
     "save_model",
     "simulated",
+    "strangeness",
 ]

@@ -10,24 +10,63 @@ kind may differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorcell.diffusion_guidance.microdiffuse3d.data import Source
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Example
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z
 from tensorcell.solvers.calibration import Calibration, calibrated
+
+Floats = npt.NDArray[Any]
 
 MOST_VOXELS = 400_000
 """Most voxels of held-out examples that are calibrated with."""
 
+FEWEST = 4
+"""Fewest examples that are restored, however long it takes."""
+
 LEAST_SPREAD = 0.05
 """Part of the shape of the error that does not depend on the samples' spread, as a share of the error's root mean
 square: few samples may agree by chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """A :class:`tensorcell.solvers.calibration.Calibration`, as it is written to a file."""
+
+    intensities: tuple[float, ...]
+    squares: tuple[float, ...]
+    least: float
+
+    @staticmethod
+    def of(errors: Floats, shape: Floats, intensity: Floats) -> Widths:
+        """From errors of any shape."""
+        found = calibrated(errors, np.zeros(errors.size), shape, intensity)
+        return Widths(
+            intensities=tuple(found.intensities.tolist()),
+            squares=tuple(found.squares.tolist()),
+            least=float(found.least),
+        )
+
+    def __post_init__(self) -> None:
+        """Check what a file may hold."""
+        if not all(math.isfinite(number) for number in (*self.intensities, *self.squares, self.least)):
+            raise ValueError("expected finite numbers in the calibration")
+        if not self.intensities or len(self.intensities) != len(self.squares):
+            raise ValueError(
+                f"expected as many intensities as factors, got {len(self.intensities)} and {len(self.squares)}"
+            )
+
+    def __call__(self, intensity: Floats, shape: Floats | float) -> Floats:
+        """Standard deviations."""
+        found = Calibration(np.asarray(self.intensities), np.asarray(self.squares), self.least)
+        return np.asarray(found(intensity, shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +84,10 @@ class HeldOut:
         share of the measurement's standard deviation: the largest of nine tenths of the examples.
     floor : float
         Part of the shape of the error that does not depend on the spread.
-    intensities, squares, least
-        Of the :class:`tensorcell.solvers.calibration.Calibration` of the errors.
+    spread : Widths
+        Standard deviations of the error, as a multiple of the samples' spread; for so many samples of so many steps.
+    single : Widths
+        Standard deviations of the error of one sample, whatever its spread: an upper bound for other numbers.
     """
 
     samples: int
@@ -55,73 +96,80 @@ class HeldOut:
     interpolation: float
     misfit: float
     floor: float
-    intensities: tuple[float, ...]
-    squares: tuple[float, ...]
-    least: float
+    spread: Widths
+    single: Widths
 
     def __post_init__(self) -> None:
         """Check what a file may hold."""
-        numbers = (
-            self.error,
-            self.interpolation,
-            self.misfit,
-            self.floor,
-            self.least,
-            *self.intensities,
-            *self.squares,
-        )
-        if not all(math.isfinite(number) and number >= -1e6 for number in numbers):
-            raise ValueError("expected finite numbers in the calibration")
-        if not self.intensities or len(self.intensities) != len(self.squares):
-            raise ValueError(
-                f"expected as many intensities as factors, got {len(self.intensities)} and {len(self.squares)}"
-            )
+        if not all(0 <= number < math.inf for number in (self.error, self.interpolation, self.misfit, self.floor)):
+            raise ValueError("expected finite errors of at least 0 in the calibration")
 
-    def width(self, mean: npt.NDArray[Any], spread: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    def width(self, mean: Floats, spread: Floats, *, samples: int, steps: int) -> Floats:
         """Standard deviation of the error of restored voxels of these means and spreads."""
-        found = Calibration(np.asarray(self.intensities), np.asarray(self.squares), self.least)
-        return found(mean, np.hypot(spread, self.floor))
+        if (samples, steps) == (self.samples, self.steps):
+            return self.spread(mean, np.hypot(spread, self.floor))
+        return self.single(mean, 1.0)
+
+
+class RestoredExample(NamedTuple):
+    """A restored example, in intensities of its truth."""
+
+    mean: Floats
+    """``(D, H, W)``."""
+    spread: Floats
+    single: Floats
+    """One of the samples."""
+    misfit: float
 
 
 def held_out(
-    restore: Callable[[torch.Tensor, int, torch.Generator], tuple[Any, Any, float]], source: Source, *, samples: int,
-    steps: int, examples: int = 12, seed: int = 0,
+    restore: Callable[[Example, torch.Generator], RestoredExample], examples: Sequence[Example], *, samples: int,
+    steps: int, seconds: float = math.inf, seed: int = 0,
 ) -> HeldOut:  # fmt: skip
     """Restore held-out examples and compare them with their truth.
 
     Parameters
     ----------
     restore : callable
-        ``(volume (1, d, H, W), planes, generator) -> (mean, spread, misfit)``, arrays ``(D, H, W)`` in intensities of
-        the truth.
-    source : Source
-        Held-out examples.
+    examples : sequence of Example
+        Of one volume each.
     samples, steps : int
         With which `restore` works.
+    seconds : float
+        Time after which no other example is begun, once there are :data:`FEWEST`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    means, spreads, truths, straight, misfits = [], [], [], [], []
-    for _ in range(examples):
-        volume, truth = source(1, generator)
-        mean, spread, misfit = restore(volume[0], truth.shape[2], generator)
-        means.append(np.ravel(mean))
-        spreads.append(np.ravel(spread))
-        truths.append(truth.numpy().ravel())
-        straight.append(matched(along_z(volume, truth.shape[2] // volume.shape[2]).numpy(), truth.numpy()).ravel())
-        misfits.append(misfit)
-    mean, spread, true, linear = (
-        np.concatenate(each).astype(np.float64) for each in (means, spreads, truths, straight)
+    began, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
+    found: list[RestoredExample] = []
+    truths: list[Floats] = []
+    straight: list[Floats] = []
+    for example in examples:
+        if len(found) >= FEWEST and time.perf_counter() - began > seconds:
+            break
+        found.append(restore(example, generator))
+        truth = example.truth.numpy()
+        truths.append(truth.ravel())
+        ratio = example.truth.shape[2] // example.volume.shape[2]
+        straight.append(matched(along_z(example.volume, ratio).numpy(), truth).ravel())
+    true, linear = np.concatenate(truths).astype(np.float64), np.concatenate(straight)
+    mean, spread, single = (
+        np.concatenate([np.ravel(getattr(each, name)) for each in found]).astype(np.float64)
+        for name in ("mean", "spread", "single")
     )
     chosen = np.random.default_rng(seed).permutation(mean.size)[:MOST_VOXELS]
-    errors = mean[chosen] - true[chosen]
-    error = math.sqrt(float(np.mean(np.square(mean - true))))
+    error = root_mean_square(mean - true)
     floor = LEAST_SPREAD * error
-    found = calibrated(errors, np.zeros(errors.size), np.hypot(spread[chosen], floor), mean[chosen])
+    mean, spread, single, true_chosen = mean[chosen], spread[chosen], single[chosen], true[chosen]
     return HeldOut(
-        samples=samples, steps=steps, error=error, interpolation=math.sqrt(float(np.mean(np.square(linear - true)))),
-        misfit=float(np.quantile(misfits, 0.9)), floor=floor, intensities=tuple(found.intensities.tolist()),
-        squares=tuple(found.squares.tolist()), least=float(found.least),
+        samples=samples, steps=steps, error=error, interpolation=root_mean_square(linear - true),
+        misfit=float(np.quantile([each.misfit for each in found], 0.9)), floor=floor,
+        spread=Widths.of(mean - true_chosen, np.hypot(spread, floor), mean),
+        single=Widths.of(single - true_chosen, np.ones(single.size), single),
     )  # fmt: skip
+
+
+def root_mean_square(errors: Floats) -> float:
+    """The root of the mean of squares."""
+    return math.sqrt(float(np.mean(np.square(errors))))
 
 
 def matched(values: npt.NDArray[Any], truth: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
-from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut
+from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, Widths
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
+from tensorcell.diffusion_guidance.microdiffuse3d.likeness import Likeness
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import path_of
 from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights
@@ -70,6 +71,7 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
             "decoder": None if parts.decoder is None else parts.decoder.sizes,
             "acquisition": finite(asdict(model.acquisition)),
             "held_out": None if model.held_out is None else asdict(model.held_out),
+            "likeness": None if model.likeness is None else asdict(model.likeness),
         }
         write_json(content, part / CONFIG)
         part.rename(target)
@@ -98,7 +100,8 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
             network = MicroDiffuse3D(made(MicroDiffuse3DConfig, content["network"]))
             decoder = None if content["decoder"] is None else RefinementDecoder(**content["decoder"])
         acquisition = made(Degradation, content["acquisition"])
-        errors = None if content["held_out"] is None else made(HeldOut, content["held_out"])
+        likeness = None if content["likeness"] is None else made(Likeness, content["likeness"])
+        errors = None if content["held_out"] is None else held_out_of(content["held_out"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{given / CONFIG}: does not describe networks: {said}") from error
@@ -116,7 +119,14 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
             f"{given / CONFIG}: expected an axial factor among the depth ratios {network.config.depth_ratios}, "
             f"got {acquisition.axial_factor}"
         )
-    return Model(parts=parts, acquisition=acquisition, held_out=errors)
+    return Model(parts=parts, acquisition=acquisition, held_out=errors, likeness=likeness)
+
+
+def held_out_of(content: dict[str, Any]) -> HeldOut:
+    """Errors at held-out examples from JSON."""
+    widths = {name: made(Widths, content[name]) for name in ("spread", "single")}
+    found: HeldOut = made(HeldOut, content | widths)
+    return found
 
 
 def made(kind: Any, content: dict[str, Any]) -> Any:

@@ -143,6 +143,29 @@ def masked_blocks(volume: Tensor, side: int, generator: torch.Generator) -> Tens
     return volume * kept.to(volume)
 
 
+def pixels_of(volume: Tensor, factor: int) -> Tensor:
+    """The pixels of which :func:`enlarged` makes ``(B, 1, d, factor h, factor w)``: its inverse, by least squares.
+
+    Means of the interpolated pixels would not do, since interpolation mixes neighbours.
+
+    >>> pixels = torch.rand(1, 1, 2, 5, 6)
+    >>> bool(torch.allclose(pixels_of(enlarged(pixels, 3), 3), pixels, atol=1e-5))
+    True
+    """
+    if factor == 1:
+        return volume
+
+    def inverse(size: int) -> Tensor:
+        each = torch.eye(size, dtype=volume.dtype, device=volume.device)
+        wide = functional.interpolate(each[None], scale_factor=factor, mode="linear", align_corners=False)[0]
+        back: Tensor = torch.linalg.pinv(wide.T)
+        return back
+
+    height, width = (size // factor for size in volume.shape[3:])
+    found: Tensor = inverse(height) @ volume @ inverse(width).T
+    return found
+
+
 def along_z(volume: Tensor, axial_factor: int) -> Tensor:
     """Interpolate linearly along z, to `axial_factor` times the planes.
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, held_out
+from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, RestoredExample, held_out
 from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (
     Scale,
     brought_into_agreement,
@@ -19,12 +19,16 @@ from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (
     residual_of,
     scale_of,
 )
-from tensorcell.diffusion_guidance.microdiffuse3d.data import Source, Span
-from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, enlarged
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Example, Sources, Span
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, enlarged, pixels_of
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
+from tensorcell.diffusion_guidance.microdiffuse3d.likeness import Likeness
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, TILE, Parts, Restored, restored
 
 Floats = npt.NDArray[np.floating]
+LEAST_MISFIT = 0.05
+"""A misfit below this share of the measurement's standard deviation is as good as none."""
+
 SMALLEST_SIDE = 32
 """Smallest side of tiles that is tried where memory runs out."""
 
@@ -47,6 +51,8 @@ class Model:
     parts: Parts
     acquisition: Degradation
     held_out: HeldOut | None = None
+    likeness: Likeness | None = None
+    """Where the scans lie that the networks were fitted to; None: not known."""
     images: ImageEncoder | None = None
     """The frozen encoder whose features the network is told; it is not part of the folder."""
 
@@ -87,6 +93,15 @@ class Sampling:
         """What neighbouring tiles share."""
         lateral = min(OVERLAP[1], self.side // 4)
         return OVERLAP[0], lateral, lateral
+
+
+def strangeness(planes: npt.ArrayLike, model: Model) -> float:
+    """How far measured planes ``(d, h, w)`` are from those that the networks were fitted to; above 2 they are others.
+
+    0 where that is not known.
+    """
+    values = np.asarray(planes)
+    return 0.0 if model.likeness is None else model.likeness.strangeness(Span.of(values).normalised(values))
 
 
 def restore_scan(
@@ -130,24 +145,34 @@ def restore_scan(
     return RestoredScan(volume, error, samples, found.misfit, found.stopped, side)
 
 
-def calibrated_model(model: Model, held: Source, sampling: Sampling, *, seed: int = 0, **options: Any) -> Model:
-    """The model with the errors that it makes at held-out examples.
+def calibrated_model(
+    model: Model, data: Sources, sampling: Sampling, *, examples: int = 12, seed: int = 0, **options: Any
+) -> Model:
+    """The model with the errors that it makes at held-out examples, and where the scans lie that it was fitted to.
 
-    Those come at the lateral size of the truth, as networks are trained with; measured pixels are their means.
+    Examples come at the lateral size of the truth, interpolated from the measured pixels. The noise is estimated from
+    all of them, as from a scan.
     """
     from tensorcell.solvers import estimate_noise
 
-    factor = model.acquisition.lateral_factor
+    acquisition = model.acquisition
+    factor, generator = acquisition.lateral_factor, torch.Generator().manual_seed(seed)
+    drawn = [data.held(1, generator) for _ in range(examples)]
+    noise = estimate_noise(torch.cat([pixels_of(each.volume, factor)[0, 0] for each in drawn]).numpy())
 
-    def restore(volume: Tensor, planes: int, generator: torch.Generator) -> tuple[Any, Any, float]:
-        measured = torch.nn.functional.avg_pool3d(volume[None], (1, factor, factor))
-        sigma = estimate_noise(measured[0, 0].numpy()).sigma
-        variance = torch.full_like(measured, float(sigma) ** 2)
+    def restore(example: Example, generator: torch.Generator) -> RestoredExample:
+        measured = pixels_of(example.volume, factor)
+        variance = torch.from_numpy(np.asarray(noise.variance(measured.numpy()), np.float32))
         found = _restored(measured, variance, replace(model, held_out=None), sampling, generator, None)
-        return found.mean, found.width, found.misfit
+        true = scale_of(example.truth, measured, acquisition)  # as the truth is to be put into the scan's unit
+        mean, single = (
+            (found.scale.slope * each + found.scale.offset - true.offset) / true.slope
+            for each in (found.mean, found.samples[0])
+        )
+        return RestoredExample(mean, found.width, single, found.misfit)
 
-    errors = held_out(restore, held, samples=sampling.samples, steps=sampling.steps, seed=seed, **options)
-    return replace(model, held_out=errors)
+    errors = held_out(restore, drawn, samples=sampling.samples, steps=sampling.steps, seed=seed, **options)
+    return replace(model, held_out=errors, likeness=Likeness.of(data.train, factor, seed=seed))
 
 
 class _Found(NamedTuple):
@@ -206,12 +231,15 @@ def _restored(
     mean = final.mean(axis=0)
     spread = final.std(axis=0, ddof=min(1, len(final) - 1))
     changed = mean - drawn.mean[0].double().numpy()
-    width = _width(model.held_out, mean, np.hypot(spread, changed), misfit)
+    width = _width(model.held_out, mean, np.hypot(spread, changed), misfit, sampling)
     return _Found(mean, width, final, scale, misfit, bool(stopped))
 
 
-def _width(errors: HeldOut | None, mean: Any, shape: Any, misfit: float) -> npt.NDArray[np.floating]:
+def _width(
+    errors: HeldOut | None, mean: Any, shape: Any, misfit: float, sampling: Sampling
+) -> npt.NDArray[np.floating]:
     """Standard deviations; larger than at held-out examples by as much as the misfit is."""
     if errors is None:
         return np.asarray(shape)
-    return errors.width(mean, shape) * max(1.0, misfit / max(errors.misfit, 1e-6))
+    width = errors.width(mean, shape, samples=sampling.samples, steps=sampling.steps)
+    return np.asarray(width * max(1.0, misfit / max(errors.misfit, LEAST_MISFIT)))

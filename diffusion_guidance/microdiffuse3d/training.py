@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tensorcell.diffusion_guidance.compute import Compute, process
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
 from tensorcell.diffusion_guidance.microdiffuse3d.data import Pieces, Source, Sources, normalised, split
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
@@ -28,6 +29,9 @@ from tensorcell.diffusion_guidance.training_loop import TrainingState, run_train
 
 TEST_BATCHES = 4
 """Held-out batches whose loss decides which weights are kept."""
+
+SEEDS_APART = 1_000_003
+"""Between the seeds of two processes that share a fit."""
 
 UNTOLD = 0.1
 """Share of the batches in which the network is not told the features of an image encoder."""
@@ -62,7 +66,8 @@ def fit_autoencoder(
         That an earlier fit kept: it goes on as if it had not stopped.
     budget
         ``steps``, ``seconds``, ``progress`` and ``keep`` of
-        :func:`tensorcell.diffusion_guidance.training_loop.run_training`.
+        :func:`tensorcell.diffusion_guidance.training_loop.run_training`, and ``compute``, a
+        :class:`tensorcell.diffusion_guidance.compute.Compute` (default: this CPU in float32).
     """
     train, held = split(normalised(volumes), (1, side, side))
     latent = (SLICE_BATCH, autoencoder.channels, side // autoencoder.scale, side // autoencoder.scale)
@@ -105,14 +110,16 @@ def fit_network(
         As for :func:`fit_autoencoder`.
     """
 
+    device = device_of(budget, autoencoder, images)
+
     def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
         volume, truth = source(batch, generator)
         with torch.no_grad():
-            latent = autoencoder.encode(truth).drawn(generator)
+            latent = autoencoder.encode(truth.to(device)).drawn(generator)
         noise = torch.randn(latent.shape, generator=generator)
         time, dropped = torch.rand(batch, generator=generator), bool(torch.rand((), generator=generator) < UNTOLD)
-        told = images(volume) if images is not None and network.images is not None and not dropped else None
-        aligned = images(truth) if images is not None and network.alignment is not None else None
+        told = images(volume.to(device)) if images is not None and network.images is not None and not dropped else None
+        aligned = images(truth.to(device)) if images is not None and network.alignment is not None else None
         return FlowBatch(latent, noise, time, volume, told, aligned)
 
     configuration = {"network": asdict(network.config), "objective": objective}
@@ -141,13 +148,14 @@ def fit_few_steps(
         As for :func:`fit_network`.
     """
     teacher = deepcopy(network).eval().requires_grad_(False)
+    device = device_of(budget, autoencoder, teacher)
 
     def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
         volume, truth = source(batch, generator)
         scale = autoencoder.scale
         shape = batch, truth.shape[2], autoencoder.channels, truth.shape[3] // scale, truth.shape[4] // scale
         noise = torch.randn(shape, generator=generator)
-        latent = flow_endpoint(teacher, noise, volume, teacher_steps)
+        latent = flow_endpoint(teacher, noise.to(device), volume.to(device), teacher_steps)
         return FlowBatch(latent, noise, torch.rand(batch, generator=generator), volume)
 
     configuration = {"network": asdict(network.config), "teacher_steps": teacher_steps}
@@ -161,7 +169,7 @@ def flow_endpoint(network: MicroDiffuse3D, noise: Tensor, volume: Tensor, steps:
     """The latent to which the flow leads from noise, by Euler's method from time 1 to 0."""
     condition, latent = network.condition(volume, noise.shape[1]), noise
     for step in range(steps):
-        time = torch.full((len(noise),), 1 - step / steps)
+        time = torch.full((len(noise),), 1 - step / steps, device=noise.device)
         latent = latent - network.velocity(latent, time, None, condition) / steps
     return latent
 
@@ -175,10 +183,12 @@ def fit_decoder(
     The arguments are those of :func:`fit_network`.
     """
 
+    device = device_of(budget, autoencoder)
+
     def draw(generator: torch.Generator, source: Source = data.train) -> PixelBatch:
         volume, truth = source(batch, generator)
         with torch.no_grad():
-            latent = autoencoder.encode(truth).drawn(generator).transpose(1, 2)
+            latent = autoencoder.encode(truth.to(device)).drawn(generator).transpose(1, 2)
         return PixelBatch(volume, latent, truth)
 
     return run_fit(
@@ -186,16 +196,34 @@ def fit_decoder(
     )
 
 
+def device_of(budget: dict[str, Any], *frozen: torch.nn.Module | None) -> torch.device:
+    """The device of a fit, to which the networks that stay as they are are moved."""
+    device: torch.device = budget.get("compute", Compute()).device
+    for module in frozen:
+        if module is not None:
+            module.to(device)
+    return device
+
+
 def run_fit(
     network: Any, loss: Any, draw: Any, look: Any, configuration: dict[str, Any], seed: int,
     resume: str | Path | None, budget: dict[str, Any],
 ) -> Fit:  # fmt: skip
-    """Fit a network to batches ``draw(generator)``; the weights with the least loss at ``look(generator)`` are kept."""
-    state = TrainingState.of(network.train(), loss, seed, configuration)
+    """Fit a network to batches ``draw(generator)``; the weights with the least loss at ``look(generator)`` are kept.
+
+    Of several processes each draws batches of its own; all have the same weights, and the first one keeps the state.
+    """
+    compute = budget.pop("compute", Compute())
+    state = TrainingState.of(network.to(compute.device).train(), loss, seed, configuration)
+    state.compute = compute
     if resume is not None:
         state = state.resumed(resume)
+    own = process()
+    if own.number:
+        state.generator.manual_seed(seed + SEEDS_APART * own.number + state.step)
+        budget["keep"] = None
     test = [look(torch.Generator().manual_seed(seed + 1 + n)) for n in range(TEST_BATCHES)]
-    return Fit(state.best, run_training(state, draw, test, **budget))
+    return Fit(state.best.cpu(), run_training(state, draw, test, **budget))
 
 
 def _plain(value: Any) -> Any:

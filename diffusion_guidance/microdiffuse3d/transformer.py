@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from tensorcell.diffusion_guidance.microdiffuse3d.attention import DecomposedAttention
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
@@ -106,7 +107,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: MicroDiffuse3DConfig) -> None:
         super().__init__()
-        self.patch = config.patch
+        self.patch, self.recomputed = config.patch, False
         self.patches = nn.Conv2d(config.latent_channels, config.token_width, config.patch, stride=config.patch)
         self.position = nn.Parameter(position_code(config.width, config.positions))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
@@ -129,10 +130,18 @@ class Transformer(nn.Module):
         tokens = 2 * tokens + self.position_at(depth, rows, columns)  # twice: as in the published network
         kept = tokens
         for number, each in enumerate(self.blocks, 1):
-            tokens = each(tokens, vector, injected)
+            tokens = self._through(each, tokens, vector, injected)
             kept = tokens if number == block else kept
         out = self.last(tokens, vector).reshape(batch, depth, rows, columns, self.patch, self.patch, channels)
         return out.permute(0, 1, 6, 2, 4, 3, 5).reshape(latent.shape), kept
+
+    def _through(self, block: nn.Module, tokens: Tensor, vector: Tensor, injected: Tensor) -> Tensor:
+        """One block; in a fit it may be computed again for the gradient, so that its features need not be kept."""
+        if self.recomputed and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, tokens, vector, injected, use_reentrant=False)
+            return again
+        found: Tensor = block(tokens, vector, injected)
+        return found
 
     def position_at(self, depth: int, rows: int, columns: int) -> Tensor:
         """The position code ``(1, D, N, width)``, interpolated where the grid has another size."""

@@ -88,6 +88,16 @@ def train(
         typer.Option(help="Share of the batches that fill masked blocks of pixels.", rich_help_panel=NETWORKS),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Pieces in a batch; default 2.", rich_help_panel=NETWORKS)] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.", rich_help_panel=NETWORKS)] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 (default), bfloat16 or float16.", rich_help_panel=NETWORKS)
+    ] = None,
+    recompute: Annotated[
+        bool | None,
+        typer.Option(
+            "--recompute", help="Compute blocks again in place of keeping them: less memory.", rich_help_panel=NETWORKS
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     quiet: Annotated[bool, typer.Option(help="Show no progress and no summary.")] = False,
 ) -> None:
@@ -101,6 +111,7 @@ def train(
         "low": tuple(low) if low else None, "lateral_factor": lateral_factor,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3), "photons": photons,
         "read_noise": read_noise, "masked": masked, "batch": batch,
+        "device": device, "precision": precision, "recompute": recompute or None,
     }  # fmt: skip
     given = {name: value for name, value in for_networks.items() if value is not None}
     common = {

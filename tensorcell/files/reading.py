@@ -38,7 +38,7 @@ def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None)
         PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
         name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
         ``description``, ``info``, ``series``, ``pixel_size`` (dy, dx in micrometres where the step along z
-        is unknown).
+        is unknown) and ``notes`` (what was wrong with an MRC header).
 
     Raises
     ------

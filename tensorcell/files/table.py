@@ -10,6 +10,7 @@ suffix            holds                                does not hold
 .h5 .hdf5         everything
 .npz              everything
 .npy              the array                            axes, voxel size, metadata, the mask
+.mrc .st .rec     (read only) axes, voxel size
 ================  ===================================  =====================================
 
 A ``.tif`` is an ImageJ hyperstack where ImageJ has the data type (uint8, uint16, int16, float32): Fiji opens
@@ -19,7 +20,7 @@ float16, which neither has, become a plain TIFF whose description holds the axes
 axes in the order that it wants; they come back in the order in which they were written.
 
 Every question about a format goes to the functions of this module. The modules of the formats load
-tifffile and h5py when they are first used.
+tifffile, h5py and mrcfile when they are first used.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.formats import Format, Writer
 from tensorcell.files.hdf5_read import read_hdf5
 from tensorcell.files.hdf5_write import write_hdf5
+from tensorcell.files.mrc_read import read_mrc
 from tensorcell.files.numpy_files import read_npy, read_npz, write_npy, write_npz
 from tensorcell.files.tiff_read import read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
@@ -41,6 +43,7 @@ FORMATS: tuple[Format, ...] = (
     Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True),
     Format(".npy", (".npy",), read_npy, write_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
+    Format("MRC", (".mrc", ".st", ".rec"), read_mrc),
 )
 
 

@@ -21,8 +21,9 @@ from tensorcell.methods.diffusion import LARGEST_SEED
 from tensorcell.methods.protocol import Filled, Options, Problem, Restoration, Scan, Stage
 from tensorcell.solvers import IterationRecord
 
-FOREIGN = 2.0
-"""A scan whose misfit is so many times that of held-out examples is not of their kind."""
+FOREIGN, LEAST_MISFIT = 2.0, 0.05
+"""A scan whose misfit is so many times that of held-out examples is not of their kind; a misfit below this share of the
+measurement's standard deviation counts as so much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,15 @@ def check_factors(options: Options, axial_factor: int, lateral_factor: int) -> N
 def restore(scan: Scan) -> Restoration:
     """The restored stack, or None where the scan is not of the kind that the networks were fitted to."""
     from tensorcell.diffusion_guidance.fill_stack import settled
-    from tensorcell.diffusion_guidance.microdiffuse3d import Sampling, restore_scan
+    from tensorcell.diffusion_guidance.microdiffuse3d import Sampling, restore_scan, strangeness
+    from tensorcell.diffusion_guidance.microdiffuse3d.likeness import FAR
 
     problem = scan.problem
     options: Any = problem.option(MicroDiffuse3DOptions)
     model = options.model
+    strange = strangeness(scan.measured, model)
+    if strange > FAR and not options.accept_foreign:
+        return Restoration(None, (foreign_note(strange, FAR),))
     sampling = Sampling(
         samples=options.samples, steps=options.steps, consistent="data" in options.guidance,
         low_rank="tucker" in options.guidance, side=options.tile,
@@ -104,7 +109,7 @@ def restore(scan: Scan) -> Restoration:
         return Restoration(
             None, ("microdiffuse3d: stopped before a sample was drawn; the estimate of auto is returned",)
         )
-    notes, foreign = judged(found.misfit, model.held_out)
+    notes, foreign = judged(found.misfit, model.held_out, options)
     if foreign:
         return Restoration(None, notes)
     how = f"microdiffuse3d: mean of {options.samples} samples of {options.steps} steps"
@@ -119,7 +124,16 @@ def restore(scan: Scan) -> Restoration:
     )
 
 
-def judged(misfit: float, held_out: Any) -> tuple[tuple[str, ...], bool]:
+def foreign_note(strange: float, allowed: float) -> str:
+    """Why a scan that does not look like the others is not restored."""
+    return (
+        "microdiffuse3d was not used: the scan does not look like those that the weights were fitted to (its median "
+        f"piece is {strange:.1f} times further from them than 99 of 100 of theirs, {allowed:g} are allowed); the "
+        "estimate of auto is returned (accept_foreign=True restores it all the same)"
+    )
+
+
+def judged(misfit: float, held_out: Any, options: Any) -> tuple[tuple[str, ...], bool]:
     """Notes on how far a restored stack is to be believed, and whether it is not."""
     if held_out is None:
         return (
@@ -127,7 +141,7 @@ def judged(misfit: float, held_out: Any) -> tuple[tuple[str, ...], bool]:
             f"nothing of what they have in common (difference from the measurement beyond noise: {misfit:.1%} of its "
             "standard deviation)",
         ), False
-    if misfit > FOREIGN * held_out.misfit:
+    if misfit > FOREIGN * max(held_out.misfit, LEAST_MISFIT):
         return (
             f"microdiffuse3d was not used: what it restores differs from the measurement by {misfit:.1%} of its "
             f"standard deviation beyond noise, at examples like those it was fitted to by {held_out.misfit:.1%} at "
@@ -140,10 +154,16 @@ def judged(misfit: float, held_out: Any) -> tuple[tuple[str, ...], bool]:
             "error of linear interpolation; the estimate of auto is returned (fit the weights longer, or to more "
             "volumes)",
         ), True
-    return (
+    notes = [
         f"microdiffuse3d: restored examples that were held out of the fit had {ratio:.2f} times the error of linear "
-        "interpolation; u is calibrated on them, and holds for stacks of the same kind only",
-    ), False
+        "interpolation; u is calibrated on them, and holds for stacks of the same kind only"
+    ]
+    if (options.samples, options.steps) != (held_out.samples, held_out.steps):
+        notes.append(
+            f"microdiffuse3d: u was calibrated for {held_out.samples} samples of {held_out.steps} steps; for other "
+            "numbers it is that of one such sample, which is larger and the same for all voxels of one brightness"
+        )
+    return tuple(notes), False
 
 
 def report_of(problem: Problem) -> Callable[[int, int], bool]:

@@ -31,6 +31,7 @@ def train(request: ModelRequest) -> dict[str, Any]:
     """
     check_installed()
     from tensorcell.diffusion_guidance.baselines import BASELINES
+    from tensorcell.diffusion_guidance.compute import shared_fit
     from tensorcell.diffusion_guidance.fill_stack import settled
     from tensorcell.diffusion_guidance.priors import write_json
 
@@ -42,11 +43,14 @@ def train(request: ModelRequest) -> dict[str, Any]:
         volumes = read_volumes(request)
         began = load_beginning(request)
         acquisition = acquisition_of(request, volumes, began)
-        with settled(), ProgressBar(enabled=False if request.quiet else None) as bar:
+        with settled(), shared_fit() as own, ProgressBar(enabled=False if request.quiet or own.number else None) as bar:
             request.state.mkdir(exist_ok=True)
-            write_json(request.kept(), request.state / "request.json")
+            if own.number == 0:
+                write_json(request.kept(), request.state / "request.json")
             run = Run(request, volumes, acquisition, began, bar)
             result, save = run.result()
+            if own.number:  # the first process writes
+                return facts_of(request, volumes, run, result)
             losses = (request.state / LOSSES).read_text(encoding="utf-8")
         prior_training.write_folder(lambda part: with_losses(save, losses, part), request.out)
     except ValueError as error:

@@ -36,6 +36,9 @@ class ModelRequest:
     read_noise: float = 0.0
     masked: float = 0.0
     batch: int = 2
+    device: str = "auto"
+    precision: str = "float32"
+    recompute: bool = False
     minutes: float | None = None
     steps: int | None = None
     resume: bool = False

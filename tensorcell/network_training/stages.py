@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,14 @@ from tensorcell.solvers import IterationRecord
 if TYPE_CHECKING:
     from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Model, Sampling, SliceAutoencoder
 
-SHARES = {"vae": 0.2, "pretrain": 0.55, "finetune": 1.0, "distil": 1.0, "decoder": 0.2}
+SHARES = {"vae": 0.2, "pretrain": 0.5, "finetune": 1.0, "distil": 1.0, "decoder": 0.2}
 """Shares of the time that the stages of ``all`` get; what is left is for the calibration."""
 
 MINUTES = 20.0
 """Minutes for ``all`` if neither the time nor the number of steps is given."""
+
+CALIBRATION = 0.1
+"""Share of the time for the calibration; it takes longer where four examples do."""
 
 EXAMPLES = 12
 """Held-out examples that are restored to calibrate the errors."""
@@ -81,6 +85,8 @@ class Run:
     def __init__(
         self, request: ModelRequest, volumes: Volumes, acquisition: Degradation, began: Model | None, bar: ProgressBar
     ) -> None:
+        from tensorcell.diffusion_guidance.compute import process
+
         self.request, self.volumes, self.acquisition, self.began, self.bar = request, volumes, acquisition, began, bar
         self.reports: dict[str, dict[str, Any]] = {}
         self.encoder: Any = None
@@ -88,7 +94,8 @@ class Run:
         self.seconds = None
         if request.steps is None:
             self.seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
-        if not request.resume:
+        self.writes = process().number == 0
+        if self.writes and not request.resume:
             (request.state / LOSSES).write_text("stage,step,loss,heldout\n", encoding="utf-8")
 
     def result(self) -> tuple[Any, Callable[[Path], None]]:
@@ -136,7 +143,8 @@ class Run:
         fitted: SliceAutoencoder = self.fitted(
             "vae", lambda budget: fit_autoencoder(self.volumes.high, new, side=side, **budget)
         )
-        prior_training.write_folder(fitted.save, done)
+        if self.writes:
+            prior_training.write_folder(fitted.save, done)
         return fitted
 
     def model(self) -> Model:
@@ -149,10 +157,13 @@ class Run:
         if request.stage in ("all", "decoder"):
             decoder = self.decoder(data, autoencoder)
         model = Model(parts=Parts(network, autoencoder, decoder), acquisition=self.acquisition, images=self.images())
-        held, sampling = self.data(masks=False).held, SAMPLING or Sampling()
+        if not self.writes:
+            return model
+        data, sampling = self.data(masks=False), SAMPLING or Sampling()
         if request.stage == "distil":
             sampling = replace(sampling, steps=DISTILLED_STEPS)
-        return calibrated_model(model, held, sampling, seed=request.seed, examples=EXAMPLES)
+        seconds = math.inf if self.seconds is None else CALIBRATION * self.seconds
+        return calibrated_model(model, data, sampling, seed=request.seed, examples=EXAMPLES, seconds=seconds)
 
     def units(self) -> tuple[int, int]:
         """What depth and sides of a piece are multiples of."""
@@ -226,6 +237,7 @@ class Run:
         new = MicroDiffuse3D.new(self.config(), seed=self.request.seed)
         if self.began is not None:
             new = self.began.parts.network
+        new.transformer.recomputed = self.request.recompute
         stage = "finetune" if self.request.stage == "finetune" else "pretrain"
         return self.fitted_or_done(
             stage,
@@ -266,20 +278,26 @@ class Run:
             fill_network(network, read_safetensors(done), str(done))
             return network.eval()
         fitted = self.fitted(stage, fit)
+        if not self.writes:
+            return fitted
         done.parent.mkdir(parents=True, exist_ok=True)
         write_weights(fitted.state_dict(), done)
         return fitted
 
     def fitted(self, stage: str, fit: Callable[[dict[str, Any]], Any], share: float | None = None) -> Any:
         """One stage within its share of the budget; its losses go to the table."""
+        from tensorcell.diffusion_guidance.compute import Compute
+
         request, folder = self.request, self.request.state / stage
         going_on = request.resume and (folder / "training_state.json").is_file()
         if share is None:
             share = SHARES[stage] if request.stage == "all" else 1.0
-        with LossTable(request.state / LOSSES, stage, resumed_at(folder) if going_on else 0) as table:
+        done = resumed_at(folder) if going_on else 0
+        with LossTable(request.state / LOSSES, stage, done) if self.writes else nullcontext() as table:
 
             def progress(step: int, steps: int, loss: float, heldout: float) -> None:
-                table.add(step, loss, heldout)
+                if table is not None:
+                    table.add(step, loss, heldout)
                 record = IterationRecord(
                     iteration=step, stage=stage, change=math.nan, residual=loss, outliers=0, threshold=0.0,
                     seconds=time.perf_counter() - self.clock,
@@ -289,7 +307,8 @@ class Run:
             found = fit(
                 {
                     "steps": request.steps, "seconds": None if self.seconds is None else share * self.seconds,
-                    "seed": request.seed, "resume": folder if going_on else None, "keep": folder, "progress": progress,
+                    "compute": Compute.named(request.device, request.precision), "seed": request.seed,
+                    "resume": folder if going_on else None, "keep": folder, "progress": progress,
                 }
             )  # fmt: skip
         self.reports[stage] = found.report

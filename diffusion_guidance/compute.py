@@ -1,0 +1,136 @@
+"""Where and how a fit is computed: the device, the precision, and the processes that share its batches.
+
+Several processes, one a GPU, fit copies of a network to batches of their own and average the gradients. They are
+started by ``torchrun`` or ``accelerate launch``, which tell each its number in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How losses and gradients are computed.
+
+    Attributes
+    ----------
+    device : torch.device
+    precision : {"float32", "bfloat16", "float16"}
+        Of products; weights, sums and the optimiser stay in float32. The gradients of float16 are not rescaled.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = "float32"
+
+    @staticmethod
+    def named(device: str = "auto", precision: str = "float32") -> Compute:
+        """From names; ``"auto"`` is a GPU where torch finds one, that of this process where there are several.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device or precision.
+
+        >>> Compute.named("cpu", "bfloat16").precision
+        'bfloat16'
+        """
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
+        there = torch.cuda.is_available()
+        if device == "cuda" and not there:
+            raise ValueError("device cuda was asked for, but torch finds no GPU")
+        if device == "cpu" or not there:
+            return Compute(precision=precision)  # type: ignore[arg-type]
+        return Compute(device=torch.device("cuda", process().local), precision=precision)  # type: ignore[arg-type]
+
+    def loss(self, loss: Callable[[Any, Any], Tensor], network: nn.Module, batch: Any) -> Tensor:
+        """The loss of a batch, in this precision."""
+        batch = moved(batch, self.device)
+        if self.precision == "float32":
+            return loss(network, batch)
+        with torch.autocast(self.device.type, dtype=getattr(torch, self.precision)):
+            return loss(network, batch).float()
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that share a fit."""
+
+    number: int = 0
+    count: int = 1
+    local: int = 0
+    """Its number on this machine, which is that of its GPU."""
+
+
+def process() -> Process:
+    """What the environment says of this process."""
+    numbers = (os.environ.get(name, start) for name, start in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+    try:
+        return Process(*(int(number) for number in numbers))
+    except ValueError:
+        return Process()
+
+
+@contextmanager
+def shared_fit() -> Iterator[Process]:
+    """Connect the processes that were started together; one alone needs nothing."""
+    own = process()
+    if own.count == 1:
+        yield own
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend)
+    try:
+        yield own
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def together() -> bool:
+    """Whether other processes share the fit."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def mean_of_all(value: float) -> float:
+    """The mean of a number over all processes, so that all go on or stop for the same reason."""
+    if not together():
+        return value
+    shared = torch.tensor([value], dtype=torch.float64)
+    if torch.cuda.is_available():
+        shared = shared.cuda()
+    torch.distributed.all_reduce(shared)
+    return float(shared) / torch.distributed.get_world_size()
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Give every process the mean of the gradients of all."""
+    if not together():
+        return
+    count = torch.distributed.get_world_size()
+    for weight in network.parameters():
+        if weight.grad is None:  # all processes sum the same weights
+            weight.grad = torch.zeros_like(weight)
+        torch.distributed.all_reduce(weight.grad)
+        weight.grad /= count
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on a device: a tensor, or a (named) tuple of tensors and other values."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, tuple):
+        parts = [moved(part, device) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
+    return batch
