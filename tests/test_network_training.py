@@ -360,3 +360,22 @@ def test_two_processes_fit_one_network(tmp_path: Path) -> None:
     single = list(load_baseline(tmp_path / "alone").network.parameters())
     assert not all(torch.equal(a, b) for a, b in zip(one, single, strict=True))  # the other's batches count, too
     assert load_baseline(tmp_path / "net").name == "srcnn"
+
+
+def test_scattering_and_the_objective_are_stated_and_kept(run: Any, tmp_path: Path) -> None:
+    options = ("--axial-factor", "2", "--attenuation", "40", "--widening", "0.5", "--objective", "eps")
+    status, _, err = run("0.tif", "--kind", "microdiffuse3d", "--steps", "1", "--quiet", *options, "--out", "model")
+    assert status == 0, err
+    model = load_model(tmp_path / "model")
+    assert model.acquisition == Degradation(axial_factor=2, attenuation=40.0, widening=0.5)
+    assert model.parts.objective == "eps"
+    again = ("--stage", "finetune", "--weights", "model", "--steps", "1", "--quiet", "--out", "fine")
+    status, _, err = run("0.tif", "--kind", "microdiffuse3d", *again)
+    assert status == 0, err
+    assert load_model(tmp_path / "fine").parts.objective == "eps"
+    status, _, err = run("0.tif", "--kind", "microdiffuse3d", *again[:-1], "other", "--axial-factor", "4")
+    assert "expected an axial factor among 1, 2, which model knows, got 4" in err
+    assert (
+        "expected --objective flow or eps, got 'x'"
+        in run("0.tif", "--kind", "microdiffuse3d", "--out", "m", "--objective", "x")[2]
+    )

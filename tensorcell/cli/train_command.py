@@ -83,6 +83,20 @@ def train(
         float | None,
         typer.Option(help="Noise of the detector, as a share of the brightest.", rich_help_panel=NETWORKS),
     ] = None,
+    attenuation: Annotated[
+        float | None,
+        typer.Option(help="Planes of IN over which the light falls to 1 / e.", rich_help_panel=NETWORKS),
+    ] = None,
+    widening: Annotated[
+        float | None,
+        typer.Option(
+            help="Share by which the blur is wider at the last plane than at the first.", rich_help_panel=NETWORKS
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="flow (default): velocity on straight paths; eps: noise.", rich_help_panel=NETWORKS),
+    ] = None,
     masked: Annotated[
         float | None,
         typer.Option(help="Share of the batches that fill masked blocks of pixels.", rich_help_panel=NETWORKS),
@@ -110,7 +124,8 @@ def train(
         "stage": stage, "size": size, "weights": weights, "vae": vae, "images": images,
         "low": tuple(low) if low else None, "lateral_factor": lateral_factor,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3), "photons": photons,
-        "read_noise": read_noise, "masked": masked, "batch": batch,
+        "read_noise": read_noise, "attenuation": attenuation, "widening": widening, "objective": objective,
+        "masked": masked, "batch": batch,
         "device": device, "precision": precision, "recompute": recompute or None,
     }  # fmt: skip
     given = {name: value for name, value in for_networks.items() if value is not None}

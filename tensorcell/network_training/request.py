@@ -34,6 +34,9 @@ class ModelRequest:
     psf_fwhm: tuple[float, float, float] | None = None
     photons: float | None = None
     read_noise: float = 0.0
+    attenuation: float | None = None
+    widening: float = 0.0
+    objective: str = "flow"
     masked: float = 0.0
     batch: int = 2
     device: str = "auto"
@@ -63,6 +66,9 @@ class ModelRequest:
             "lateral_factor",
             "photons",
             "read_noise",
+            "attenuation",
+            "widening",
+            "objective",
             "masked",
             "batch",
             "seed",
@@ -100,6 +106,8 @@ def check_request(request: ModelRequest) -> None:
     for name, value in (("--lateral-factor", request.lateral_factor), ("--batch", request.batch)):
         if value < 1:
             raise InputError(f"expected {name} of at least 1, got {value}")
+    if request.objective not in ("flow", "eps"):
+        raise InputError(f"expected --objective flow or eps, got {request.objective!r}")
     checked_psf(request.psf_fwhm)
     prior_training.check_budget(request)
     prior_training.check_folders(request, is_model)

@@ -75,6 +75,7 @@ def acquisition_of(request: ModelRequest, volumes: Volumes, began: Model | None)
     stated = Degradation(
         axial_factor=factor, lateral_factor=request.lateral_factor, psf=(psf[0], psf[1], psf[2]),
         photons=math.inf if request.photons is None else request.photons, read_noise=request.read_noise,
+        attenuation=math.inf if request.attenuation is None else request.attenuation, widening=request.widening,
     )  # fmt: skip
     return began.acquisition if began is not None and stated == Degradation() else stated
 
@@ -151,12 +152,15 @@ class Run:
         """The networks, calibrated."""
         from tensorcell.diffusion_guidance.microdiffuse3d import Model, Parts, Sampling, calibrated_model
 
+        self.check_ratios()
         autoencoder, request, data = self.vae(), self.request, self.data()
         network = self.network(data, autoencoder)
         decoder = None if self.began is None else self.began.parts.decoder
         if request.stage in ("all", "decoder"):
             decoder = self.decoder(data, autoencoder)
-        model = Model(parts=Parts(network, autoencoder, decoder), acquisition=self.acquisition, images=self.images())
+        objective: Any = request.objective if self.began is None else self.began.parts.objective
+        parts = Parts(network, autoencoder, decoder, objective)
+        model = Model(parts=parts, acquisition=self.acquisition, images=self.images())
         if not self.writes:
             return model
         data, sampling = self.data(masks=False), SAMPLING or Sampling()
@@ -164,6 +168,16 @@ class Run:
             sampling = replace(sampling, steps=DISTILLED_STEPS)
         seconds = math.inf if self.seconds is None else CALIBRATION * self.seconds
         return calibrated_model(model, data, sampling, seed=request.seed, examples=EXAMPLES, seconds=seconds)
+
+    def check_ratios(self) -> None:
+        """Raise `InputError` where the networks to begin with do not know the ratio of planes."""
+        known, factor = self.config().depth_ratios, self.acquisition.axial_factor
+        wanted = {factor, 1} if self.request.masked else {factor}
+        if not wanted <= set(known):
+            raise InputError(
+                f"expected an axial factor among {', '.join(map(str, known))}, which {self.request.weights} knows, got "
+                f"{factor}{' and masks (1)' if self.request.masked else ''}"
+            )
 
     def units(self) -> tuple[int, int]:
         """What depth and sides of a piece are multiples of."""
@@ -237,13 +251,14 @@ class Run:
         new = MicroDiffuse3D.new(self.config(), seed=self.request.seed)
         if self.began is not None:
             new = self.began.parts.network
+        objective: Any = self.request.objective if self.began is None else self.began.parts.objective
         new.transformer.recomputed = self.request.recompute
         stage = "finetune" if self.request.stage == "finetune" else "pretrain"
         return self.fitted_or_done(
             stage,
             new,
             lambda budget: fit_network(
-                data, new, autoencoder, images=self.images(), batch=self.request.batch, **budget
+                data, new, autoencoder, images=self.images(), batch=self.request.batch, objective=objective, **budget
             ),
         )
 
