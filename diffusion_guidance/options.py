@@ -8,6 +8,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+SMALLEST_TILE = 32
+"""Smallest side of the tiles of a restored stack, in pixels."""
+
 GUIDANCE = ("data", "tucker", "smooth", "lateral")
 """What may guide the samples; :mod:`tensorcell.diffusion_guidance.plane_samples` says what each does."""
 
@@ -128,6 +131,8 @@ class MicroDiffuse3DOptions:
     def __post_init__(self) -> None:
         if self.weights is None or not str(self.weights):
             raise ValueError("expected weights=PATH for method microdiffuse3d: a folder of fitted networks; got none")
+        if isinstance(self.tile, int) and 1 <= self.tile < SMALLEST_TILE:
+            raise ValueError(f"expected tiles of at least {SMALLEST_TILE} pixels, got {self.tile}")
         check_counts(self, *(name for name in ("samples", "steps") if getattr(self, name) is not None), "tile")
         object.__setattr__(self, "guidance", names_among(self.guidance, ("data", "tucker")))
 

@@ -208,11 +208,12 @@ def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
 
 
 def with_finer_pixels(result: StackResult, factor: int) -> StackResult:
-    """A result whose planes hold one value each: its pixels are repeated."""
+    """A result that has one value: its pixels are repeated, and as none of them is measured, their error is not 0."""
     if factor == 1:
         return result
-    volume, uncertainty = (each.repeat(factor, 1).repeat(factor, 2) for each in (result.volume, result.uncertainty))
-    return result._replace(volume=volume, uncertainty=uncertainty, measured=np.zeros(volume.shape, bool))
+    volume = result.volume.repeat(factor, 1).repeat(factor, 2)
+    unsure = np.full(volume.shape, abs(float(volume.flat[0])) or 1, volume.dtype)
+    return result._replace(volume=volume, uncertainty=unsure, measured=np.zeros(volume.shape, bool))
 
 
 def posed(given: GivenStack, label: str, request: Request, *, complete: bool) -> Problem:

@@ -93,6 +93,7 @@ def test_recover_gives_smaller_pixels_with_their_size_and_error(cells: np.ndarra
     assert not result.measured.any()
     assert float(np.corrcoef(result.volume.data[0].ravel(), cells.ravel())[0, 1]) > 0.9
     assert np.all(result.volume.data[1] == 7)
+    assert np.all(result.uncertainty[1] == 7)
     assert np.isnan(result.volume.data[2]).all()
     assert result.uncertainty[0].min() > 0
     assert np.nanmin(result.invented[0]) > 0

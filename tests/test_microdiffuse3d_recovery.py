@@ -448,6 +448,7 @@ def test_guidance_is_chosen_by_name(
             "expected axial factor 2 and lateral factor 2, which the weights were fitted to, got 2 and 1",
         ),
         ({"guidance": "smooth"}, "expected guidance among data, tucker, got 'smooth'"),
+        ({"tile": 16}, "expected tiles of at least 32 pixels, got 16"),
         ({"samples": 0}, "expected a whole number of at least 1 as samples, got 0"),
         ({"weights": None}, "expected weights=PATH for method microdiffuse3d"),
         ({"weights": "nowhere"}, r"nowhere: expected a folder with microdiffuse3d\.json, got none"),

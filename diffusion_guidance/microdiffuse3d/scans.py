@@ -24,13 +24,11 @@ from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.likeness import Likeness
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, TILE, Parts, Restored, restored
+from tensorcell.diffusion_guidance.options import SMALLEST_TILE
 
 Floats = npt.NDArray[np.floating]
 LEAST_MISFIT = 0.05
 """A misfit below this share of the measurement's standard deviation is as good as none."""
-
-SMALLEST_SIDE = 32
-"""Smallest side of tiles that is tried where memory runs out."""
 
 Report = Callable[[int, int], bool]
 
@@ -196,7 +194,7 @@ def _within_memory(
             tried = replace(sampling, side=side)
             return _restored(measured, variance, model, tried, torch.Generator().manual_seed(seed), report), side
         except RuntimeError as error:  # torch's OutOfMemoryError is one; that of the CPU's allocator has no class
-            if "memory" not in str(error) or side // 2 < SMALLEST_SIDE:
+            if "memory" not in str(error) or side // 2 < SMALLEST_TILE:
                 raise
             side //= 2
 
