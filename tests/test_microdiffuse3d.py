@@ -259,11 +259,11 @@ def test_wrong_sizes_are_refused_in_one_line() -> None:
     ("change", "message"),
     [
         ({"patch": 3}, "patch must be a power of two, got 3"),
-        ({"latent_scale": 0}, "latent_scale must be a power of two, got 0"),
-        ({"depth_ratios": ()}, "depth_ratios must be whole numbers of at least 1"),
+        ({"latent_scale": 0}, "latent_scale must be whole numbers from 1 to 65536, got 0"),
+        ({"depth_ratios": ()}, "depth_ratios must name at least one ratio, got none"),
         ({"aligned_features": 5}, "aligned_features 5 and aligned_block 0 of 3 blocks do not belong together"),
         ({"aligned_block": 4, "aligned_features": 5}, "aligned_block 4 of 3 blocks do not belong together"),
-        ({"depth_ratios": (0,)}, "depth_ratios must be whole numbers of at least 1"),
+        ({"depth_ratios": (0,)}, "depth_ratios must be whole numbers from 1 to 65536"),
         ({"encoder_multiples": (1, 1, 2, 2, 4)}, "5 resolutions, which are more than a stride of 8 has room for"),
     ],
 )

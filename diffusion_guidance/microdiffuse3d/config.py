@@ -12,7 +12,7 @@ LARGEST = 65536
 LAYERS, MOST_LAYERS = ("blocks", "groups", "encoder_blocks"), 1024
 """Sizes that count layers, and the most of them."""
 
-MAY_BE_NOTHING = ("image_features", "aligned_block", "aligned_features")
+MAY_BE_NOTHING = ("blocks", "image_features", "aligned_block", "aligned_features")
 
 
 def check_sizes(name: str, value: Any) -> None:
@@ -111,10 +111,10 @@ class MicroDiffuse3DConfig:
             check_sizes(field.name, getattr(self, field.name))
         for name in ("latent_scale", "patch"):
             value = getattr(self, name)
-            if value < 1 or value & (value - 1):
+            if value & (value - 1):
                 raise ValueError(f"{name} must be a power of two, got {value}")
-        if not self.depth_ratios or min(self.depth_ratios) < 1:
-            raise ValueError(f"depth_ratios must be whole numbers of at least 1, got {self.depth_ratios}")
+        if not self.depth_ratios:
+            raise ValueError("depth_ratios must name at least one ratio, got none")
         if bool(self.aligned_features) != (1 <= self.aligned_block <= self.blocks):
             raise ValueError(
                 f"aligned_features {self.aligned_features} and aligned_block {self.aligned_block} of {self.blocks} "
