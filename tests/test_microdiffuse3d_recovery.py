@@ -44,6 +44,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (  # noqa: 
     residual_of,
     scale_of,
     shrunk,
+    with_fitted_psf,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.data import Example, Sources, Span  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import pixels_of  # noqa: E402
@@ -160,6 +161,16 @@ def test_the_misfit_is_what_noise_does_not_explain() -> None:
     assert misfit_of(noise, variance, measured) < 0.05
     off = noise + 0.4 * torch.randn(1, 1, 4, 50, 50, generator=generator(2))
     assert misfit_of(off, variance, measured) == pytest.approx(0.4, abs=0.03)
+
+
+@pytest.mark.parametrize("psf", [(0.0, 0.0, 0.0), (1.8, 0.9, 0.9), (0.6, 1.6, 1.6)])
+def test_the_psf_of_pairs_is_found(psf: tuple[float, float, float]) -> None:
+    scan = Degradation(axial_factor=2, lateral_factor=2, psf=psf, photons=2000.0)
+    volumes = [simulate_cells((16, 64, 64), cells=30, seed=seed).truth for seed in range(3)]
+    source, numbers = simulated(volumes, scan, (16, 64, 64)).train, generator()
+    found = with_fitted_psf(replace(scan, psf=(0.0, 0.0, 0.0)), [source(1, numbers) for _ in range(3)])
+    assert found.psf == pytest.approx(psf, abs=0.3)
+    assert found.psf[1] == found.psf[2]
 
 
 # ------------------------------------------------------------------------------------------------------ calibration

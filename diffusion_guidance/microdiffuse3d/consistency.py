@@ -22,19 +22,25 @@ doi:10.1109/TPAMI.1980.4766994).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, along_z, enlarged
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Example
+from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, along_z, enlarged, pixels_of
 
 EVIDENT = 1.5
 """A mean of nine squares of noise is above so many times its variance in one of seven places only."""
 
 ITERATIONS = 4
 """Back-projections."""
+
+WIDEST = 12.0
+"""Widest PSF that is looked for, in voxels."""
 
 
 FLAT = 1e-6
@@ -105,3 +111,37 @@ def shrunk(residual: Tensor, variance: Tensor) -> Tensor:
 def back_projected(residual: Tensor, acquisition: Degradation) -> Tensor:
     """``B r``: planes after the last measured one repeat it."""
     return along_z(enlarged(residual, acquisition.lateral_factor), acquisition.axial_factor)
+
+
+def with_fitted_psf(acquisition: Degradation, examples: Sequence[Example]) -> Degradation:
+    """The acquisition with the Gaussian PSF that explains pairs of scans best.
+
+    Widths along z and laterally are found by least squares (Nelder and Mead's method), each pair with a scale of its
+    own. Pairs that differ in nothing but planes and pixels get widths near 0.
+
+    Parameters
+    ----------
+    acquisition : Degradation
+        Its factors are those of the pairs.
+    examples : sequence of Example
+        Their volumes are at the lateral size of the truth.
+    """
+    from scipy.optimize import minimize
+
+    pixels = [pixels_of(each.volume, acquisition.lateral_factor) for each in examples]
+
+    def seen_with(widths: Any) -> Degradation:
+        axial, lateral = (float(min(max(width, 0.0), WIDEST)) for width in widths)
+        return replace(acquisition, psf=(axial, lateral, lateral))
+
+    def misfit(widths: Any) -> float:
+        tried, total = seen_with(widths), 0.0
+        for each, measured in zip(examples, pixels, strict=True):
+            slope, offset = scale_of(each.truth, measured, tried)
+            total += float(residual_of(slope * each.truth + offset, measured, tried).double().square().mean())
+        return total
+
+    starts = [(axial, lateral) for axial in (0.5, 2.0) for lateral in (0.5, 1.5)]
+    best = min(starts, key=misfit)
+    found = minimize(misfit, best, method="Nelder-Mead", options={"maxfev": 60, "xatol": 0.02, "fatol": 0.0})
+    return seen_with(found.x)

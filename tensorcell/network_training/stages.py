@@ -33,6 +33,9 @@ MINUTES = 20.0
 CALIBRATION = 0.1
 """Share of the time for the calibration; it takes longer where four examples do."""
 
+PSF_EXAMPLES = 6
+"""Pairs of pieces from which their PSF is found."""
+
 EXAMPLES = 12
 """Held-out examples that are restored to calibrate the errors."""
 
@@ -95,6 +98,8 @@ class Run:
         self.seconds = None
         if request.steps is None:
             self.seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
+        if volumes.low and request.psf_fwhm is None and request.stage != "pretrain":
+            self.acquisition = self.with_fitted_psf()
         self.writes = process().number == 0
         if self.writes and not request.resume:
             (request.state / LOSSES).write_text("stage,step,loss,heldout\n", encoding="utf-8")
@@ -168,6 +173,19 @@ class Run:
             sampling = replace(sampling, steps=DISTILLED_STEPS)
         seconds = math.inf if self.seconds is None else CALIBRATION * self.seconds
         return calibrated_model(model, data, sampling, seed=request.seed, examples=EXAMPLES, seconds=seconds)
+
+    def with_fitted_psf(self) -> Degradation:
+        """The acquisition with the PSF that explains the pairs."""
+        import torch
+
+        from tensorcell.diffusion_guidance.microdiffuse3d.consistency import with_fitted_psf
+
+        source, generator = self.data(masks=False).train, torch.Generator().manual_seed(self.request.seed)
+        found = with_fitted_psf(self.acquisition, [source(1, generator) for _ in range(PSF_EXAMPLES)])
+        if not self.request.quiet:
+            widths = ", ".join(f"{width:.2f}" for width in found.psf)
+            print(f"{self.request.out}: the pairs differ by a PSF of widths {widths} voxels (z, y, x)", file=sys.stderr)
+        return found
 
     def check_ratios(self) -> None:
         """Raise `InputError` where the networks to begin with do not know the ratio of planes."""
