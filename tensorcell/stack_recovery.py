@@ -290,11 +290,14 @@ def finest(problem: Problem, given: GivenStack, outliers: Array, filled: Filled,
 
 def scan_of(problem: Problem, given: GivenStack, outliers: Array, filled: Filled, request: Request) -> Scan:
     """The planes that were given, estimates where they have gaps, and the variances of both."""
+    from scipy.ndimage import uniform_filter
+
     inlier = given.mask.copy()
     inlier.ravel()[outliers] = False
     grid = slice(None, None, request.axial_factor)
     measured = np.where(inlier, given.values, filled.volume[grid])
-    variance = np.where(inlier, problem.model.noise.variance(measured), np.square(filled.error[grid]))
+    around = uniform_filter(measured, (1, 3, 3))  # the noise of a voxel must not tell its variance
+    variance = np.where(inlier, problem.model.noise.variance(around), np.square(filled.error[grid]))
     return Scan(problem, measured, variance, filled, request.lateral_factor)
 
 

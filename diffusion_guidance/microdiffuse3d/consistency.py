@@ -15,7 +15,7 @@ letter    meaning                                                               
 ========  ==========================================================================  =================
 
 ``x <- x + B (g r)``, a few times (back-projection; M. Irani, S. Peleg 1991, doi:10.1016/1049-9652(91)90045-L), where
-``g = max(0, 1 - 1.5 v / <r^2>)`` with the mean over 3 x 3 pixels of a plane (J.-S. Lee 1980,
+``g = max(0, 1 - 2 v / <r^2>)`` with the mean over 3 x 3 pixels of a plane (J.-S. Lee 1980,
 doi:10.1109/TPAMI.1980.4766994).
 """
 
@@ -33,8 +33,8 @@ from torch.nn import functional
 from tensorcell.diffusion_guidance.microdiffuse3d.data import Example
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, along_z, enlarged, pixels_of
 
-EVIDENT = 1.5
-"""A mean of nine squares of noise is above so many times its variance in one of seven places only."""
+EVIDENT = 2.0
+"""A mean of nine squares of noise is above so many times its variance in one of 28 places only."""
 
 ITERATIONS = 4
 """Back-projections."""

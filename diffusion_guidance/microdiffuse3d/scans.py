@@ -151,6 +151,8 @@ def calibrated_model(
     Examples come at the lateral size of the truth, interpolated from the measured pixels. The noise is estimated from
     all of them, as from a scan.
     """
+    from scipy.ndimage import uniform_filter
+
     from tensorcell.solvers import estimate_noise
 
     acquisition = model.acquisition
@@ -160,7 +162,8 @@ def calibrated_model(
 
     def restore(example: Example, generator: torch.Generator) -> RestoredExample:
         measured = pixels_of(example.volume, factor)
-        variance = torch.from_numpy(np.asarray(noise.variance(measured.numpy()), np.float32))
+        around = uniform_filter(measured.numpy(), (1, 1, 1, 3, 3))  # the noise of a voxel must not tell its variance
+        variance = torch.from_numpy(np.asarray(noise.variance(around), np.float32))
         found = _restored(measured, variance, replace(model, held_out=None), sampling, generator, None)
         true = scale_of(example.truth, measured, acquisition)  # as the truth is to be put into the scan's unit
         mean, single = (
