@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The blocks of a language; fences are read in pairs, since one that closes a block looks like one that opens it."""
+    """The blocks of a language; fences are read in pairs, since closing ones look like opening ones."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.M | re.S)
     return [text for name, text in found if name == language]
 
