@@ -94,7 +94,7 @@ class Sampling:
 
 
 def strangeness(planes: npt.ArrayLike, model: Model) -> float:
-    """How far measured planes ``(d, h, w)`` are from those that the networks were fitted to; above 2 they are others.
+    """How far measured planes ``(d, h, w)`` are from those that the networks were fitted to: see :data:`.likeness.FAR`.
 
     0 where that is not known.
     """
