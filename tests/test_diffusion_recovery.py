@@ -284,7 +284,7 @@ def test_command_line(
     assert float(invented.data[1::2].min()) > 0
     assert (tmp_path / "prior" / "config.json").exists()
     assert run("out2.tif", "--samples", "3") == 2
-    assert "expected --method diffusion with --samples, got --method auto" in capsys.readouterr().err
+    assert "expected --method diffusion or microdiffuse3d with --samples, got --method auto" in capsys.readouterr().err
     assert run("out2.tif", "--method", "diffusion", "--samples", "0", "--axial-factor", "2") == 2
     assert "whole number of at least 1 as samples, got 0" in capsys.readouterr().err
     assert run("out2.tif", "--invented", "in.tif") == 2
