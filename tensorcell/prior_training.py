@@ -68,13 +68,18 @@ class TrainRequest:
     @property
     def state(self) -> Path:
         """The folder that keeps the state of an interrupted fit."""
-        out = self.out if self.out.name else self.out.absolute()  # "." has no name of its own
-        return out.with_name(out.name + ".state")
+        return state_of(self.out)
 
     def kept(self) -> dict[str, Any]:
         """The options that must be the same when an interrupted fit is resumed."""
         content = asdict(self)
         return {name: content[name] for name in ("kind", "axial_factor", "seed")} | {"sources": list(self.sources)}
+
+
+def state_of(out: Path) -> Path:
+    """The folder beside the output that keeps the state of an interrupted fit."""
+    out = out if out.name else out.absolute()  # "." has no name of its own
+    return out.with_name(out.name + ".state")
 
 
 class AnyRequest(Protocol):

@@ -28,6 +28,9 @@ Floats = npt.NDArray[Any]
 MOST_VOXELS = 400_000
 """Most voxels of held-out examples that are calibrated with."""
 
+LEAST_MISFIT = 0.05
+"""A misfit below this share of the measurement's standard deviation is as good as none."""
+
 FEWEST = 4
 """Fewest examples that are restored, however long it takes."""
 
@@ -103,6 +106,10 @@ class HeldOut:
         """Check what a file may hold."""
         if not all(0 <= number < math.inf for number in (self.error, self.interpolation, self.misfit, self.floor)):
             raise ValueError("expected finite errors of at least 0 in the calibration")
+
+    def excess(self, misfit: float) -> float:
+        """A misfit as a multiple of that at held-out examples."""
+        return misfit / max(self.misfit, LEAST_MISFIT)
 
     def width(self, mean: Floats, spread: Floats, *, samples: int, steps: int) -> Floats:
         """Standard deviation of the error of restored voxels of these means and spreads."""

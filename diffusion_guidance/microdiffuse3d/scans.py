@@ -27,9 +27,6 @@ from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, TI
 from tensorcell.diffusion_guidance.options import SMALLEST_TILE
 
 Floats = npt.NDArray[np.floating]
-LEAST_MISFIT = 0.05
-"""A misfit below this share of the measurement's standard deviation is as good as none."""
-
 Report = Callable[[int, int], bool]
 
 
@@ -243,4 +240,4 @@ def _width(
     if errors is None:
         return np.asarray(shape)
     width = errors.width(mean, shape, samples=sampling.samples, steps=sampling.steps)
-    return np.asarray(width * max(1.0, misfit / max(errors.misfit, LEAST_MISFIT)))
+    return np.asarray(width * max(1.0, errors.excess(misfit)))

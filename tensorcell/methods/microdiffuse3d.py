@@ -21,9 +21,8 @@ from tensorcell.methods.diffusion import LARGEST_SEED
 from tensorcell.methods.protocol import Filled, Options, Problem, Restoration, Scan, Stage
 from tensorcell.solvers import IterationRecord
 
-FOREIGN, LEAST_MISFIT = 2.0, 0.05
-"""A scan whose misfit is so many times that of held-out examples is not of their kind; a misfit below this share of the
-measurement's standard deviation counts as so much."""
+FOREIGN = 2.0
+"""A scan whose misfit is so many times that of held-out examples is not of their kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,7 @@ def judged(misfit: float, held_out: Any, options: Any) -> tuple[tuple[str, ...],
             f"nothing of what they have in common (difference from the measurement beyond noise: {misfit:.1%} of its "
             "standard deviation)",
         ), False
-    if misfit > FOREIGN * max(held_out.misfit, LEAST_MISFIT):
+    if held_out.excess(misfit) > FOREIGN:
         return (
             f"microdiffuse3d was not used: what it restores differs from the measurement by {misfit:.1%} of its "
             f"standard deviation beyond noise, at examples like those it was fitted to by {held_out.misfit:.1%} at "

@@ -64,7 +64,7 @@ def train(request: ModelRequest) -> dict[str, Any]:
             prior_training.remove_state(request)
         raise
     prior_training.remove_state(request)
-    return {**facts_of(request, volumes, run, result)}
+    return facts_of(request, volumes, run, result)
 
 
 def facts_of(request: ModelRequest, volumes: Volumes, run: Run, result: Any) -> dict[str, Any]:

@@ -52,8 +52,7 @@ class ModelRequest:
     @property
     def state(self) -> Path:
         """The folder that keeps the state of an interrupted fit."""
-        out = self.out if self.out.name else self.out.absolute()
-        return out.with_name(out.name + ".state")
+        return prior_training.state_of(self.out)
 
     def kept(self) -> dict[str, Any]:
         """The options that must be the same when an interrupted fit is resumed."""
