@@ -116,7 +116,7 @@ class MicroDiffuse3DOptions:
         default=None, metadata={"help": "Number of samples of the restored stack. Default: as calibrated, usually 8."}
     )
     steps: int | None = field(
-        default=None, metadata={"help": "Number of steps that each sample takes. Default: as calibrated, usually 20."}
+        default=None, metadata={"help": "Number of steps that each sample takes. Default: as calibrated, usually 8."}
     )
     guidance: Sequence[str] = field(
         default=("data",),

@@ -39,7 +39,7 @@ MINUTES = 5.0
 """Minutes for a fit if neither the time nor the number of steps is given."""
 
 STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json", "losses.csv")
-STATE_FOLDERS = ("vae", "pretrain", "finetune", "decoder", "distil")
+STATE_FOLDERS = ("vae", "estimate", "pretrain", "finetune", "decoder", "distil")
 """What the state of an interrupted fit may hold: of a prior, or of the stages of networks."""
 
 BASE_BYTES = 500 << 20

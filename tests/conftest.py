@@ -42,6 +42,24 @@ def ignores_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, earlier)
 
 
+@pytest.fixture
+def train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run ``tensorcell train`` in a folder of its own: exit status, stdout, stderr."""
+    from tensorcell import cli
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["tensorcell", "train", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def volumes_folder() -> Path:
     """Folder of real volumes: ``TENSORCELL_DATA`` or ``../shared/data`` beside the checkout."""

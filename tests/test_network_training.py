@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import tifffile
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
 import tensorcell  # noqa: E402
-from tensorcell import cli, network_training, recover  # noqa: E402
+from tensorcell import network_training, recover  # noqa: E402
 from tensorcell.datasets import simulate_cells  # noqa: E402
 from tensorcell.diffusion_guidance.baselines.fitting import load_baseline, restore_by_baseline  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Sampling, load_model  # noqa: E402
@@ -46,21 +47,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         )
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run ``tensorcell train`` in a folder of its own: exit status, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["tensorcell", "train", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return call
-
-
 def weights(folder: Path) -> list[Any]:
     parts = load_model(folder).parts
     assert parts.decoder is not None
@@ -72,9 +58,9 @@ def losses(folder: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_all_stages_from_stacks_to_a_restored_scan(run: Any, tmp_path: Path) -> None:
+def test_all_stages_from_stacks_to_a_restored_scan(train: Any, tmp_path: Path) -> None:
     arguments = ("0.tif", "1.tif", "--kind", "microdiffuse3d", "--steps", "2", *SCAN, "--masked", "0.3")
-    status, out, err = run(*arguments, "--out", "model", "--json")
+    status, out, err = train(*arguments, "--out", "model", "--json")
     assert status == 0, err
     facts = json.loads(out)
     assert facts["inputs"] == ["0.tif", "1.tif"]
@@ -94,17 +80,17 @@ def test_all_stages_from_stacks_to_a_restored_scan(run: Any, tmp_path: Path) -> 
         scan, axial_factor=2, lateral_factor=2, method="microdiffuse3d", weights=tmp_path / "model", samples=1, steps=1
     )
     assert result.volume.shape == (7, 40, 32)
-    status, out, err = run(*arguments, "--out", "model")  # an earlier model is replaced
+    status, out, err = train(*arguments, "--out", "model")  # an earlier model is replaced
     assert status == 0, err
     assert "model: microdiffuse3d, stage all" in out
     assert "times that of linear interpolation" in out
 
 
 def test_a_command_that_was_interrupted_goes_on_as_if_it_had_not_been(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("0.tif", "--kind", "microdiffuse3d", "--steps", "4", *SCAN)
-    assert run(*arguments, "--out", "whole", "--quiet")[0] == 0
+    assert train(*arguments, "--out", "whole", "--quiet")[0] == 0
     real = ProgressBar.update
 
     def update(self: ProgressBar, record: Any, state: Any = None) -> None:
@@ -114,22 +100,23 @@ def test_a_command_that_was_interrupted_goes_on_as_if_it_had_not_been(
 
     with monkeypatch.context() as patched:
         patched.setattr(ProgressBar, "update", update)
-        status, _, err = run(*arguments, "--out", "cut")
+        status, _, err = train(*arguments, "--out", "cut")
     assert status == 130
-    assert "pretrain step 3, vae step 4; the same command with --resume goes on from the state in cut.state" in err
+    assert "interrupted at estimate step 4, pretrain step 3, vae step 4; the same command with --resume goes on" in err
+    assert "the state in cut.state" in err
     assert not (tmp_path / "cut").exists()
-    status, _, err = run(*arguments, "--out", "cut")
+    status, _, err = train(*arguments, "--out", "cut")
     assert "expected --resume to go on from it" in err
-    status, _, err = run(*arguments, "--out", "cut", "--photons", "300", "--resume")
+    status, _, err = train(*arguments, "--out", "cut", "--photons", "300", "--resume")
     assert "expected --photons 200.0 as in that fit, got 300.0" in err
-    status, _, err = run(*arguments, "--out", "cut", "--resume")
+    status, _, err = train(*arguments, "--out", "cut", "--resume")
     assert status == 0, err
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(weights(tmp_path / "cut"), weights(tmp_path / "whole"), strict=True))
     assert not (tmp_path / "cut.state").exists()
 
 
-def test_stages_one_by_one_on_published_cubes(run: Any, tmp_path: Path) -> None:
+def test_stages_one_by_one_on_published_cubes(train: Any, tmp_path: Path) -> None:
     """The file of the user is not written to."""
     rng = np.random.default_rng(0)
     high = np.stack([simulate_cells((8, 32, 32), cells=6, seed=seed).truth for seed in range(3)]).astype(np.float32)
@@ -144,7 +131,7 @@ def test_stages_one_by_one_on_published_cubes(run: Any, tmp_path: Path) -> None:
         ("cubes.h5", "--stage", "decoder", "--weights", "fine", "--out", "done"),
         ("cubes.h5", "--stage", "distil", "--weights", "done", "--out", "few"),
     ):
-        status, _, err = run(*arguments, *kind)
+        status, _, err = train(*arguments, *kind)
         assert status == 0, err
     assert (tmp_path / "cubes.h5").read_bytes() == before
     pre, fine, done = (load_model(tmp_path / name) for name in ("pre", "fine", "done"))
@@ -161,13 +148,13 @@ def test_stages_one_by_one_on_published_cubes(run: Any, tmp_path: Path) -> None:
     assert not all(torch.equal(a, b) for a, b in changed)
 
 
-def test_pairs_of_files_and_a_baseline(run: Any, tmp_path: Path) -> None:
+def test_pairs_of_files_and_a_baseline(train: Any, tmp_path: Path) -> None:
     for seed in range(2):
         cells = tifffile.imread(tmp_path / f"{seed}.tif").astype(np.float32)
         low = cells[::2].reshape(4, 20, 2, 16, 2).mean(axis=(2, 4))
         tifffile.imwrite(tmp_path / f"low{seed}.tif", low, imagej=True, metadata={"axes": "ZYX"})
     pairs = ("0.tif", "1.tif", "--low", "low0.tif", "--low", "low1.tif", "--axial-factor", "2", "--lateral-factor", "2")
-    status, out, err = run(*pairs, "--kind", "care", "--steps", "2", "--out", "care", "--json")
+    status, out, err = train(*pairs, "--kind", "care", "--steps", "2", "--out", "care", "--json")
     assert status == 0, err
     assert json.loads(out)["pairs"] == 2
     fitted = load_baseline(tmp_path / "care")
@@ -179,17 +166,46 @@ def test_pairs_of_files_and_a_baseline(run: Any, tmp_path: Path) -> None:
     assert found.shape == (7, 40, 32)
     assert float(np.corrcoef(found.ravel(), tifffile.imread(tmp_path / "0.tif")[:7].ravel())[0, 1]) > 0.8
     np.testing.assert_allclose(restore_by_baseline(10 * scan + 5, fitted), 10 * found + 5, rtol=1e-3, atol=1)
-    status, _, err = run(*pairs[:2], "--low", "low0.tif", "--kind", "care", "--out", "x")
+    status, _, err = train(*pairs[:2], "--low", "low0.tif", "--kind", "care", "--out", "x")
     assert "expected one --low for each IN, got 1 for 2" in err
 
 
+def test_pairs_are_registered_first_on_request(train: Any, tmp_path: Path) -> None:
+    """Scans that began two planes, four rows and two columns later give the pairs that aligned ones give."""
+    named: list[str] = []
+    for seed in range(2):
+        cells = simulate_cells((24, 64, 64), cells=24, seed=seed).truth.astype(np.float32)
+        high, later = cells[:20], cells[2:, 4:, 2:][:18, :56, :60]
+        low = later[::2].reshape(9, 28, 2, 30, 2).mean(axis=(2, 4))
+        for name, stack in ((f"high{seed}", high), (f"late{seed}", low)):
+            tifffile.imwrite(tmp_path / f"{name}.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+        named.append(f"high{seed}.tif")
+    scans = ("--low", "late0.tif", "--low", "late1.tif")
+    factors = ("--axial-factor", "2", "--lateral-factor", "2", "--kind", "care", "--steps", "2")
+    status, out, err = train(*named, *scans, *factors, "--register", "shift", "--out", "care", "--json")
+    assert status == 0, err
+    found = re.findall(r"lies (-?[\d.]+), (-?[\d.]+), (-?[\d.]+) voxels", err)
+    np.testing.assert_allclose(np.array(found, float), [[2, 4, 2]] * 2, atol=0.1)
+    assert max(load_baseline(tmp_path / "care").acquisition.psf) < 0.7
+    assert json.loads(out)["pairs"] == 2
+    others = ("--low", "late1.tif", "--low", "late0.tif")
+    status, _, err = train(*named, *others, *factors, "--register", "shift", "--out", "other")
+    assert status == 2
+    assert "high0.tif: its scan cannot be registered: " in err
+    assert len(err.splitlines()) == 1
+    status, _, err = train("0.tif", "--kind", "care", "--register", "shift", "--out", "x")
+    assert "expected --low scans to register, got none" in err
+    status, _, err = train(*named, *scans, *factors, "--register", "affine", "--out", "x")
+    assert "expected --register shift or similarity, got 'affine'" in err
+
+
 def test_a_diffusion_model_as_baseline_draws_by_its_seed(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorcell.diffusion_guidance.baselines import fitting
 
     monkeypatch.setattr(fitting, "STEPS", 2)
-    assert run("0.tif", "--kind", "ddpm", "--steps", "1", *SCAN, "--out", "ddpm", "--quiet")[0] == 0
+    assert train("0.tif", "--kind", "ddpm", "--steps", "1", *SCAN, "--out", "ddpm", "--quiet")[0] == 0
     scan, fitted = np.random.default_rng(0).random((2, 8, 8)), load_baseline(tmp_path / "ddpm")
     one, two, other = (restore_by_baseline(scan, fitted, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, two)
@@ -222,11 +238,11 @@ def test_a_diffusion_model_as_baseline_draws_by_its_seed(
     ],
 )
 def test_bad_input_is_one_line_and_loses_nothing(
-    run: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+    train: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    status, _, err = run("0.tif", "--kind", "microdiffuse3d", "--steps", "1", "--out", "model", *arguments)
+    status, _, err = train("0.tif", "--kind", "microdiffuse3d", "--steps", "1", "--out", "model", *arguments)
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
@@ -234,24 +250,24 @@ def test_bad_input_is_one_line_and_loses_nothing(
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
 
 
-def test_volumes_with_gaps_and_scans_of_other_sizes_are_refused(run: Any, tmp_path: Path) -> None:
+def test_volumes_with_gaps_and_scans_of_other_sizes_are_refused(train: Any, tmp_path: Path) -> None:
     gap = tifffile.imread(tmp_path / "0.tif").astype(np.float32)
     gap[1, 2, 3] = np.nan
     np.save(tmp_path / "gap.npy", gap)
     np.save(tmp_path / "other.npy", np.ones((4, 13, 16), np.float32))
     kind = ("--kind", "care", "--steps", "1", "--out", "model")
-    assert "gap.npy: expected a complete stack to train with, got 1 gaps" in run("gap.npy", *kind)[2]
+    assert "gap.npy: expected a complete stack to train with, got 1 gaps" in train("gap.npy", *kind)[2]
     assert (
         "expected a scan whose sides are those of the volume over a whole"
-        in run("0.tif", "--low", "other.npy", *kind)[2]
+        in train("0.tif", "--low", "other.npy", *kind)[2]
     )
     with h5py.File(tmp_path / "flat.h5", "w") as file:
         file["hr_cube"] = np.ones((3, 4))
-    assert "flat.h5:/hr_cube: expected cubes of shape (N, D, H, W), got (3, 4)" in run("flat.h5", *kind)[2]
-    assert "expected neither --stage nor --vae for --kind care" in run("0.tif", *kind, "--stage", "vae")[2]
+    assert "flat.h5:/hr_cube: expected cubes of shape (N, D, H, W), got (3, 4)" in train("flat.h5", *kind)[2]
+    assert "expected neither --stage nor --vae for --kind care" in train("0.tif", *kind, "--stage", "vae")[2]
     assert (
         "expected --kind microdiffuse3d or a baseline with --photons, got --kind lateral"
-        in run("0.tif", "--out", "model", "--photons", "3")[2]
+        in train("0.tif", "--out", "model", "--photons", "3")[2]
     )
 
 
@@ -298,13 +314,15 @@ def test_a_process_that_is_killed_leaves_a_state_to_go_on_from(tmp_path: Path) -
     assert steps == list(range(1, reached + 4))
 
 
-def test_fitted_networks_are_evaluated_side_by_side(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitted_networks_are_evaluated_side_by_side(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tensorcell import evaluation
     from tensorcell.evaluation.versions import code_version
 
     planes = ("0.tif", "--axial-factor", "2", "--steps", "1", "--quiet")
-    assert run(*planes, "--kind", "microdiffuse3d", "--out", "md")[0] == 0
-    assert run(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
+    assert train(*planes, "--kind", "microdiffuse3d", "--out", "md")[0] == 0
+    assert train(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
     methods = evaluation.choose_methods(["linear", f"microdiffuse3d:{tmp_path}/md", f"srcnn:{tmp_path}/net"])
     cells = simulate_cells((13, 32, 32), cells=8, seed=5).truth
     case, (reference,) = evaluation.CASES["planes-2"], evaluation.references(cells)
@@ -317,7 +335,7 @@ def test_fitted_networks_are_evaluated_side_by_side(run: Any, tmp_path: Path, mo
     with pytest.raises(tensorcell.InputError, match=r"srcnn:nowhere: expected a folder that train --kind srcnn wrote"):
         evaluation.choose_methods(["srcnn:nowhere"])
     wrong = evaluation.CASES["planes-3"].apply(reference, 0)
-    assert run(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
+    assert train(*planes, "--kind", "srcnn", "--out", "net")[0] == 0
     with pytest.raises(tensorcell.InputError, match="expected axial factor 2 and lateral factor 1"):
         evaluation.choose_methods([f"srcnn:{tmp_path}/net"])[0].run(wrong.measurement, 0)
 
@@ -364,20 +382,20 @@ def test_two_processes_fit_one_network(tmp_path: Path) -> None:
     assert load_baseline(tmp_path / "net").name == "srcnn"
 
 
-def test_scattering_and_the_objective_are_stated_and_kept(run: Any, tmp_path: Path) -> None:
+def test_scattering_and_the_objective_are_stated_and_kept(train: Any, tmp_path: Path) -> None:
     options = ("--axial-factor", "2", "--attenuation", "40", "--widening", "0.5", "--objective", "eps")
-    status, _, err = run("0.tif", "--kind", "microdiffuse3d", "--steps", "1", "--quiet", *options, "--out", "model")
+    status, _, err = train("0.tif", "--kind", "microdiffuse3d", "--steps", "1", "--quiet", *options, "--out", "model")
     assert status == 0, err
     model = load_model(tmp_path / "model")
     assert model.acquisition == Degradation(axial_factor=2, attenuation=40.0, widening=0.5)
     assert model.parts.objective == "eps"
     again = ("--stage", "finetune", "--weights", "model", "--steps", "1", "--quiet", "--out", "fine")
-    status, _, err = run("0.tif", "--kind", "microdiffuse3d", *again)
+    status, _, err = train("0.tif", "--kind", "microdiffuse3d", *again)
     assert status == 0, err
     assert load_model(tmp_path / "fine").parts.objective == "eps"
-    status, _, err = run("0.tif", "--kind", "microdiffuse3d", *again[:-1], "other", "--axial-factor", "4")
-    assert "expected an axial factor among 1, 2, which model knows, got 4" in err
+    status, _, err = train("0.tif", "--kind", "microdiffuse3d", *again[:-1], "other", "--axial-factor", "4")
+    assert "expected an axial factor among 2, which model knows, got 4" in err
     assert (
         "expected --objective flow or eps, got 'x'"
-        in run("0.tif", "--kind", "microdiffuse3d", "--out", "m", "--objective", "x")[2]
+        in train("0.tif", "--kind", "microdiffuse3d", "--out", "m", "--objective", "x")[2]
     )

@@ -17,7 +17,6 @@ pytest.importorskip("safetensors", reason="needs the diffusion extra: safetensor
 from scipy.ndimage import gaussian_filter  # noqa: E402
 
 import tensorcell as tc  # noqa: E402
-from tensorcell import cli  # noqa: E402
 from tensorcell import prior_training as train_command  # noqa: E402
 from tensorcell.diffusion_guidance import batches, training  # noqa: E402
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig  # noqa: E402
@@ -39,21 +38,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(training, "VOLUME_CONFIG", SliceNetworkConfig(widths=(8,), blocks=1, dimensions=3))
     np.save(tmp_path / "one.npy", smooth(6, 24))
     np.save(tmp_path / "two.npy", smooth(9, 30, seed=1))
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run ``tensorcell train`` in a folder of its own: exit status, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["tensorcell", "train", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return call
 
 
 def names(folder: Path) -> list[str]:
@@ -79,9 +63,9 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
     monkeypatch.setattr(ProgressBar, "update", update)
 
 
-def test_a_prior_of_two_stacks(run: Any, tmp_path: Path) -> None:
+def test_a_prior_of_two_stacks(train: Any, tmp_path: Path) -> None:
     options = ("--axial-factor", "2", "--steps", "2", "--noise", "0", "--json")
-    status, out, err = run("one.npy", "two.npy", "--out", "prior", *options)
+    status, out, err = train("one.npy", "two.npy", "--out", "prior", *options)
     assert status == 0, err
     facts = json.loads(out)
     assert facts["inputs"] == ["one.npy", "two.npy"]
@@ -99,8 +83,8 @@ def test_a_prior_of_two_stacks(run: Any, tmp_path: Path) -> None:
     assert (prior.location, prior.scale) == (straight.location, straight.scale)
 
 
-def test_a_prior_of_volumes_and_its_summary(run: Any, tmp_path: Path) -> None:
-    status, out, err = run("two.npy", "--out", "prior", "--kind", "volume", "--minutes", "0.005", "--seed", "3")
+def test_a_prior_of_volumes_and_its_summary(train: Any, tmp_path: Path) -> None:
+    status, out, err = train("two.npy", "--out", "prior", "--kind", "volume", "--minutes", "0.005", "--seed", "3")
     assert status == 0, err
     assert "fitting a volume prior to 9 x 30 x 30: 0 s for about" in err
     assert "prior: volume prior for axial factor 1" in out
@@ -108,21 +92,21 @@ def test_a_prior_of_volumes_and_its_summary(run: Any, tmp_path: Path) -> None:
     assert VolumePrior.load(tmp_path / "prior").report["steps"] >= 1
 
 
-def test_quiet_says_nothing(run: Any) -> None:
-    assert run("one.npy", "--out", "prior", "--steps", "1", "--quiet") == (0, "", "")
+def test_quiet_says_nothing(train: Any) -> None:
+    assert train("one.npy", "--out", "prior", "--steps", "1", "--quiet") == (0, "", "")
 
 
-def test_frames_are_stacks_of_their_own(run: Any, tmp_path: Path) -> None:
+def test_frames_are_stacks_of_their_own(train: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "series.npy", np.stack([smooth(4, 20), smooth(4, 20, seed=2)]))
-    status, out, err = run("series.npy", "--axes", "TZYX", "--out", "prior", "--steps", "1", "--json")
+    status, out, err = train("series.npy", "--axes", "TZYX", "--out", "prior", "--steps", "1", "--json")
     assert status == 0, err
     assert json.loads(out)["inputs"] == ["series.npy T=0", "series.npy T=1"]
 
 
-def test_noise_is_told_from_the_data(run: Any, tmp_path: Path) -> None:
+def test_noise_is_told_from_the_data(train: Any, tmp_path: Path) -> None:
     noisy = smooth(12, 64) + np.random.default_rng(1).normal(0, 10, (12, 64, 64)).astype(np.float32)
     np.save(tmp_path / "noisy.npy", noisy)
-    status, out, err = run("noisy.npy", "--out", "prior", "--steps", "1", "--json")
+    status, out, err = train("noisy.npy", "--out", "prior", "--steps", "1", "--json")
     assert status == 0, err
     facts = json.loads(out)
     assert facts["noise"] == [estimate_noise(noisy).sigma]
@@ -130,19 +114,19 @@ def test_noise_is_told_from_the_data(run: Any, tmp_path: Path) -> None:
     assert facts["lowest_level"] == pytest.approx(1.1 * 2**0.5 * facts["noise"][0] / scale)
 
 
-def test_interrupted_and_gone_on_from(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_and_gone_on_from(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--axial-factor", "2", "--steps", "6", "--noise", "0", "--quiet")
-    assert run("one.npy", "--out", "straight", *options)[0] == 0
+    assert train("one.npy", "--out", "straight", *options)[0] == 0
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
-        status, out, err = run("one.npy", "--out", "prior", *options)
+        status, out, err = train("one.npy", "--out", "prior", *options)
     expected = "tensorcell: interrupted at step 3; the same command with --resume goes on from the state in prior.state"
     assert (status, out) == (130, "")
     assert err == f"{expected}\n"
     assert not (tmp_path / "prior").exists()
     assert sorted(path.name for path in (tmp_path / "prior.state").iterdir()) == sorted(train_command.STATE_FILES[:3])
 
-    status, _, err = run("one.npy", "--out", "prior", *options)
+    status, _, err = train("one.npy", "--out", "prior", *options)
     assert status == 2
     assert err.count("\n") == 1
     assert "an interrupted fit lies there; expected --resume to go on from it, or delete it" in err
@@ -152,36 +136,38 @@ def test_interrupted_and_gone_on_from(run: Any, tmp_path: Path, monkeypatch: pyt
         (("one.npy", "--axial-factor", "2", "--seed", "1"), "expected --seed 0 as in that fit, got 1"),
         (("one.npy", "--axial-factor", "2", "--kind", "volume"), "expected --kind lateral as in that fit, got volume"),
     ):
-        status, _, err = run(*other, "--steps", "6", "--out", "prior", "--resume")
+        status, _, err = train(*other, "--steps", "6", "--out", "prior", "--resume")
         assert (status, err.count("\n")) == (2, 1)
         assert message in err
 
-    status, _, err = run("one.npy", "--out", "prior", *options, "--resume")
+    status, _, err = train("one.npy", "--out", "prior", *options, "--resume")
     assert (status, err) == (0, "")
     assert not (tmp_path / "prior.state").exists()
     assert same(weights(tmp_path / "prior"), weights(tmp_path / "straight"))
 
 
-def test_interrupted_before_the_fit(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_before_the_fit(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "fit_lateral_prior", interrupted)
-    status, _, err = run("one.npy", "--out", "prior", "--steps", "2", "--quiet")
+    status, _, err = train("one.npy", "--out", "prior", "--steps", "2", "--quiet")
     assert status == 130
     assert err == "tensorcell: interrupted before the fit; nothing was written\n"
     assert names(tmp_path) == ["one.npy", "two.npy"]
 
 
-def test_an_earlier_prior_is_replaced_or_stays_whole(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_prior_is_replaced_or_stays_whole(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ("--out", "prior", "--noise", "0", "--quiet")
-    assert run("one.npy", "--steps", "1", *options)[0] == 0
+    assert train("one.npy", "--steps", "1", *options)[0] == 0
     first = weights(tmp_path / "prior")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 1)
-        assert run("two.npy", "--steps", "3", *options)[0] == 130
+        assert train("two.npy", "--steps", "3", *options)[0] == 130
     assert same(weights(tmp_path / "prior"), first)
-    assert run("two.npy", "--steps", "3", *options, "--resume")[0] == 0
+    assert train("two.npy", "--steps", "3", *options, "--resume")[0] == 0
     second = weights(tmp_path / "prior")
     assert not same(second, first)
 
@@ -195,7 +181,7 @@ def test_an_earlier_prior_is_replaced_or_stays_whole(run: Any, tmp_path: Path, m
         real(source, target)
 
     monkeypatch.setattr(train_command.os, "replace", fails)
-    status, _, err = run("one.npy", "--steps", "1", *options)
+    status, _, err = train("one.npy", "--steps", "1", *options)
     assert status == 2
     assert err == "tensorcell: prior: cannot be written: No space left on device\n"
     assert same(weights(tmp_path / "prior"), second)
@@ -203,14 +189,16 @@ def test_an_earlier_prior_is_replaced_or_stays_whole(run: Any, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("good_steps", [0, 30])
-def test_a_loss_that_is_not_finite(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good_steps: int) -> None:
+def test_a_loss_that_is_not_finite(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good_steps: int
+) -> None:
     real = training.TrainingState.advance
 
     def advance(self: Any, batch: Any, rate: float) -> float:
         return real(self, batch, rate) if self.step < good_steps else float("nan")
 
     monkeypatch.setattr(training.TrainingState, "advance", advance)
-    status, out, err = run("one.npy", "--out", "prior", "--steps", "60", "--quiet")
+    status, out, err = train("one.npy", "--out", "prior", "--steps", "60", "--quiet")
     if good_steps == 0:
         assert (status, out) == (2, "")
         assert err == "tensorcell: the loss must be finite, got nan at step 1\n"
@@ -248,7 +236,7 @@ def test_a_loss_that_is_not_finite(run: Any, tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_bad_input_is_one_line_and_loses_nothing(
-    run: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+    train: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     np.save(tmp_path / "colour.npy", np.stack([smooth(3, 16)] * 2))
     np.save(tmp_path / "thin.npy", smooth(6, 24)[:, :5])
@@ -259,7 +247,7 @@ def test_bad_input_is_one_line_and_loses_nothing(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / CONFIG).write_text('{"_class_name": "UNet2DModel"}')
     before = names(tmp_path)
-    status, out, err = run(*arguments)
+    status, out, err = train(*arguments)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
@@ -267,35 +255,35 @@ def test_bad_input_is_one_line_and_loses_nothing(
     assert not (tmp_path / "p.state").exists()
 
 
-def test_a_prior_with_something_else_beside_it_is_not_replaced(run: Any, tmp_path: Path) -> None:
+def test_a_prior_with_something_else_beside_it_is_not_replaced(train: Any, tmp_path: Path) -> None:
     LateralPrior(SliceNetwork(SliceNetworkConfig(widths=(8,), blocks=1))).save(tmp_path / "prior")
     (tmp_path / "prior" / "notes.txt").write_text("mine")
-    status, _, err = run("one.npy", "--out", "prior")
+    status, _, err = train("one.npy", "--out", "prior")
     assert status == 2
     assert "got a folder of something else" in err
 
 
-def test_an_empty_folder_becomes_the_prior(run: Any, tmp_path: Path) -> None:
+def test_an_empty_folder_becomes_the_prior(train: Any, tmp_path: Path) -> None:
     (tmp_path / "prior").mkdir()
-    assert run("one.npy", "--out", "prior", "--steps", "1", "--quiet")[0] == 0
+    assert train("one.npy", "--out", "prior", "--steps", "1", "--quiet")[0] == 0
     assert LateralPrior.load(tmp_path / "prior").report["steps"] == 1
 
 
-def test_a_broken_state_is_one_line(run: Any, tmp_path: Path) -> None:
+def test_a_broken_state_is_one_line(train: Any, tmp_path: Path) -> None:
     (tmp_path / "prior.state").mkdir()
     (tmp_path / "prior.state" / "training_state.json").write_text("{")
-    status, _, err = run("one.npy", "--out", "prior", "--steps", "2", "--resume", "--quiet")
+    status, _, err = train("one.npy", "--out", "prior", "--steps", "2", "--resume", "--quiet")
     assert status == 2
     assert err.count("\n") == 1
     assert "training_state.json: expected JSON, got something else" in err
 
 
-def test_without_torch(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("tensorcell.diffusion_guidance")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(tc, "diffusion_guidance", raising=False)
-    status, out, err = run("one.npy", "--out", "prior")
+    status, out, err = train("one.npy", "--out", "prior")
     assert (status, out) == (2, "")
     assert err == 'tensorcell: expected torch for priors (pip install "tensorcell[diffusion]"), found none\n'
 

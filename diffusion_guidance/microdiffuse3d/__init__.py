@@ -10,12 +10,13 @@ refinement decoder turns that latent and the low-resolution volume into intensit
 - ``transformer``: its blocks
 - ``model``: the whole network
 - ``refinement``: the decoder
+- ``first_estimate``: a regression that flow and decoder begin with
 - ``published``: the authors' checkpoints
 - ``autoencoder``: the latent space of slices
 - ``images``: features of slices by a frozen image encoder
 - ``degradation``: what fast acquisitions make of a volume
 - ``data``: examples to train with: simulated, masked or paired
-- ``objective``, ``training``: losses, and fits of the three networks
+- ``objective``, ``training``: losses, and fits of the networks
 - ``restoration``: samples of restored volumes
 - ``consistency``: restored volumes brought into agreement with the measurement
 - ``calibration``: errors at examples that were held out
@@ -34,6 +35,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import load_model, 
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
 from tensorcell.diffusion_guidance.microdiffuse3d.data import masked, mixed, paired, simulated
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
+from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import FirstEstimate
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
@@ -49,11 +51,13 @@ from tensorcell.diffusion_guidance.microdiffuse3d.training import (
     fit_autoencoder,
     fit_decoder,
     fit_few_steps,
+    fit_first_estimate,
     fit_network,
 )
 
 __all__ = [
     "Degradation",
+    "FirstEstimate",
     "ImageEncoder",
     "MicroDiffuse3D",
     "MicroDiffuse3DConfig",
@@ -67,6 +71,7 @@ __all__ = [
     "fit_autoencoder",
     "fit_decoder",
     "fit_few_steps",
+    "fit_first_estimate",
     "fit_network",
     "load_model",
     "masked",

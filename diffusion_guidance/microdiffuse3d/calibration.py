@@ -155,8 +155,9 @@ def held_out(
         found.append(restore(example, generator))
         truth = example.truth.numpy()
         truths.append(truth.ravel())
-        ratio = example.truth.shape[2] // example.volume.shape[2]
-        straight.append(matched(along_z(example.volume, ratio).numpy(), truth).ravel())
+        depth, planes = example.truth.shape[2], example.volume.shape[2]
+        between = along_z(example.volume, -(-depth // planes))[:, :, :depth]
+        straight.append(matched(between.numpy(), truth).ravel())
     true, linear = np.concatenate(truths).astype(np.float64), np.concatenate(straight)
     mean, spread, single = (
         np.concatenate([np.ravel(getattr(each, name)) for each in found]).astype(np.float64)

@@ -6,6 +6,7 @@ file                     contents
 microdiffuse3d.json      sizes of the networks, the objective, the acquisition, errors held out
 network.safetensors      weights of the network
 decoder.safetensors      weights of the refinement decoder, where there is one
+estimate.safetensors     weights of the first estimate, where there is one
 vae/                     the autoencoder, as diffusers writes it
 =======================  ======================================================================
 """
@@ -24,16 +25,18 @@ from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoen
 from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, Widths
 from tensorcell.diffusion_guidance.microdiffuse3d.config import MicroDiffuse3DConfig
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
+from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import FirstEstimate
 from tensorcell.diffusion_guidance.microdiffuse3d.likeness import Likeness
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import path_of
 from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
-from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, check_parts
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, check_parts, known_factors
 from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model
 from tensorcell.diffusion_guidance.priors import read_json, read_safetensors, write_json, write_weights
 
-CONFIG, NETWORK, DECODER, AUTOENCODER = "microdiffuse3d.json", "network.safetensors", "decoder.safetensors", "vae"
+CONFIG, NETWORK, DECODER = "microdiffuse3d.json", "network.safetensors", "decoder.safetensors"
+ESTIMATE, AUTOENCODER = "estimate.safetensors", "vae"
 """Names in the folder."""
 
 
@@ -63,12 +66,15 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
         write_weights(parts.network.state_dict(), part / NETWORK)
         if parts.decoder is not None:
             write_weights(parts.decoder.state_dict(), part / DECODER)
+        if parts.estimate is not None:
+            write_weights(parts.estimate.state_dict(), part / ESTIMATE)
         parts.autoencoder.save(part / AUTOENCODER)
         content = {
             "_class_name": MicroDiffuse3D.__name__,
             "network": asdict(parts.network.config),
             "objective": parts.objective,
             "decoder": None if parts.decoder is None else parts.decoder.sizes,
+            "estimate": None if parts.estimate is None else parts.estimate.sizes,
             "acquisition": finite(asdict(model.acquisition)),
             "held_out": None if model.held_out is None else asdict(model.held_out),
             "likeness": None if model.likeness is None else asdict(model.likeness),
@@ -99,24 +105,25 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
         with torch.device("meta"):
             network = MicroDiffuse3D(made(MicroDiffuse3DConfig, content["network"]))
             decoder = None if content["decoder"] is None else RefinementDecoder(**content["decoder"])
+            estimate = None if content.get("estimate") is None else FirstEstimate(**content["estimate"])
         acquisition = made(Degradation, content["acquisition"])
         likeness = None if content["likeness"] is None else made(Likeness, content["likeness"])
         errors = None if content["held_out"] is None else held_out_of(content["held_out"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{given / CONFIG}: does not describe networks: {said}") from error
-    for module, name in ((network, NETWORK), (decoder, DECODER)):
+    for module, name in ((network, NETWORK), (decoder, DECODER), (estimate, ESTIMATE)):
         if module is not None:
             try:
                 read_weights(module, read_safetensors(given / name), str)
             except ValueError as error:
                 raise ValueError(str(error) if name in str(error) else f"{given / name}: {error}") from error
             module.eval()
-    parts = Parts(network, SliceAutoencoder.load(given / AUTOENCODER), decoder, content["objective"])
+    parts = Parts(network, SliceAutoencoder.load(given / AUTOENCODER), decoder, content["objective"], estimate)
     check_parts(parts)
-    if acquisition.axial_factor not in network.config.depth_ratios:
+    if acquisition.axial_factor not in known_factors(parts):
         raise ValueError(
-            f"{given / CONFIG}: expected an axial factor among the depth ratios {network.config.depth_ratios}, "
+            f"{given / CONFIG}: expected an axial factor among the depth ratios {known_factors(parts)}, "
             f"got {acquisition.axial_factor}"
         )
     return Model(parts=parts, acquisition=acquisition, held_out=errors, likeness=likeness)

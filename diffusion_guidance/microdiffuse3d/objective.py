@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from torch import Tensor
 from torch.nn import functional
 
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Example
 from tensorcell.diffusion_guidance.microdiffuse3d.images import alignment_loss
 from tensorcell.diffusion_guidance.paths import Path, linear_flow, variance_preserving
 
@@ -70,6 +71,11 @@ class PixelBatch(NamedTuple):
     """``(B, C, D, h, w)``."""
     truth: Tensor
     """``(B, 1, D, H, W)``."""
+
+
+def estimate_loss(estimate: Any, batch: Example) -> Tensor:
+    """Mean squared error of the first estimate, which is least for the mean of what may lie behind a scan."""
+    return functional.mse_loss(estimate(batch.volume), batch.truth)
 
 
 def pixel_loss(decoder: Any, batch: PixelBatch) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from tensorcell.diffusion_guidance.microdiffuse3d.config import check_sizes
 from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights, refinement_key
+from tensorcell.diffusion_guidance.networks import set_zero
 
 REDUCTION = 8
 """Channels per feature of the channel attention."""
@@ -82,6 +83,8 @@ class RefinementDecoder(nn.Module):
         Features at full resolution.
     groups, blocks : int
         Residual groups, and blocks in each.
+    residual : bool
+        Whether the volume is added to what is found, which is 0 before the fit: for a volume that is an estimate.
 
     Examples
     --------
@@ -91,8 +94,9 @@ class RefinementDecoder(nn.Module):
     """
 
     def __init__(
-        self, *, latent_channels: int = 4, latent_scale: int = 8, channels: int = 32, groups: int = 5, blocks: int = 5
-    ) -> None:
+        self, *, latent_channels: int = 4, latent_scale: int = 8, channels: int = 32, groups: int = 5, blocks: int = 5,
+        residual: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         for name, size in (("latent_channels", latent_channels), ("latent_scale", latent_scale),
                            ("channels", channels), ("groups", groups), ("blocks", blocks)):  # fmt: skip
@@ -102,12 +106,15 @@ class RefinementDecoder(nn.Module):
             raise ValueError(f"latent_scale must be a power of two, got {latent_scale}")
         self.sizes = {
             "latent_channels": latent_channels, "latent_scale": latent_scale, "channels": channels,
-            "groups": groups, "blocks": blocks,
+            "groups": groups, "blocks": blocks, "residual": residual,
         }  # fmt: skip
         self.up = nn.Sequential(*(Doubling(channels if n else latent_channels, channels) for n in range(doublings)))
         self.first = convolution((channels if doublings else latent_channels) + 1, channels)
         self.groups = nn.Sequential(*(ResidualGroup(channels, blocks) for _ in range(groups)))
         self.after, self.last = convolution(channels, channels), convolution(channels, 1)
+        self.residual = residual
+        if residual:
+            set_zero(self.last)
 
     def forward(self, volume: Tensor, latent: Tensor) -> Tensor:
         """Decode.
@@ -135,7 +142,7 @@ class RefinementDecoder(nn.Module):
         measured = functional.interpolate(volume, size=features.shape[2:], mode="trilinear", align_corners=False)
         start = self.first(torch.cat([features, measured], dim=1))
         found: Tensor = self.last(start + self.after(self.groups(start)))
-        return found
+        return measured + found if self.residual else found
 
     @staticmethod
     def from_published(

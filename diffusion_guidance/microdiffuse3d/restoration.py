@@ -12,6 +12,7 @@ from torch.nn import functional
 from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
 from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition
+from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import MULTIPLE, FirstEstimate
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import Objective, path_of
@@ -38,6 +39,8 @@ class Parts(NamedTuple):
     decoder: RefinementDecoder | None = None
     """Without it, the autoencoder decodes."""
     objective: Objective = "flow"
+    estimate: FirstEstimate | None = None
+    """Network and decoder are told its estimate in place of the measured planes."""
 
 
 class Restored(NamedTuple):
@@ -49,6 +52,14 @@ class Restored(NamedTuple):
     """Standard deviation of the samples; 0 where there is one."""
     samples: Tensor
     """``(K, 1, D, H, W)``."""
+
+
+def known_factors(parts: Parts) -> tuple[int, ...]:
+    """The axial factors that networks restore."""
+    ratios = parts.network.config.depth_ratios
+    if parts.estimate is None:
+        return ratios
+    return (parts.estimate.axial_factor,) if 1 in ratios else ()
 
 
 def check_parts(parts: Parts) -> None:
@@ -130,7 +141,14 @@ def restored(
     path = path_of(parts.objective)
     with torch.inference_mode():
         whole = padded(volume, network.config.stride)
-        ratio = planes // volume.shape[1]
+        if parts.estimate is not None:
+            if planes != parts.estimate.axial_factor * whole.shape[1]:
+                raise ValueError(
+                    f"expected {parts.estimate.axial_factor} planes per plane measured, which the first estimate was "
+                    f"fitted to, got {planes} from {whole.shape[1]}"
+                )
+            whole = first_estimate(whole, parts.estimate, tile, overlap)
+        ratio = planes // whole.shape[1]
         conditions: dict[tuple[int, ...], tuple[Condition, Tensor | None]] = {}
 
         def denoise_at(place: tuple[slice, ...]) -> Denoiser:
@@ -158,6 +176,24 @@ def restored(
         decoded = torch.cat([_decoded(one[None], whole[None], parts) for one in latent])
     decoded = decoded[..., : volume.shape[2], : volume.shape[3]]
     return Restored(decoded.mean(dim=0), decoded.std(dim=0, correction=0), decoded)
+
+
+def first_estimate(
+    volume: Tensor, estimate: FirstEstimate, tile: tuple[int, int, int], overlap: tuple[int, int, int]
+) -> Tensor:
+    """The first estimate ``(1, D, H, W)`` of measured planes ``(1, d, H, W)``, in tiles of at most this size."""
+    ratio = estimate.axial_factor
+    units = ratio, MULTIPLE, MULTIPLE
+    sizes, shared = (
+        tuple(size // unit * unit for size, unit in zip(each, units, strict=True)) for each in (tile, overlap)
+    )
+
+    def estimate_at(place: tuple[slice, ...]) -> Denoiser:
+        part = volume[:, measured_by(place[0], ratio), place[1], place[2]]
+        return lambda x, level: estimate.of_all_orientations(part[None])
+
+    whole = volume.new_zeros((1, 1, ratio * volume.shape[1], *volume.shape[2:]))
+    return tiled_at(estimate_at, sizes, shared, units)(whole, 0.0)[0]
 
 
 def of_low_rank(denoise: Denoiser) -> Denoiser:

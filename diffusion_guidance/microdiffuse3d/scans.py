@@ -73,7 +73,7 @@ class Sampling:
     """How samples are drawn."""
 
     samples: int = 8
-    steps: int = 20
+    steps: int = 8
     order: int = 1
     method: Any = "ode"
     consistent: bool = True
@@ -154,7 +154,7 @@ def calibrated_model(
 
     acquisition = model.acquisition
     factor, generator = acquisition.lateral_factor, torch.Generator().manual_seed(seed)
-    drawn = [data.held(1, generator) for _ in range(examples)]
+    drawn = [_without_beyond(data.held(1, generator)) for _ in range(examples)]
     noise = estimate_noise(torch.cat([pixels_of(each.volume, factor)[0, 0] for each in drawn]).numpy())
 
     def restore(example: Example, generator: torch.Generator) -> RestoredExample:
@@ -163,14 +163,21 @@ def calibrated_model(
         variance = torch.from_numpy(np.asarray(noise.variance(around), np.float32))
         found = _restored(measured, variance, replace(model, held_out=None), sampling, generator, None)
         true = scale_of(example.truth, measured, acquisition)  # as the truth is to be put into the scan's unit
+        depth = example.truth.shape[2]
         mean, single = (
-            (found.scale.slope * each + found.scale.offset - true.offset) / true.slope
+            (found.scale.slope * each[:depth] + found.scale.offset - true.offset) / true.slope
             for each in (found.mean, found.samples[0])
         )
-        return RestoredExample(mean, found.width, single, found.misfit)
+        return RestoredExample(mean, found.width[:depth], single, found.misfit)
 
     errors = held_out(restore, drawn, samples=sampling.samples, steps=sampling.steps, seed=seed, **options)
     return replace(model, held_out=errors, likeness=Likeness.of(data.train, factor, seed=seed))
+
+
+def _without_beyond(example: Example) -> Example:
+    """The example without the planes after the last measured one, which no stack has, and which are hardest to tell."""
+    factor = example.truth.shape[2] // example.volume.shape[2]
+    return Example(example.volume, example.truth[:, :, : factor * (example.volume.shape[2] - 1) + 1])
 
 
 class _Found(NamedTuple):

@@ -1,4 +1,4 @@
-"""Fits of the autoencoder, the network and the decoder to volumes."""
+"""Fits of the autoencoder, the first estimate, the network and the decoder to volumes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from tensorcell.diffusion_guidance.compute import Compute, process
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
-from tensorcell.diffusion_guidance.microdiffuse3d.data import Pieces, Source, Sources, normalised, split
+from tensorcell.diffusion_guidance.microdiffuse3d.data import Example, Pieces, Source, Sources, normalised, split
+from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import FirstEstimate
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import (
     FlowBatch,
     Objective,
     PixelBatch,
+    estimate_loss,
     pixel_loss,
     prediction_loss,
 )
@@ -38,6 +40,9 @@ UNTOLD = 0.1
 
 SLICE_BATCH = 16
 """Slices in a batch of the autoencoder."""
+
+DECODED_STEPS = 4
+"""Steps to the latents that the decoder is fitted to."""
 
 
 class Fit(NamedTuple):
@@ -86,9 +91,36 @@ def fit_autoencoder(
     return fit
 
 
+def fit_first_estimate(
+    data: Sources, estimate: FirstEstimate, *, batch: int = 2, seed: int = 0, resume: str | Path | None = None,
+    **budget: Any,
+) -> Fit:  # fmt: skip
+    """Fit the first estimate, by its mean squared error.
+
+    The arguments are those of :func:`fit_network`.
+    """
+
+    def draw(generator: torch.Generator, source: Source = data.train) -> Example:
+        return source(batch, generator)
+
+    return run_fit(
+        estimate, estimate_loss, draw, lambda g: draw(g, data.held), {"estimate": estimate.sizes}, seed, resume, budget
+    )
+
+
+def estimated(volume: Tensor, estimate: FirstEstimate | None) -> Tensor:
+    """What flow and decoder are told of the measured planes: these, or the first estimate."""
+    if estimate is None:
+        return volume
+    with torch.no_grad():
+        found: Tensor = estimate(volume)
+    return found
+
+
 def fit_network(
     data: Sources, network: MicroDiffuse3D, autoencoder: SliceAutoencoder, *, images: ImageEncoder | None = None,
-    batch: int = 2, objective: Objective = "flow", seed: int = 0, resume: str | Path | None = None, **budget: Any,
+    estimate: FirstEstimate | None = None, batch: int = 2, objective: Objective = "flow", seed: int = 0,
+    resume: str | Path | None = None, **budget: Any,
 ) -> Fit:  # fmt: skip
     """Fit the network to restore low-resolution volumes.
 
@@ -103,6 +135,8 @@ def fit_network(
     images : ImageEncoder, optional
         Frozen. The network is told its features of the low-resolution slices (in nine of ten batches, so that it works
         without, too) if it was built for them; its tokens are aligned with those of the truth if it has a projector.
+    estimate : FirstEstimate, optional
+        Frozen. The network is told its estimate in place of the low-resolution volume.
     batch : int
         Examples in a batch.
     objective : {"flow", "eps"}
@@ -110,15 +144,16 @@ def fit_network(
         As for :func:`fit_autoencoder`.
     """
 
-    device = device_of(budget, autoencoder, images)
+    device = device_of(budget, autoencoder, images, estimate)
 
     def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
         volume, truth = source(batch, generator)
+        volume = estimated(volume.to(device), estimate)
         with torch.no_grad():
             latent = autoencoder.encode(truth.to(device)).drawn(generator)
         noise = torch.randn(latent.shape, generator=generator)
         time, dropped = torch.rand(batch, generator=generator), bool(torch.rand((), generator=generator) < UNTOLD)
-        told = images(volume.to(device)) if images is not None and network.images is not None and not dropped else None
+        told = images(volume) if images is not None and network.images is not None and not dropped else None
         aligned = images(truth.to(device)) if images is not None and network.alignment is not None else None
         return FlowBatch(latent, noise, time, volume, told, aligned)
 
@@ -130,8 +165,8 @@ def fit_network(
 
 
 def fit_few_steps(
-    data: Sources, network: MicroDiffuse3D, autoencoder: SliceAutoencoder, *, teacher_steps: int = 20, batch: int = 2,
-    seed: int = 0, resume: str | Path | None = None, **budget: Any,
+    data: Sources, network: MicroDiffuse3D, autoencoder: SliceAutoencoder, *, estimate: FirstEstimate | None = None,
+    teacher_steps: int = 20, batch: int = 2, seed: int = 0, resume: str | Path | None = None, **budget: Any,
 ) -> Fit:  # fmt: skip
     """Fit a network that restores in few steps what `network` restores in many.
 
@@ -144,24 +179,29 @@ def fit_few_steps(
         The teacher, of objective "flow". It is not changed.
     teacher_steps : int
         Of Euler's method.
-    data, autoencoder, batch, seed, resume, budget
+    data, autoencoder, estimate, batch, seed, resume, budget
         As for :func:`fit_network`.
     """
     teacher = deepcopy(network).eval().requires_grad_(False)
-    device = device_of(budget, autoencoder, teacher)
+    device = device_of(budget, autoencoder, teacher, estimate)
 
     def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
         volume, truth = source(batch, generator)
-        scale = autoencoder.scale
-        shape = batch, truth.shape[2], autoencoder.channels, truth.shape[3] // scale, truth.shape[4] // scale
-        noise = torch.randn(shape, generator=generator)
-        latent = flow_endpoint(teacher, noise.to(device), volume.to(device), teacher_steps)
+        volume, noise = estimated(volume.to(device), estimate), noise_of(truth, autoencoder, generator)
+        latent = flow_endpoint(teacher, noise.to(device), volume, teacher_steps)
         return FlowBatch(latent, noise, torch.rand(batch, generator=generator), volume)
 
     configuration = {"network": asdict(network.config), "teacher_steps": teacher_steps}
     return run_fit(
         deepcopy(network), prediction_loss, draw, lambda g: draw(g, data.held), configuration, seed, resume, budget
     )
+
+
+def noise_of(truth: Tensor, autoencoder: SliceAutoencoder, generator: torch.Generator) -> Tensor:
+    """Noise of the shape of the latents of volumes, ``(B, D, C, h, w)``."""
+    batch, _, depth, *sides = truth.shape
+    height, width = (side // autoencoder.scale for side in sides)
+    return torch.randn((batch, depth, autoencoder.channels, height, width), generator=generator)
 
 
 @torch.no_grad()
@@ -175,21 +215,32 @@ def flow_endpoint(network: MicroDiffuse3D, noise: Tensor, volume: Tensor, steps:
 
 
 def fit_decoder(
-    data: Sources, decoder: RefinementDecoder, autoencoder: SliceAutoencoder, *, batch: int = 2, seed: int = 0,
+    data: Sources, decoder: RefinementDecoder, autoencoder: SliceAutoencoder, *,
+    network: MicroDiffuse3D | None = None, estimate: FirstEstimate | None = None, batch: int = 2, seed: int = 0,
     resume: str | Path | None = None, **budget: Any,
 ) -> Fit:  # fmt: skip
-    """Fit the refinement decoder to latents of the truth and low-resolution volumes; chosen at held-out examples.
+    """Fit the refinement decoder; chosen at held-out examples.
 
-    The arguments are those of :func:`fit_network`.
+    Parameters
+    ----------
+    network : MicroDiffuse3D, optional
+        Frozen, of objective "flow". The decoder is shown the latents to which it leads, as when a scan is restored:
+        with those of the truth, the default, it would trust them too far.
+    data, autoencoder, estimate, batch, seed, resume, budget
+        As for :func:`fit_network`.
     """
-
-    device = device_of(budget, autoencoder)
+    device = device_of(budget, autoencoder, network, estimate)
 
     def draw(generator: torch.Generator, source: Source = data.train) -> PixelBatch:
         volume, truth = source(batch, generator)
+        volume = estimated(volume.to(device), estimate)
         with torch.no_grad():
-            latent = autoencoder.encode(truth.to(device)).drawn(generator).transpose(1, 2)
-        return PixelBatch(volume, latent, truth)
+            if network is None:
+                latent = autoencoder.encode(truth.to(device)).drawn(generator)
+            else:
+                noise = noise_of(truth, autoencoder, generator)
+                latent = flow_endpoint(network, noise.to(device), volume, DECODED_STEPS)
+        return PixelBatch(volume, latent.transpose(1, 2), truth)
 
     return run_fit(
         decoder, pixel_loss, draw, lambda g: draw(g, data.held), {"decoder": str(decoder)}, seed, resume, budget

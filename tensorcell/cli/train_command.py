@@ -65,6 +65,13 @@ def train(
         list[str] | None,
         typer.Option(help="Low-resolution scan of each IN, in their order.", rich_help_panel=NETWORKS),
     ] = None,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            help="Register each scan of --low first: shift, or similarity (also turned and scaled within planes).",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
     lateral_factor: Annotated[
         int | None, typer.Option(help="f: measured pixels are f x f pixels of IN.", rich_help_panel=NETWORKS)
     ] = None,
@@ -101,6 +108,14 @@ def train(
         float | None,
         typer.Option(help="Share of the batches that fill masked blocks of pixels.", rich_help_panel=NETWORKS),
     ] = None,
+    first_estimate: Annotated[
+        bool | None,
+        typer.Option(
+            "--first-estimate/--no-first-estimate",
+            help="Whether a regression estimates the volume first (default: yes; never with --masked).",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Pieces in a batch; default 2.", rich_help_panel=NETWORKS)] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.", rich_help_panel=NETWORKS)] = None,
     precision: Annotated[
@@ -122,10 +137,10 @@ def train(
     sigma = None if noise == "auto" else numbers_of(noise, "--noise", 1)[0]
     for_networks = {
         "stage": stage, "size": size, "weights": weights, "vae": vae, "images": images,
-        "low": tuple(low) if low else None, "lateral_factor": lateral_factor,
+        "low": tuple(low) if low else None, "register": register, "lateral_factor": lateral_factor,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3), "photons": photons,
         "read_noise": read_noise, "attenuation": attenuation, "widening": widening, "objective": objective,
-        "masked": masked, "batch": batch,
+        "masked": masked, "first_estimate": first_estimate, "batch": batch,
         "device": device, "precision": precision, "recompute": recompute or None,
     }  # fmt: skip
     given = {name: value for name, value in for_networks.items() if value is not None}

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tensorcell import prior_training
 from tensorcell.defect_notes import checked_psf
 from tensorcell.errors import InputError
 from tensorcell.network_training.losses import LOSSES
+
+Transform = Literal["shift", "similarity"]
+"""Of registration, as in :func:`tensorcell.pairs.register`."""
 
 STAGES = ("all", "vae", "pretrain", "finetune", "decoder", "distil")
 
@@ -29,6 +32,8 @@ class ModelRequest:
     vae: Path | None = None
     images: Path | None = None
     low: tuple[str, ...] = ()
+    register: Transform | None = None
+    """What lies between the scans and the volumes; None: nothing."""
     axial_factor: int = 1
     lateral_factor: int = 1
     psf_fwhm: tuple[float, float, float] | None = None
@@ -38,6 +43,7 @@ class ModelRequest:
     widening: float = 0.0
     objective: str = "flow"
     masked: float = 0.0
+    first_estimate: bool = True
     batch: int = 2
     device: str = "auto"
     precision: str = "float32"
@@ -69,6 +75,8 @@ class ModelRequest:
             "widening",
             "objective",
             "masked",
+            "register",
+            "first_estimate",
             "batch",
             "seed",
         )
@@ -100,6 +108,10 @@ def check_request(request: ModelRequest) -> None:
         raise InputError(f"expected {wanted} --weights for stage {request.stage}, got {request.weights or 'none'}")
     if request.low and len(request.low) != len(request.sources):
         raise InputError(f"expected one --low for each IN, got {len(request.low)} for {len(request.sources)}")
+    if request.register not in (None, *get_args(Transform)):
+        raise InputError(f"expected --register {' or '.join(get_args(Transform))}, got {request.register!r}")
+    if request.register is not None and not request.low:
+        raise InputError("expected --low scans to register, got none")
     if not 0 <= request.masked < 1:
         raise InputError(f"expected --masked from 0 to below 1, got {request.masked:g}")
     for name, value in (("--lateral-factor", request.lateral_factor), ("--batch", request.batch)):

@@ -22,10 +22,21 @@ from tensorcell.progress import ProgressBar
 from tensorcell.solvers import IterationRecord
 
 if TYPE_CHECKING:
-    from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Model, Sampling, SliceAutoencoder
+    from tensorcell.diffusion_guidance.microdiffuse3d import (
+        Degradation,
+        Model,
+        Sampling,
+        SliceAutoencoder,
+    )
 
-SHARES = {"vae": 0.2, "pretrain": 0.5, "finetune": 1.0, "distil": 1.0, "decoder": 0.2}
+SHARES = {"vae": 0.1, "estimate": 0.45, "pretrain": 0.2, "decoder": 0.15}
 """Shares of the time that the stages of ``all`` get; what is left is for the calibration."""
+
+WITHOUT_ESTIMATE = {"vae": 0.2, "pretrain": 0.5, "decoder": 0.2}
+"""The same where there is no first estimate."""
+
+FINETUNED = {"estimate": 0.5, "finetune": 0.5}
+"""Shares where networks with a first estimate are finetuned."""
 
 MINUTES = 20.0
 """Minutes for ``all`` if neither the time nor the number of steps is given."""
@@ -44,6 +55,9 @@ DISTILLED_STEPS = 4
 
 SAMPLING: Sampling | None = None
 """How they are restored; None: as by default."""
+
+ESTIMATES = {"tiny": {"channels": 64, "blocks": 4}, "small": {"channels": 96, "blocks": 6}}
+"""Sizes of the first estimates; for larger networks that of ``small``."""
 
 PIECE = (16, 64, 64)
 """Shape of the pieces of volumes that networks are fitted to, at most."""
@@ -159,12 +173,12 @@ class Run:
 
         self.check_ratios()
         autoencoder, request, data = self.vae(), self.request, self.data()
-        network = self.network(data, autoencoder)
+        estimate = self.first_estimate(data)
+        network = self.network(data, autoencoder, estimate)
         decoder = None if self.began is None else self.began.parts.decoder
         if request.stage in ("all", "decoder"):
-            decoder = self.decoder(data, autoencoder)
-        objective: Any = request.objective if self.began is None else self.began.parts.objective
-        parts = Parts(network, autoencoder, decoder, objective)
+            decoder = self.decoder(data, autoencoder, network, estimate)
+        parts = Parts(network, autoencoder, decoder, self.objective, estimate)
         model = Model(parts=parts, acquisition=self.acquisition, images=self.images())
         if not self.writes:
             return model
@@ -189,7 +203,10 @@ class Run:
 
     def check_ratios(self) -> None:
         """Raise `InputError` where the networks to begin with do not know the ratio of planes."""
-        known, factor = self.config().depth_ratios, self.acquisition.axial_factor
+        from tensorcell.diffusion_guidance.microdiffuse3d.restoration import known_factors
+
+        known = self.config().depth_ratios if self.began is None else known_factors(self.began.parts)
+        factor = self.acquisition.axial_factor
         wanted = {factor, 1} if self.request.masked else {factor}
         if not wanted <= set(known):
             raise InputError(
@@ -253,10 +270,37 @@ class Run:
             found.append(size)
         return found[0], found[1], found[2]
 
-    def network(self, data: Any, autoencoder: SliceAutoencoder) -> Any:
+    def first_estimate(self, data: Any) -> Any:
+        """The first estimate, fitted where the stage is one of its own; None for networks that do without."""
+        from tensorcell.diffusion_guidance.microdiffuse3d import FirstEstimate, fit_first_estimate
+
+        if not self.has_estimate:
+            return None
+        request = self.request
+        sizes = ESTIMATES.get(request.size, ESTIMATES["small"])
+        new: Any = (
+            self.seeded(lambda: FirstEstimate(axial_factor=self.acquisition.axial_factor, **sizes))
+            if self.began is None
+            else self.began.parts.estimate
+        )
+        if request.stage not in ("all", "finetune"):
+            return new
+        return self.fitted_or_done(
+            "estimate", new, lambda budget: fit_first_estimate(data, new, batch=request.batch, **budget)
+        )
+
+    @property
+    def has_estimate(self) -> bool:
+        """Whether a first estimate is fitted or was: networks that are shown masked blocks do without."""
+        if self.began is not None:
+            return self.began.parts.estimate is not None
+        return self.request.stage == "all" and self.request.first_estimate and not self.request.masked
+
+    def network(self, data: Any, autoencoder: SliceAutoencoder, estimate: Any) -> Any:
         """The network, fitted where the stage is one of its own."""
         from tensorcell.diffusion_guidance.microdiffuse3d import MicroDiffuse3D, fit_few_steps, fit_network
 
+        told: dict[str, Any] = {"estimate": estimate, "batch": self.request.batch}
         if self.request.stage == "decoder" and self.began is not None:
             return self.began.parts.network
         if self.request.stage == "distil" and self.began is not None:
@@ -264,38 +308,51 @@ class Run:
             return self.fitted_or_done(
                 "distil",
                 MicroDiffuse3D(teacher.config),
-                lambda budget: fit_few_steps(data, teacher, autoencoder, batch=self.request.batch, **budget),
+                lambda budget: fit_few_steps(data, teacher, autoencoder, **told, **budget),
             )
         new = MicroDiffuse3D.new(self.config(), seed=self.request.seed)
         if self.began is not None:
             new = self.began.parts.network
-        objective: Any = self.request.objective if self.began is None else self.began.parts.objective
+        told |= {"images": self.images(), "objective": self.objective}
         new.transformer.recomputed = self.request.recompute
         stage = "finetune" if self.request.stage == "finetune" else "pretrain"
-        return self.fitted_or_done(
-            stage,
-            new,
-            lambda budget: fit_network(
-                data, new, autoencoder, images=self.images(), batch=self.request.batch, objective=objective, **budget
-            ),
-        )
+        return self.fitted_or_done(stage, new, lambda budget: fit_network(data, new, autoencoder, **told, **budget))
 
-    def decoder(self, data: Any, autoencoder: SliceAutoencoder) -> Any:
+    def decoder(self, data: Any, autoencoder: SliceAutoencoder, network: Any, estimate: Any) -> Any:
         """The refinement decoder, fitted."""
-        import torch
-
         from tensorcell.diffusion_guidance.microdiffuse3d import RefinementDecoder, fit_decoder
 
         if self.began is not None and self.began.parts.decoder is not None:
             new = self.began.parts.decoder
         else:
             sizes = DECODERS.get(self.request.size, {})
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.request.seed)
-                new = RefinementDecoder(latent_channels=autoencoder.channels, latent_scale=autoencoder.scale, **sizes)
-        return self.fitted_or_done(
-            "decoder", new, lambda budget: fit_decoder(data, new, autoencoder, batch=self.request.batch, **budget)
-        )
+            latent = {"latent_channels": autoencoder.channels, "latent_scale": autoencoder.scale}
+            residual = estimate is not None
+            new = self.seeded(lambda: RefinementDecoder(**latent, **sizes, residual=residual))
+        told: dict[str, Any] = {"estimate": estimate, "batch": self.request.batch}
+        if self.objective == "flow":
+            told |= {"network": network}
+        return self.fitted_or_done("decoder", new, lambda budget: fit_decoder(data, new, autoencoder, **told, **budget))
+
+    @property
+    def objective(self) -> Any:
+        """That of the networks to begin with, or the one asked for."""
+        return self.request.objective if self.began is None else self.began.parts.objective
+
+    def seeded(self, make: Callable[[], Any]) -> Any:
+        """A new network with weights from the seed; torch's global generator is left as it is."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.request.seed)
+            return make()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of the time that the stages of this command get; those that are not named get all."""
+        if self.request.stage == "all":
+            return SHARES if self.has_estimate else WITHOUT_ESTIMATE
+        return FINETUNED if self.request.stage == "finetune" and self.has_estimate else {}
 
     @staticmethod
     def network_of(result: Any) -> Any:
@@ -324,7 +381,7 @@ class Run:
         request, folder = self.request, self.request.state / stage
         going_on = request.resume and (folder / "training_state.json").is_file()
         if share is None:
-            share = SHARES[stage] if request.stage == "all" else 1.0
+            share = self.shares.get(stage, 1.0)
         done = resumed_at(folder) if going_on else 0
         with LossTable(request.state / LOSSES, stage, done) if self.writes else nullcontext() as table:
 

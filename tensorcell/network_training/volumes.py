@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,11 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.files import read, split_path
 from tensorcell.finer_pixels import enlarged
-from tensorcell.network_training.request import ModelRequest
+from tensorcell.network_training.request import ModelRequest, Transform
 from tensorcell.volume import stacks
+
+if TYPE_CHECKING:
+    from tensorcell.pairs import Registered
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,12 +49,48 @@ def read_volumes(request: ModelRequest) -> Volumes:
             scans = complete_stacks(request.low[number], request.axes)[0] if request.low else []
         if scans and len(scans) != len(found):
             raise InputError(f"{source}: expected a scan for each of {len(found)} volumes, got {len(scans)}")
-        names += [f"{source} {n}" if len(found) > 1 else source for n in range(len(found))]
+        named = [f"{source} {n}" if len(found) > 1 else source for n in range(len(found))]
+        if request.register is not None and scans:
+            pairs = [registered(*pair, request, request.register) for pair in zip(named, scans, found, strict=True)]
+            scans, found = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        names += named
         high += found
         low += [at_size(scan, volume, source) for scan, volume in zip(scans, found, strict=False)]
     if low and len(low) != len(high):
         raise InputError(f"expected scans of all volumes or of none, got {len(low)} for {len(high)}")
     return Volumes(names, high, low, spacing)
+
+
+def registered(
+    name: str, scan: Floats, volume: Floats, request: ModelRequest, transform: Transform
+) -> tuple[Floats, Floats]:
+    """The region that scan and volume have in common, the scan at the lateral size of the volume."""
+    from tensorcell.pairs import register
+
+    try:
+        pair = register(
+            scan, volume, axial_factor=request.axial_factor, lateral_factor=request.lateral_factor,
+            transform=transform, seed=request.seed,
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(f"{name}: its scan cannot be registered: {error}") from None
+    if not request.quiet:
+        for line in (registered_as(pair), *pair.notes):
+            print(f"{name}: {line}", file=sys.stderr)
+    low, high, factor = pair.low.data, pair.high.data, request.axial_factor
+    return low, high if len(high) == factor * len(low) else high[: factor * (len(low) - 1) + 1]
+
+
+def registered_as(pair: Registered) -> str:
+    """What registration found, in one line."""
+    shift = ", ".join(f"{step:.2f}" for step in pair.shift)
+    turned = ""
+    if pair.matches is not None:
+        turned = f", turned by {pair.rotation:.2f} degrees, enlarged by {pair.scale:.4f}"
+    return (
+        f"the scan lies {shift} voxels (z, y, x) beside its place{turned}; correlation {pair.agreement_before:.3f} "
+        f"before and {pair.agreement_after:.3f} after, {pair.share:.0%} in common"
+    )
 
 
 def published_cubes(source: str) -> tuple[list[Floats], list[Floats]] | None:
