@@ -11,7 +11,7 @@ weights.safetensors  its weights
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from tensorcell.diffusion_guidance.baselines.ddpm import noise_loss, sampled
 from tensorcell.diffusion_guidance.baselines.table import make_baseline
-from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import finite, made
+from tensorcell.diffusion_guidance.microdiffuse3d.checkpoint import acquisition_from, content_of
 from tensorcell.diffusion_guidance.microdiffuse3d.consistency import scale_of
 from tensorcell.diffusion_guidance.microdiffuse3d.data import Example, Source, Sources, Span
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, enlarged
@@ -82,7 +82,7 @@ def save_baseline(fitted: FittedBaseline, folder: str | os.PathLike[str]) -> Non
     target = Path(folder)
     target.mkdir(parents=True)
     write_weights(fitted.network.state_dict(), target / WEIGHTS)
-    content = {"name": fitted.name, "width": fitted.width, "acquisition": finite(asdict(fitted.acquisition))}
+    content = {"name": fitted.name, "width": fitted.width, "acquisition": content_of(fitted.acquisition)}
     write_json(content, target / CONFIG)
 
 
@@ -99,7 +99,7 @@ def load_baseline(folder: str | os.PathLike[str]) -> FittedBaseline:
         raise ValueError(f"{given}: expected a folder with {CONFIG}, got none")
     content = read_json(given / CONFIG)
     try:
-        acquisition: Degradation = made(Degradation, content["acquisition"])
+        acquisition = acquisition_from(content["acquisition"])
         name, width = content["name"], content["width"]
         network = make_baseline(
             name, axial_factor=acquisition.axial_factor, lateral_factor=acquisition.lateral_factor, width=width

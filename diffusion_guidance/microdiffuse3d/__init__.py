@@ -14,6 +14,7 @@ refinement decoder turns that latent and the low-resolution volume into intensit
 - ``published``: the authors' checkpoints
 - ``autoencoder``: the latent space of slices
 - ``images``: features of slices by a frozen image encoder
+- ``point_spread``, ``vectorial``: PSFs as small volumes, measured or computed
 - ``degradation``: what fast acquisitions make of a volume
 - ``data``: examples to train with: simulated, masked or paired
 - ``objective``, ``training``: losses, and fits of the networks
@@ -38,6 +39,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation
 from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import FirstEstimate
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
+from tensorcell.diffusion_guidance.microdiffuse3d.point_spread import PointSpread
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, Restored, restored
 from tensorcell.diffusion_guidance.microdiffuse3d.scans import (
@@ -63,6 +65,7 @@ __all__ = [
     "MicroDiffuse3DConfig",
     "Model",
     "Parts",
+    "PointSpread",
     "RefinementDecoder",
     "Restored",
     "Sampling",

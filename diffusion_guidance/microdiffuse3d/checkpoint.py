@@ -29,6 +29,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import FirstEst
 from tensorcell.diffusion_guidance.microdiffuse3d.likeness import Likeness
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import path_of
+from tensorcell.diffusion_guidance.microdiffuse3d.point_spread import PointSpread
 from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, check_parts, known_factors
@@ -75,7 +76,7 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
             "objective": parts.objective,
             "decoder": None if parts.decoder is None else parts.decoder.sizes,
             "estimate": None if parts.estimate is None else parts.estimate.sizes,
-            "acquisition": finite(asdict(model.acquisition)),
+            "acquisition": content_of(model.acquisition),
             "held_out": None if model.held_out is None else asdict(model.held_out),
             "likeness": None if model.likeness is None else asdict(model.likeness),
         }
@@ -106,7 +107,7 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
             network = MicroDiffuse3D(made(MicroDiffuse3DConfig, content["network"]))
             decoder = None if content["decoder"] is None else RefinementDecoder(**content["decoder"])
             estimate = None if content.get("estimate") is None else FirstEstimate(**content["estimate"])
-        acquisition = made(Degradation, content["acquisition"])
+        acquisition = acquisition_from(content["acquisition"])
         likeness = None if content["likeness"] is None else made(Likeness, content["likeness"])
         errors = None if content["held_out"] is None else held_out_of(content["held_out"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -133,6 +134,19 @@ def held_out_of(content: dict[str, Any]) -> HeldOut:
     """Errors at held-out examples from JSON."""
     widths = {name: made(Widths, content[name]) for name in ("spread", "single")}
     found: HeldOut = made(HeldOut, content | widths)
+    return found
+
+
+def content_of(acquisition: Degradation) -> dict[str, Any]:
+    """An acquisition as JSON holds it; the kernel of the PSF is there only where the acquisition has one."""
+    content = finite(asdict(acquisition))
+    return content if acquisition.kernel is not None else {name: content[name] for name in content if name != "kernel"}
+
+
+def acquisition_from(content: dict[str, Any]) -> Degradation:
+    """An acquisition from JSON."""
+    kernel = {"kernel": made(PointSpread, content["kernel"])} if "kernel" in content else {}
+    found: Degradation = made(Degradation, content | kernel)
     return found
 
 

@@ -117,7 +117,8 @@ def with_fitted_psf(acquisition: Degradation, examples: Sequence[Example]) -> De
     """The acquisition with the Gaussian PSF that explains pairs of scans best.
 
     Widths along z and laterally are found by least squares (Nelder and Mead's method), each pair with a scale of its
-    own. Pairs that differ in nothing but planes and pixels get widths near 0.
+    own. Pairs that differ in nothing but planes and pixels get widths near 0. The PSF found replaces that of the
+    acquisition.
 
     Parameters
     ----------
@@ -132,7 +133,7 @@ def with_fitted_psf(acquisition: Degradation, examples: Sequence[Example]) -> De
 
     def seen_with(widths: Any) -> Degradation:
         axial, lateral = (float(min(max(width, 0.0), WIDEST)) for width in widths)
-        return replace(acquisition, psf=(axial, lateral, lateral))
+        return replace(acquisition, psf=(axial, lateral, lateral), kernel=None)
 
     def misfit(widths: Any) -> float:
         tried, total = seen_with(widths), 0.0

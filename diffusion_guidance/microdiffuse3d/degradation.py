@@ -4,7 +4,7 @@
 step   model
 =====  ===========================================================================
 1      Light is lost with the depth, ``exp(-z / attenuation)``, and the PSF grows.
-2      The PSF: Gaussian along each axis.
+2      The PSF: Gaussian along each axis, or a small volume.
 3      Every `axial_factor`-th plane is measured, in pixels of `lateral_factor` pixels a side, whose mean they hold.
 4      Poisson noise of `photons` at intensity 1, Gaussian noise of `read_noise`.
 5      Pixels are interpolated to the lateral size of the volume again.
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tensorcell.diffusion_guidance.blurs import Blur
+from tensorcell.diffusion_guidance.microdiffuse3d.point_spread import PointSpread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Degradation:
         Planes over which the light falls to 1 / e; infinite: no loss.
     widening : float
         The PSF at the last plane is wider by this share than at the first.
+    kernel : PointSpread or None
+        The PSF as a volume on the voxel grid of the volume, in place of the widths `psf`; the same at all depths.
     """
 
     axial_factor: int = 1
@@ -50,6 +53,7 @@ class Degradation:
     read_noise: float = 0.0
     attenuation: float = math.inf
     widening: float = 0.0
+    kernel: PointSpread | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -66,6 +70,17 @@ class Degradation:
         for name in ("read_noise", "widening"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        if self.kernel is not None:
+            self._check_kernel(self.kernel)
+
+    def _check_kernel(self, kernel: PointSpread) -> None:
+        """Raise a ValueError unless the kernel is the only PSF."""
+        if not isinstance(kernel, PointSpread):
+            raise ValueError(f"kernel must be a PointSpread or None, got {type(kernel).__name__}")
+        if any(self.psf):
+            raise ValueError(f"expected widths of the PSF or a kernel, got both: {self.psf} and {kernel.shape} voxels")
+        if self.widening:
+            raise ValueError(f"widening must be 0 with a kernel, which is the same at all depths, got {self.widening}")
 
     def __call__(self, volume: Tensor, generator: torch.Generator) -> Tensor:
         """Degrade ``(B, 1, D, H, W)``, of intensities about between 0 and 1.
@@ -112,6 +127,8 @@ class Degradation:
 
     def _blurred(self, volume: Tensor) -> Tensor:
         """The volume seen through the PSF, which grows with the depth: a mix of its narrowest and its widest."""
+        if self.kernel is not None:
+            return self.kernel.convolved(volume)
         narrow = Blur(self.psf, "nearest").forward(volume)
         if not self.widening:
             return narrow

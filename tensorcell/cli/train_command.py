@@ -83,6 +83,26 @@ def train(
             rich_help_panel=NETWORKS,
         ),
     ] = None,
+    psf: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="That blur as a stack: the mean image of small beads.", rich_help_panel=NETWORKS
+        ),
+    ] = None,
+    psf_model: Annotated[
+        str | None,
+        typer.Option(
+            help="vectorial: that blur computed for a widefield microscope of --na, --wavelength, --refractive-index.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    na: Annotated[float | None, typer.Option(help="Numerical aperture.", rich_help_panel=NETWORKS)] = None,
+    wavelength: Annotated[
+        float | None, typer.Option(help="Of the emission, in micrometres.", rich_help_panel=NETWORKS)
+    ] = None,
+    refractive_index: Annotated[
+        float | None, typer.Option(help="Of immersion and specimen.", rich_help_panel=NETWORKS)
+    ] = None,
     photons: Annotated[
         float | None, typer.Option(help="Photons per measured pixel at the brightest.", rich_help_panel=NETWORKS)
     ] = None,
@@ -139,6 +159,7 @@ def train(
         "stage": stage, "size": size, "weights": weights, "vae": vae, "images": images,
         "low": tuple(low) if low else None, "register": register, "lateral_factor": lateral_factor,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3), "photons": photons,
+        "psf": psf, "psf_model": psf_model, "na": na, "wavelength": wavelength, "refractive_index": refractive_index,
         "read_noise": read_noise, "attenuation": attenuation, "widening": widening, "objective": objective,
         "masked": masked, "first_estimate": first_estimate, "batch": batch,
         "device": device, "precision": precision, "recompute": recompute or None,

@@ -19,6 +19,7 @@ there. Torch is imported when a command runs, not when this module is loaded.
 
 - ``request``: the options, and what can be refused before a file is read
 - ``volumes``: what is trained with
+- ``point_spreads``: the PSF as a volume, measured or computed
 - ``stages``: the fits, one after the other
 - ``losses``: the table of losses
 - ``command``: all of it

@@ -11,6 +11,7 @@ from tensorcell import prior_training
 from tensorcell.defect_notes import checked_psf
 from tensorcell.errors import InputError
 from tensorcell.network_training.losses import LOSSES
+from tensorcell.network_training.point_spreads import check_point_spread
 
 Transform = Literal["shift", "similarity"]
 """Of registration, as in :func:`tensorcell.pairs.register`."""
@@ -37,6 +38,11 @@ class ModelRequest:
     axial_factor: int = 1
     lateral_factor: int = 1
     psf_fwhm: tuple[float, float, float] | None = None
+    psf: str | None = None
+    psf_model: str | None = None
+    na: float | None = None
+    wavelength: float | None = None
+    refractive_index: float | None = None
     photons: float | None = None
     read_noise: float = 0.0
     attenuation: float | None = None
@@ -69,6 +75,11 @@ class ModelRequest:
             "size",
             "axial_factor",
             "lateral_factor",
+            "psf",
+            "psf_model",
+            "na",
+            "wavelength",
+            "refractive_index",
             "photons",
             "read_noise",
             "attenuation",
@@ -120,6 +131,7 @@ def check_request(request: ModelRequest) -> None:
     if request.objective not in ("flow", "eps"):
         raise InputError(f"expected --objective flow or eps, got {request.objective!r}")
     checked_psf(request.psf_fwhm)
+    check_point_spread(request)
     prior_training.check_budget(request)
     prior_training.check_folders(request, is_model)
 

@@ -16,6 +16,7 @@ from tensorcell.defect_notes import psf_in_voxels
 from tensorcell.errors import InputError
 from tensorcell.methods.protocol import Stage
 from tensorcell.network_training.losses import LOSSES, LossTable, resumed_at
+from tensorcell.network_training.point_spreads import point_spread_of
 from tensorcell.network_training.request import ModelRequest
 from tensorcell.network_training.volumes import Volumes
 from tensorcell.progress import ProgressBar
@@ -93,6 +94,7 @@ def acquisition_of(request: ModelRequest, volumes: Volumes, began: Model | None)
         axial_factor=factor, lateral_factor=request.lateral_factor, psf=(psf[0], psf[1], psf[2]),
         photons=math.inf if request.photons is None else request.photons, read_noise=request.read_noise,
         attenuation=math.inf if request.attenuation is None else request.attenuation, widening=request.widening,
+        kernel=point_spread_of(request, volumes),
     )  # fmt: skip
     return began.acquisition if began is not None and stated == Degradation() else stated
 
@@ -112,7 +114,7 @@ class Run:
         self.seconds = None
         if request.steps is None:
             self.seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
-        if volumes.low and request.psf_fwhm is None and request.stage != "pretrain":
+        if volumes.low and request.psf_fwhm is None and self.acquisition.kernel is None and request.stage != "pretrain":
             self.acquisition = self.with_fitted_psf()
         self.writes = process().number == 0
         if self.writes and not request.resume:
