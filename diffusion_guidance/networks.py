@@ -31,11 +31,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Network = TypeVar("Network", bound=nn.Module)
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -106,6 +108,15 @@ class SliceNetworkConfig:
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold."""
         return {**asdict(self), "widths": list(self.widths)}
+
+
+def channels_last(network: Network) -> Network:
+    """The network with its convolutions in the order of memory in which a CPU trains them two to four times as fast."""
+    for weight in network.parameters():
+        if weight.ndim >= 4:
+            order = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+            weight.data = weight.data.contiguous(memory_format=order)
+    return network
 
 
 def set_zero(layer: nn.Module) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z, check_factor
+from tensorcell.diffusion_guidance.networks import channels_last
 
 
 def padded(volume: Tensor, multiples: Sequence[int]) -> Tensor:
@@ -23,15 +23,6 @@ def padded(volume: Tensor, multiples: Sequence[int]) -> Tensor:
     if not (depth or height or width):
         return volume
     return functional.pad(volume, (0, width, 0, height, 0, depth), mode="replicate")
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its convolutions in the order of memory in which a CPU trains them two to four times as fast."""
-    for weight in network.parameters():
-        if weight.ndim >= 4:
-            order = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-            weight.data = weight.data.contiguous(memory_format=order)
-    return network
 
 
 class ResidualRestoration(nn.Module):

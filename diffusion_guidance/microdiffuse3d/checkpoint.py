@@ -34,6 +34,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.published import read_weights
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
 from tensorcell.diffusion_guidance.microdiffuse3d.restoration import Parts, check_parts, known_factors
 from tensorcell.diffusion_guidance.microdiffuse3d.scans import Model
+from tensorcell.diffusion_guidance.networks import channels_last
 from tensorcell.diffusion_guidance.priors import read_json, read_safetensors, write_json, write_weights
 
 CONFIG, NETWORK, DECODER = "microdiffuse3d.json", "network.safetensors", "decoder.safetensors"
@@ -119,7 +120,7 @@ def load_model(folder: str | os.PathLike[str]) -> Model:
                 read_weights(module, read_safetensors(given / name), str)
             except ValueError as error:
                 raise ValueError(str(error) if name in str(error) else f"{given / name}: {error}") from error
-            module.eval()
+            channels_last(module.eval())
     parts = Parts(network, SliceAutoencoder.load(given / AUTOENCODER), decoder, content["objective"], estimate)
     check_parts(parts)
     if acquisition.axial_factor not in known_factors(parts):

@@ -104,12 +104,13 @@ class FirstEstimate(nn.Module):
 
         Training showed it pieces in all of them.
         """
+        mirrors = (), (3,), (4,), (3, 4)
         total = torch.zeros(())
         for turned in (False, True):
-            for axes in ((), (3,), (4,), (3, 4)):
-                shown = volume.transpose(3, 4) if turned else volume
-                found = self(shown.flip(axes)).flip(axes)
-                total = total + (found.transpose(3, 4) if turned else found)
+            shown = volume.transpose(3, 4) if turned else volume
+            found = self(torch.cat([shown.flip(axes) for axes in mirrors]))
+            back = sum(each.flip(axes) for each, axes in zip(found.split(len(volume)), mirrors, strict=True))
+            total = total + (back.transpose(3, 4) if turned else back)
         return total / 8
 
 

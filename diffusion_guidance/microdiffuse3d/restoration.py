@@ -40,7 +40,7 @@ class Parts(NamedTuple):
     """Without it, the autoencoder decodes."""
     objective: Objective = "flow"
     estimate: FirstEstimate | None = None
-    """Network and decoder are told its estimate in place of the measured planes."""
+    """Network and decoder are told its estimate in place of the measured planes, the network only of these planes."""
 
 
 class Restored(NamedTuple):
@@ -59,7 +59,7 @@ def known_factors(parts: Parts) -> tuple[int, ...]:
     ratios = parts.network.config.depth_ratios
     if parts.estimate is None:
         return ratios
-    return (parts.estimate.axial_factor,) if 1 in ratios else ()
+    return tuple(ratio for ratio in ratios if ratio == parts.estimate.axial_factor)
 
 
 def check_parts(parts: Parts) -> None:
@@ -140,7 +140,7 @@ def restored(
         raise ValueError(f"expected a whole number of planes per plane measured, got {planes} from {volume.shape[1]}")
     path = path_of(parts.objective)
     with torch.inference_mode():
-        whole = padded(volume, network.config.stride)
+        planes_told = whole = padded(volume, network.config.stride)
         if parts.estimate is not None:
             if planes != parts.estimate.axial_factor * whole.shape[1]:
                 raise ValueError(
@@ -148,13 +148,16 @@ def restored(
                     f"fitted to, got {planes} from {whole.shape[1]}"
                 )
             whole = first_estimate(whole, parts.estimate, tile, overlap)
-        ratio = planes // whole.shape[1]
+            planes_told = whole[:, :: parts.estimate.axial_factor]
+        ratio = planes // volume.shape[1]
         conditions: dict[tuple[int, ...], tuple[Condition, Tensor | None]] = {}
 
         def denoise_at(place: tuple[slice, ...]) -> Denoiser:
             corner = tuple(each.start for each in place)
             if corner not in conditions:
-                part = whole[:, measured_by(place[0], ratio), *(times(each, autoencoder.scale) for each in place[1:])]
+                part = planes_told[
+                    :, measured_by(place[0], ratio), *(times(each, autoencoder.scale) for each in place[1:])
+                ]
                 depth = place[0].stop - place[0].start
                 told = None if images is None else images(part[None])
                 conditions[corner] = network.condition(part[None], depth), told

@@ -27,6 +27,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.objective import (
     prediction_loss,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
+from tensorcell.diffusion_guidance.networks import channels_last
 from tensorcell.diffusion_guidance.training_loop import TrainingState, run_training
 
 TEST_BATCHES = 4
@@ -108,13 +109,22 @@ def fit_first_estimate(
     )
 
 
-def estimated(volume: Tensor, estimate: FirstEstimate | None) -> Tensor:
-    """What flow and decoder are told of the measured planes: these, or the first estimate."""
+class Told(NamedTuple):
+    """What network and decoder are told of measured planes: these, or their first estimate."""
+
+    planes: Tensor
+    """``(B, 1, d, H, W)``, for the network."""
+    volume: Tensor
+    """The same, or ``(B, 1, D, H, W)``, for the decoder."""
+
+
+def told(measured: Tensor, estimate: FirstEstimate | None) -> Told:
+    """Of an estimate the network is told the planes that were measured: it knows the others as well from these."""
     if estimate is None:
-        return volume
+        return Told(measured, measured)
     with torch.no_grad():
-        found: Tensor = estimate(volume)
-    return found
+        volume: Tensor = estimate(measured)
+    return Told(volume[:, :, :: estimate.axial_factor], volume)
 
 
 def fit_network(
@@ -148,14 +158,14 @@ def fit_network(
 
     def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
         volume, truth = source(batch, generator)
-        volume = estimated(volume.to(device), estimate)
+        volume = told(volume.to(device), estimate).planes
         with torch.no_grad():
             latent = autoencoder.encode(truth.to(device)).drawn(generator)
         noise = torch.randn(latent.shape, generator=generator)
         time, dropped = torch.rand(batch, generator=generator), bool(torch.rand((), generator=generator) < UNTOLD)
-        told = images(volume) if images is not None and network.images is not None and not dropped else None
+        features = images(volume) if images is not None and network.images is not None and not dropped else None
         aligned = images(truth.to(device)) if images is not None and network.alignment is not None else None
-        return FlowBatch(latent, noise, time, volume, told, aligned)
+        return FlowBatch(latent, noise, time, volume, features, aligned)
 
     configuration = {"network": asdict(network.config), "objective": objective}
     return run_fit(
@@ -187,7 +197,7 @@ def fit_few_steps(
 
     def draw(generator: torch.Generator, source: Source = data.train) -> FlowBatch:
         volume, truth = source(batch, generator)
-        volume, noise = estimated(volume.to(device), estimate), noise_of(truth, autoencoder, generator)
+        volume, noise = told(volume.to(device), estimate).planes, noise_of(truth, autoencoder, generator)
         latent = flow_endpoint(teacher, noise.to(device), volume, teacher_steps)
         return FlowBatch(latent, noise, torch.rand(batch, generator=generator), volume)
 
@@ -233,13 +243,13 @@ def fit_decoder(
 
     def draw(generator: torch.Generator, source: Source = data.train) -> PixelBatch:
         volume, truth = source(batch, generator)
-        volume = estimated(volume.to(device), estimate)
+        planes, volume = told(volume.to(device), estimate)
         with torch.no_grad():
             if network is None:
                 latent = autoencoder.encode(truth.to(device)).drawn(generator)
             else:
                 noise = noise_of(truth, autoencoder, generator)
-                latent = flow_endpoint(network, noise.to(device), volume, DECODED_STEPS)
+                latent = flow_endpoint(network, noise.to(device), planes, DECODED_STEPS)
         return PixelBatch(volume, latent.transpose(1, 2), truth)
 
     return run_fit(
@@ -265,7 +275,7 @@ def run_fit(
     Of several processes each draws batches of its own; all have the same weights, and the first one keeps the state.
     """
     compute = budget.pop("compute", Compute())
-    state = TrainingState.of(network.to(compute.device).train(), loss, seed, configuration)
+    state = TrainingState.of(channels_last(network.to(compute.device)).train(), loss, seed, configuration)
     state.compute = compute
     if resume is not None:
         state = state.resumed(resume)

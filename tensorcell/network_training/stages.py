@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         SliceAutoencoder,
     )
 
-SHARES = {"vae": 0.1, "estimate": 0.45, "pretrain": 0.2, "decoder": 0.15}
+SHARES = {"vae": 0.08, "estimate": 0.57, "pretrain": 0.15, "decoder": 0.1}
 """Shares of the time that the stages of ``all`` get; what is left is for the calibration."""
 
 WITHOUT_ESTIMATE = {"vae": 0.2, "pretrain": 0.5, "decoder": 0.2}
@@ -150,6 +150,7 @@ class Run:
     def vae(self) -> SliceAutoencoder:
         """The autoencoder: the one given, or a new one that is fitted."""
         from tensorcell.diffusion_guidance.microdiffuse3d import SliceAutoencoder, fit_autoencoder
+        from tensorcell.diffusion_guidance.networks import channels_last
 
         request = self.request
         if self.began is not None:
@@ -158,7 +159,7 @@ class Run:
             return SliceAutoencoder.load(request.vae)
         done = request.state / "vae" / "done"
         if done.is_dir():
-            return SliceAutoencoder.load(done)
+            return channels_last(SliceAutoencoder.load(done))
         scale = self.config().latent_scale
         side = min(PIECE[1], *(min(volume.shape[1:]) // scale * scale for volume in self.volumes.high))
         new = SliceAutoencoder.new(scale=scale, width=VAE_WIDTHS.get(request.size, 64), seed=request.seed)
@@ -363,11 +364,12 @@ class Run:
 
     def fitted_or_done(self, stage: str, network: Any, fit: Callable[[dict[str, Any]], Any]) -> Any:
         """The fitted network; one that an interrupted command had finished is read."""
+        from tensorcell.diffusion_guidance.networks import channels_last
         from tensorcell.diffusion_guidance.priors import fill_network, read_safetensors, write_weights
 
         done = self.request.state / stage / "done" / "weights.safetensors"
         if done.is_file():
-            fill_network(network, read_safetensors(done), str(done))
+            fill_network(channels_last(network), read_safetensors(done), str(done))
             return network.eval()
         fitted = self.fitted(stage, fit)
         if not self.writes:
