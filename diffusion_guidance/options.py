@@ -116,7 +116,7 @@ class MicroDiffuse3DOptions:
         default=None, metadata={"help": "Number of samples of the restored stack. Default: as calibrated, usually 8."}
     )
     steps: int | None = field(
-        default=None, metadata={"help": "Number of steps that each sample takes. Default: as calibrated, usually 8."}
+        default=None, metadata={"help": "Number of steps that each sample takes. Default: as calibrated, usually 4."}
     )
     guidance: Sequence[str] = field(
         default=("data",),

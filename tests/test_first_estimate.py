@@ -72,15 +72,15 @@ def parts() -> Parts:
 
 def test_pixels_become_features_and_features_voxels() -> None:
     volume = torch.arange(96.0).reshape(1, 1, 2, 6, 8)
-    features = to_features(volume)
+    features = to_features(volume, 2)
     assert features.shape == (1, 4, 2, 3, 4)
     for channel, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         torch.testing.assert_close(features[0, channel], volume[0, 0, :, row::2, column::2])
-    torch.testing.assert_close(to_voxels(features, 1), volume)
-    made = to_voxels(torch.rand(2, 4 * 3 * 5, 2, 3, 4, generator=generator()), 3)
+    torch.testing.assert_close(to_voxels(features, 1, 2), volume)
+    made = to_voxels(torch.rand(2, 4 * 3 * 5, 2, 3, 4, generator=generator()), 3, 2)
     assert made.shape == (2, 5, 6, 6, 8)
     spread = torch.rand(1, 4 * 3, 2, 3, 4, generator=generator())
-    fine = to_voxels(spread, 3)
+    fine = to_voxels(spread, 3, 2)
     for plane in range(3):
         for row in range(2):
             for column in range(2):
@@ -91,6 +91,7 @@ def test_pixels_become_features_and_features_voxels() -> None:
 def test_an_untrained_estimate_is_the_interpolation_and_sizes_are_free() -> None:
     estimate, volume = FirstEstimate(axial_factor=3, channels=8, blocks=1), torch.rand(1, 1, 4, 13, 10)
     torch.testing.assert_close(estimate(volume), along_z(volume, 3))
+    torch.testing.assert_close(FirstEstimate(axial_factor=1, block=4, channels=8, blocks=1)(volume), volume)
     with pytest.raises(ValueError, match="channels must be whole numbers"):
         FirstEstimate(axial_factor=2, channels=0)
     with pytest.raises(ValueError, match="axial_factor must be at least 1"):
@@ -160,7 +161,7 @@ def test_network_and_decoder_are_told_the_estimate(
     again = generator(3)
     data.train(2, again)
     noise = torch.randn(shown.latent.transpose(1, 2).shape, generator=again)
-    latent = training_module.flow_endpoint(parts.network, noise, wanted[:, :, ::2], training_module.DECODED_STEPS)
+    latent = training_module.flow_endpoint(parts.network, noise, wanted[:, :, ::2], training_module.STEPS)
     torch.testing.assert_close(shown.latent, latent.transpose(1, 2))
 
 
@@ -203,6 +204,16 @@ def test_planes_after_the_last_measured_one_are_not_calibrated_with(
     monkeypatch.setattr(scans_module, "restored", exact)
     sampling = Sampling(samples=2, steps=1, consistent=False)
     model = Model(parts=parts, acquisition=scan)
-    found = calibrated_model(model, data._replace(held=remembered), sampling, examples=4)
-    assert found.held_out.interpolation > 0
-    assert found.held_out.error < 0.3 * found.held_out.interpolation
+    found = calibrated_model(model, data._replace(held=remembered), sampling, examples=4).held_out
+    assert found.interpolation > 0
+    assert found.error < 0.3 * found.interpolation
+    assert found.without == np.inf
+
+    def in_another_unit(planes: np.ndarray) -> np.ndarray:
+        truth = next(each.truth for each in drawn if np.array_equal(each.volume[0, 0].numpy(), planes))
+        return 7 * truth[0, 0, :7].numpy() - 3
+
+    again = data._replace(held=remembered)
+    assert calibrated_model(model, again, sampling, examples=4, without=in_another_unit).held_out.without < 1e-5
+    nothing = calibrated_model(model, again, sampling, examples=4, without=lambda planes: None)
+    assert nothing.held_out.without == np.inf

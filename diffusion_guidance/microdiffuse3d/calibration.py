@@ -82,6 +82,8 @@ class HeldOut:
         With which they were restored; the factors hold for as many samples.
     error, interpolation : float
         Root mean square error of the mean of the samples, and of linear interpolation.
+    without : float
+        That of what is returned where the networks are not used, at the same examples. Infinite: not known.
     misfit : float
         Root mean square difference of what is measured of the restored volumes from the measurement, beyond noise, as a
         share of the measurement's standard deviation: the largest of nine tenths of the examples.
@@ -101,10 +103,12 @@ class HeldOut:
     floor: float
     spread: Widths
     single: Widths
+    without: float = math.inf
 
     def __post_init__(self) -> None:
         """Check what a file may hold."""
-        if not all(0 <= number < math.inf for number in (self.error, self.interpolation, self.misfit, self.floor)):
+        finite = self.error, self.interpolation, self.misfit, self.floor
+        if not all(0 <= number < math.inf for number in finite) or not self.without >= 0:
             raise ValueError("expected finite errors of at least 0 in the calibration")
 
     def excess(self, misfit: float) -> float:
@@ -127,6 +131,8 @@ class RestoredExample(NamedTuple):
     single: Floats
     """One of the samples."""
     misfit: float
+    without: Floats | None = None
+    """``(D, H, W)``: what is returned where the networks are not used, in any scale."""
 
 
 def held_out(
@@ -149,12 +155,15 @@ def held_out(
     found: list[RestoredExample] = []
     truths: list[Floats] = []
     straight: list[Floats] = []
+    squares: list[float] = []
     for example in examples:
         if len(found) >= FEWEST and time.perf_counter() - began > seconds:
             break
         found.append(restore(example, generator))
         truth = example.truth.numpy()
         truths.append(truth.ravel())
+        if found[-1].without is not None:
+            squares.append(float(np.mean(np.square(matched(found[-1].without, truth[0, 0]) - truth[0, 0]))))
         depth, planes = example.truth.shape[2], example.volume.shape[2]
         between = along_z(example.volume, -(-depth // planes))[:, :, :depth]
         straight.append(matched(between.numpy(), truth).ravel())
@@ -172,6 +181,7 @@ def held_out(
         misfit=float(np.quantile([each.misfit for each in found], 0.9)), floor=floor,
         spread=Widths.of(mean - true_chosen, np.hypot(spread, floor), mean),
         single=Widths.of(single - true_chosen, np.ones(single.size), single),
+        without=math.sqrt(float(np.mean(squares))) if len(squares) == len(found) else math.inf,
     )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
             "decoder": None if parts.decoder is None else parts.decoder.sizes,
             "estimate": None if parts.estimate is None else parts.estimate.sizes,
             "acquisition": content_of(model.acquisition),
-            "held_out": None if model.held_out is None else asdict(model.held_out),
+            "held_out": None if model.held_out is None else finite(asdict(model.held_out)),
             "likeness": None if model.likeness is None else asdict(model.likeness),
         }
         write_json(content, part / CONFIG)

@@ -4,7 +4,7 @@ The mean of what may lie behind a scan is found faster by a regression than by a
 on noise. So a residual network estimates the volume first, and flow and decoder are told its estimate in place of the
 scan (M. Mardani et al., Residual corrective diffusion modeling, arXiv:2309.15214).
 
-The network works on blocks of 2 x 2 pixels of the measured planes, where a volume has a few per cent of the voxels that
+The network works on blocks of pixels of the measured planes, where a volume has a few per cent of the voxels that
 it has when it is restored, and a shuffle of features to voxels follows (W. Shi et al., arXiv:1609.05158).
 """
 
@@ -18,12 +18,6 @@ from tensorcell.diffusion_guidance.microdiffuse3d.config import check_sizes
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z, check_factor
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import convolution
 from tensorcell.diffusion_guidance.networks import set_zero
-
-BLOCK = 2
-"""Pixels a side that are one place of the network's grid."""
-
-MULTIPLE = 2 * BLOCK
-"""Height and width that the network works on are multiples of it: its coarser grid has half of the places."""
 
 START = 0.3
 """Weights of the second convolution of a block at the start of training, as a share of the usual ones."""
@@ -53,6 +47,8 @@ class FirstEstimate(nn.Module):
     ----------
     axial_factor : int
         Planes of the volume per plane measured.
+    block : int
+        Pixels a side that are one place of the network's grid.
     channels : int
         Features at the places of the grid.
     blocks : int
@@ -66,34 +62,41 @@ class FirstEstimate(nn.Module):
     torch.Size([1, 1, 12, 10, 7])
     """
 
-    def __init__(self, *, axial_factor: int, channels: int = 64, blocks: int = 4, fine_channels: int = 8) -> None:
+    def __init__(
+        self, *, axial_factor: int, block: int = 2, channels: int = 64, blocks: int = 4, fine_channels: int = 8
+    ) -> None:
         super().__init__()
         check_factor(axial_factor, "axial_factor")
         self.sizes = {
-            "axial_factor": axial_factor, "channels": channels, "blocks": blocks, "fine_channels": fine_channels,
+            "axial_factor": axial_factor, "block": block, "channels": channels, "blocks": blocks, "fine_channels": fine_channels,
         }  # fmt: skip
         for name, size in self.sizes.items():
             check_sizes(name, size)
-        self.axial_factor = axial_factor
-        self.first = convolution(BLOCK**2, channels)
+        self.axial_factor, self.block = axial_factor, block
+        self.first = convolution(block**2, channels)
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         fewer = -(-blocks // 2)
         self.coarser = nn.Sequential(convolution(channels, channels), *(ResidualBlock(channels) for _ in range(fewer)))
-        self.spread = convolution(channels, fine_channels * axial_factor * BLOCK**2)
+        self.spread = convolution(channels, fine_channels * axial_factor * block**2)
         self.fine, self.last = convolution(fine_channels + 1, 2 * fine_channels), convolution(2 * fine_channels, 1)
         set_zero(self.last)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width that the network works on are multiples of it: its coarser grid has half of the places."""
+        return 2 * self.block
 
     def forward(self, volume: Tensor) -> Tensor:
         """``(B, 1, d, H, W) -> (B, 1, axial_factor d, H, W)``; measured pixels were interpolated to H x W before."""
         height, width = volume.shape[3:]
-        below, right = -height % MULTIPLE, -width % MULTIPLE
+        below, right = -height % self.multiple, -width % self.multiple
         whole = functional.pad(volume, (0, right, 0, below, 0, 0), mode="replicate") if below or right else volume
-        features = self.body(self.first(to_features(whole)))
+        features = self.body(self.first(to_features(whole, self.block)))
         coarse = self.coarser(functional.avg_pool3d(features, (1, 2, 2)))
         features = features + functional.interpolate(
             coarse, size=features.shape[2:], mode="trilinear", align_corners=False
         )
-        fine = functional.relu(to_voxels(self.spread(features), self.axial_factor))
+        fine = functional.relu(to_voxels(self.spread(features), self.axial_factor, self.block))
         start = along_z(whole, self.axial_factor)
         change = self.last(functional.relu(self.fine(torch.cat([fine, start], dim=1))))
         found: Tensor = (start + change)[..., :height, :width]
@@ -114,18 +117,18 @@ class FirstEstimate(nn.Module):
         return total / 8
 
 
-def to_features(volume: Tensor) -> Tensor:
-    """``(B, 1, d, H, W) -> (B, 4, d, H / 2, W / 2)``: the pixels of a block become features."""
-    return functional.pixel_unshuffle(volume.transpose(1, 2), BLOCK).transpose(1, 2)
+def to_features(volume: Tensor, block: int) -> Tensor:
+    """``(B, 1, d, H, W) -> (B, b b, d, H / b, W / b)``: the pixels of a block become features."""
+    return functional.pixel_unshuffle(volume.transpose(1, 2), block).transpose(1, 2)
 
 
-def to_voxels(features: Tensor, axial_factor: int) -> Tensor:
-    """``(B, 4 s C, d, h, w) -> (B, C, s d, 2 h, 2 w)``: the features of a place become the voxels that it stands for.
+def to_voxels(features: Tensor, axial_factor: int, block: int) -> Tensor:
+    """``(B, b b s C, d, h, w) -> (B, C, s d, b h, b w)``: the features of a place become the voxels that it stands for.
 
-    >>> to_voxels(torch.arange(8.0).reshape(1, 8, 1, 1, 1), 2).flatten()
+    >>> to_voxels(torch.arange(8.0).reshape(1, 8, 1, 1, 1), 2, 2).flatten()
     tensor([0., 1., 2., 3., 4., 5., 6., 7.])
     """
-    planes = functional.pixel_shuffle(features.transpose(1, 2), BLOCK)  # (B, d, C s, 2 h, 2 w)
+    planes = functional.pixel_shuffle(features.transpose(1, 2), block)  # (B, d, C s, b h, b w)
     batch, depth, many, height, width = planes.shape
     apart = planes.reshape(batch, depth, many // axial_factor, axial_factor, height, width)
     return apart.permute(0, 2, 1, 3, 4, 5).reshape(batch, many // axial_factor, depth * axial_factor, height, width)

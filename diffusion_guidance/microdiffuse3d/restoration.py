@@ -12,7 +12,7 @@ from torch.nn import functional
 from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
 from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition
-from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import MULTIPLE, FirstEstimate
+from tensorcell.diffusion_guidance.microdiffuse3d.first_estimate import FirstEstimate
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.model import MicroDiffuse3D
 from tensorcell.diffusion_guidance.microdiffuse3d.objective import Objective, path_of
@@ -24,6 +24,9 @@ from tensorcell.diffusion_guidance.tiles import tiled_at
 
 TILE, OVERLAP = (20, 256, 256), (8, 64, 64)
 """Default tiles in planes and pixels: those of the published network."""
+
+STEPS = 4
+"""Default number of steps. The decoder is fitted to latents that were drawn in as many."""
 
 ERROR_SHARE = 0.1
 """The error of the network's estimates, as a share of that of a prior alone: its condition tells most."""
@@ -82,7 +85,7 @@ def restored(
     parts: Parts,
     *,
     images: ImageEncoder | None = None,
-    steps: int = 20,
+    steps: int = STEPS,
     samples: int = 4,
     order: int = 1,
     method: Method = "ode",
@@ -186,7 +189,7 @@ def first_estimate(
 ) -> Tensor:
     """The first estimate ``(1, D, H, W)`` of measured planes ``(1, d, H, W)``, in tiles of at most this size."""
     ratio = estimate.axial_factor
-    units = ratio, MULTIPLE, MULTIPLE
+    units = ratio, estimate.multiple, estimate.multiple
     sizes, shared = (
         tuple(size // unit * unit for size, unit in zip(each, units, strict=True)) for each in (tile, overlap)
     )

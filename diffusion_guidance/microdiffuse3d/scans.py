@@ -23,7 +23,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.data import Example, Sources, 
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import Degradation, enlarged, pixels_of
 from tensorcell.diffusion_guidance.microdiffuse3d.images import ImageEncoder
 from tensorcell.diffusion_guidance.microdiffuse3d.likeness import Likeness
-from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, TILE, Parts, Restored, restored
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import OVERLAP, STEPS, TILE, Parts, Restored, restored
 from tensorcell.diffusion_guidance.options import SMALLEST_TILE
 
 Floats = npt.NDArray[np.floating]
@@ -73,7 +73,7 @@ class Sampling:
     """How samples are drawn."""
 
     samples: int = 8
-    steps: int = 8
+    steps: int = STEPS
     order: int = 1
     method: Any = "ode"
     consistent: bool = True
@@ -141,12 +141,24 @@ def restore_scan(
 
 
 def calibrated_model(
-    model: Model, data: Sources, sampling: Sampling, *, examples: int = 12, seed: int = 0, **options: Any
-) -> Model:
+    model: Model, data: Sources, sampling: Sampling, *, examples: int = 12, seed: int = 0,
+    without: Callable[[Floats], Floats | None] | None = None, **options: Any,
+) -> Model:  # fmt: skip
     """The model with the errors that it makes at held-out examples, and where the scans lie that it was fitted to.
 
-    Examples come at the lateral size of the truth, interpolated from the measured pixels. The noise is estimated from
-    all of them, as from a scan.
+    Parameters
+    ----------
+    model : Model
+    data : Sources
+        Examples come at the lateral size of the truth, interpolated from the measured pixels. The noise is estimated
+        from all of them, as from a scan.
+    sampling : Sampling
+    examples, seed : int
+    without : callable, optional
+        What is returned where the networks are not used: measured planes ``(d, h, w)`` to a volume ``(D, H, W)`` in any
+        scale, or None where there is nothing.
+    options
+        `seconds` of :func:`.calibration.held_out`.
     """
     from scipy.ndimage import uniform_filter
 
@@ -168,7 +180,8 @@ def calibrated_model(
             (found.scale.slope * each[:depth] + found.scale.offset - true.offset) / true.slope
             for each in (found.mean, found.samples[0])
         )
-        return RestoredExample(mean, found.width[:depth], single, found.misfit)
+        other = None if without is None else without(measured.numpy()[0, 0])
+        return RestoredExample(mean, found.width[:depth], single, found.misfit, other)
 
     errors = held_out(restore, drawn, samples=sampling.samples, steps=sampling.steps, seed=seed, **options)
     return replace(model, held_out=errors, likeness=Likeness.of(data.train, factor, seed=seed))

@@ -27,6 +27,7 @@ from tensorcell.diffusion_guidance.microdiffuse3d.objective import (
     prediction_loss,
 )
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import RefinementDecoder
+from tensorcell.diffusion_guidance.microdiffuse3d.restoration import STEPS
 from tensorcell.diffusion_guidance.networks import channels_last
 from tensorcell.diffusion_guidance.training_loop import TrainingState, run_training
 
@@ -41,9 +42,6 @@ UNTOLD = 0.1
 
 SLICE_BATCH = 16
 """Slices in a batch of the autoencoder."""
-
-DECODED_STEPS = 4
-"""Steps to the latents that the decoder is fitted to."""
 
 
 class Fit(NamedTuple):
@@ -249,7 +247,7 @@ def fit_decoder(
                 latent = autoencoder.encode(truth.to(device)).drawn(generator)
             else:
                 noise = noise_of(truth, autoencoder, generator)
-                latent = flow_endpoint(network, noise.to(device), planes, DECODED_STEPS)
+                latent = flow_endpoint(network, noise.to(device), planes, STEPS)
         return PixelBatch(volume, latent.transpose(1, 2), truth)
 
     return run_fit(

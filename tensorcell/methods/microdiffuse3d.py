@@ -146,16 +146,15 @@ def judged(misfit: float, held_out: Any, options: Any) -> tuple[tuple[str, ...],
             f"standard deviation beyond noise, at examples like those it was fitted to by {held_out.misfit:.1%} at "
             "most; the estimate of auto is returned",
         ), True
-    ratio = held_out.error / held_out.interpolation
+    ratio, other = compared(held_out)
     if ratio >= 1:
         return (
             f"microdiffuse3d was not used: at examples that were held out of its fit it had {ratio:.2f} times the "
-            "error of linear interpolation; the estimate of auto is returned (fit the weights longer, or to more "
-            "volumes)",
+            f"error of {other}; the estimate of auto is returned (fit the weights longer, or to more volumes)",
         ), True
     notes = [
-        f"microdiffuse3d: restored examples that were held out of the fit had {ratio:.2f} times the error of linear "
-        "interpolation; u is calibrated on them, and holds for stacks of the same kind only"
+        f"microdiffuse3d: restored examples that were held out of the fit had {ratio:.2f} times the error of {other}; "
+        "u is calibrated on them, and holds for stacks of the same kind only"
     ]
     if (options.samples, options.steps) != (held_out.samples, held_out.steps):
         notes.append(
@@ -163,6 +162,13 @@ def judged(misfit: float, held_out: Any, options: Any) -> tuple[tuple[str, ...],
             "numbers it is that of one such sample, which is larger and the same for all voxels of one brightness"
         )
     return tuple(notes), False
+
+
+def compared(held_out: Any) -> tuple[float, str]:
+    """Error at held-out examples as a multiple of that of the best that does without networks, and what that is."""
+    if held_out.without < held_out.interpolation:
+        return held_out.error / held_out.without, "auto"
+    return held_out.error / held_out.interpolation, "linear interpolation"
 
 
 def report_of(problem: Problem) -> Callable[[int, int], bool]:

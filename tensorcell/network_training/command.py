@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -86,6 +87,7 @@ def facts_of(request: ModelRequest, volumes: Volumes, run: Run, result: Any) -> 
         facts |= {
             "heldout_error": held.error,
             "interpolation_error": held.interpolation,
+            "auto_error": held.without if math.isfinite(held.without) else None,
             "misfit": held.misfit,
         }
     return facts
@@ -101,7 +103,10 @@ def summary(facts: dict[str, Any]) -> str:
         lines.append(f"{name}: {report['steps']} steps, held-out loss {report['heldout']:.4g}; {report['ended']}")
     if "heldout_error" in facts:
         ratio = facts["heldout_error"] / facts["interpolation_error"]
-        lines.append(f"held-out examples: error {ratio:.2f} times that of linear interpolation")
+        line = f"held-out examples: error {ratio:.2f} times that of linear interpolation"
+        if facts["auto_error"] is not None:
+            line += f", {facts['heldout_error'] / facts['auto_error']:.2f} times that of auto"
+        lines.append(line)
     return "\n  ".join(lines)
 
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
         SliceAutoencoder,
     )
 
-SHARES = {"vae": 0.08, "estimate": 0.57, "pretrain": 0.15, "decoder": 0.1}
+SHARES = {"vae": 0.08, "estimate": 0.52, "pretrain": 0.15, "decoder": 0.1}
 """Shares of the time that the stages of ``all`` get; what is left is for the calibration."""
 
-WITHOUT_ESTIMATE = {"vae": 0.2, "pretrain": 0.5, "decoder": 0.2}
+WITHOUT_ESTIMATE = {"vae": 0.2, "pretrain": 0.5, "decoder": 0.15}
 """The same where there is no first estimate."""
 
 FINETUNED = {"estimate": 0.5, "finetune": 0.5}
@@ -42,7 +42,7 @@ FINETUNED = {"estimate": 0.5, "finetune": 0.5}
 MINUTES = 20.0
 """Minutes for ``all`` if neither the time nor the number of steps is given."""
 
-CALIBRATION = 0.1
+CALIBRATION = 0.15
 """Share of the time for the calibration; it takes longer where four examples do."""
 
 PSF_EXAMPLES = 6
@@ -51,7 +51,7 @@ PSF_EXAMPLES = 6
 EXAMPLES = 12
 """Held-out examples that are restored to calibrate the errors."""
 
-DISTILLED_STEPS = 4
+DISTILLED_STEPS = 1
 """Steps of a network that was fitted to few."""
 
 SAMPLING: Sampling | None = None
@@ -60,8 +60,15 @@ SAMPLING: Sampling | None = None
 ESTIMATES = {"tiny": {"channels": 64, "blocks": 4}, "small": {"channels": 96, "blocks": 6}}
 """Sizes of the first estimates; for larger networks that of ``small``."""
 
+BLOCK, PLANAR_BLOCK = 2, 4
+"""Pixels a side of the places of their grids, at least; more where all planes are measured: there are more of them."""
+
 PIECE = (16, 64, 64)
 """Shape of the pieces of volumes that networks are fitted to, at most."""
+
+LARGE_PIECE = (32, 128, 128)
+"""Shape of the pieces that errors are calibrated with, at most. At its ends a network sees less than elsewhere, and a
+small piece has more of these than a stack."""
 
 VAE_WIDTHS = {"tiny": 16, "small": 32}
 """Features of a new autoencoder at full resolution; 64 for larger networks."""
@@ -185,11 +192,25 @@ class Run:
         model = Model(parts=parts, acquisition=self.acquisition, images=self.images())
         if not self.writes:
             return model
-        data, sampling = self.data(masks=False), SAMPLING or Sampling()
+        data, sampling = self.calibration_data(), SAMPLING or Sampling()
         if request.stage == "distil":
             sampling = replace(sampling, steps=DISTILLED_STEPS)
         seconds = math.inf if self.seconds is None else CALIBRATION * self.seconds
-        return calibrated_model(model, data, sampling, seed=request.seed, examples=EXAMPLES, seconds=seconds)
+        return calibrated_model(
+            model, data, sampling, seed=request.seed, examples=EXAMPLES, seconds=seconds, without=self.without_networks
+        )
+
+    def without_networks(self, planes: Any) -> Any:
+        """What ``recover`` returns of measured planes where the networks are not used; None where it cannot."""
+        from tensorcell.recovery import recover
+
+        try:
+            return recover(
+                planes, axial_factor=self.acquisition.axial_factor, lateral_factor=self.acquisition.lateral_factor,
+                seed=self.request.seed,
+            ).volume.data  # fmt: skip
+        except InputError:
+            return None
 
     def with_fitted_psf(self) -> Degradation:
         """The acquisition with the PSF that explains the pairs."""
@@ -244,11 +265,20 @@ class Run:
             self.encoder = ImageEncoder.load(self.request.images)
         return self.encoder
 
-    def data(self, *, masks: bool = True) -> Any:
+    def calibration_data(self) -> Any:
+        """Examples without masks; the held-out ones are larger where whole volumes were held out."""
+        from tensorcell.diffusion_guidance.microdiffuse3d.data import HELD_OUT
+
+        data = self.data(masks=False)
+        if len(self.volumes.high) < HELD_OUT:
+            return data
+        return data._replace(held=self.data(masks=False, most=LARGE_PIECE).held)
+
+    def data(self, *, masks: bool = True, most: tuple[int, int, int] = PIECE) -> Any:
         """Examples: pairs where there are scans, what the acquisition makes of the volumes otherwise."""
         from tensorcell.diffusion_guidance.microdiffuse3d import masked, mixed, paired, simulated
 
-        piece, volumes, share = self.piece(), self.volumes, self.request.masked
+        piece, volumes, share = self.piece(most), self.volumes, self.request.masked
         if volumes.low and self.request.stage != "pretrain":
             data = paired(volumes.low, volumes.high, piece, self.acquisition.axial_factor)
         else:
@@ -257,14 +287,14 @@ class Run:
             data = mixed([(data, 1 - share), (masked(volumes.high, piece, self.config().stride), share)])
         return data
 
-    def piece(self) -> tuple[int, int, int]:
-        """The largest piece up to the usual one that all volumes hold and the networks can take."""
+    def piece(self, most: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The largest piece up to this one that all volumes hold and the networks can take."""
         shapes = [volume.shape for volume in self.volumes.high]
         axial, lateral = self.units()
         found = []
-        for axis, (most, unit) in enumerate(zip(PIECE, (axial, lateral, lateral), strict=True)):
+        for axis, (wanted, unit) in enumerate(zip(most, (axial, lateral, lateral), strict=True)):
             smallest = min(shape[axis] for shape in shapes)
-            size = min(max(most, unit), smallest) // unit * unit
+            size = min(max(wanted, unit), smallest) // unit * unit
             if size == 0:
                 raise InputError(
                     f"expected volumes of at least {unit} voxels along {'zyx'[axis]}, which the acquisition and the "
@@ -280,9 +310,10 @@ class Run:
         if not self.has_estimate:
             return None
         request = self.request
-        sizes = ESTIMATES.get(request.size, ESTIMATES["small"])
+        sizes, acquisition = ESTIMATES.get(request.size, ESTIMATES["small"]), self.acquisition
+        block = max(PLANAR_BLOCK if acquisition.axial_factor == 1 else BLOCK, acquisition.lateral_factor)
         new: Any = (
-            self.seeded(lambda: FirstEstimate(axial_factor=self.acquisition.axial_factor, **sizes))
+            self.seeded(lambda: FirstEstimate(axial_factor=acquisition.axial_factor, block=block, **sizes))
             if self.began is None
             else self.began.parts.estimate
         )
