@@ -68,7 +68,8 @@ class FirstEstimate(nn.Module):
         super().__init__()
         check_factor(axial_factor, "axial_factor")
         self.sizes = {
-            "axial_factor": axial_factor, "block": block, "channels": channels, "blocks": blocks, "fine_channels": fine_channels,
+            "axial_factor": axial_factor, "block": block, "channels": channels, "blocks": blocks,
+            "fine_channels": fine_channels,
         }  # fmt: skip
         for name, size in self.sizes.items():
             check_sizes(name, size)
