@@ -42,7 +42,7 @@ def train(
     stage: Annotated[
         str | None,
         typer.Option(
-            help="all (default), vae, pretrain, finetune, decoder or distil (few steps).", rich_help_panel=NETWORKS
+            help="all (default), vae, pretrain, finetune, decoder or distil (to one step).", rich_help_panel=NETWORKS
         ),
     ] = None,
     size: Annotated[

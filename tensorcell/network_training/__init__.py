@@ -7,10 +7,10 @@ stage      what it fits
 =========  ==============================================================================================
 vae        the autoencoder of slices; writes a folder that diffusers reads
 pretrain   the network, to what the stated acquisition makes of the volumes
-finetune   a network that was fitted before, to pairs of scans or to the stated acquisition
+finetune   networks that were fitted before, to pairs of scans or to the stated acquisition
 decoder    the refinement decoder of networks that were fitted before
-distil     a network that needs few steps, to the samples of one that was fitted before
-all        vae (unless one is given), pretrain and decoder, one after the other
+distil     a network that needs one step, to the samples of one that was fitted before
+all        vae (unless one is given), the first estimate, pretrain and decoder, one after the other
 =========  ==============================================================================================
 
 Whatever is fitted is chosen at examples that are held out, and restored held-out examples calibrate the errors. The
