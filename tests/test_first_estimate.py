@@ -92,6 +92,12 @@ def test_an_untrained_estimate_is_the_interpolation_and_sizes_are_free() -> None
     estimate, volume = FirstEstimate(axial_factor=3, channels=8, blocks=1), torch.rand(1, 1, 4, 13, 10)
     torch.testing.assert_close(estimate(volume), along_z(volume, 3))
     torch.testing.assert_close(FirstEstimate(axial_factor=1, block=4, channels=8, blocks=1)(volume), volume)
+    for shape in ((1, 1, 1, 1, 1), (1, 1, 1, 8, 8), (2, 1, 1, 4, 3), (1, 1, 5, 1, 1)):
+        single = torch.rand(shape)
+        torch.testing.assert_close(estimate(single), along_z(single, 3))
+        assert RefinementDecoder(latent_scale=4, channels=4, groups=1, blocks=1)(
+            torch.rand(1, 1, 1, 4, 4), torch.rand(1, 4, 1, 1, 1)
+        ).shape == (1, 1, 1, 4, 4)  # fmt: skip
     with pytest.raises(ValueError, match="channels must be whole numbers"):
         FirstEstimate(axial_factor=2, channels=0)
     with pytest.raises(ValueError, match="axial_factor must be at least 1"):

@@ -16,6 +16,7 @@ def padded(volume: Tensor, multiples: Sequence[int]) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> padded(torch.zeros(1, 1, 3, 8, 5), (2, 4, 4)).shape
     torch.Size([1, 1, 4, 8, 8])
     """
@@ -41,6 +42,7 @@ class ResidualRestoration(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> ResidualRestoration(nn.Conv3d(1, 1, 3, padding=1), axial_factor=4)(torch.zeros(1, 1, 3, 5, 7)).shape
     torch.Size([1, 1, 12, 5, 7])
     """

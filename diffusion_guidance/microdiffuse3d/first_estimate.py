@@ -120,7 +120,9 @@ class FirstEstimate(nn.Module):
 
 def to_features(volume: Tensor, block: int) -> Tensor:
     """``(B, 1, d, H, W) -> (B, b b, d, H / b, W / b)``: the pixels of a block become features."""
-    return functional.pixel_unshuffle(volume.transpose(1, 2), block).transpose(1, 2)
+    batch, _, depth, *_ = volume.shape
+    planes = functional.pixel_unshuffle(volume.transpose(1, 2).flatten(0, 1), block)  # (B d, b b, h, w)
+    return planes.reshape(batch, depth, *planes.shape[1:]).transpose(1, 2)
 
 
 def to_voxels(features: Tensor, axial_factor: int, block: int) -> Tensor:
@@ -129,7 +131,7 @@ def to_voxels(features: Tensor, axial_factor: int, block: int) -> Tensor:
     >>> to_voxels(torch.arange(8.0).reshape(1, 8, 1, 1, 1), 2, 2).flatten()
     tensor([0., 1., 2., 3., 4., 5., 6., 7.])
     """
-    planes = functional.pixel_shuffle(features.transpose(1, 2), block)  # (B, d, C s, b h, b w)
-    batch, depth, many, height, width = planes.shape
-    apart = planes.reshape(batch, depth, many // axial_factor, axial_factor, height, width)
-    return apart.permute(0, 2, 1, 3, 4, 5).reshape(batch, many // axial_factor, depth * axial_factor, height, width)
+    batch, _, depth, *_ = features.shape
+    planes = functional.pixel_shuffle(features.transpose(1, 2).flatten(0, 1), block)  # (B d, C s, b h, b w)
+    apart = planes.reshape(batch, depth, -1, axial_factor, *planes.shape[2:])
+    return apart.permute(0, 2, 1, 3, 4, 5).flatten(2, 3)

@@ -67,8 +67,8 @@ class Doubling(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, before, D, H, W) -> (B, after, D, 2 H, 2 W)``."""
         spread, refine = self
-        planes = functional.pixel_shuffle(spread(x).transpose(1, 2), 2)
-        found: Tensor = refine(planes.transpose(1, 2))
+        planes = functional.pixel_shuffle(spread(x).transpose(1, 2).flatten(0, 1), 2)  # (B D, after, 2 H, 2 W)
+        found: Tensor = refine(planes.reshape(len(x), x.shape[2], *planes.shape[1:]).transpose(1, 2))
         return found
 
 

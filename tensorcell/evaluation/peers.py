@@ -113,7 +113,7 @@ def wavelet_sigma(stack: Array) -> float:
 
     Examples
     --------
-    >>> round(wavelet_sigma(np.random.default_rng(0).normal(0, 2.0, (24, 48, 48))), 1)
+    >>> round(wavelet_sigma(np.random.default_rng(0).normal(0, 2.0, (24, 96, 96))), 1)
     2.0
     """
     root = math.sqrt(3)
