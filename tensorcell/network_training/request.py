@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from tensorcell import prior_training
 from tensorcell.defect_notes import checked_psf
@@ -13,8 +13,8 @@ from tensorcell.errors import InputError
 from tensorcell.network_training.losses import LOSSES
 from tensorcell.network_training.point_spreads import check_point_spread
 
-Transform = Literal["shift", "similarity"]
-"""Of registration, as in :func:`tensorcell.pairs.register`."""
+if TYPE_CHECKING:
+    from tensorcell.pairs.registration import Transform
 
 STAGES = ("all", "vae", "pretrain", "finetune", "decoder", "distil")
 
@@ -119,8 +119,8 @@ def check_request(request: ModelRequest) -> None:
         raise InputError(f"expected {wanted} --weights for stage {request.stage}, got {request.weights or 'none'}")
     if request.low and len(request.low) != len(request.sources):
         raise InputError(f"expected one --low for each IN, got {len(request.low)} for {len(request.sources)}")
-    if request.register not in (None, *get_args(Transform)):
-        raise InputError(f"expected --register {' or '.join(get_args(Transform))}, got {request.register!r}")
+    if request.register is not None:
+        check_transform(request.register)
     if request.register is not None and not request.low:
         raise InputError("expected --low scans to register, got none")
     if not 0 <= request.masked < 1:
@@ -134,6 +134,14 @@ def check_request(request: ModelRequest) -> None:
     check_point_spread(request)
     prior_training.check_budget(request)
     prior_training.check_folders(request, is_model)
+
+
+def check_transform(name: str) -> None:
+    """Raise an InputError unless registration knows it."""
+    from tensorcell.pairs.registration import Transform  # slow to import
+
+    if name not in get_args(Transform):
+        raise InputError(f"expected --register {' or '.join(get_args(Transform))}, got {name!r}")
 
 
 def is_model(folder: Path) -> bool:

@@ -274,11 +274,11 @@ class Run:
             return data
         return data._replace(held=self.data(masks=False, most=LARGE_PIECE).held)
 
-    def data(self, *, masks: bool = True, most: tuple[int, int, int] = PIECE) -> Any:
+    def data(self, *, masks: bool = True, most: tuple[int, int, int] | None = None) -> Any:
         """Examples: pairs where there are scans, what the acquisition makes of the volumes otherwise."""
         from tensorcell.diffusion_guidance.microdiffuse3d import masked, mixed, paired, simulated
 
-        piece, volumes, share = self.piece(most), self.volumes, self.request.masked
+        piece, volumes, share = self.piece(most or PIECE), self.volumes, self.request.masked
         if volumes.low and self.request.stage != "pretrain":
             data = paired(volumes.low, volumes.high, piece, self.acquisition.axial_factor)
         else:

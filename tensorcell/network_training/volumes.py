@@ -11,11 +11,12 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.files import read, split_path
 from tensorcell.finer_pixels import enlarged
-from tensorcell.network_training.request import ModelRequest, Transform
+from tensorcell.network_training.request import ModelRequest
 from tensorcell.volume import stacks
 
 if TYPE_CHECKING:
     from tensorcell.pairs import Registered
+    from tensorcell.pairs.registration import Transform
 
 Floats = npt.NDArray[np.float32]
 
