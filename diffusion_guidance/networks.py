@@ -349,6 +349,20 @@ def without_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+def padded(volume: Tensor, multiples: Sequence[int]) -> Tensor:
+    """The volume ``(B, C, D, H, W)`` with the far ends of its last three axes repeated up to multiples.
+
+    Examples
+    --------
+    >>> padded(torch.zeros(1, 1, 3, 8, 5), (2, 4, 4)).shape
+    torch.Size([1, 1, 4, 8, 8])
+    """
+    depth, height, width = (-size % multiple for size, multiple in zip(volume.shape[2:], multiples, strict=True))
+    if not (depth or height or width):
+        return volume
+    return functional.pad(volume, (0, width, 0, height, 0, depth), mode="replicate")
+
+
 def pad_to_stride(x: Tensor, stride: int) -> Tensor:
     """Mirror at the far end of each axis of space up to multiples of the stride.
 

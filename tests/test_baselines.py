@@ -31,7 +31,8 @@ from tensorcell.diffusion_guidance.baselines.swinir import (  # noqa: E402
     relative_places,
     windows,
 )
-from tensorcell.diffusion_guidance.baselines.volumes import ResidualRestoration, padded  # noqa: E402
+from tensorcell.diffusion_guidance.baselines.volumes import ResidualRestoration  # noqa: E402
+from tensorcell.diffusion_guidance.networks import padded  # noqa: E402
 from tensorcell.diffusion_guidance.paths import variance_preserving  # noqa: E402
 
 REGRESSIONS = [name for name in BASELINES if name != "ddpm"]

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tensorcell.diffusion_guidance.baselines.volumes import padded
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z
 from tensorcell.diffusion_guidance.microdiffuse3d.transformer import TimeCode
-from tensorcell.diffusion_guidance.networks import channels_last, set_zero
+from tensorcell.diffusion_guidance.networks import channels_last, padded, set_zero
 from tensorcell.diffusion_guidance.paths import denoiser, variance_preserving
 from tensorcell.diffusion_guidance.samplers import sample
 

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z, check_factor
-from tensorcell.diffusion_guidance.networks import channels_last
-
-
-def padded(volume: Tensor, multiples: Sequence[int]) -> Tensor:
-    """The volume ``(B, C, D, H, W)`` with the far ends of its last three axes repeated up to multiples.
-
-    Examples
-    --------
-    >>> import torch
-    >>> padded(torch.zeros(1, 1, 3, 8, 5), (2, 4, 4)).shape
-    torch.Size([1, 1, 4, 8, 8])
-    """
-    depth, height, width = (-size % multiple for size, multiple in zip(volume.shape[2:], multiples, strict=True))
-    if not (depth or height or width):
-        return volume
-    return functional.pad(volume, (0, width, 0, height, 0, depth), mode="replicate")
+from tensorcell.diffusion_guidance.networks import channels_last, padded
 
 
 class ResidualRestoration(nn.Module):

@@ -17,7 +17,7 @@ from torch.nn import functional
 from tensorcell.diffusion_guidance.microdiffuse3d.config import check_sizes
 from tensorcell.diffusion_guidance.microdiffuse3d.degradation import along_z, check_factor
 from tensorcell.diffusion_guidance.microdiffuse3d.refinement import convolution
-from tensorcell.diffusion_guidance.networks import set_zero
+from tensorcell.diffusion_guidance.networks import padded, set_zero
 
 START = 0.3
 """Weights of the second convolution of a block at the start of training, as a share of the usual ones."""
@@ -90,8 +90,7 @@ class FirstEstimate(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """``(B, 1, d, H, W) -> (B, 1, axial_factor d, H, W)``; measured pixels were interpolated to H x W before."""
         height, width = volume.shape[3:]
-        below, right = -height % self.multiple, -width % self.multiple
-        whole = functional.pad(volume, (0, right, 0, below, 0, 0), mode="replicate") if below or right else volume
+        whole = padded(volume, (1, self.multiple, self.multiple))
         features = self.body(self.first(to_features(whole, self.block)))
         coarse = self.coarser(functional.avg_pool3d(features, (1, 2, 2)))
         features = features + functional.interpolate(
