@@ -60,7 +60,7 @@ def table(file: str, chosen: Any) -> str:
         planes, axial_factor=factor, stretch=matched_stretch(planes, factor), steps=chosen.fit_steps
     )  # fmt: skip
     torch.set_flush_denormal(True)
-    kriged = np.asarray(fill_planes(planes, np.arange(0, len(truth), factor), len(truth), denoise=False).volume)
+    kriged = np.asarray(fill_planes(planes, np.arange(0, len(truth), factor), len(truth)).volume)
     blend, whole = (fill_with_prior(planes, prior, project=project) for project in (False, True))
     lines = [f"{Path(file).name}, {truth.shape}, every {factor}th plane: PSNR between them, dB"]
     for name, volume in (

@@ -231,7 +231,7 @@ def _left_out(values: Floats, first: int, factor: int, noise: float | NoiseModel
 def _kriged(values: Floats, factor: int, noise: float | NoiseModel) -> tuple[Floats, Floats]:
     """Kriging between planes 0, s, 2s, ..., and the standard deviation of its error."""
     count = grid_rows(values, factor)
-    found = fill_planes(values, np.arange(0, count, factor), count, noise=noise, denoise=False)
+    found = fill_planes(values, np.arange(0, count, factor), count, noise=noise)
     return np.array(found.volume, np.float32), np.asarray(found.error, np.float32)
 
 

@@ -5,8 +5,8 @@ planes, fine structure is gone at the next one, and the mean of two unrelated pl
 structure between them than its shrunken mean. How fast each lateral frequency decays along z is measured on the planes
 themselves; simple kriging (Wiener prediction) with that correlation then gives the weights. Nothing is trained: all
 that depends on the data comes from the stack itself, at a cost of a few cosine transforms a plane. The fixed choices
-(roots, a third of the mean, neighbours, nugget, pchip beneath, root of the slope) were compared on real volumes of
-which every plane was measured, so figures on those volumes are somewhat too good.
+(roots, a third of the mean, neighbours, nugget, pchip beneath, root of the slope, share of the noise) were compared on
+real volumes of which every plane was measured, so figures on those volumes are somewhat too good.
 
 Symbols:
 
@@ -17,26 +17,31 @@ letter   meaning                                                         shape
 `y`      roots ``sqrt(x - floor + offset)``, see below                   (m, Y, X)
 `D`      orthonormal cosine transform of each plane of `y`               (m, Y, X)
 `H`      radial bands, half an octave each, a partition of unity         (J, Y X)
-`rho_j`  correlation of band `j` along z, ``(1 + b t^2)^-a``             function of z
+`rho_j`  correlation of band `j` along z                                 function of z
 =======  ==============================================================  =================
 
 1. `y` replaces `x`, since light is counted (its noise grows with the root) and brightness differs by factors between
    structures: roots are closer to Gaussian, and a few bright spots do not decide the correlation of everything else.
-2. `rho_j` is the Cauchy function (Gneiting and Schlather 2004, with exponent 2: parabolic at the origin as any
-   blurred image is, heavy-tailed as structures of mixed size are) through two measured values: planes one gap
-   apart and two gaps apart. Values below one gap, where nothing was measured, follow from it.
+2. ``rho_j(t) = c exp(-h t^2) + (1 - c) exp(-g t^2)``: a Gaussian, as every blurred image has it at small distances, and
+   a wider one for larger structures. It passes through the measured values of planes one and two gaps apart and, where
+   there are such, near that of planes four gaps apart; values below one gap, where nothing was measured, follow from
+   it. A correlation at one gap that cannot be told from 0 is taken as the largest that cannot: detail that has nothing
+   in common one gap apart still has some half a gap apart, and 0 would lose against linear interpolation where it is
+   blurred, while the largest loses little where it is not.
 3. Weights of the nearest planes: ``w = (R + q I)^-1 r`` with ``R = rho_j(z_k - z_l)``, ``r = rho_j(z_k - z)``, and
-   `q` the ratio of noise to signal in the band. Structure that has at most one period a side is interpolated by pchip.
+   `q` the ratio of noise to signal in the band; noise that cannot be told from structure is taken for structure. The
+   trend, structure that has at most one period a side, is kriged about a mean that is not known: the weights of
+   each of its planes sum to one (ordinary kriging).
 4. The result is ``pchip + weight (kriged - pchip)``. The weight is judged on the measured planes: every second plane
-   is left out and predicted in the same way at twice the gap. The slope `b` of the true on the predicted correction,
-   at the lower end of its 95 % confidence interval and clipped to [0, 1], is the weight there. At the gap itself the
-   slope cannot be measured; the geometric mean of one, its value at no gap, and `b` is taken: ``sqrt(b)``.
+   is left out and predicted in the same way at twice the gap. The slope `b` of the true on the predicted correction is
+   the weight there; before it is measured it is expected to be 1 +- .5, and the two are averaged by their precision. At
+   the gap itself the slope cannot be measured; the geometric mean of one, its value at no gap, and `b` is taken:
+   ``sqrt(b)``.
 
 References
 ----------
-T. Gneiting and M. Schlather, Stochastic models that separate fractal dimension and the Hurst effect,
-SIAM Review 46 (2004) 269-282, doi:10.1137/S0036144501394387. N. Cressie, The origins of kriging,
-Mathematical Geology 22 (1990) 239-252, doi:10.1007/BF00889887.
+N. Cressie, The origins of kriging, Mathematical Geology 22 (1990) 239-252, doi:10.1007/BF00889887. N. Wiener,
+Extrapolation, Interpolation, and Smoothing of Stationary Time Series, MIT Press, 1949.
 """
 
 from __future__ import annotations
@@ -52,7 +57,7 @@ import numpy.typing as npt
 from .arrays import Array, as_float, from_host, namespace_of, to_host
 from .calibration import Calibration, calibrated, neighbours_mean
 from .interpolation import pchip
-from .kriging import KrigedPlane, NoiseLevels, kriged
+from .kriging import KrigedPlane, kriged
 from .left_out_planes import LeftOut, at_gap, every_second
 from .noise import NoiseModel
 from .plane_errors import Between, between_two, power_of_variogram, repeated
@@ -66,6 +71,9 @@ FEWEST_PLANES = 5
 
 CONFIDENCE = 0.95
 """Probability that the weight of the correction is not too large."""
+
+UNSURE = 0.5
+"""Standard deviation of the weight that kriging is expected to deserve before it was judged; its mean is one."""
 
 MOST_WIDTHS = 4
 """Widths of gaps that are judged by themselves."""
@@ -113,7 +121,6 @@ def fill_planes(
     planes: int,
     *,
     noise: float | NoiseModel = 0.0,
-    denoise: bool = True,
     each_gap: bool = False,
 ) -> PlaneFill:
     """Planes ``0 .. planes - 1`` of a volume of which the planes at `grid` are measured.
@@ -128,9 +135,8 @@ def fill_planes(
         Number of planes wanted. Planes beyond the first and last measured one repeat it.
     noise : float or NoiseModel
         Standard deviation of the noise in `stack`, in its unit, or a model of its variance; filled planes are estimates
-        without it.
-    denoise : bool
-        False: the weights are those of noise-free planes, and `noise` enters the error alone.
+        without it. A model that cannot tell noise from structure (:attr:`NoiseModel.told_apart`) enters the error and
+        the trend alone, and filled planes keep what may be structure.
     each_gap : bool
         True: gaps of each width are judged by themselves, at left-out measured planes that lie as far apart (up to four
         widths). It is meant for stacks of which most planes were measured. False: all by every second plane.
@@ -180,14 +186,13 @@ def fill_planes(
     measured = positions[place] == targets
     inside = ~measured & (targets > positions[0]) & (targets < positions[-1])
 
-    level = NoiseLevels(model, model.sigma if denoise else 0.0)
     volume = values[place]
     error = np.zeros_like(volume)
     filled = np.flatnonzero(inside)
     blend = None
     for left_out, chosen in _groups(positions, filled, each_gap):
-        blend = _judge(values, positions, level, left_out)
-        new = _filled(values, positions, targets[chosen], level, blend)
+        blend = _judge(values, positions, model, left_out)
+        new = _filled(values, positions, targets[chosen], model, blend)
         for n, (plane, deviation) in zip(chosen, new, strict=True):
             volume[n], error[n] = plane, deviation
     assert blend is not None
@@ -238,14 +243,14 @@ def _groups(positions: Doubles, filled: Indices, each_gap: bool) -> Iterator[tup
 
 
 def _filled(
-    values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLevels, blend: _Blend
+    values: Floats, positions: Doubles, targets: Doubles, noise: NoiseModel, blend: _Blend
 ) -> Iterator[tuple[Floats, Floats]]:
     """Blended planes at targets strictly inside the measured range, and their standard deviations, one by one."""
     simple = pchip(values, positions, targets)
     if np.isnan(blend.weight):
-        power = power_of_variogram(values, positions, noise.present)
+        power = power_of_variogram(values, positions, noise)
         for target, base in zip(targets, simple, strict=True):
-            yield base, _error(between_two(values, positions, target, noise.present, power), base, blend)
+            yield base, _error(between_two(values, positions, target, noise, power), base, blend)
         return
     for base, plane in zip(simple, kriged(values, positions, targets, noise), strict=True):
         value = base + blend.weight * (plane.value - base)
@@ -258,18 +263,17 @@ def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Fl
     return found
 
 
-def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: LeftOut) -> _Blend:
+def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
     """Weight of the kriged planes, judged at measured planes that are left out.
 
-    With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is
-    ``sum <d, e> / sum <d, d>``. The lower end of its one-sided confidence interval is taken (Student's t with the
-    jackknife error over planes), so that few or disagreeing planes leave the result near pchip. Where planes were left
-    out at the gap itself, that is the weight. Else it is that of twice the gap, and the weight of no gap is one; the
-    geometric mean of the two is used at the gap itself.
+    With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is the
+    slope ``sum <d, e> / sum <d, d>``, which is averaged with what is expected of it (`deserved`). Where planes were
+    left out at the gap itself, that is the weight. Else it is that of twice the gap, and the weight of no gap is one;
+    the geometric mean of the two is used at the gap itself.
     """
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
-        return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise.present), sentence)
+        return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise), sentence)
     sums, samples = [], []
     places = spread_out_places(values[0].size, SAMPLE // sum(len(out) for _, out in left_out.folds))
     for used, out in left_out.folds:
@@ -278,9 +282,10 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: Lef
         for measured, base, plane in zip(values[out], simple, predicted, strict=True):
             change, truth = plane.value - base, measured - base
             sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
-            samples.append(_sampled(plane, base, change, truth, noise.present, places))
+            samples.append(_sampled(plane, base, change, truth, noise, places))
     products, squares = np.array(sums).T
-    slope, slope_error, weight = judged_slope(products, squares)
+    slope, slope_error, _ = judged_slope(products, squares)
+    weight = deserved(slope, slope_error)
     if not left_out.same_gap:
         weight = float(np.sqrt(weight))
     base, change, truth, near_change, near_truth, variance, noisy = np.concatenate(samples, axis=1)
@@ -292,6 +297,16 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseLevels, left_out: Lef
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
     return _Blend(weight, slope, slope_error, law, sentence)
+
+
+def deserved(slope: float, error: float) -> float:
+    """Weight of a correction that is expected to deserve 1, give or take `UNSURE`, and was measured to deserve `slope`.
+
+    >>> round(deserved(0.2, 0.0), 9), deserved(0.0, UNSURE), deserved(0.0, np.inf)
+    (0.2, 0.5, 1.0)
+    """
+    before, measured = 1 / UNSURE**2, 1 / max(error, 1e-9) ** 2
+    return float(np.clip((before + slope * measured) / (before + measured), 0, 1))
 
 
 def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, float]:

@@ -16,24 +16,31 @@ from .noise import NoiseModel
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 Singles = npt.NDArray[np.float32]
 
 NEIGHBOURS = 4
 """Number of measured planes that are used on either side."""
 
 COARSEST = 4
-"""Half-periods along the shorter side from which on all is kriged; half as many and fewer are left to pchip."""
+"""Half-periods along the shorter side from which on all lies in bands; half as many and fewer are the trend."""
 
 SMALLEST_NUGGET = 1e-5
 """Least number that is added to the unit diagonal of R, so that it is never singular."""
 
+WEIGHED = 0.5
+"""Share of the variance of the noise that the weights of the bands take into account. Roots magnify noise in the dark,
+where too much of it is often expected: the whole variance is better by .2 to .5 dB where it is right, and worse by .5
+to .9 dB where it is not."""
 
-class NoiseLevels(NamedTuple):
-    """The noise of the measured planes, and what the weights take into account of it."""
+ROUNDS = 6
+"""Rounds in which the two widths of a correlation are found in turn."""
 
-    present: NoiseModel
-    weighed: float
-    """Standard deviation; 0 for the weights of noise-free planes."""
+LEAST_SLOW = 0.01
+"""Least share of the wider Gaussian that is left four gaps away."""
+
+SMALLEST_SIGNAL = 1e-3
+"""Least share of a band's energy that is structure."""
 
 
 class KrigedPlane(NamedTuple):
@@ -46,50 +53,46 @@ class KrigedPlane(NamedTuple):
     """From the noise of the measured planes, which the weights pass on."""
 
 
-def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseLevels) -> Iterator[KrigedPlane]:
+def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseModel) -> Iterator[KrigedPlane]:
     """Planes strictly between the measured ones, predicted band by band on the roots, and their variances."""
     from scipy.fft import dctn, idctn
-    from scipy.interpolate import PchipInterpolator
 
     floor = float(np.quantile(values, 0.001))
     offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # the third was found by trial
     if not offset > 0:  # there is no contrast above the floor that roots could even out
         for target, plane in zip(targets, pchip(values, positions, targets), strict=True):
-            yield KrigedPlane(plane, bridge_variance(values, positions, target), noise.present.variance(plane))
+            yield KrigedPlane(plane, bridge_variance(values, positions, target), noise.variance(plane))
         return
     roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
     darkest = np.float32(np.sqrt(offset))
-    # Mean of (dy / dx)^2 = 1 / (2 y)^2, which the noise in the divisor holds finite in the dark.
-    slope = np.mean(0.25 / (np.square(roots) + noise.weighed))
-
     spectra = dctn(roots, axes=(1, 2), norm="ortho")
     bands, coarse = bands_of(roots.shape[1], roots.shape[2])
-    correlation = correlations_of(spectra, positions, bands, noise.weighed * float(np.sqrt(slope)))
-    structure = correlation
-    if noise.present.sigma != noise.weighed:  # the variance of the error is that of structure, whatever the weights are
-        level = noise.present.variance(values) * (0.25 / np.square(roots))
-        structure = correlations_of(spectra, positions, bands, float(np.sqrt(np.mean(level, dtype=np.float64))))
+    # (dy / dx)^2 = 1 / (2 y)^2
+    level = float(np.mean(noise.variance(values) * (0.25 / np.square(roots)), dtype=np.float64))
+    correlation = correlations_of(spectra, positions, bands, WEIGHED * level if noise.told_apart else 0.0)
     few = coarse > 0
-    trend = PchipInterpolator(positions, spectra[:, few] * coarse[few], axis=0)
+    trend = spectra[:, few] * coarse[few]
+    slow = correlation_of_trend(trend, positions, level)
     flat = bands.reshape(len(bands), coarse.size)
     for target in targets:
         near = np.searchsorted(positions, target)
         chosen = np.arange(max(near - NEIGHBOURS, 0), min(near + NEIGHBOURS, len(positions)))
         weights = kriging_weights(correlation, positions[chosen], target)
-        left = share_left(structure, weights, positions[chosen], target)
+        left = share_left(correlation, weights, positions[chosen], target)
         spectrum, passed = np.zeros(coarse.shape, dtype=np.float32), 0.0
         for k, plane in enumerate(chosen):
             gains = (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape)
             spectrum += gains * spectra[plane]
             passed += float(np.mean(np.square(gains)))
-        spectrum[few] += trend(target)
+        (shares,) = kriging_weights(slow, positions[chosen], target, sum_to_one=True)
+        spectrum[few] += shares.astype(np.float32) @ trend[chosen]
         root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
-        energy = (structure.energy[near - 1] + structure.energy[near]) / 2
+        energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
         spread = float(energy @ left) * local_share(np.square(roots[near] - roots[near - 1]))
         plane = np.square(root).astype(values.dtype)
         plane += floor - offset  # in the precision of the stack, since the floor may be large beside the contrast
         # The variance is that of the square of a normal variable.
-        yield KrigedPlane(plane, (4 * np.square(root) + 2 * spread) * spread, passed * noise.present.variance(plane))
+        yield KrigedPlane(plane, (4 * np.square(root) + 2 * spread) * spread, passed * noise.variance(plane))
 
 
 def local_share(change: Singles) -> Singles:
@@ -121,85 +124,157 @@ def bands_of(rows: int, columns: int) -> tuple[Singles, Singles]:
 
 
 class Correlation(NamedTuple):
-    """``rho_j(t) = (1 + b_j t^2)^-a_j``, the ratio of noise to signal, and the energy a voxel of each plane."""
+    """``rho_j(t) = c_j exp(-h_j t^2) + (1 - c_j) exp(-g_j t^2)``, the noise, and the energy of the planes."""
 
-    a: Doubles
-    b: Doubles
+    c: Doubles
+    g: Doubles
+    h: Doubles
     nugget: Doubles
-    energy: Doubles  # (m, J)
+    """Ratio of noise to signal."""
+    energy: Doubles
+    """Of the signal, a voxel of each plane (m, J)."""
 
     def __call__(self, distance: Doubles) -> Doubles:
         """Correlation (J, ...) at distances (...)."""
-        shape = (len(self.a),) + (1,) * distance.ndim
-        return np.exp(-self.a.reshape(shape) * np.log1p(self.b.reshape(shape) * np.square(distance)))
+        c, g, h = (each.reshape((len(self.c),) + (1,) * distance.ndim) for each in self[:3])
+        squares = np.square(distance)
+        return np.asarray(c * np.exp(-h * squares) + (1 - c) * np.exp(-g * squares))
 
 
 def correlations_of(spectra: Singles, positions: Doubles, bands: Singles, noise: float) -> Correlation:
-    """Correlation along z of every band, from pairs of measured planes one and two median gaps apart."""
+    """Correlation along z of every band; ``noise`` is the variance of white noise."""
     voxels = spectra[0].size
     flat = bands.reshape(len(bands), voxels)
-    level = noise**2 * flat.sum(axis=1, dtype=np.float64) / voxels
     energy = np.stack([flat @ np.square(plane).ravel() for plane in spectra]).astype(np.float64) / voxels
-    signal = np.maximum(energy - level, 1e-3 * energy)
-    points = []
-    pairs = pairs_of(positions)
-    for lower, upper in pairs:
-        product = sum(flat @ (spectra[i] * spectra[k]).ravel() for i, k in zip(lower, upper, strict=True))
-        middle = (signal[lower].sum(axis=0) + signal[upper].sum(axis=0)) / 2
-        rho = np.divide(product / voxels, middle, out=np.zeros_like(middle), where=middle > 0)
+    products = []
+    for lower, upper in pairs_of(positions):
+        total = sum(flat @ (spectra[i] * spectra[k]).ravel() for i, k in zip(lower, upper, strict=True))
+        products.append((lower, upper, np.asarray(total, np.float64) / (voxels * len(lower))))
+    return fitted_correlation(products, positions, energy, noise, flat.sum(axis=1, dtype=np.float64) / voxels, voxels)
+
+
+def fitted_correlation(
+    products: list[tuple[Indices, Indices, Doubles]],
+    positions: Doubles,
+    energy: Doubles,
+    noise: float,
+    width: Doubles,
+    voxels: int,
+) -> Correlation:
+    """Correlation of bands through those of pairs of measured planes.
+
+    Parameters
+    ----------
+    products : list of (lower, upper, products)
+        For each distance the pairs, and the mean product of both planes of a pair in each band ``(J,)``.
+    positions : float array (m,)
+        Positions of the planes.
+    energy : float array (m, J)
+        Mean squares of each band.
+    noise : float
+        Variance of white noise. What two planes one gap apart share is no noise, so that no more is taken off than is
+        left beside that in any band.
+    width : float array (J,)
+        Share of the ``voxels`` coefficients that a band has.
+    """
+    points, unsure = [], []
+    for lower, upper, product in products:
+        middle = (energy[lower].mean(axis=0) + energy[upper].mean(axis=0)) / 2
+        rho = np.divide(product, middle, out=np.zeros_like(middle), where=middle > 0)
         points.append((float(np.mean(positions[upper] - positions[lower])), rho))
-    samples = np.maximum(flat.sum(axis=1, dtype=np.float64), 1) * len(pairs[1][0])
-    a, b = cauchy_through(points, 2 / np.sqrt(samples))  # two standard errors of a correlation of zero
-    mean = signal.mean(axis=0)
-    nugget = np.maximum(np.divide(level, mean, out=np.zeros_like(mean), where=mean > 0), SMALLEST_NUGGET)
-    return Correlation(a, b, nugget, signal)
+        unsure.append(2 / np.sqrt(np.maximum(width * voxels, 1) * len(lower)))  # two standard errors of one of zero
+    mean = energy.mean(axis=0)
+    most = (np.maximum(1 - points[0][1], 0) + unsure[0]) * mean / width
+    noise = float(np.min(most, initial=noise))
+    signal = np.maximum(1 - np.divide(noise * width, mean, out=np.zeros_like(mean), where=mean > 0), SMALLEST_SIGNAL)
+    fitted = correlation_through([(t, rho / signal) for t, rho in points], np.minimum(unsure[0] / signal, 0.5))
+    return Correlation(*fitted, np.maximum(1 / signal - 1, SMALLEST_NUGGET), energy * signal)
 
 
-def pairs_of(positions: Doubles) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    """Pairs (lower, upper) of planes about one and about two median gaps apart.
+def pairs_of(positions: Doubles) -> list[tuple[Indices, Indices]]:
+    """Pairs (lower, upper) of planes about one, two and four median gaps apart; those four apart only if there are.
 
-    Where the gaps are so uneven that there are no such pairs, all neighbours are taken, and all planes at larger
-    distances than those.
+    Where the gaps are so uneven that there are no pairs one or two gaps apart, all neighbours are taken, and all planes
+    at larger distances than those.
     """
     lower, upper = np.triu_indices(len(positions), k=1)
     distance = (positions[upper] - positions[lower]) / np.median(np.diff(positions))
-    one, two = (np.abs(np.log(distance / gaps)) < np.log(1.25) for gaps in (1, 2))
+    one, two, four = (np.abs(np.log(distance / gaps)) < np.log(1.25) for gaps in (1, 2, 4))
     if not one.any():
         one = upper - lower == 1
     if not two.any():
         two = distance > 1.25 * distance[one].mean()
-    return [(lower[near], upper[near]) for near in (one, two)]
+    if distance[four].size and distance[four].mean() < 1.25 * distance[two].mean():
+        four = np.zeros_like(four)
+    return [(lower[near], upper[near]) for near in (one, two, four) if near.any()]
 
 
-def cauchy_through(points: list[tuple[float, Doubles]], unsure: Doubles) -> tuple[Doubles, Doubles]:
-    """`a` and `b` of ``(1 + b t^2)^-a`` through two points ``(t, rho)``, by bisection.
+def correlation_of_trend(trend: Singles, positions: Doubles, noise: float) -> Correlation:
+    """Correlation along z of the coefficients ``(m, n)`` of the trend about their means, as one band.
 
-    The ratio of the two ``-log rho`` falls with `b` from ``(t2 / t1)^2`` (Gaussian) to 1 (heavy tail); a measured
-    ratio beyond these ends is clipped to them. Bands are ordered from fine to coarse. Where the far `rho` of a band is
-    below `unsure`, its ratio says nothing, and that of the next coarser band is taken.
+    The trend is far above the noise, so that the noise may be taken off whether or not it is told apart from detail.
     """
-    (near, first), (far, second) = points
-    near_log = -np.log(np.clip(first, 1e-3, 1 - 1e-6))
-    far_log = -np.log(np.clip(second, 1e-4, 1 - 1e-6))
-    gaussian = 0.99975 * (far / near) ** 2
-    wanted = np.clip(far_log / near_log, 1.2, gaussian)
-    for band in range(len(wanted) - 1, -1, -1):  # from coarse to fine
-        if second[band] < unsure[band]:
-            wanted[band] = wanted[band + 1] if band + 1 < len(wanted) else gaussian
-    low, high = np.full(len(wanted), -16.0), np.full(len(wanted), 16.0)
+    about = trend.astype(np.float64) - trend.mean(axis=0, dtype=np.float64)
+    energy = np.mean(np.square(about), axis=1)
+    return fitted_correlation(
+        [(lower, upper, np.array([np.mean(about[lower] * about[upper])])) for lower, upper in pairs_of(positions)],
+        positions, energy[:, None], noise, np.ones(1), trend.shape[1],
+    )  # fmt: skip
+
+
+def correlation_through(points: list[tuple[float, Doubles]], unsure: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """`c`, `g`, `h` of ``c exp(-h t^2) + (1 - c) exp(-g t^2)`` through two or three points ``(t, rho)``, nearest first.
+
+    For each `h`, `c` and `g` follow from the two nearest points by bisection; where the second `rho` is below that of a
+    Gaussian through the first, `c` is 0. `h` follows from the third point in turn; without that it is 0.
+
+    A first `rho` below ``unsure`` cannot be told from 0, and ``unsure`` is taken: planes that have nothing in common
+    one gap apart are alike half a gap apart nevertheless, since whatever is imaged is blurred. Others below it are 0.
+    """
+    (near, first), (far, second), *others = points
+    first = np.clip(first, np.maximum(unsure, 1e-3), 1 - 1e-6)
+    second = np.where(second < unsure, 0, np.minimum(second, first * (1 - 1e-9)))
+    h = np.zeros_like(first)
+    for _ in range(ROUNDS):
+        c, g = two_gaussians((near, first), (far, second), h)
+        for third, rho in others:
+            slow = np.maximum(rho, unsure) - (1 - c) * np.exp(-g * third**2)
+            share = np.divide(slow, c, out=np.ones_like(c), where=c > 0)
+            h = -np.log(np.clip(share, LEAST_SLOW, 1)) / third**2
+    c, g = two_gaussians((near, first), (far, second), h)
+    return c, g, h
+
+
+def two_gaussians(
+    near: tuple[float, Doubles], far: tuple[float, Doubles], h: Doubles
+) -> tuple[Doubles, Doubles]:  # fmt: skip
+    """`c` and `g` through two points for a given `h`."""
+    (one, first), (two, second) = near, far
+    squares, slow, slower = (two / one) ** 2, np.exp(-h * one**2), np.exp(-h * two**2)
+    low, high = np.zeros_like(first), np.minimum(np.minimum(second / slower, first / slow), 1) * (1 - 1e-12)
+    most = high
     for _ in range(50):
-        middle = (low + high) / 2
-        b = np.exp(middle) / near**2
-        above = np.log1p(b * far**2) / np.log1p(b * near**2) > wanted
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    b = np.exp((low + high) / 2) / near**2
-    return near_log / np.log1p(b * near**2), b
+        c = (low + high) / 2
+        near_log = np.log(np.maximum(first - c * slow, 1e-300) / (1 - c))
+        far_log = np.log(np.maximum(second - c * slower, 1e-300) / (1 - c))
+        above = squares * near_log < far_log  # what is left falls more slowly than a Gaussian: `c` is larger
+        low, high = np.where(above, c, low), np.where(above, high, c)
+    c = np.where((second > first**squares) & (most > 0), (low + high) / 2, 0.0)
+    return c, -np.log((first - c * slow) / (1 - c)) / one**2
 
 
-def kriging_weights(correlation: Correlation, positions: Doubles, target: float) -> Floats:
-    """Weights (J, k) of the planes at `positions` for the one at `target`."""
+def kriging_weights(
+    correlation: Correlation, positions: Doubles, target: float, *, sum_to_one: bool = False
+) -> Floats:  # fmt: skip
+    """Weights (J, k) of the planes at `positions` for the one at `target`.
+
+    With ``sum_to_one`` a mean that is not known is passed on as it is (ordinary kriging; Cressie 1990).
+    """
     between = correlation(positions[:, None] - positions) + correlation.nugget[:, None, None] * np.eye(len(positions))
     weights: Floats = np.linalg.solve(between, correlation(positions - target)[..., None])[..., 0]
+    if sum_to_one:
+        even = np.linalg.solve(between, np.ones((len(between), len(positions), 1)))[..., 0]
+        weights = weights + even * ((1 - weights.sum(axis=1)) / even.sum(axis=1))[:, None]
     return weights
 
 

@@ -130,6 +130,15 @@ class NoiseModel:
         """Whether no noise could be measured, so that a ``sigma`` of 0 says nothing."""
         return self.sentence.startswith(UNMEASURABLE)
 
+    @property
+    def told_apart(self) -> bool:
+        """Whether the noise is told apart from structure: it was given, or is white, as structure is not.
+
+        >>> NoiseModel.white(2.0).told_apart
+        True
+        """
+        return self.patches == 0 or self.correlated is False
+
     def reduced(self, share: float, reason: str) -> NoiseModel:
         """The model with all standard deviations multiplied by a share; the reason is added to its sentence.
 

@@ -161,7 +161,7 @@ def filled_along(
         lines, errors = (np.moveaxis(array[planes], axis, 0) for array in (part, error))
         carried = np.where(np.moveaxis(kept[planes], axis, 0), 0, np.square(errors))
         law = noise if kept[planes].any() else NoiseModel.white(0.0)
-        filled = fill_planes(lines, grid, len(present), noise=law, denoise=False, each_gap=True)
+        filled = fill_planes(lines, grid, len(present), noise=law, each_gap=True)
         upper = np.searchsorted(grid, missing)
         below, above = np.maximum(upper - 1, 0), np.minimum(upper, len(grid) - 1)
         u = np.empty(filled.error.shape, part.dtype)

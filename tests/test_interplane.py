@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ from scipy.stats import t as student
 from tensorcell.solvers.interplane import FEWEST_PLANES, _scale, fill_planes, judged_slope
 from tensorcell.solvers.kriging import (
     Correlation,
-    NoiseLevels,
     bands_of,
-    cauchy_through,
+    correlation_of_trend,
+    correlation_through,
+    correlations_of,
     kriged,
     kriging_weights,
     pairs_of,
@@ -115,10 +115,10 @@ def test_fill_planes_gains_on_an_isotropic_field(step: int) -> None:
         CubicSpline(grid, truth[::step])(np.arange(len(truth))),
     )
     best = max(decibels(other[missing], truth[missing]) for other in others)
-    assert decibels(filled.volume[missing], truth[missing]) > best + 0.5  # the bar for training-free methods is .25
+    assert decibels(filled.volume[missing], truth[missing]) > best + 1  # the bar for training-free methods is .25
     error, deviation = np.abs(filled.volume - truth)[missing], filled.error[missing]
     # Judged at twice the gap, where a field as smooth as this is lost: intervals are too wide rather than too narrow.
-    assert 0.45 < np.sqrt(np.mean(error**2) / np.mean(deviation**2)) < 1
+    assert 0.4 < np.sqrt(np.mean(error**2) / np.mean(deviation**2)) < 1
     assert np.mean(error <= 1.645 * deviation) > 0.9
 
 
@@ -126,10 +126,10 @@ def test_fill_planes_of_white_noise_is_its_mean() -> None:
     noise = 10 + np.random.default_rng(0).standard_normal((17, 48, 48))
     filled = fill_planes(noise, np.arange(0, 33, 2), 33)
     # Nothing carries over: the best estimate is the mean, and linear interpolation keeps a deviation of sqrt(1/2).
-    # Kept here are the coarse trend, nine of 2304 coefficients, and what a correlation of .001 at the gap may
-    # mean within it: weights of .001^(1/4) = .18 for both neighbours. Told that all is noise, only the trend stays.
-    assert filled.volume[1::2].std() < 0.4
-    assert fill_planes(noise, np.arange(0, 33, 2), 33, noise=1.0).volume[1::2].std() < 0.2
+    # Untold, it may be blurred structure: a correlation of two standard errors at the gap, some .02, makes weights of
+    # .02^(1/4) = .38 for both neighbours. Told that it is noise, half of it is taken off, and the weights are smaller.
+    assert filled.volume[1::2].std() < 0.6
+    assert fill_planes(noise, np.arange(0, 33, 2), 33, noise=1.0).volume[1::2].std() < 0.42
     assert filled.weight > 0.9
 
 
@@ -138,7 +138,7 @@ def test_kriged_planes_know_the_noise_they_pass_on() -> None:
     targets = grid[:-1] + 1
     offset = (truth.mean() - np.quantile(truth, 0.001)) / 3 - np.quantile(truth, 0.001)
     level = 1e-3 * np.sqrt(truth + offset)  # the same everywhere in the roots, and little
-    light = NoiseLevels(NoiseModel(gain=0.0, offset=1.0, sigma=1.0), 0.0)
+    light = NoiseModel(gain=0.0, offset=1.0, sigma=1.0, patches=1)
     noisy = truth + level * np.random.default_rng(1).standard_normal(truth.shape)
     without, with_noise = (list(kriged(each, grid, targets, light)) for each in (truth, noisy))
     change = np.stack([b.value - a.value for a, b in zip(without, with_noise, strict=True)])
@@ -152,8 +152,9 @@ def test_fill_planes_errors_cover_the_truth_beneath_noise(sigma: float) -> None:
     truth = field(5, (65, 48, 48), width=3.0)
     noisy = truth + sigma * np.random.default_rng(1).standard_normal(truth.shape)
     grid, missing = np.arange(0, 65, 2), np.arange(65) % 2 == 1
-    plain, told = (fill_planes(noisy[::2], grid, 65, noise=level, denoise=False) for level in (0.0, sigma))
-    np.testing.assert_array_equal(told.volume, plain.volume)  # the weights are those of noise-free planes
+    model = NoiseModel(gain=0.0, offset=sigma**2, sigma=sigma, patches=100)  # not told apart from structure
+    plain, told = (fill_planes(noisy[::2], grid, 65, noise=level) for level in (0.0, model))
+    np.testing.assert_allclose(told.volume, plain.volume, atol=0.3)  # but for the trend, as if there was no noise
     mean = [np.square(each.error[missing]).mean() for each in (told, plain)]
     assert mean[0] < mean[1]  # which holds the noise of the left-out voxels
     assert np.mean(np.abs(told.volume - truth)[missing] <= 1.645 * told.error[missing]) > 0.9
@@ -175,16 +176,12 @@ def test_fill_planes_distrusts_corrections_that_left_out_planes_refute() -> None
 
 
 def test_weight_at_the_gap_is_the_root_of_that_at_twice_the_gap() -> None:
-    truth, grid = field(1)[:64], np.arange(0, 64, 3)
-    filled = fill_planes(truth[::3], grid, 64)
-    (judged,) = re.findall(r"at (\d+) left-out planes", filled.sentence)
-    lowest = filled.slope - student.ppf(0.95, int(judged) - 1) * filled.slope_error
-    assert 0.3 < lowest < 0.7  # neither end of [0, 1], where the root changes nothing
-    assert filled.weight == pytest.approx(np.sqrt(lowest), rel=1e-6)
-    # What holds at twice the gap is too careful at the gap: the field is one that kriging suits.
-    missing, base = ~filled.measured, PchipInterpolator(grid, truth[::3])(np.arange(64))
-    careful = base + filled.weight * (filled.volume - base)
-    assert decibels(filled.volume[missing], truth[missing]) > decibels(careful[missing], truth[missing])
+    """Between planes of a random walk straight lines are best, and the slope is far below 1."""
+    steps = gaussian_filter(np.random.default_rng(1).standard_normal((64, 48, 48)), (0, 2, 2))
+    filled = fill_planes(np.cumsum(steps, axis=0)[::3], np.arange(0, 64, 3), 64)
+    measured = (4 + filled.slope / filled.slope_error**2) / (4 + 1 / filled.slope_error**2)
+    assert 0.1 < measured < 0.9  # neither end of [0, 1], where the root changes nothing
+    assert filled.weight == pytest.approx(np.sqrt(measured), rel=1e-6)
 
 
 def test_judged_slope_is_the_jackknife_of_the_quotient() -> None:
@@ -288,29 +285,91 @@ def test_bands_leave_one_period_a_side_to_the_trend_and_take_two(length: int) ->
 )
 def test_pairs_are_at_two_distances(grid: list[float]) -> None:
     positions = np.array(grid, dtype=float)
-    (low, high), (far_low, far_high) = pairs_of(positions)
+    (low, high), (far_low, far_high), *_ = pairs_of(positions)
     assert np.mean(positions[far_high] - positions[far_low]) > 1.2 * np.mean(positions[high] - positions[low])
 
 
-def test_cauchy_passes_through_both_points() -> None:
-    a, b = np.array([0.3, 1.0, 4.0]), np.array([5.0, 1.0, 0.05])
-    rho = Correlation(a, b, np.zeros(3), np.zeros((1, 3)))
-    points = [(t, rho(np.array(t))) for t in (1.5, 3.0)]
-    fitted = Correlation(*cauchy_through(points, np.zeros(3)), np.zeros(3), np.zeros((1, 3)))
-    for t in (0.4, 1.5, 2.2, 3.0):  # the same two parameters, so the same function everywhere
-        assert np.allclose(fitted(np.array(t)), rho(np.array(t)), atol=1e-6)
+def test_the_correlation_passes_through_its_points() -> None:
+    c, g, h = np.array([0.3, 0.0, 0.7]), np.array([0.5, 0.1, 0.05]), np.array([0.02, 0.0, 0.001])
+    rho = Correlation(c, g, h, np.zeros(3), np.zeros((1, 3)))
+    for distances, narrow in (((1.5, 3.0, 6.0), h), ((1.5, 3.0), 0 * h)):
+        rho = rho._replace(h=narrow)
+        points = [(t, rho(np.array(t))) for t in distances]
+        fitted = Correlation(*correlation_through(points, np.zeros(3)), np.zeros(3), np.zeros((1, 3)))
+        for t in (0.0, 0.4, 1.5, 2.2, 3.0, 6.0):  # the same parameters, so the same function everywhere
+            np.testing.assert_allclose(fitted(np.array(t)), rho(np.array(t)), atol=2e-3)
 
 
-def test_cauchy_takes_an_unmeasurable_shape_from_the_next_coarser_band() -> None:
-    points = [(1.0, np.array([0.1, 0.5])), (2.0, np.array([1e-9, 0.3]))]
-    (a, b), (sure_a, sure_b) = cauchy_through(points, np.full(2, 0.01)), cauchy_through(points, np.zeros(2))
-    assert b[0] == pytest.approx(b[1])
-    assert (a[1], b[1]) == (sure_a[1], sure_b[1])
-    assert (1 + b[0]) ** -a[0] == pytest.approx(0.1)
+@pytest.mark.parametrize(
+    "rho", [(0.6, 0.5, 0.1), (0.9, 0.8, 0.5), (0.3, 0.25, 0.1), (0.5, 0.1, 0.05), (0.95, 0.9, 0.9)]
+)
+def test_measured_correlations_are_met(rho: tuple[float, float, float]) -> None:
+    points = [(t, np.array([each])) for t, each in zip((1.0, 2.0, 4.0), rho, strict=True)]
+    fitted = Correlation(*correlation_through(points, np.array([0.02])), np.zeros(1), np.zeros((1, 1)))
+    np.testing.assert_allclose(fitted(np.array([1.0, 2.0, 4.0]))[0], rho, atol=0.1)
+    np.testing.assert_allclose(fitted(np.array([1.0]))[0], rho[0], atol=1e-6)
+
+
+def test_a_correlation_that_falls_faster_than_a_gaussian_is_one_through_the_near_point() -> None:
+    c, g, _ = correlation_through([(1.0, np.array([0.8, 0.8])), (2.0, np.array([0.3, -0.2]))], np.zeros(2))
+    np.testing.assert_array_equal(c, 0)
+    np.testing.assert_allclose(np.exp(-g), 0.8)
+
+
+def test_a_correlation_that_is_not_known_is_the_largest_that_it_may_be() -> None:
+    """Half a gap apart it is the fourth root of that."""
+    points = [(2.0, np.array([0.001, -0.01, 0.3])), (4.0, np.array([0.0, 0.01, 0.0]))]
+    rho = Correlation(*correlation_through(points, np.full(3, 0.02)), np.zeros(3), np.zeros((1, 3)))
+    np.testing.assert_allclose(rho(np.array(2.0)), [0.02, 0.02, 0.3])
+    np.testing.assert_allclose(rho(np.array(1.0))[:2], 0.02**0.25)
+
+
+def test_noise_is_at_most_what_planes_one_gap_apart_do_not_share() -> None:
+    rng = np.random.default_rng(0)
+    spectra = rng.standard_normal((9, 24, 24)).astype(np.float32)
+    bands, _ = bands_of(24, 24)
+    alike = np.repeat(spectra[:1], 9, axis=0) + 0.1 * spectra  # a hundredth of the energy is not shared
+    told, believed = (correlations_of(each, np.arange(9.0), bands, 1.0) for each in (alike, spectra))
+    assert told.nugget.max() < 0.1  # two standard errors of the share, since as much may be noise
+    assert believed.nugget.min() > 5
+    none = correlations_of(alike, np.arange(9.0), bands, 0.0)
+    np.testing.assert_allclose(none.nugget, 1e-5)
+    assert (none(np.array(1.0)) < told(np.array(1.0))).all()  # noise hides a part of what planes share
+
+
+def test_the_trend_is_kriged_about_its_mean() -> None:
+    """Weights that sum to one pass a constant on, and those of a slow wave follow it better than straight lines do."""
+    positions = np.arange(0.0, 24.0, 2.0)
+    wave = np.sin(2 * np.pi * np.arange(23) / 16 + np.arange(9.0)[:, None]).T
+    trend = (5 + wave[::2]).astype(np.float32)
+    slow = correlation_of_trend(trend, positions, 0.0)
+    targets = np.arange(5.0, 18.0, 2.0)
+    weights = np.concatenate([kriging_weights(slow, positions, t, sum_to_one=True) for t in targets])
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    off = weights @ trend - (5 + wave[5:18:2])
+    straight = (trend[2:-3] + trend[3:-2]) / 2 - (5 + wave[5:18:2])
+    assert np.sqrt(np.mean(off**2)) < 0.3 * np.sqrt(np.mean(straight**2))
+    noisy = kriging_weights(correlation_of_trend(trend, positions, 0.2), positions, targets[0], sum_to_one=True)
+    assert np.sum(noisy**2) < np.sum(weights[0] ** 2)  # with noise, distant planes are averaged instead
+
+
+def test_ordinary_kriging_is_the_best_prediction_whose_weights_sum_to_one() -> None:
+    correlation = Correlation(np.array([0.2]), np.array([0.1]), np.array([0.01]), np.array([0.1]), np.zeros((1, 1)))
+    positions, target = np.array([0.0, 2.0, 5.0, 6.0]), 3.3
+    everywhere = np.append(positions, target)
+    covariance = correlation(everywhere[:, None] - everywhere)[0] + np.diag([0.1] * 4 + [0])
+    (weights,) = kriging_weights(correlation, positions, target, sum_to_one=True)
+
+    def error(w: np.ndarray) -> float:
+        return float(np.append(w, -1) @ covariance @ np.append(w, -1))
+
+    steps = np.random.default_rng(0).normal(scale=0.01, size=(50, 4))
+    steps -= steps.mean(axis=1, keepdims=True)
+    assert all(error(weights + step) > error(weights) for step in steps)
 
 
 def test_kriging_weights_are_the_best_linear_prediction() -> None:
-    correlation = Correlation(np.array([0.8]), np.array([0.5]), np.array([0.1]), np.zeros((1, 1)))
+    correlation = Correlation(np.array([0.2]), np.array([0.1]), np.array([0.01]), np.array([0.1]), np.zeros((1, 1)))
     positions, target = np.array([0.0, 2.0, 5.0, 6.0]), 3.3
     weights = kriging_weights(correlation, positions, target)
     unknown = share_left(correlation, weights, positions, target) + 0.1 * np.sum(weights**2, axis=1)

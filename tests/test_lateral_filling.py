@@ -62,13 +62,13 @@ def test_lines_are_filled_as_planes_are(axis: int) -> None:
     error, noise = np.full(part.shape, SIGMA), NoiseModel.white(SIGMA)
     found = fill_lines(part, error, kept, lines, noise)
     grid = np.flatnonzero(present)
-    turned = fill_planes(np.moveaxis(part, axis, 0), grid, 32, noise=noise, denoise=False, each_gap=True)
+    turned = fill_planes(np.moveaxis(part, axis, 0), grid, 32, noise=noise, each_gap=True)
     np.testing.assert_array_equal(np.moveaxis(found.volume, axis, 0), turned.volume)
     filled = np.moveaxis(found.error, axis, 0)
     np.testing.assert_allclose(filled[~present], turned.error[~present], rtol=1e-12)
     np.testing.assert_array_equal(filled[grid], SIGMA)
     carried = fill_lines(part, error, ~kept, lines, NoiseModel.white(0.0)).error
-    plain = fill_planes(np.moveaxis(part, axis, 0), grid, 32, denoise=False, each_gap=True).error
+    plain = fill_planes(np.moveaxis(part, axis, 0), grid, 32, each_gap=True).error
     np.testing.assert_allclose(np.moveaxis(carried, axis, 0)[~present], np.hypot(plain[~present], SIGMA), rtol=1e-9)
     assert np.mean(np.abs(found.volume - truth) <= 1.645 * found.error) > 0.85
 

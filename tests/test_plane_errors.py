@@ -102,7 +102,7 @@ def test_repeated_plane_of_a_single_measured_one_errs_by_the_spread_of_the_data(
 def test_fill_planes_beyond_the_measured_ones_is_not_certain(grid: list[int]) -> None:
     truth = field(11, 2.0)
     noisy = truth + 0.2 * np.random.default_rng(1).standard_normal(truth.shape)
-    filled = fill_planes(noisy[grid], grid, 11, noise=0.2, denoise=False)
+    filled = fill_planes(noisy[grid], grid, 11, noise=0.2)
     beyond = np.setdiff1d(np.arange(11), grid)
     inside = np.abs(filled.volume - truth)[beyond] <= 1.645 * filled.error[beyond]
     assert 0.85 < inside.mean() < 0.99

@@ -23,7 +23,7 @@ def between_by_kriging(gaps: Gaps) -> Filled:
     """Predict the missing planes from the measured ones, with the weight that left-out measured planes justify."""
     measured = float(gaps.problem.model.inlier.mean())
     noise = gaps.problem.noise_passed_on.reduced(math.sqrt(measured), "Estimated voxels hold no noise.")
-    filled = fill_planes(gaps.estimate.value, gaps.grid, gaps.planes, noise=noise, denoise=False)
+    filled = fill_planes(gaps.estimate.value, gaps.grid, gaps.planes, noise=noise)
     notes = [f"between planes: {filled.sentence}"]
     if gaps.grid[0] > 0 or gaps.grid[-1] < gaps.planes - 1:
         notes.append(BEYOND)
