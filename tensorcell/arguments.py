@@ -131,11 +131,11 @@ def true_false_or_auto(name: str, value: Any) -> bool | None:
     return bool(value)
 
 
-def check_shape(volume: Volume) -> None:
-    """Raise `InputError` unless every stack of the volume has two planes of 2 x 2 pixels at least."""
-    planes, rows, columns = (volume.shape[volume.axes.index(axis)] for axis in "ZYX")
-    if planes < 2:
-        raise InputError(f"expected a stack of at least 2 planes, got {planes}")
+def check_shape(volume: Volume, planes: int = 1) -> None:
+    """Raise `InputError` unless every stack of the volume has so many planes of 2 x 2 pixels at least."""
+    rows, columns = (volume.shape[volume.axes.index(axis)] for axis in "YX")
+    if volume.planes < planes:
+        raise InputError(f"expected a stack of at least {planes} planes, got {volume.planes}")
     if min(rows, columns) < 2:
         raise InputError(f"expected planes of at least 2 x 2 pixels, got {rows} x {columns}")
 

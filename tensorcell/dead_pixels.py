@@ -42,7 +42,7 @@ MOST_PATCHES = 64
 def fill_dead_pixels(problem: Problem, estimate: Estimate) -> Estimate:
     """The estimate with patches of dead pixels predicted from their neighbourhood, and a note if there are any."""
     inlier = problem.model.inlier
-    patches = dead_patches(inlier)
+    patches = dead_patches(inlier) if problem.stack.given_planes > 1 else []  # no pixel of a single plane has others
     if not patches:
         return estimate
     noise = problem.noise_passed_on

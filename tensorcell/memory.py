@@ -40,7 +40,7 @@ def check_affordable(
     """
     if axial_factor <= 1 and lateral_factor <= 1:
         return
-    given, rows, columns = (volume.shape[volume.axes.index(axis)] for axis in "ZYX")
+    given, rows, columns = volume.planes, *(volume.shape[volume.axes.index(axis)] for axis in "YX")
     planes = (given - 1) * axial_factor + 1
     several = volume.data.size // (given * rows * columns) if all_stacks else 1
     rows, columns = lateral_factor * rows, lateral_factor * columns

@@ -114,7 +114,7 @@ class Recovery:
             open_ = ~zyx_view(self.measured, self.volume.axes, part.where)
             wrong = zyx_view(flagged, self.volume.axes, part.where)
             if wrong.shape[1:] == open_.shape[1:]:  # else no pixel of the result was measured
-                open_[:: (len(open_) - 1) // max(1, len(wrong) - 1)] |= wrong
+                open_[:: axial_factor_of(open_, wrong)] |= wrong
             values = zyx_view(self.volume.data, self.volume.axes, part.where)
             u = zyx_view(self.uncertainty, self.volume.axes, part.where)
             open_ |= np.isnan(values)
@@ -125,6 +125,15 @@ class Recovery:
     def outlier_count(self) -> int:
         """Number of measured voxels flagged as outliers."""
         return sum(len(part.positions) for part in self._outliers)
+
+
+def axial_factor_of(result: Array, given: Array) -> int:
+    """How many planes of a result lie between the first and the second given one; 1 where a single plane was given.
+
+    >>> axial_factor_of(np.zeros((7, 4, 4)), np.zeros((3, 4, 4))), axial_factor_of(np.zeros((1, 4)), np.zeros((1, 4)))
+    (3, 1)
+    """
+    return (len(result) - 1) // (len(given) - 1) if len(given) > 1 else 1
 
 
 def share_left_open(values: Array, u: Array) -> Array:

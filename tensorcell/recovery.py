@@ -79,7 +79,7 @@ def recover(
     Parameters
     ----------
     data : Volume or array
-        Intensities in any unit; NaN means not measured. A 3-D array without ``axes`` is ZYX.
+        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX.
     mask : bool array of the same shape, optional
         True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int
@@ -145,8 +145,8 @@ def recover(
     Notes
     -----
     A low-rank model cannot predict a plane, row or column that was never measured. These are interpolated along z, y
-    and x, and the notes name them. Channels and frames are recovered one by one. Memory: about 80 bytes a voxel for
-    float32 output.
+    and x, and the notes name them. Channels and frames are recovered one by one, single planes (axes without Z) by what
+    is alike within each plane. Memory: about 80 bytes a voxel for float32 output.
 
     The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two
     for the computation, and an offset of more than 16 times their range is subtracted (a note says so).
@@ -172,9 +172,32 @@ def recover(
             nonnegative=nonnegative, keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed,
             callback=shown,
         )  # fmt: skip
+        check_planes_between(volume, request.axial_factor)
         check_affordable(volume, request.axial_factor, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
         found = recover_volume(volume, request, start)
-    return replace(found, notes=(*notes, *found.notes))
+    return replace(found, notes=(*notes, *notes_on_planes(volume), *found.notes))
+
+
+def check_planes_between(volume: Volume, axial_factor: int) -> None:
+    """Raise `InputError` if planes are asked for between those of stacks of one plane."""
+    if volume.planes == 1 and axial_factor > 1:
+        raise InputError(f"expected axial factor 1, since single planes have none between them, got {axial_factor}")
+
+
+def notes_on_planes(volume: Volume) -> list[str]:
+    """A line where planes that may be a stack are recovered one by one.
+
+    >>> notes_on_planes(Volume(np.zeros((9, 8, 8)), "TYX"))
+    ["axes TYX have no depth, so that each plane is recovered by itself; if T is depth, pass axes='ZYX'"]
+    """
+    sizes = zip(volume.axes, volume.shape, strict=True)
+    series = [letter for letter, size in sizes if letter not in "CYX" and size > 1]
+    if "Z" in volume.axes or not series:
+        return []
+    return [
+        f"axes {volume.axes} have no depth, so that each plane is recovered by itself; if {series[0]} is depth, pass "
+        f"axes={volume.axes.replace(series[0], 'Z')!r}"
+    ]
 
 
 def checked_request(
@@ -212,9 +235,9 @@ def checked_request(
 
 def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     """Recover every stack of the volume and put the results together; ``start`` is when the clock began."""
-    axis = volume.axes.index("Z")
     shape = list(volume.shape)
-    shape[axis] = (shape[axis] - 1) * request.axial_factor + 1
+    if "Z" in volume.axes:
+        shape[volume.axes.index("Z")] = (volume.planes - 1) * request.axial_factor + 1
     for name in "YX":
         shape[volume.axes.index(name)] *= request.lateral_factor
     dtype = float_type(volume.dtype)

@@ -146,6 +146,6 @@ def measured_stack(given: GivenStack) -> MeasuredStack:
 
 
 def check_planes(stack: MeasuredStack) -> None:
-    """Raise `InputError` if fewer than two planes were measured."""
-    if len(stack.planes) < 2:
+    """Raise `InputError` if fewer than two planes of a stack of several were measured."""
+    if len(stack.planes) < min(2, stack.given_planes):
         raise InputError(f"expected at least 2 measured planes, got {len(stack.planes)} of {stack.given_planes}")

@@ -1,7 +1,8 @@
 """A measured volume: intensities, the names of the axes, the voxel size, the mask and further metadata.
 
 Everything in the user's layer takes and returns a `Volume`. The recovery works on 3-D stacks (Z, Y, X): `stacks` splits
-a volume into one stack per channel and time frame, and `zyx_view` finds the same stack in an output array.
+a volume into one stack per channel and time frame, and `zyx_view` finds the same stack in an output array. A single
+plane, and each of a series of them, is a stack of one plane there.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ class Volume:
         float), with the axes in any order. NaN means not measured. The array is not copied. The mask of a
         `numpy.ma.MaskedArray`, where True means not measured, is inverted and joined with ``mask``.
     axes : str
-        One upper-case letter for each axis of ``data``, each at most once; Z, Y and X are always among them. C is the
-        channel and T is time. Like these, other letters are further axes whose indices have a stack each.
+        One upper-case letter for each axis of ``data``, each at most once; Y and X are always among them, and Z unless
+        the data are single planes. C is the channel and T is time. Like these, other letters are further axes whose
+        indices have a stack each.
     spacing : (float, float, float) or None
         Voxel size (dz, dy, dx) in micrometres, in this order whatever the order of ``axes``; None if it is unknown.
+        For single planes (dy, dx) is enough; dz says nothing there and is set to dy.
     mask : numpy.ndarray of bool or None
         Shape of ``data``, True = measured; None if everything was measured. Masked entries are not measured.
     metadata : mapping of str
@@ -65,7 +68,7 @@ class Volume:
             object.__setattr__(self, "data", data)
             object.__setattr__(self, "mask", mask)
         check_axes(self.axes, self.data.shape)
-        object.__setattr__(self, "spacing", check_spacing(self.spacing))
+        object.__setattr__(self, "spacing", check_spacing(self.spacing, self.axes))
         if self.mask is not None:
             check_mask(self.mask, self.data.shape)
         if not isinstance(self.metadata, Mapping):
@@ -83,7 +86,8 @@ class Volume:
         Parameters
         ----------
         data : array_like or Volume
-            With ``axes=None`` an array of three axes is a stack ``ZYX``; more axes need ``axes``. The mask of a
+            With ``axes=None`` an array of two axes is a plane ``YX``, one of three axes is a stack ``ZYX``; more axes
+            need ``axes``. The mask of a
             `numpy.ma.MaskedArray`, or of several in a list, where True means not measured, is inverted and kept.
         axes, spacing
             As in `Volume`. None keeps those of a given volume.
@@ -99,8 +103,8 @@ class Volume:
         Raises
         ------
         InputError
-            If ``data`` is not a stack of planes (if it has fewer than three axes, looks like an RGB photo, is empty, or
-            holds complex numbers, text or objects), if four or more axes have no names, or if a part does not fit.
+            If ``data`` holds no planes (if it has fewer than two axes, looks like an RGB photo, is empty, or holds
+            complex numbers, text or objects), if four or more axes have no names, or if a part does not fit.
 
         Examples
         --------
@@ -116,7 +120,7 @@ class Volume:
             check_data(array)
             volume = Volume(array, guess_axes(array) if axes is None else axes, mask=own_mask)
         if spacing is not None:
-            volume = dataclasses.replace(volume, spacing=check_spacing(spacing))
+            volume = dataclasses.replace(volume, spacing=check_spacing(spacing, volume.axes))
         if mask is not None:
             array, valid = array_and_mask(mask, "mask")
             if array.dtype.kind not in "bui":
@@ -135,6 +139,15 @@ class Volume:
         return self.data.shape
 
     @property
+    def planes(self) -> int:
+        """Number of planes of each stack; 1 where there is no axis Z.
+
+        >>> Volume(np.zeros((3, 64, 64)), axes="TYX").planes
+        1
+        """
+        return self.shape[self.axes.index("Z")] if "Z" in self.axes else 1
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of ``data``."""
         return self.data.dtype
@@ -143,7 +156,8 @@ class Volume:
         shape = " x ".join(map(str, self.shape))
         spacing = "spacing unknown"
         if self.spacing is not None:
-            spacing = " x ".join(f"{step:.6g}" for step in self.spacing) + " um"
+            steps = self.spacing if "Z" in self.axes else self.spacing[1:]
+            spacing = " x ".join(f"{step:.6g}" for step in steps) + " um"
         masked = "" if self.mask is None else ", with mask"
         return f"Volume({shape} {self.axes}, {self.dtype}, {spacing}{masked})"
 
@@ -191,9 +205,14 @@ def stacks(volume: Volume) -> Iterator[Stack]:
 
 
 def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
-    """View of shape (Z, Y, X) of the stack whose index is ``where``, in an array with the given axes (see `stacks`)."""
+    """View of shape (Z, Y, X) of the stack whose index is ``where``, in an array with the given axes (see `stacks`).
+
+    >>> zyx_view(np.zeros((5, 7, 2)), "YXC", (slice(None), slice(None), 0)).shape
+    (1, 5, 7)
+    """
     inner = [letter for letter in axes if letter in "ZYX"]
-    return array[where].transpose([inner.index(letter) for letter in "ZYX"])
+    view = array[where].transpose([inner.index(letter) for letter in "ZYX" if letter in inner])
+    return view if "Z" in inner else view[np.newaxis]
 
 
 def as_array(value: Any, name: str) -> np.ndarray:
@@ -244,7 +263,7 @@ def without_masked_arrays(data: np.ndarray, mask: np.ndarray | None) -> tuple[np
 
 
 def guess_axes(data: np.ndarray) -> str:
-    """``ZYX`` for an array of three axes; raise `InputError` for more axes and for what looks like an RGB photo."""
+    """``YX``, ``ZYX`` for two and three axes; raise `InputError` for more and for what looks like an RGB photo."""
     if data.ndim == 3 and looks_like_rgb(data):
         raise InputError(
             f"data of shape {data.shape} and dtype uint8 looks like an RGB photo, expected a stack of planes "
@@ -255,7 +274,7 @@ def guess_axes(data: np.ndarray) -> str:
         raise InputError(
             f"data has {data.ndim} axes {data.shape} without names{hint}; pass axes=, for example axes='TZYX'"
         )
-    return "ZYX"
+    return "YX" if data.ndim == 2 else "ZYX"
 
 
 def looks_like_rgb(data: np.ndarray) -> bool:
@@ -264,20 +283,20 @@ def looks_like_rgb(data: np.ndarray) -> bool:
 
 
 def check_data(data: np.ndarray) -> None:
-    """Raise `InputError` unless ``data`` is a non-empty array of at least three axes and a real dtype."""
+    """Raise `InputError` unless ``data`` is a non-empty array of at least two axes and a real dtype."""
     if not isinstance(data, np.ndarray):
         raise InputError(f"data must be a NumPy array, got {type(data).__name__}")
     if data.dtype.kind not in "buif" or data.dtype.itemsize > 8:
         raise InputError(f"data has dtype {data.dtype}, expected integers or floats of at most 64 bits")
-    if data.ndim < 3:
+    if data.ndim < 2:
         axes = "1 axis" if data.ndim == 1 else f"{data.ndim} axes"
-        raise InputError(f"data has {axes} {data.shape}, expected a stack of planes (Z, Y, X)")
+        raise InputError(f"data has {axes} {data.shape}, expected a plane (Y, X) or a stack of planes (Z, Y, X)")
     if data.size == 0:
         raise InputError(f"data is empty: shape {data.shape}")
 
 
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless ``axes`` names each axis once, Z, Y and X among them, and no colour samples (S)."""
+    """Raise `InputError` unless ``axes`` names each axis once, Y and X among them, and no colour samples (S)."""
     if not isinstance(axes, str):
         raise InputError(f"axes must be a string such as 'ZYX', got {type(axes).__name__}")
     if not all("A" <= letter <= "Z" for letter in axes) or len(set(axes)) != len(axes):
@@ -286,16 +305,25 @@ def check_axes(axes: str, shape: tuple[int, ...]) -> None:
         raise InputError(f"axes {axes!r} name {len(axes)} axes, data has {len(shape)}: {shape}")
     if "S" in axes:
         raise InputError(f"axes {axes!r} hold colour samples (S), expected intensities; split the colours")
-    if not set("ZYX") <= set(axes):
-        raise InputError(f"axes {axes!r} hold no stack of planes, expected Z, Y and X among them")
+    if not set("YX") <= set(axes):
+        raise InputError(f"axes {axes!r} hold no planes, expected Y and X among them, and Z in stacks")
 
 
-def check_spacing(spacing: Sequence[float] | None) -> tuple[float, float, float] | None:
-    """``spacing`` as three floats; raise `InputError` unless it is None or three positive finite numbers."""
+def check_spacing(spacing: Sequence[float] | None, axes: str = "ZYX") -> tuple[float, float, float] | None:
+    """``spacing`` as three floats; raise `InputError` unless it is None or three positive finite numbers.
+
+    For axes without Z two numbers are enough, and dz is dy.
+
+    >>> check_spacing((0.2, 0.1), "YX")
+    (0.2, 0.2, 0.1)
+    """
     if spacing is None:
         return None
     try:
-        dz, dy, dx = (float(step) for step in spacing)
+        steps = [float(step) for step in spacing]
+        if "Z" not in axes and len(steps) in (2, 3):
+            steps = [steps[-2], *steps[-2:]]
+        dz, dy, dx = steps
     except (TypeError, ValueError) as error:
         raise InputError(f"spacing must be three numbers (dz, dy, dx), got {spacing!r}") from error
     if not all(math.isfinite(step) and step > 0 for step in (dz, dy, dx)):

@@ -65,11 +65,12 @@ def test_hdf5_of_other_programs(tmp_path: Path) -> None:
     assert read(path, axes="TZYX").axes == "TZYX"
 
 
-def test_hdf5_series_of_planes_is_no_stack(tmp_path: Path) -> None:
+def test_hdf5_series_of_planes(tmp_path: Path) -> None:
     with h5py.File(hdf5(tmp_path / "a.h5", raw=STACK), "r+") as file:
         file["raw"].attrs["axistags"] = json.dumps({"axes": [{"key": key} for key in "tyx"]})
-    refuses(lambda: read(tmp_path / "a.h5"), "a.h5: axes 'TYX' hold no stack of planes")
-    assert_same(read(tmp_path / "a.h5", axes="ZYX"), Volume(STACK))
+        file["raw"].attrs["element_size_um"] = [9.0, 0.2, 0.1]
+    assert_same(read(tmp_path / "a.h5"), Volume(STACK, "TYX", (0.2, 0.1)))
+    assert_same(read(tmp_path / "a.h5", axes="ZYX"), Volume(STACK, spacing=(9.0, 0.2, 0.1)))
 
 
 @pytest.mark.parametrize("size", [[0.0, 1.0, 1.0], [np.nan, 1, 1], [1.0, 1.0], "x"])

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from volume_files import KNOWN, STACK, assert_same, hdf5, imagej, npz, refuses, text_file, tiff
+from volume_files import KNOWN, STACK, assert_same, hdf5, npz, refuses, text_file, tiff
 
 from tensorcell.errors import InputError
 from tensorcell.files import read, write
@@ -82,15 +82,12 @@ HOSTILE: list[tuple[str, Callable[[Path], object], str]] = [
     ("png.tif", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "is no TIFF file: it begins with"),
     ("short.tif", lambda p: p.write_bytes(b"II*\0\x08"), "is truncated or damaged: its directory 0"),
     ("header.tif", lambda p: p.write_bytes(b"II*\0" + bytes(40)), "its directory 0 is not within its 44 bytes"),
-    ("plane.tif", lambda p: tiff(p, STACK[0]), r"holds one plane of shape \(16, 18\), expected a stack"),
     ("photo.tif", lambda p: tifffile.imwrite(p, np.ones((16, 18, 3), "u1"), photometric="rgb"), "is a colour image"),
     (
         "photos.tif",
         lambda p: tifffile.imwrite(p, np.ones((5, 16, 18, 3), "u1"), photometric="rgb", imagej=True),
         r"is a colour image \(5, 16, 18, 3\) \(\w+S\), expected intensities",
     ),
-    ("channels.tif", lambda p: imagej(p, "CYX"), "holds single planes, axes CYX"),
-    ("frames.tif", lambda p: imagej(p, "TCYX", np.stack([STACK] * 2)), "holds single planes, axes TCYX"),
     ("complex.tif", lambda p: tiff(p, STACK.astype(complex)), "data has dtype complex128"),
     ("incomplete.tif", incomplete_ome, "is incomplete: plane 3 of 5 is in none of its files"),
     (
@@ -104,7 +101,7 @@ HOSTILE: list[tuple[str, Callable[[Path], object], str]] = [
         "is incomplete: plane 1 lacks some of its 1 strips or tiles",
     ),
     ("text.h5", text_file, "is no HDF5 file"),
-    ("none.h5", lambda p: hdf5(p, flat=STACK[0], words=["a"]), "has no dataset of three or more axes"),
+    ("none.h5", lambda p: hdf5(p, row=STACK[0, 0], words=["a"]), "has no dataset of two or more axes"),
     (
         "two.h5",
         lambda p: hdf5(p, **{"raw": STACK, "g/label": STACK}),
@@ -114,7 +111,7 @@ HOSTILE: list[tuple[str, Callable[[Path], object], str]] = [
     ("chunks.h5", lambda p: never_written(p, chunks=(1, 16, 18)), "is incomplete: 3 of 5 chunks of /raw were never"),
     ("whole.h5", never_written, "is incomplete: /raw was never written"),
     ("text.npy", text_file, "cannot be read: the magic string is not correct"),
-    ("flat.npy", lambda p: np.save(p, STACK[0]), "data has 2 axes"),
+    ("flat.npy", lambda p: np.save(p, STACK[0, 0]), "data has 1 axis"),
     ("pickle.npy", lambda p: np.save(p, np.array([{}]), allow_pickle=True), "Object arrays cannot be loaded"),
     ("axes.npy", lambda p: np.save(p, STACK[None]), "data has 4 axes .* without names; pass axes="),
     ("words.npy", lambda p: np.save(p, STACK.astype(str)), "data has dtype <U5"),

@@ -79,10 +79,10 @@ def test_staged_outputs_are_undone_together(
 def test_staged_messages_name_the_output(tmp_path: Path) -> None:
     def work() -> None:
         with staged([f"{tmp_path}/a.tif", f"{tmp_path}/b.h5:/x"]) as temporary:
-            write(temporary[f"{tmp_path}/b.h5:/x"], STACK[0])
+            write(temporary[f"{tmp_path}/b.h5:/x"], STACK[0, 0])
             write(temporary[f"{tmp_path}/a.tif"], STACK[:, :, :1])
 
-    refuses(work, "data has 2 axes")
+    refuses(work, "data has 1 axis")
 
     def narrow() -> None:
         with staged([f"{tmp_path}/a.tif"]) as temporary:

@@ -117,7 +117,7 @@ def test_write_refuses_before_it_begins(tmp_path: Path) -> None:
     refuses(lambda: write(tmp_path / "no" / "a.tif", KNOWN), "a.tif: the folder .*no does not exist")
     (tmp_path / "b.tif").mkdir()
     refuses(lambda: write(tmp_path / "b.tif", KNOWN), "b.tif: is a folder, expected a file name")
-    refuses(lambda: write(tmp_path / "a.tif", STACK[0]), "data has 2 axes")
+    refuses(lambda: write(tmp_path / "a.tif", STACK[0, 0]), "data has 1 axis")
     (tmp_path / "c.npy").write_bytes(b"old")
     refuses(lambda: write(tmp_path / "c.npy", KNOWN, overwrite=False), "c.npy: exists already")
     narrow = Volume(STACK[:, :, :1])

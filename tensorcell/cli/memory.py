@@ -16,7 +16,7 @@ BASE = 300
 
 def say_cost(source: str, before: Volume, axial_factor: int) -> None:
     """Print the memory that will be needed on stderr if that is a terminal, or if the machine has less than that."""
-    planes = before.shape[before.axes.index("Z")]
+    planes = before.planes
     voxels = before.data.size // planes * ((planes - 1) * max(1, axial_factor) + 1)
     needed, there = BYTES_A_VOXEL * voxels / 2**20 + BASE, machine_memory()
     short = there is not None and needed > there

@@ -144,7 +144,7 @@ def diagnose(
         psf=checked_psf(psf_fwhm),
     )
     optics_limits(**request.optics)
-    arguments.check_shape(volume)
+    arguments.check_shape(volume, planes=2)
     check_affordable(volume, request.axial_factor, BYTES_OF_DIAGNOSIS, all_stacks=False)
     volume, notes = without_value(volume, missing_value)
     notes = tuple(map(as_sentence, notes))

@@ -48,17 +48,19 @@ def _choose_dataset(file: h5py.File, name: str | None) -> h5py.Dataset:
     found: dict[str, h5py.Dataset] = {}
 
     def visit(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.ndim >= 3 and item.dtype.kind in "buif":
+        if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "buif":
             found[item.name] = item
 
     (file if start is None else start).visititems(visit)
+    if any(item.ndim > 2 for item in found.values()):  # what has two axes beside a volume belongs to it
+        found = {key: item for key, item in found.items() if item.ndim > 2}
     masks = {text_of(item.attrs.get("mask")) for item in found.values()}
     listed = [key for key in found if key not in masks]
     names = ", ".join(f"{key} {found[key].shape}" for key in listed[:8]) + (", ..." if len(listed) > 8 else "")
     if start is None:
         raise InputError(f"has no dataset {name!r}, it has {names or 'none that can be a volume'}")
     if not listed:
-        raise InputError("has no dataset of three or more axes, expected a volume")
+        raise InputError("has no dataset of two or more axes, expected a volume")
     if len(listed) > 1:
         raise InputError(f"has {len(listed)} volumes, name one with dataset= or after a colon: {names}")
     return found[listed[0]]
@@ -88,7 +90,7 @@ def _axes(stored: h5py.Dataset) -> str | None:
     for candidate in (own, "".join(keys), "".join(labels)):
         named = (candidate or "").upper()
         if len(named) == stored.ndim and set("YX") <= set(named) and len(set(named)) == len(named):
-            return named  # without Z it is a series of single planes, which `Volume` refuses
+            return named
     return None
 
 
@@ -98,8 +100,8 @@ def _spacing(value: Any, axes: str | None) -> Spacing | None:
         steps = [float(step) for step in np.ravel(value)]
     except (TypeError, ValueError):
         return None
-    if axes is not None and len(steps) == len(axes) and len(axes) > 3:
-        steps = [steps[axes.index(letter)] for letter in "ZYX"]
+    if axes is not None and len(steps) == len(axes) and (len(axes) > 3 or "Z" not in axes):
+        steps = [steps[axes.index(letter)] for letter in ("ZYX" if "Z" in axes else "YYX")]
     if len(steps) != 3 or not all(math.isfinite(step) and step > 0 for step in steps):
         return None
     return steps[0], steps[1], steps[2]

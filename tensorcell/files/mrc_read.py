@@ -146,8 +146,6 @@ def _check_complete(header: Header, size: int) -> list[str]:
 def _layout(header: Header) -> tuple[tuple[int, ...], str | None]:
     """Shape of the data, and the names of the axes or None if the file does not say them."""
     sections, rows, columns = header.sizes
-    if sections == 1:
-        raise InputError(f"holds one plane of shape {(rows, columns)}, expected a stack of planes")
     if not header.priism and 401 <= header.fields.ispg <= 630:  # volumes one after the other
         depth = int(header.fields.mz)
         if depth < 1 or sections % depth:

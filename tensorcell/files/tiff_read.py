@@ -44,6 +44,8 @@ def read_tiff(path: Path, _dataset: str | None, axes: str | None) -> Volume:
     if len(every) > 1:
         metadata["series"] = f"{number} of {len(every)}: {series.name}".rstrip(": ")
     names = _stack_axes(names, data.shape) if axes is None else axes
+    if "Z" not in names:  # single planes need no distance
+        spacing = metadata.pop("pixel_size", spacing)
     return Volume(data, names, spacing, metadata={**stored, **metadata})
 
 
@@ -59,18 +61,11 @@ def quiet_tifffile() -> Iterator[None]:
 
 
 def _stack_axes(axes: str, shape: tuple[int, ...]) -> str:
-    """Axes of a TIFF series with its nameless page axis called Z; an error if there is no stack of planes."""
+    """Axes of a TIFF series with its nameless page axis called Z; an error if others have no name."""
     nameless = [letter for letter in axes if letter in "QI"]
     if "Z" not in axes and len(nameless) == 1:
         axes = axes.replace(nameless[0], "Z")
-    if len(shape) < 3:
-        raise InputError(f"holds one plane of shape {shape}, expected a stack of planes")
-    if "Z" not in axes and not nameless:
-        raise InputError(
-            f"holds single planes, axes {axes} {shape}, expected a stack of planes; if one of the axes is "
-            f"depth, pass axes=, for example axes={'ZYX' if len(shape) == 3 else 'TZYX'!r}"
-        )
-    if len(set(axes)) != len(axes) or "Z" not in axes:
+    if len(set(axes)) != len(axes) or ("Z" not in axes and len(nameless) > 1):
         raise InputError(f"has {len(shape)} axes {shape} without names; pass axes=, for example axes='TZYX'")
     return axes
 

@@ -85,7 +85,7 @@ def _imagej_description(volume: Volume, axes: str, notes: str, form: str) -> dic
     """The items of ImageJ's description; in a plain TIFF tifffile writes the same ones as JSON."""
     metadata: dict[str, Any] = {"axes": axes, NOTES_KEY: notes}
     if volume.spacing is not None:
-        metadata |= {"spacing": volume.spacing[0], "unit": "um"}
+        metadata |= {"unit": "um"} | ({"spacing": volume.spacing[0]} if "Z" in volume.axes else {})
     interval = finite(volume.metadata.get("time_interval"))
     if interval:
         metadata["finterval"] = interval
@@ -97,7 +97,7 @@ def _imagej_description(volume: Volume, axes: str, notes: str, form: str) -> dic
         metadata["mode"] = "composite"
     names = _channel_names(volume, channels) if channels > 1 else []
     if names:
-        metadata["Labels"] = names * (sizes["Z"] * sizes.get("T", 1))
+        metadata["Labels"] = names * (volume.planes * sizes.get("T", 1))
     if isinstance(volume.metadata.get("info"), str):
         metadata["Info"] = _printable(volume.metadata["info"])
     return metadata
@@ -108,7 +108,8 @@ def _ome_description(volume: Volume, axes: str, notes: str, _form: str) -> dict[
     metadata: dict[str, Any] = {"axes": axes, "MapAnnotation": {NOTES_KEY: notes}}
     if volume.spacing is not None:
         for letter, step in zip("ZYX", volume.spacing, strict=True):
-            metadata |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "\u00b5m"}
+            if letter in volume.axes:
+                metadata |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "\u00b5m"}
     interval = finite(volume.metadata.get("time_interval"))
     if interval:
         metadata |= {"TimeIncrement": interval, "TimeIncrementUnit": "s"}

@@ -79,7 +79,7 @@ def from_patches(
 def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:
     """A note where the stack is thinner than a patch."""
     shape = problem.stack.values.shape
-    if min(shape) >= max(options.sides):
+    if min(shape) >= max(options.sides) or problem.stack.given_planes == 1:
         return ()
     return (f"patches were cut to {min(shape)} voxels along the shortest side of {shape}",)
 

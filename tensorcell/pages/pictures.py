@@ -164,13 +164,13 @@ def draw(pictures: Sequence[Picture]) -> Figure:
     return figure
 
 
-def row_heights(picture: Picture) -> tuple[float, float]:
-    """Heights in inches of the row of xy slices and of the row of xz slices."""
+def row_heights(picture: Picture) -> tuple[float, ...]:
+    """Heights in inches of the row of xy slices and, unless there is a single plane, of the row of xz slices."""
     dz, dy, dx = picture.spacing or (1.0, 1.0, 1.0)
     nz, ny, nx = picture.shape
     ratios = ny * dy / (nx * dx), nz * dz / (nx * dx)
     xy, xz = (min(HIGHEST, max(LOWEST, PANEL * ratio)) for ratio in ratios)
-    return xy, xz
+    return (xy, xz) if nz > 1 else (xy,)
 
 
 def _has_errors(picture: Picture) -> bool:
@@ -193,7 +193,7 @@ def _draw_picture(figure: Figure, picture: Picture, top: float) -> None:
     shown = [*picture.panels, *([picture.truth] if picture.truth is not None else [])]
     for column, panel in enumerate(shown):
         axes = _panel_axes(figure, column, top, heights)
-        for ax, image, name in zip(axes, (panel.xy, panel.xz), ("xy", "xz"), strict=True):
+        for ax, image, name in zip(axes, (panel.xy, panel.xz), ("xy", "xz"), strict=False):
             show(ax, grey_image(image, picture.grey), name, picture)
             if column == 0:
                 row_label(ax, name)
@@ -214,7 +214,7 @@ def _draw_picture(figure: Figure, picture: Picture, top: float) -> None:
     _caption(figure, picture, top - 0.1, gaps)
 
 
-def _draw_errors(figure: Figure, picture: Picture, top: float, heights: tuple[float, float]) -> None:
+def _draw_errors(figure: Figure, picture: Picture, top: float, heights: tuple[float, ...]) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -231,7 +231,7 @@ def _draw_errors(figure: Figure, picture: Picture, top: float, heights: tuple[fl
     mapping = ScalarMappable(Normalize(0, limit or 1.0), "magma")
     for column, pair in differences.items():
         axes = _panel_axes(figure, column, top, heights)
-        for ax, image, name in zip(axes, pair, ("xy", "xz"), strict=True):
+        for ax, image, name in zip(axes, pair, ("xy", "xz"), strict=False):
             colours = mapping.to_rgba(np.nan_to_num(image), bytes=True)[..., :3]
             colours[np.isnan(image)] = rgb(GAP)
             show(ax, colours, name, picture)
@@ -246,7 +246,7 @@ def _draw_errors(figure: Figure, picture: Picture, top: float, heights: tuple[fl
     bar.tick_params(labelsize=TEXT - 1)
 
 
-def _panel_axes(figure: Figure, column: int, top: float, heights: tuple[float, float]) -> list[Axes]:
+def _panel_axes(figure: Figure, column: int, top: float, heights: tuple[float, ...]) -> list[Axes]:
     width, total = (float(side) for side in figure.get_size_inches())
     made = []
     for height in heights:
@@ -330,8 +330,9 @@ def _caption(figure: Figure, picture: Picture, top: float, gaps: bool) -> None:
     low, high = picture.grey
     scale = f"black {_number(low, high - low)}, white {_number(high, high - low)}"
     if picture.spacing is None:
-        scale += "; cubic voxels assumed"
-    figure.text(LEFT / width, (top - 0.08) / total, f"xy: {plane}; xz: {row}", size=TEXT, va="center", color="#333333")
+        scale += "; cubic voxels assumed" if nz > 1 else "; square pixels assumed"
+    slices = f"xy: {plane}; xz: {row}" if nz > 1 else f"{ny} x {picture.shape[2]} pixels"
+    figure.text(LEFT / width, (top - 0.08) / total, slices, size=TEXT, va="center", color="#333333")
     x, y = LEFT, top - 0.32
     if gaps:
         x = swatch(figure, x, y, GAP, "not measured")

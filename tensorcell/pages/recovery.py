@@ -40,7 +40,7 @@ from tensorcell.pages.pictures import (
     swatch,
     take_slices,
 )
-from tensorcell.recovered import Recovery
+from tensorcell.recovered import Recovery, axial_factor_of
 from tensorcell.solvers import IterationRecord
 from tensorcell.volume import Stack, Volume, stacks, zyx_view
 
@@ -65,7 +65,7 @@ def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> lis
 def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None, truth: np.ndarray | None) -> Picture:
     axes, where = after.volume.axes, stack.where
     result = zyx_view(after.volume.data, axes, where)
-    factor = (len(result) - 1) // (len(stack.data) - 1)
+    factor = axial_factor_of(result, stack.data)
     stack = stack._replace(data=_repeated(stack.data, result.shape))
     measured = zyx_view(after.measured, axes, where)[::factor]
     if not measured.any():  # no voxel of the result was measured as such
@@ -119,7 +119,7 @@ def draw_map(before: Volume, after: Recovery) -> Figure:
 
     stack = next(stacks(before))
     mask = zyx_view(after.measured, after.volume.axes, stack.where)
-    factor = (len(mask) - 1) // (len(stack.data) - 1)
+    factor = axial_factor_of(mask, stack.data)
     outlier = np.zeros(mask.shape, bool)
     outlier[::factor] = _repeated(zyx_view(after.outliers, after.volume.axes, stack.where), mask.shape) != 0
     plane, row = choose_slices(mask, zyx_view(after.volume.data, after.volume.axes, stack.where))
@@ -128,8 +128,7 @@ def draw_map(before: Volume, after: Recovery) -> Figure:
     width, total = LEFT + 2 * PANEL + 0.5 + RIGHT, max(heights) + TOP + 0.1
     figure = Figure(figsize=(width, total), facecolor="white")
     parts: tuple[tuple[str, Any], ...] = (("xy", np.s_[plane]), ("xz", np.s_[:, row]))
-    for column, (name, part) in enumerate(parts):
-        height = heights[column]
+    for column, (height, (name, part)) in enumerate(zip(heights, parts, strict=False)):
         x, y = LEFT + column * (PANEL + 0.5), total - TOP - height
         ax = figure.add_axes((x / width, y / total, PANEL / width, height / total))
         show(ax, _map_image(mask[part], outlier[part]), name, picture)
