@@ -177,17 +177,17 @@ def fitted_correlation(
     width : float array (J,)
         Share of the ``voxels`` coefficients that a band has.
     """
-    points, unsure = [], []
+    points = []
     for lower, upper, product in products:
         middle = (energy[lower].mean(axis=0) + energy[upper].mean(axis=0)) / 2
         rho = np.divide(product, middle, out=np.zeros_like(middle), where=middle > 0)
         points.append((float(np.mean(positions[upper] - positions[lower])), rho))
-        unsure.append(2 / np.sqrt(np.maximum(width * voxels, 1) * len(lower)))  # two standard errors of one of zero
     mean = energy.mean(axis=0)
-    most = (np.maximum(1 - points[0][1], 0) + unsure[0]) * mean / width
+    unsure = 2 / np.sqrt(np.maximum(width * voxels, 1) * len(products[0][0]))  # two standard errors of a rho of zero
+    most = (np.maximum(1 - points[0][1], 0) + unsure) * mean / width
     noise = float(np.min(most, initial=noise))
     signal = np.maximum(1 - np.divide(noise * width, mean, out=np.zeros_like(mean), where=mean > 0), SMALLEST_SIGNAL)
-    fitted = correlation_through([(t, rho / signal) for t, rho in points], np.minimum(unsure[0] / signal, 0.5))
+    fitted = correlation_through([(t, rho / signal) for t, rho in points], np.minimum(unsure / signal, 0.5))
     return Correlation(*fitted, np.maximum(1 / signal - 1, SMALLEST_NUGGET), energy * signal)
 
 
@@ -235,12 +235,11 @@ def correlation_through(points: list[tuple[float, Doubles]], unsure: Doubles) ->
     first = np.clip(first, np.maximum(unsure, 1e-3), 1 - 1e-6)
     second = np.where(second < unsure, 0, np.minimum(second, first * (1 - 1e-9)))
     h = np.zeros_like(first)
-    for _ in range(ROUNDS):
+    for third, rho in others * ROUNDS:
         c, g = two_gaussians((near, first), (far, second), h)
-        for third, rho in others:
-            slow = np.maximum(rho, unsure) - (1 - c) * np.exp(-g * third**2)
-            share = np.divide(slow, c, out=np.ones_like(c), where=c > 0)
-            h = -np.log(np.clip(share, LEAST_SLOW, 1)) / third**2
+        slow = np.maximum(rho, unsure) - (1 - c) * np.exp(-g * third**2)
+        share = np.divide(slow, c, out=np.ones_like(c), where=c > 0)
+        h = -np.log(np.clip(share, LEAST_SLOW, 1)) / third**2
     c, g = two_gaussians((near, first), (far, second), h)
     return c, g, h
 
@@ -252,14 +251,13 @@ def two_gaussians(
     (one, first), (two, second) = near, far
     squares, slow, slower = (two / one) ** 2, np.exp(-h * one**2), np.exp(-h * two**2)
     low, high = np.zeros_like(first), np.minimum(np.minimum(second / slower, first / slow), 1) * (1 - 1e-12)
-    most = high
     for _ in range(50):
         c = (low + high) / 2
         near_log = np.log(np.maximum(first - c * slow, 1e-300) / (1 - c))
         far_log = np.log(np.maximum(second - c * slower, 1e-300) / (1 - c))
         above = squares * near_log < far_log  # what is left falls more slowly than a Gaussian: `c` is larger
         low, high = np.where(above, c, low), np.where(above, high, c)
-    c = np.where((second > first**squares) & (most > 0), (low + high) / 2, 0.0)
+    c = np.where(second > first**squares, (low + high) / 2, 0.0)
     return c, -np.log((first - c * slow) / (1 - c)) / one**2
 
 
