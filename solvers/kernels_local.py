@@ -3,6 +3,9 @@
 The array twin, for NumPy and CuPy, is ``sums_arrays`` of :mod:`tensorcell.solvers.patch_groups`, where the equations
 stand. The kernel releases the interpreter lock; groups whose patches cannot touch each other run on several
 threads, in an order that does not depend on their number.
+
+A group is a matrix ``(p^3, K)``, one column a patch, so that all inner loops run along contiguous floats. They run from
+0 over slices, since an index that might be negative keeps the compiler from using vector instructions.
 """
 
 from __future__ import annotations
@@ -14,119 +17,390 @@ import numpy as np
 
 _ARITHMETIC = {"reassoc", "contract", "nsz"}
 
-
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def nearest(v: Any, at: Any, patch: Any, reach: Any, corners: Any, distances: Any) -> None:
-    """Corners of the patches nearest to the one at ``at``, itself first, in ascending order of ``distances``."""
-    size = len(distances)
-    found = 0
-    a0, b0, c0 = at[0], at[1], at[2]
-    for a in range(max(0, a0 - reach[0]), min(v.shape[0] - patch[0], a0 + reach[0]) + 1):
-        for b in range(max(0, b0 - reach[1]), min(v.shape[1] - patch[1], b0 + reach[1]) + 1):
-            for c in range(max(0, c0 - reach[2]), min(v.shape[2] - patch[2], c0 + reach[2]) + 1):
-                d = np.float32(0)
-                if a == a0 and b == b0 and c == c0:
-                    d = np.float32(-1)
-                else:
-                    for i in range(patch[0]):
-                        for j in range(patch[1]):
-                            for k in range(patch[2]):
-                                t = v[a0 + i, b0 + j, c0 + k] - v[a + i, b + j, c + k]
-                                d += t * t
-                        if found == size and d >= distances[size - 1]:
-                            break
-                if found == size and d >= distances[size - 1]:
-                    continue
-                place = min(found, size - 1)
-                found = min(found + 1, size)
-                while place > 0 and distances[place - 1] > d:
-                    distances[place] = distances[place - 1]
-                    corners[place, 0] = corners[place - 1, 0]
-                    corners[place, 1] = corners[place - 1, 1]
-                    corners[place, 2] = corners[place - 1, 2]
-                    place -= 1
-                distances[place] = d
-                corners[place, 0], corners[place, 1], corners[place, 2] = a, b, c
+ROTATIONS = 12
+"""Largest number of Jacobi sweeps; matrices of at most 8 rows need about five."""
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def gather(v: Any, corners: Any, patch: Any, out: Any) -> None:
-    """Patches as columns of ``out``: the long axis of a group last, so that all else runs along it."""
-    for n in range(len(corners)):
-        a, b, c = corners[n, 0], corners[n, 1], corners[n, 2]
-        at = 0
+def add_squares(v: Any, w: Any, out: Any, first: bool) -> None:
+    """``out += (v - w)^2``, or ``out = (v - w)^2``."""
+    if first:
+        for n in range(len(out)):
+            d = v[n] - w[n]
+            out[n] = d * d
+    else:
+        for n in range(len(out)):
+            d = v[n] - w[n]
+            out[n] += d * d
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def add_to(v: Any, out: Any) -> None:
+    """``out += v``."""
+    for n in range(len(out)):
+        out[n] += v[n]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def sift(keys: Any, place: int, count: int) -> None:
+    """Let a key sink in the heap of the first ``count`` keys, whose largest one comes first."""
+    child = 2 * place + 1
+    while child < count:
+        if child + 1 < count and keys[child + 1] > keys[child]:
+            child += 1
+        if keys[place] >= keys[child]:
+            break
+        keys[place], keys[child] = keys[child], keys[place]
+        place, child = child, 2 * child + 1
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def insert(key: Any, found: int, keys: Any) -> int:
+    """Put a key among the smallest: a list until it is full, then a heap, from which the largest one falls out."""
+    size = len(keys)
+    if found < size:
+        keys[found] = key
+        if found == size - 1:
+            for place in range(size // 2 - 1, -1, -1):
+                sift(keys, place, size)
+        return found + 1
+    if key < keys[0]:
+        keys[0] = key
+        sift(keys, 0, size)
+    return found
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def ascending(keys: Any) -> None:
+    """Sort a heap."""
+    for count in range(len(keys) - 1, 0, -1):
+        keys[0], keys[count] = keys[count], keys[0]
+        sift(keys, 0, count)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def nearest(
+    v: Any, shape: Any, a: int, seconds: Any, thirds: Any, patch: Any, offsets: Any, keys: Any, corners: Any
+) -> None:  # fmt: skip
+    """Flat corners of the patches nearest to the references ``(a, seconds[m], thirds[n])``, in ascending order.
+
+    ``v`` is flat, of shape ``shape``. ``offsets`` says where patches are compared, the reference itself first, which
+    stays first. ``corners``, and ``keys`` in int64 as scratch, have shape ``(m, n, K)``: a key is the squared distance,
+    whose bits as a float32 of at least 0 are in the order of its size, and the number of the offset below it. Squared
+    differences are computed on whole rows, over which the ends of other rows wrap: patches that would reach over a
+    border are left out afterwards.
+    """
+    depth, rows, columns = shape[0], shape[1], shape[2]
+    size, top = keys.shape[2], seconds[0]
+    count = (seconds[-1] + patch[1] - top) * columns
+    found = np.zeros((len(seconds), len(thirds)), np.int64)
+    squares, sums, distance = np.zeros(count, np.float32), np.empty(columns, np.float32), np.empty(1, np.float32)
+    bits = distance.view(np.int32)
+    for o in range(len(offsets)):
+        da, db, dc = offsets[o, 0], offsets[o, 1], offsets[o, 2]
+        if a + da < 0 or a + da + patch[0] > depth:
+            continue
+        move = (da * rows + db) * columns + dc
         for i in range(patch[0]):
-            for j in range(patch[1]):
+            at = ((a + i) * rows + top) * columns
+            first, last = max(0, -at - move), min(count, len(v) - at - move)
+            add_squares(v[at + first : at + last], v[at + move + first : at + move + last], squares[first:last], i == 0)
+        for m in range(len(seconds)):
+            b = seconds[m]
+            if b + db < 0 or b + db + patch[1] > rows:
+                continue
+            at = (b - top) * columns
+            copy(squares[at : at + columns], sums)
+            for j in range(1, patch[1]):
+                add_to(squares[at + j * columns : at + (j + 1) * columns], sums)
+            for n in range(len(thirds)):
+                c = thirds[n]
+                if c + dc < 0 or c + dc + patch[2] > columns:
+                    continue
+                distance[0] = np.float32(0)
                 for k in range(patch[2]):
-                    out[at, n] = v[a + i, b + j, c + k]
-                    at += 1
+                    distance[0] += sums[c + k]
+                key = (np.int64(bits[0]) << 32) + o if o > 0 else np.int64(-1)
+                if found[m, n] < size or key < keys[m, n, 0]:
+                    found[m, n] = insert(key, found[m, n], keys[m, n])
+    for m in range(len(seconds)):
+        for n in range(len(thirds)):
+            ascending(keys[m, n])
+            for k in range(size):
+                o = keys[m, n, k] & 0xFFFFFFFF if k > 0 else 0
+                b, c = seconds[m] + offsets[o, 1], thirds[n] + offsets[o, 2]
+                corners[m, n, k] = ((a + offsets[o, 0]) * rows + b) * columns + c
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def factor(x: Any, before: int, size: int, after: int) -> Any:
-    """Eigenvectors of the Gram matrix of one patch mode; ``x`` is ``(before * size * after, K)``."""
-    gram = np.zeros((size, size), np.float32)
-    for i in range(before):
-        for r in range(size):
-            for s in range(r + 1):
-                total = np.float32(0)
-                for k in range(after):
-                    left, right = x[(i * size + r) * after + k], x[(i * size + s) * after + k]
-                    for n in range(len(left)):
-                        total += left[n] * right[n]
-                gram[r, s] += total
+def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
+    """Patches as columns of ``out``."""
+    for i in range(len(inside)):
+        row, move = out[i], inside[i]
+        for n in range(len(corners)):
+            row[n] = v[corners[n] + move]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def copy(v: Any, out: Any) -> None:
+    """``out = v``."""
+    for n in range(len(out)):
+        out[n] = v[n]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def dot(v: Any, w: Any) -> Any:
+    """``v' w``."""
+    total = np.float32(0)
+    for n in range(len(v)):
+        total += v[n] * w[n]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> None:
+    """``u``: eigenvectors of the Gram matrix of one patch mode; ``x`` is flat, ``(before, size, rest)``.
+
+    Cyclic Jacobi rotations (Golub and Van Loan, Matrix Computations, section 8.5).
+    """
+    run, row = len(x) // (before * size), len(x) // size
+    unfolded = x
+    if before > 1:
+        unfolded = spare
+        for i in range(before):
+            for r in range(size):
+                at = (i * size + r) * run
+                copy(x[at : at + run], spare[r * row + i * run : r * row + (i + 1) * run])
     for r in range(size):
-        for s in range(r):
-            gram[s, r] = gram[r, s]
-    return np.linalg.eigh(gram)[1]
+        for s in range(r + 1):
+            gram[r, s] = gram[s, r] = dot(unfolded[r * row : (r + 1) * row], unfolded[s * row : (s + 1) * row])
+            u[r, s] = u[s, r] = np.float32(r == s)
+    for _ in range(ROTATIONS):
+        settled = True
+        for r in range(size - 1):
+            for s in range(r + 1, size):
+                off = gram[r, s]
+                if off * off <= np.float32(1e-10) * abs(gram[r, r] * gram[s, s]):
+                    continue
+                settled = False
+                slope = (gram[s, s] - gram[r, r]) / (2 * off)
+                tangent = 1 / (abs(slope) + np.sqrt(slope * slope + 1))
+                tangent = np.float32(-tangent if slope < 0 else tangent)
+                cosine = np.float32(1 / np.sqrt(tangent * tangent + 1))
+                sine = tangent * cosine
+                for k in range(size):
+                    p, q = gram[k, r], gram[k, s]
+                    gram[k, r], gram[k, s] = cosine * p - sine * q, sine * p + cosine * q
+                for k in range(size):
+                    p, q = gram[r, k], gram[s, k]
+                    gram[r, k], gram[s, k] = cosine * p - sine * q, sine * p + cosine * q
+                    p, q = u[k, r], u[k, s]
+                    u[k, r], u[k, s] = cosine * p - sine * q, sine * p + cosine * q
+        if settled:
+            break
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def multiply(x: Any, u: Any, before: int, size: int, after: int, inverse: bool, out: Any) -> None:
-    """Mode product with ``u'`` (``u`` with ``inverse``)."""
+def multiply_4(x: Any, u: Any, before: int) -> None:
+    """``multiply`` for modes of four."""
+    run = len(x) // (4 * before)
+    a0, b0, c0, d0 = u[0, 0], u[1, 0], u[2, 0], u[3, 0]
+    a1, b1, c1, d1 = u[0, 1], u[1, 1], u[2, 1], u[3, 1]
+    a2, b2, c2, d2 = u[0, 2], u[1, 2], u[2, 2], u[3, 2]
+    a3, b3, c3, d3 = u[0, 3], u[1, 3], u[2, 3], u[3, 3]
     for i in range(before):
-        for r in range(size):
-            for k in range(after):
-                row = out[(i * size + r) * after + k]
-                for n in range(len(row)):
-                    row[n] = np.float32(0)
-                for s in range(size):
-                    weight = u[r, s] if inverse else u[s, r]
-                    other = x[(i * size + s) * after + k]
-                    for n in range(len(row)):
-                        row[n] += weight * other[n]
+        at = 4 * i * run
+        w0, w1 = x[at : at + run], x[at + run : at + 2 * run]
+        w2, w3 = x[at + 2 * run : at + 3 * run], x[at + 3 * run : at + 4 * run]
+        for n in range(run):
+            a, b, c, d = w0[n], w1[n], w2[n], w3[n]
+            w0[n] = a0 * a + b0 * b + c0 * c + d0 * d
+            w1[n] = a1 * a + b1 * b + c1 * c + d1 * d
+            w2[n] = a2 * a + b2 * b + c2 * c + d2 * d
+            w3[n] = a3 * a + b3 * b + c3 * c + d3 * d
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def haar(x: Any, inverse: bool, spare: Any) -> None:
-    """Orthonormal Haar transform along the last axis, a power of two, in place."""
-    half = np.float32(np.sqrt(0.5))
-    size = x.shape[1]
+def multiply_5(x: Any, u: Any, before: int) -> None:
+    """``multiply`` for modes of five."""
+    run = len(x) // (5 * before)
+    a0, b0, c0, d0, e0 = u[0, 0], u[1, 0], u[2, 0], u[3, 0], u[4, 0]
+    a1, b1, c1, d1, e1 = u[0, 1], u[1, 1], u[2, 1], u[3, 1], u[4, 1]
+    a2, b2, c2, d2, e2 = u[0, 2], u[1, 2], u[2, 2], u[3, 2], u[4, 2]
+    a3, b3, c3, d3, e3 = u[0, 3], u[1, 3], u[2, 3], u[3, 3], u[4, 3]
+    a4, b4, c4, d4, e4 = u[0, 4], u[1, 4], u[2, 4], u[3, 4], u[4, 4]
+    for i in range(before):
+        at = 5 * i * run
+        w0, w1, w2 = x[at : at + run], x[at + run : at + 2 * run], x[at + 2 * run : at + 3 * run]
+        w3, w4 = x[at + 3 * run : at + 4 * run], x[at + 4 * run : at + 5 * run]
+        for n in range(run):
+            a, b, c, d, e = w0[n], w1[n], w2[n], w3[n], w4[n]
+            w0[n] = a0 * a + b0 * b + c0 * c + d0 * d + e0 * e
+            w1[n] = a1 * a + b1 * b + c1 * c + d1 * d + e1 * e
+            w2[n] = a2 * a + b2 * b + c2 * c + d2 * d + e2 * e
+            w3[n] = a3 * a + b3 * b + c3 * c + d3 * d + e3 * e
+            w4[n] = a4 * a + b4 * b + c4 * c + d4 * d + e4 * e
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def multiply_6(x: Any, u: Any, before: int) -> None:
+    """``multiply`` for modes of six."""
+    run = len(x) // (6 * before)
+    a0, b0, c0, d0, e0, f0 = u[0, 0], u[1, 0], u[2, 0], u[3, 0], u[4, 0], u[5, 0]
+    a1, b1, c1, d1, e1, f1 = u[0, 1], u[1, 1], u[2, 1], u[3, 1], u[4, 1], u[5, 1]
+    a2, b2, c2, d2, e2, f2 = u[0, 2], u[1, 2], u[2, 2], u[3, 2], u[4, 2], u[5, 2]
+    a3, b3, c3, d3, e3, f3 = u[0, 3], u[1, 3], u[2, 3], u[3, 3], u[4, 3], u[5, 3]
+    a4, b4, c4, d4, e4, f4 = u[0, 4], u[1, 4], u[2, 4], u[3, 4], u[4, 4], u[5, 4]
+    a5, b5, c5, d5, e5, f5 = u[0, 5], u[1, 5], u[2, 5], u[3, 5], u[4, 5], u[5, 5]
+    for i in range(before):
+        at = 6 * i * run
+        w0, w1 = x[at : at + run], x[at + run : at + 2 * run]
+        w2, w3 = x[at + 2 * run : at + 3 * run], x[at + 3 * run : at + 4 * run]
+        w4, w5 = x[at + 4 * run : at + 5 * run], x[at + 5 * run : at + 6 * run]
+        for n in range(run):
+            a, b, c, d, e, f = w0[n], w1[n], w2[n], w3[n], w4[n], w5[n]
+            w0[n] = a0 * a + b0 * b + c0 * c + d0 * d + e0 * e + f0 * f
+            w1[n] = a1 * a + b1 * b + c1 * c + d1 * d + e1 * e + f1 * f
+            w2[n] = a2 * a + b2 * b + c2 * c + d2 * d + e2 * e + f2 * f
+            w3[n] = a3 * a + b3 * b + c3 * c + d3 * d + e3 * e + f3 * f
+            w4[n] = a4 * a + b4 * b + c4 * c + d4 * d + e4 * e + f4 * f
+            w5[n] = a5 * a + b5 * b + c5 * c + d5 * d + e5 * e + f5 * f
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def scale_to(weight: Any, v: Any, out: Any) -> None:
+    """``out = weight v``."""
+    for n in range(len(out)):
+        out[n] = weight * v[n]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def add_three(a: Any, b: Any, c: Any, v: Any, w: Any, z: Any, out: Any) -> None:
+    """``out += a v + b w + c z``."""
+    for n in range(len(out)):
+        out[n] += a * v[n] + b * w[n] + c * z[n]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def add_scaled(weight: Any, v: Any, out: Any) -> None:
+    """``out += weight v``."""
+    for n in range(len(out)):
+        out[n] += weight * v[n]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def multiply(x: Any, u: Any, before: int, spare: Any) -> None:
+    """Mode product ``u' x`` in place; ``x`` is flat, ``(before, size, rest)``, with ``u`` of ``size`` rows."""
+    size = len(u)
+    if size == 4:
+        multiply_4(x, u, before)
+    elif size == 5:
+        multiply_5(x, u, before)
+    elif size == 6:
+        multiply_6(x, u, before)
+    elif size > 1:
+        run = len(x) // (before * size)
+        for i in range(before):
+            at = i * size * run
+            copy(x[at : at + size * run], spare[: size * run])
+            for r in range(size):
+                row = x[at + r * run : at + (r + 1) * run]
+                scale_to(u[0, r], spare[:run], row)
+                s = 1
+                while s < size:
+                    if s + 3 <= size:
+                        add_three(
+                            u[s, r], u[s + 1, r], u[s + 2, r], spare[s * run : (s + 1) * run],
+                            spare[(s + 1) * run : (s + 2) * run], spare[(s + 2) * run : (s + 3) * run], row,
+                        )  # fmt: skip
+                        s += 3
+                    else:
+                        add_scaled(u[s, r], spare[s * run : (s + 1) * run], row)
+                        s += 1
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def butterflies(x: Any, half: int) -> None:
+    """One level of the Haar transform: sums and differences of the first and second ``half`` of each row's start."""
+    root = np.float32(np.sqrt(0.5))
     for i in range(len(x)):
-        row = x[i]
-        length = 2 if inverse else size
-        while 2 <= length <= size:
-            middle = length // 2
-            if inverse:
-                for n in range(middle):
-                    spare[2 * n] = half * (row[n] + row[middle + n])
-                    spare[2 * n + 1] = half * (row[n] - row[middle + n])
-            else:
-                for n in range(middle):
-                    spare[n] = half * (row[2 * n] + row[2 * n + 1])
-                    spare[middle + n] = half * (row[2 * n] - row[2 * n + 1])
-            for n in range(length):
-                row[n] = spare[n]
-            length = length * 2 if inverse else length // 2
+        v, w = x[i, :half], x[i, half : 2 * half]
+        for n in range(half):
+            p, q = v[n], w[n]
+            v[n] = root * (p + q)
+            w[n] = root * (p - q)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def to_core(x: Any, u0: Any, u1: Any, u2: Any, patch: Any, line: Any, spare: Any, core: Any) -> None:
-    """``core = X x_n U_n'`` with the Haar transform along the group."""
-    multiply(x, u0, 1, patch[0], patch[1] * patch[2], False, core)
-    multiply(core, u1, patch[0], patch[1], patch[2], False, spare)
-    multiply(spare, u2, patch[0] * patch[1], patch[2], 1, False, core)
-    haar(core, False, line)
+def to_core(x: Any, u0: Any, u1: Any, u2: Any, spare: Any) -> None:
+    """``X x_n U_n'`` with the Haar transform along the group, in place; columns stand in the order of ``halving``."""
+    flat = x.reshape(-1)
+    multiply(flat, u0, 1, spare)
+    multiply(flat, u1, len(u0), spare)
+    multiply(flat, u2, len(u0) * len(u1), spare)
+    half = x.shape[1] // 2
+    while half > 0:
+        butterflies(x, half)
+        half //= 2
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def from_core(x: Any, t0: Any, t1: Any, t2: Any, spare: Any) -> None:
+    """The inverse of ``to_core``, from the transposed factors."""
+    half = 1
+    while half < x.shape[1]:
+        butterflies(x, half)
+        half *= 2
+    flat = x.reshape(-1)
+    multiply(flat, t0, 1, spare)
+    multiply(flat, t1, len(t0), spare)
+    multiply(flat, t2, len(t0) * len(t1), spare)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def threshold(core: Any, least: Any, out: Any) -> Any:
+    """``out``: the entries whose square is above ``least``, 0 elsewhere; their number."""
+    power, one, zero = np.float32(0), np.float32(1), np.float32(0)
+    for n in range(len(core)):
+        gain = one if core[n] * core[n] > least else zero
+        out[n] = gain * core[n]
+        power += gain
+    return power
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def shrink(core: Any, model: Any, noise: Any, out: Any) -> Any:
+    """``out``: the entries times Wiener's gains, from the model and the variance of the noise; ``sum g^2``."""
+    power = np.float32(0)
+    for n in range(len(core)):
+        energy = model[n] * model[n]
+        gain = energy / (energy + noise)
+        out[n] = gain * core[n]
+        power += gain * gain
+    return power
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any) -> None:
+    """Add the patches, weighted, to where they come from."""
+    for i in range(len(inside)):
+        row, move, weight = x[i], inside[i], scale * window[i]
+        for n in range(len(corners)):
+            total[corners[n] + move] += weight * row[n]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def scatter_squares(
+    x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, squares: Any, weights: Any
+) -> None:  # fmt: skip
+    """Add the weights, and the weighted squares of the differences from the guide."""
+    for i in range(len(inside)):
+        row, move, weight = x[i], inside[i], scale * window[i]
+        for n in range(len(corners)):
+            at = corners[n] + move
+            change = row[n] - guide[at]
+            squares[at] += weight * change * change
+            weights[at] += weight
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -134,73 +408,65 @@ def filter_groups(
     data: Any,
     guide: Any,
     pilot: Any,
+    shape: Any,
     wiener: bool,
     variance: Any,
-    strength: float,
+    strengths: Any,
     patch: Any,
-    reach: Any,
-    size: int,
+    offsets: Any,
+    halving: Any,
+    inside: Any,
     window: Any,
     used: Any,
     firsts: Any,
     seconds: Any,
     thirds: Any,
-    total: Any,
+    totals: Any,
     squares: Any,
     weights: Any,
 ) -> None:
-    """Filter the groups of all reference corners that are used, and add them up: see ``patch_groups.sums_arrays``."""
-    length = patch[0] * patch[1] * patch[2]
-    corners, distances, at = np.zeros((size, 3), np.int64), np.zeros(size, np.float32), np.zeros(3, np.int64)
-    groups, line = np.zeros((5, length, size), np.float32), np.zeros(size, np.float32)
-    x, spare, core, model, model_core = groups[0], groups[1], groups[2], groups[3], groups[4]
-    one, zero = np.float32(1), np.float32(0)
-    noise, least = np.float32(strength) * variance, np.float32(strength) ** 2 * variance
+    """Filter the groups of all reference corners that are used, and add them up: see ``patch_groups.sums_arrays``.
+
+    Data, guide, pilot and sums are flat arrays of shape ``shape``. All estimates of a group have the weight of the
+    first one.
+    """
+    length, size = patch[0] * patch[1] * patch[2], len(halving)
+    keys = np.empty((len(seconds), len(thirds), size), np.int64)
+    lists, corners = np.empty((len(seconds), len(thirds), size), inside.dtype), np.empty(size, inside.dtype)
+    groups, spare = np.empty((3, length, size), np.float32), np.empty(length * size, np.float32)
+    x, model, out = groups[0], groups[1], groups[2]
+    flat, flat_model, flat_out = x.reshape(-1), model.reshape(-1), out.reshape(-1)
+    u0, u1, u2 = (np.empty((patch[0], patch[0]), np.float32), np.empty((patch[1], patch[1]), np.float32),
+                  np.empty((patch[2], patch[2]), np.float32))  # fmt: skip
+    t0, t1, t2 = np.empty_like(u0), np.empty_like(u1), np.empty_like(u2)
+    one, scale = np.float32(1), np.float32(1)
     for a in firsts:
-        for b in seconds:
-            for c in thirds:
-                if not used[a, b, c]:
+        nearest(guide, shape, a, seconds, thirds, patch, offsets, keys, lists)
+        for m in range(len(seconds)):
+            for n in range(len(thirds)):
+                if not used[a, seconds[m], thirds[n]]:
                     continue
-                at[0], at[1], at[2] = a, b, c
-                nearest(guide, at, patch, reach, corners, distances)
-                gather(data, corners, patch, x)
+                for k in range(size):
+                    corners[halving[k]] = lists[m, n, k]
+                gather(data, corners, inside, x)
                 if wiener:
-                    gather(pilot, corners, patch, model)
-                else:
-                    model = x
-                u0 = factor(model, 1, patch[0], patch[1] * patch[2])
-                u1 = factor(model, patch[0], patch[1], patch[2])
-                u2 = factor(model, patch[0] * patch[1], patch[2], 1)
-                to_core(x, u0, u1, u2, patch, line, spare, core)
-                power = zero
+                    gather(pilot, corners, inside, model)
+                basis = flat_model if wiener else flat
+                factor(basis, 1, patch[0], t0, u0, spare)
+                factor(basis, patch[0], patch[1], t1, u1, spare)
+                factor(basis, patch[0] * patch[1], patch[2], t2, u2, spare)
+                t0[:], t1[:], t2[:] = u0.T, u1.T, u2.T
+                to_core(x, u0, u1, u2, spare)
                 if wiener:
-                    to_core(model, u0, u1, u2, patch, line, spare, model_core)
-                    for i in range(length):
-                        for n in range(size):
-                            energy = model_core[i, n] * model_core[i, n]
-                            gain = energy / (energy + noise)
-                            core[i, n] *= gain
-                            power += gain * gain
-                else:
-                    for i in range(length):
-                        for n in range(size):
-                            kept = one if core[i, n] * core[i, n] > least else zero
-                            core[i, n] *= kept
-                            power += kept
-                haar(core, True, line)
-                multiply(core, u0, 1, patch[0], patch[1] * patch[2], True, spare)
-                multiply(spare, u1, patch[0], patch[1], patch[2], True, core)
-                multiply(core, u2, patch[0] * patch[1], patch[2], 1, True, spare)
-                scale = one / max(power, one)
-                for n in range(size):
-                    a1, b1, c1 = corners[n, 0], corners[n, 1], corners[n, 2]
-                    place = 0
-                    for i in range(patch[0]):
-                        for j in range(patch[1]):
-                            for k in range(patch[2]):
-                                weight = scale * window[place]
-                                change = spare[place, n] - guide[a1 + i, b1 + j, c1 + k]
-                                total[a1 + i, b1 + j, c1 + k] += weight * change
-                                squares[a1 + i, b1 + j, c1 + k] += weight * change * change
-                                weights[a1 + i, b1 + j, c1 + k] += weight
-                                place += 1
+                    to_core(model, u0, u1, u2, spare)
+                for number in range(len(strengths)):
+                    strength = strengths[number]
+                    if wiener:
+                        power = shrink(flat, flat_model, strength * variance, flat_out)
+                    else:
+                        power = threshold(flat, strength * strength * variance, flat_out)
+                    from_core(out, t0, t1, t2, spare)
+                    if number == 0:
+                        scale = one / max(power, one)
+                        scatter_squares(out, guide, corners, inside, window, scale, squares, weights)
+                    scatter(out, corners, inside, window, scale, totals[number])

@@ -49,7 +49,7 @@ from .arrays import Array, namespace_of, scalar
 from .checks import one_or_three, power_of_two, whole_number
 from .iteration import Measures, iterate
 from .local_problem import Completion, checked, completion, neighbour_mean
-from .patch_denoising import STRONG, denoised
+from .patch_denoising import denoised
 from .patch_groups import HARD, filtered, three
 from .results import IterationRecord, Status
 from .threads import one_blas_thread
@@ -343,7 +343,7 @@ def final_stage(
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
     value, spread = filtered(
-        whole, state.estimate, state.estimate, problem.levels[-1], STRONG, problem.geometry, problem.wanted
+        whole, state.estimate, state.estimate, problem.levels[-1], 1.0, problem.geometry, problem.wanted
     )
     return value, spread, None, {}, math.nan
 

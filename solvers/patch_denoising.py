@@ -1,7 +1,7 @@
 """Denoising by groups of patches: estimates of different strength, mixed where each of them errs least.
 
-A first stage (hard threshold), a gentle and a strong second stage (Wiener's gains) and the data themselves are the
-candidates. Their weights minimise Stein's estimate of the squared error (:mod:`tensorcell.solvers.stein`), for each
+The candidates are a first stage (hard threshold), a second one (Wiener's gains) with smaller patches and larger groups,
+a third one with larger patches, the second and third with several strengths, and the data themselves. Their weights minimise Stein's estimate of the squared error (:mod:`tensorcell.solvers.stein`), for each
 class of local contrast separately: background is smoothed where structure is left alone.
 """
 
@@ -14,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
-from .patch_groups import HARD, Geometry, PatchOptions, filtered, fitted, smoothed, three
+from .patch_groups import HARD, Geometry, PatchOptions, filtered, filtered_by, fitted, smoothed, three
 from .stein import ErrorLaw, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
-GENTLE, STRONG = 0.5, 1.0
-"""Factors of the noise variance in Wiener's gains: below 1 the estimate keeps more noise and more detail."""
+SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
+"""Factors of the noise variance in Wiener's gains: below 1 the estimate keeps more noise and more detail. The first one
+weighs the overlapping estimates."""
+
+THIRD = {"third": 1.0, "smooth": 4.0}
+"""The same of the third stage."""
 
 PERTURBATION = 0.1
 """Step, in standard deviations of the noise, of the divergence's finite difference."""
@@ -60,28 +64,32 @@ def denoised(completed: Array, measured: Array, sigma: float, options: PatchOpti
     sigma : float
         Standard deviation of the noise, above 0.
     options : PatchOptions
-        Patches of the first and the gentle second stage.
+        Patches of the first stage; those of the second are smaller by a voxel, and of the third larger.
     seed : int
         Seed of the divergence's random directions.
     """
     found = candidates(completed, sigma, options)
-    contrast, spread = local_contrast(found["strong"].value), total_spread(found)
+    contrast, spread = local_contrast(found["third"].value), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
     trial = tried(completed, measured, sigma, options, found, contrast, spread, rng)
     return mixed(completed, found, contrast, spread, error_laws(trial, sigma))
 
 
 def candidates(completed: Array, sigma: float, options: PatchOptions) -> dict[str, Candidate]:
-    """Estimates of different strength; the strong one has larger patches and groups, and is its own pilot once more."""
-    geometry = fitted(options, completed.shape)
-    p, q, r = (side + (side > 1) for side in three(options.patch))
-    larger = Geometry((p, q, r), three(options.reach), 2 * options.group, options.step + 1)
-    wide = fitted(larger, completed.shape)
-    first = Candidate(*filtered(completed, smoothed(completed), None, sigma, HARD, geometry))
-    gentle = Candidate(*filtered(completed, first.value, first.value, sigma, GENTLE, geometry))
-    strong = Candidate(*filtered(completed, first.value, first.value, sigma, STRONG, wide))
-    strong = Candidate(*filtered(completed, strong.value, strong.value, sigma, STRONG, wide))
-    return {"first": first, "gentle": gentle, "strong": strong}
+    """Estimates of three stages and different strengths.
+
+    Small patches have many that are alike, which keeps texture; large ones bring out what is smooth.
+    """
+    reach, group, step, shape = three(options.reach), options.group, options.step, completed.shape
+    found = {"first": Candidate(*filtered(completed, smoothed(completed), None, sigma, HARD, fitted(options, shape)))}
+    pilot = found["first"].value
+    for strengths, larger, members, apart in ((SECOND, -1, 2 * group, step), (THIRD, 1, group, step + 1)):
+        p, q, r = (max(1, side + larger * (side > 1)) for side in three(options.patch))
+        geometry = fitted(Geometry((p, q, r), reach, members, apart), shape)
+        values, spread = filtered_by(completed, pilot, pilot, sigma, tuple(strengths.values()), geometry)
+        found |= {name: Candidate(value, spread) for name, value in zip(strengths, values, strict=True)}
+        pilot = values[0]
+    return found
 
 
 def tried(
@@ -108,7 +116,7 @@ def tried(
         misfits, divergences = [xp.zeros_like(y)], [xp.ones_like(y)]
         for name in found:
             before, after = (each[name].value[inner][use] for each in (base, moved))
-            misfits.append(before - y)
+            misfits.append(found[name].value[block][inner][use] - y)
             divergences.append(divergence_terms(b, before, after, step))
         columns.append(
             Trial(

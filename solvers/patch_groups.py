@@ -9,12 +9,15 @@ the energy kept. The symbols are those of :mod:`tensorcell.solvers.local`::
     g = P^2 / (P^2 + strength sigma^2)          with a pilot of core P: the model is the pilot, and g Wiener's gain
     X <- (g C) x_0 H' x_1 U_1 x_2 U_2 x_3 U_3   weight: window / max(1, sum g^2)
 
+Cost of the kernel a group of 32 patches of 5^3 voxels (64 000 multiply-adds to the core and as many back, 16 kB of
+patches in and 48 kB of sums out), measured as shares: search 15-20 %, factors 20 %, to the core and back 30 %, sums
+25 %.
+
 NumPy arrays pass through the kernel of :mod:`tensorcell.solvers.kernels_local`, all others through its array twin.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -34,6 +37,9 @@ HARD = 2.9
 GUIDE_WIDTH = 0.5
 """Gaussian width, in voxels, with which noisy data are smoothed before patches are compared."""
 
+
+NEAR = 2
+"""Within so many voxels of a reference patch all patches are compared with it, and every second one further away."""
 
 LEAST_SIGMA = 1e-18
 """Smallest standard deviation of the noise that a pass assumes: the square of a smaller one underflows to 0 in float32,
@@ -79,9 +85,38 @@ def fitted(options: PatchOptions, shape: Sequence[int]) -> Geometry:
     z, y, x = (min(p, size) for p, size in zip(three(options.patch), shape, strict=True))
     patch = z, y, x
     z, y, x = (min(r, size - p) for r, size, p in zip(three(options.reach), shape, patch, strict=True))
-    within = math.prod(r + 1 for r in (z, y, x))
-    group = min(options.group, 1 << int(math.log2(within)))
+    group = min(options.group, 1 << int(math.log2(math.prod(r + 1 for r in (z, y, x)))))
     return Geometry(patch, (z, y, x), group, min(options.step, *patch))
+
+
+def offsets_within(reach: Sequence[int], group: int) -> npt.NDArray[np.int64]:
+    """Offsets ``(n, 3)`` at which patches are compared with a reference patch, the reference itself first.
+
+    Further than ``NEAR`` voxels away every second patch along each axis is compared: a patch has neighbours that are
+    almost as similar, and comparing all of them takes longer than filtering. They are compared further away where a
+    reference patch in a corner would find fewer than ``group``.
+    """
+    grid = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    offsets = grid
+    for near in range(NEAR, max(reach)):
+        some = grid[np.all(np.abs(grid) <= near, axis=1) | np.all(grid % 2 == 0, axis=1)]
+        if np.count_nonzero(np.all(some >= 0, axis=1)) >= group:
+            offsets = some
+            break
+    return offsets[np.argsort(np.any(offsets != 0, axis=1), kind="stable")]
+
+
+def halving_order(size: int) -> npt.NDArray[np.int64]:
+    """Where the patches of a group stand, so that the Haar transform pairs the first half of them with the second.
+
+    Neighbours in the order of similarity are then paired, and every sum runs over contiguous numbers.
+
+    >>> halving_order(8)
+    array([0, 4, 2, 6, 1, 5, 3, 7])
+    """
+    if size == 1:
+        return np.zeros(1, np.int64)
+    return np.stack([halving_order(size // 2), halving_order(size // 2) + size // 2], axis=1).ravel()
 
 
 def corners_along(size: int, patch: int, step: int) -> npt.NDArray[np.int64]:
@@ -137,16 +172,40 @@ def filtered(
     -------
     value, spread : float32 arrays ``(Z, Y, X)``
     """
+    values, spread = filtered_by(data, guide, pilot, sigma, (strength,), geometry, wanted)
+    return values[0], spread
+
+
+def filtered_by(
+    data: Array,
+    guide: Array,
+    pilot: Array | None,
+    sigma: float,
+    strengths: Sequence[float],
+    geometry: Geometry,
+    wanted: Array | None = None,
+) -> tuple[tuple[Array, ...], Array]:
+    """One pass with several strengths, which share groups, factors and cores; arguments as for :func:`filtered`.
+
+    Returns
+    -------
+    values : float32 arrays ``(Z, Y, X)``, one a strength
+        All of them average the overlapping estimates with the weights of the first strength.
+    spread : float32 array ``(Z, Y, X)``
+        Standard deviation of the estimates of the first strength.
+    """
     xp = namespace_of(data, guide)
     sums = sums_numba if is_numpy(xp) else sums_arrays
     used = references_used(wanted, data.shape, geometry.patch)
-    total, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strength, geometry, used)
-    if wanted is not None:
-        total, squares = (xp.where(wanted, each, xp.zeros_like(each)) for each in (total, squares))
+    totals, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strengths, geometry, used)
+    if wanted is None:
+        values = [total / weights for total in totals]
+        variance = squares / weights - (values[0] - guide) ** 2
+    else:
         weights = xp.where(wanted, weights, xp.ones_like(weights))
-    mean = total / weights
-    variance = squares / weights - mean**2
-    return guide + mean, xp.sqrt(xp.where(variance > 0, variance, xp.zeros_like(variance)))
+        values = [xp.where(wanted, total / weights, guide) for total in totals]
+        variance = xp.where(wanted, squares / weights, xp.zeros_like(squares)) - (values[0] - guide) ** 2
+    return tuple(values), xp.sqrt(xp.where(variance > 0, variance, xp.zeros_like(variance)))
 
 
 def references_used(wanted: Array | None, shape: Sequence[int], patch: Sequence[int]) -> Bools:
@@ -164,11 +223,12 @@ def sums_numba(
     guide: Floats,
     pilot: Floats | None,
     sigma: float,
-    strength: float,
+    strengths: Sequence[float],
     geometry: Geometry,
     used: Bools,
 ) -> tuple[Floats, Floats, Floats]:
-    """Threaded kernel over all reference corners: weighted sums of ``d``, ``d^2`` and 1, ``d`` an estimate less guide.
+    """Threaded kernel over all reference corners: weighted sums of the estimates, ``(m, Z, Y, X)`` for ``m`` strengths,
+    of the squares of the first one less the guide, and of 1.
 
     The result does not depend on the number of threads. Corners are cut into chunks along one axis. Patches of a chunk
     do not reach beyond the next one, so that first the even chunks and then the odd ones are added up side by side.
@@ -180,10 +240,15 @@ def sums_numba(
     extents = [2 * r + p for r, p in zip(reach, patch, strict=True)]
     axis = max(range(3), key=lambda a: data.shape[a] / extents[a])
     chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(data.shape[axis] // extents[axis] + 1)]
-    total, squares, weights = (np.zeros(data.shape, np.float32) for _ in range(3))
-    y, where = (np.ascontiguousarray(array, dtype=np.float32) for array in (data, guide))
-    model = y if pilot is None else np.ascontiguousarray(pilot, dtype=np.float32)
-    sides, distances, window = np.array(patch), np.array(reach), window_of(patch)
+    totals = np.zeros((len(strengths), data.size), np.float32)
+    squares, weights = np.zeros((2, data.size), np.float32)
+    arrays = (data, guide, data if pilot is None else pilot)
+    y, where, model = (np.ascontiguousarray(array, dtype=np.float32).ravel() for array in arrays)
+    integers = np.int32 if data.size < 2**31 else np.int64
+    inside = (voxels_within(patch) @ strides_of(data.shape)).astype(integers)
+    factors, window = np.array(strengths, np.float32), window_of(patch)
+    shape, sides = np.array(data.shape), np.array(patch)
+    offsets, halving = offsets_within(reach, group), halving_order(group)
 
     for parity in (0, 1):
         turn = [chunk for chunk in chunks[parity::2] if len(chunk)]
@@ -192,17 +257,23 @@ def sums_numba(
             for chunk in turn[first:last]:
                 firsts, seconds, thirds = (chunk if a == axis else places[a] for a in range(3))
                 filter_groups(
-                    y, where, model, pilot is not None, np.float32(sigma) ** 2, strength, sides, distances, group,
-                    window, used, firsts, seconds, thirds, total, squares, weights,
+                    y, where, model, shape, pilot is not None, np.float32(sigma) ** 2, factors, sides, offsets,
+                    halving, inside, window, used, firsts, seconds, thirds, totals, squares, weights,
                 )  # fmt: skip
 
         if turn:
             share_out(work, len(turn))
-    return total, squares, weights
+    return totals.reshape(-1, *data.shape), squares.reshape(data.shape), weights.reshape(data.shape)
 
 
 def sums_arrays(
-    data: Array, guide: Array, pilot: Array | None, sigma: float, strength: float, geometry: Geometry, used: Bools
+    data: Array,
+    guide: Array,
+    pilot: Array | None,
+    sigma: float,
+    strengths: Sequence[float],
+    geometry: Geometry,
+    used: Bools,
 ) -> tuple[Array, Array, Array]:
     """Array twin of :func:`sums_numba`, in batches of reference corners."""
     xp = namespace_of(data)
@@ -214,7 +285,7 @@ def sums_arrays(
     window = from_host(window_of(patch), data)
     haar = from_host(haar_matrix(group).astype(np.float32), data)
     flat_guide = xp.reshape(guide, (-1,))
-    totals: list[Any] = [0.0, 0.0, 0.0]
+    totals: list[Any] = [0.0] * (len(strengths) + 2)
     for batch in batches(len(references), group * math.prod(patch)):
         corners = nearest_corners(guide, references[batch], geometry) @ strides
         index = from_host((corners[:, :, None] + inside @ strides).reshape(-1), data)
@@ -223,29 +294,35 @@ def sums_arrays(
         def take(array: Array, index: Array = index, shape: tuple[int, ...] = shape) -> Array:
             return xp.reshape(xp.take(xp.reshape(array, (-1,)), index), shape)
 
-        estimate, power = shrunk(take(data), None if pilot is None else take(pilot), haar, sigma, strength)
+        estimates, power = shrunk(take(data), None if pilot is None else take(pilot), haar, sigma, strengths)
         scale = 1 / xp.where(power > 1, power, xp.ones_like(power))
         weight = xp.reshape(scale[:, None, None] * xp.ones((1, group, 1)) * window[None, None, :], (-1,))
-        change = xp.reshape(estimate, (-1,)) - xp.take(flat_guide, index)
-        for number, values in enumerate((weight * change, weight * change**2, weight)):
+        change = xp.reshape(estimates[0], (-1,)) - xp.take(flat_guide, index)
+        terms = [*(weight * xp.reshape(one, (-1,)) for one in estimates), weight * change**2, weight]
+        for number, values in enumerate(terms):
             totals[number] = totals[number] + added(values, index, math.prod(data.shape))
-    total, squares, weights = (xp.reshape(xp.astype(each, xp.float32), data.shape) for each in totals)
-    return total, squares, weights
+    *sums, squares, weights = (xp.reshape(xp.astype(each, xp.float32), data.shape) for each in totals)
+    return xp.stack(sums), squares, weights
 
 
-def shrunk(x: Array, pilot: Array | None, haar: Array, sigma: float, strength: float) -> tuple[Array, Array]:
-    """Groups ``(n, K, p, p, p)`` after their cores were shrunk, and the power ``sum g^2`` of each, shape ``(n,)``."""
+def shrunk(
+    x: Array, pilot: Array | None, haar: Array, sigma: float, strengths: Sequence[float]
+) -> tuple[list[Array], Array]:
+    """Groups ``(n, K, p, p, p)`` after their cores were shrunk, one array a strength, and the power ``sum g^2`` of each
+    group at the first strength, shape ``(n,)``."""
     xp = namespace_of(x)
     variance = float(np.float32(sigma) ** 2)
     factors = [patch_factor(x if pilot is None else pilot, mode) for mode in (2, 3, 4)]
     core = to_core(x, factors, haar)
-    if pilot is None:
-        gains = xp.astype(core**2 > strength**2 * variance, core.dtype)
-    else:
-        energy = to_core(pilot, factors, haar) ** 2
-        gains = energy / (energy + strength * variance)
-    power = xp.sum(xp.reshape(gains**2, (x.shape[0], -1)), axis=1)
-    return from_core(core * gains, factors, haar), power
+    gains = []
+    for strength in strengths:
+        if pilot is None:
+            gains.append(xp.astype(core**2 > strength**2 * variance, core.dtype))
+        else:
+            energy = to_core(pilot, factors, haar) ** 2
+            gains.append(energy / (energy + strength * variance))
+    power = xp.sum(xp.reshape(gains[0] ** 2, (x.shape[0], -1)), axis=1)
+    return [from_core(core * gain, factors, haar) for gain in gains], power
 
 
 def added(values: Array, index: Array, size: int) -> Array:
@@ -282,7 +359,7 @@ def nearest_corners(guide: Array, references: npt.NDArray[np.int64], geometry: G
     flat = xp.reshape(guide, (-1,))
     here = references @ strides
     own = xp.take(flat, from_host((here[:, None] + inside @ strides).reshape(-1), guide))
-    offsets = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
+    offsets = offsets_within(reach, group)
     columns = []
     for offset in offsets:
         moved = references + offset

@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 
 from tensorcell.solvers import LocalOptions, LocalState, Status, local_tucker
-from tensorcell.solvers.kernels_local import nearest
+from tensorcell.solvers.kernels_local import factor, from_core, multiply, nearest, to_core
 from tensorcell.solvers.local import OUTLIER
 from tensorcell.solvers.local_problem import neighbour_mean
 from tensorcell.solvers.patch_denoising import Candidate, candidates, local_contrast, total_spread, tried
@@ -24,7 +24,9 @@ from tensorcell.solvers.patch_groups import (
     filtered,
     fitted,
     haar_matrix,
+    halving_order,
     nearest_corners,
+    offsets_within,
     references_used,
     smoothed,
     sums_arrays,
@@ -73,7 +75,8 @@ def test_the_kernel_equals_its_array_twin(geometry: Geometry, second: bool) -> N
     strength = 0.5 if second else 2.9
     for wanted in (None, np.random.default_rng(4).random(data.shape) < 0.01):
         used = references_used(wanted, data.shape, geometry.patch)
-        kernel, arrays = (way(data, data, pilot, 0.3, strength, geometry, used) for way in (sums_numba, sums_arrays))
+        strengths = (strength, 2 * strength)
+        kernel, arrays = (way(data, data, pilot, 0.3, strengths, geometry, used) for way in (sums_numba, sums_arrays))
         for ours, twin in zip(kernel, arrays, strict=True):
             assert np.allclose(ours, twin, rtol=2e-4, atol=2e-4 * np.abs(twin).max())  # float32, other order of sums
 
@@ -122,11 +125,16 @@ def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geome
     def cut(corner: tuple[int, ...]) -> tuple[slice, ...]:
         return tuple(slice(c, c + p) for c, p in zip(corner, patch, strict=True))
 
+    def compared(corner: tuple[int, ...], reference: tuple[int, ...]) -> bool:
+        off = np.subtract(corner, reference)
+        return bool(np.all(np.abs(off) <= 2) or np.all(off % 2 == 0))
+
     for corner in itertools.product(*(corners_along(s, p, step) for s, p in zip(data.shape, patch, strict=True))):
         ranges = [range(max(0, c - r), min(top, c + r) + 1) for c, r, top in zip(corner, reach, limits, strict=True)]
         own = data[cut(corner)].astype(float)
         others = sorted(
-            itertools.product(*ranges), key=lambda at: -1 if at == corner else ((data[cut(at)] - own) ** 2).sum()
+            (at for at in itertools.product(*ranges) if compared(at, corner)),
+            key=lambda at: -1 if at == corner else ((data[cut(at)] - own) ** 2).sum(),
         )
         group = np.stack([data[cut(at)] for at in others[:size]]).astype(float)
         core = np.tensordot(haar_matrix(size), group, axes=1)
@@ -172,7 +180,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
         results = []
         for threads in (1, before):
             numba.set_num_threads(threads)
-            results.append(sums_numba(data, data, None, 0.3, 2.9, geometry, everywhere)[0])
+            results.append(sums_numba(data, data, None, 0.3, (2.9,), geometry, everywhere)[0])
     finally:
         numba.set_num_threads(before)
     assert np.array_equal(*results)
@@ -444,7 +452,7 @@ def test_the_guide_finds_patches_that_are_alike_in_truth() -> None:
         def patch(corner: np.ndarray) -> np.ndarray:
             return truth[tuple(slice(c, c + side) for c in corner)]
 
-        corners = nearest_corners(guide, references, Geometry((side,) * 3, (5, 5, 5), 16, 3))
+        corners = nearest_corners(guide, references, Geometry((side,) * 3, (5, 5, 5), 8, 3))
         return rms(np.array([patch(other) - patch(group[0]) for group in corners for other in group[1:]]))
 
     ours = distance(smoothed(noisy))
@@ -459,11 +467,88 @@ def test_a_reference_patch_comes_first_in_its_group_even_where_all_patches_are_e
     corners = nearest_corners(np.ones((8, 8, 8), np.float32), references, geometry)
     assert np.array_equal(corners[:, 0], references)
     for reference, group in zip(references, corners, strict=True):
-        found = np.zeros((8, 3), np.int64)
-        sides, reach = np.array(geometry.patch), np.array(geometry.reach)
-        nearest(np.ones((8, 8, 8), np.float32), reference, sides, reach, found, np.zeros(8, np.float32))
-        assert np.array_equal(found[0], reference)
-        assert len({tuple(corner) for corner in found}) == len({tuple(corner) for corner in group}) == 8
+        flat = kernel_corners(np.ones((8, 8, 8), np.float32), reference, geometry)
+        assert np.array_equal(flat, group @ (64, 8, 1))
+        assert flat[0] == reference @ (64, 8, 1)
+        assert len(set(flat.tolist())) == 8
+
+
+def kernel_corners(guide: np.ndarray, reference: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Flat corners of the group of one reference patch, as the kernel finds them."""
+    a, b, c = reference
+    keys, found = np.zeros((1, 1, geometry.group), np.int64), np.zeros((1, 1, geometry.group), np.int32)
+    offsets = offsets_within(geometry.reach, geometry.group)
+    nearest(
+        guide.ravel(), np.array(guide.shape), a, np.array([b]), np.array([c]), np.array(geometry.patch), offsets, keys,
+        found,
+    )  # fmt: skip
+    return found[0, 0]
+
+
+@pytest.mark.parametrize("geometry", [Geometry((3, 2, 4), (4, 4, 4), 32, 3), Geometry((2, 2, 2), (3, 5, 4), 64, 2)])
+def test_the_kernel_finds_the_nearest_patches_in_ascending_order_at_borders_too(geometry: Geometry) -> None:
+    guide = np.random.default_rng(31).standard_normal((9, 10, 11)).astype(np.float32)
+    limits = np.array(guide.shape) - geometry.patch
+    offsets = offsets_within(geometry.reach, geometry.group)
+
+    def patch(corner: np.ndarray) -> np.ndarray:
+        return guide[tuple(slice(c, c + p) for c, p in zip(corner, geometry.patch, strict=True))]
+
+    for reference in (np.zeros(3, int), limits, limits // 2, np.array([0, limits[1], 2])):
+        others = [o for o in reference + offsets if np.all((o >= 0) & (o <= limits))]
+        distance = [-1 if np.array_equal(o, reference) else np.sum((patch(o) - patch(reference)) ** 2) for o in others]
+        nearest_ones = np.array(others)[np.argsort(distance)[: geometry.group]]
+        assert np.array_equal(kernel_corners(guide, reference, geometry), nearest_ones @ (110, 11, 1))
+
+
+@pytest.mark.parametrize(
+    ("reach", "group"), [((5, 5, 5), 32), ((5, 5, 5), 64), ((0, 5, 5), 32), ((2, 3, 3), 32), ((1, 0, 0), 2)]
+)
+def test_a_patch_in_a_corner_finds_a_whole_group(reach: tuple[int, int, int], group: int) -> None:
+    offsets = offsets_within(reach, group)
+    assert not offsets[0].any()
+    assert len(np.unique(offsets, axis=0)) == len(offsets)
+    assert np.array_equal(np.unique(-offsets, axis=0), np.unique(offsets, axis=0))
+    assert np.count_nonzero(np.all(offsets >= 0, axis=1)) >= group
+    assert np.all(np.abs(offsets) <= reach)
+    if reach == (5, 5, 5):
+        assert len(offsets) < 500  # of 1331
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_factors_are_the_eigenvectors_and_products_with_them_are_undone(size: int) -> None:
+    rng = np.random.default_rng(size)
+    x = rng.standard_normal((2, size, 3, 8)).astype(np.float32)
+    unfolded = np.moveaxis(x, 1, 0).reshape(size, -1).astype(float)
+    gram, u, spare = (
+        np.zeros((size, size), np.float32),
+        np.zeros((size, size), np.float32),
+        np.zeros(x.size, np.float32),
+    )
+    factor(x.ravel(), 2, size, gram, u, spare)
+    np.testing.assert_allclose(u.T @ u, np.eye(size), atol=1e-5)
+    core = u.T @ (unfolded @ unfolded.T) @ u
+    assert np.abs(core - np.diag(np.diag(core))).max() < 1e-4 * np.abs(core).max()
+    found = x.ravel().copy()
+    multiply(found, u, 2, spare)
+    np.testing.assert_allclose(found.reshape(x.shape), np.einsum("rs,irkn->iskn", u, x), atol=1e-5)
+    multiply(found, np.ascontiguousarray(u.T), 2, spare)
+    np.testing.assert_allclose(found, x.ravel(), atol=1e-5)
+
+
+@pytest.mark.parametrize("group", [1, 2, 8, 32])
+def test_the_kernels_haar_transform_is_the_matrix_on_patches_in_halving_order(group: int) -> None:
+    x = np.random.default_rng(32).standard_normal((6, group)).astype(np.float32)
+    placed = np.empty_like(x)
+    placed[:, halving_order(group)] = x
+    core, spare = placed.copy(), np.empty(x.size, np.float32)
+    one, six = np.ones((1, 1), np.float32), np.eye(6, dtype=np.float32)
+    to_core(core, one, one, six, spare)
+    expected = x @ haar_matrix(group).T
+    np.testing.assert_allclose(np.sort(core, axis=1), np.sort(expected, axis=1), atol=1e-5)  # in another order
+    np.testing.assert_allclose(core[:, 0], expected[:, 0], atol=1e-5)
+    from_core(core, one, one, six, spare)
+    np.testing.assert_allclose(core, placed, atol=1e-5)
 
 
 @pytest.mark.parametrize("sums", [sums_numba, sums_arrays])
@@ -475,8 +560,8 @@ def test_wiener_gains_are_best_at_the_true_noise(sums: Any) -> None:
     everywhere = references_used(None, truth.shape, geometry.patch)
     errors = []
     for strength in (0.5, 1.0, 2.0):
-        total, _, weights = sums(noisy, truth, truth, 0.5, strength, geometry, everywhere)
-        errors.append(rms(total / weights))  # less the guide, which is the truth
+        totals, _, weights = sums(noisy, truth, truth, 0.5, (strength,), geometry, everywhere)
+        errors.append(rms(totals[0] / weights - truth))
     assert errors[1] < 0.99 * min(errors[0], errors[2])
 
 
@@ -488,21 +573,21 @@ def tested() -> Any:
     return truth, noise, candidates(truth + noise, 0.3, LocalOptions())
 
 
-def test_second_stages_keep_structure_that_the_first_one_loses(tested: Any) -> None:
-    """The gentle one most of it, at no larger error; the strong one has the least error."""
+def test_later_stages_keep_structure_that_the_first_one_loses(tested: Any) -> None:
+    """The gentle one most of it, at no larger error; the third one has the least error."""
     truth, noise, found = tested
     lost = {name: float(np.mean((truth + noise - each.value) * truth)) for name, each in found.items()}
     error = {name: rms(each.value - truth) for name, each in found.items()}
     assert lost["gentle"] < 0.5 * lost["first"]
-    assert error["gentle"] < 1.03 * error["first"]
-    assert lost["strong"] < 0.7 * lost["first"]
-    assert error["strong"] < 0.97 * min(error["gentle"], error["first"])
+    assert error["gentle"] < 1.1 * error["first"]
+    assert lost["third"] < 0.7 * lost["first"]
+    assert error["third"] < 0.97 * min(error["gentle"], error["first"])
 
 
 def test_the_divergence_is_what_the_estimates_owe_to_the_noise(tested: Any) -> None:
     """Stein's lemma with the noise known: ``sigma^2 div f`` is the mean of ``<n, f - v>``."""
     truth, noise, found = tested
-    contrast, spread = local_contrast(found["strong"].value), total_spread(found)
+    contrast, spread = local_contrast(found["third"].value), total_spread(found)
     everywhere, rng = np.ones(truth.shape, bool), np.random.default_rng(9)
     trial = tried(truth + noise, everywhere, 0.3, LocalOptions(), found, contrast, spread, rng)
     for estimate, terms in zip(found.values(), trial.divergences[1:], strict=True):
