@@ -98,8 +98,8 @@ def nearest(
     bits = distance.view(np.int32)
     for o in range(len(offsets)):
         da, db, dc = offsets[o, 0], offsets[o, 1], offsets[o, 2]
-        if a + da < 0 or a + da + patch[0] > depth:
-            continue
+        if a + da < 0 or a + da + patch[0] > depth or seconds[-1] + db < 0 or top + db + patch[1] > rows:
+            continue  # no reference of this band has such a neighbour
         move = (da * rows + db) * columns + dc
         for i in range(patch[0]):
             at = ((a + i) * rows + top) * columns

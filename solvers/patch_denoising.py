@@ -1,8 +1,9 @@
 """Denoising by groups of patches: estimates of different strength, mixed where each of them errs least.
 
 The candidates are a first stage (hard threshold), a second one (Wiener's gains) with smaller patches and larger groups,
-a third one with larger patches, the second and third with several strengths, and the data themselves. Their weights minimise Stein's estimate of the squared error (:mod:`tensorcell.solvers.stein`), for each
-class of local contrast separately: background is smoothed where structure is left alone.
+a third one with larger patches, the second and third with several strengths, and the data themselves. Their weights
+minimise Stein's estimate of the squared error (:mod:`tensorcell.solvers.stein`), for each class of local contrast
+separately: background is smoothed where structure is left alone.
 """
 
 from __future__ import annotations
