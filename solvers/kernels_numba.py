@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .rules import Rule
-from .threads import share_out
+from .threads import share_out_sums
 
 BLOCK_ELEMENTS = 1 << 17
 
@@ -170,8 +170,8 @@ def sweep_numba(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Threaded sweep over all planes: ``C``, ``M_a``, ``M_b`` and the four sums, see ``sweeps.sweep_arrays``.
 
-    Planes are dealt to the threads in equal consecutive shares and the shares are added in order, so the result
-    does not change from run to run for a given number of threads (``numba.set_num_threads``).
+    Planes are dealt to the threads in consecutive shares, whose number does not depend on that of the threads, and the
+    shares are added in order: the result is the same bit for bit for any number (``numba.set_num_threads``).
     """
     planes, dtype = y.shape[0], y.dtype
     if rule != EQUALITY and not nonnegative:
@@ -186,5 +186,5 @@ def sweep_numba(
         sweep_planes(rule, nonnegative, *shared, dtype.type(tau), dtype.type(gamma), c, ma, mb, sums, first, last)
         return ma, mb, sums
 
-    ma, mb, sums = (sum(arrays) for arrays in zip(*share_out(work, planes), strict=True))
+    ma, mb, sums = (sum(arrays) for arrays in zip(*share_out_sums(work, planes), strict=True))
     return c, np.asarray(ma), np.asarray(mb), np.asarray(sums)

@@ -24,7 +24,7 @@ from .arrays import (
 from .results import tucker_tensor
 from .spread import MEDIAN_DEVIATION, UPPER_QUARTILE, median, robust_sigma
 from .tensors import mode_product, multi_mode_product, unfold
-from .threads import share_out
+from .threads import share_out_sums
 
 if TYPE_CHECKING:
     from tensorly.tucker_tensor import TuckerTensor
@@ -231,7 +231,7 @@ def in_shares(
     """``work(first, last)`` over ``range(size)``: in shares on threads where wanted, and added in order."""
     if not threads:
         return work(0, size)
-    parts = share_out(work, size)
+    parts = share_out_sums(work, size)
     added = []
     for same in zip(*parts, strict=True):
         grams, row_sums = zip(*same, strict=True)

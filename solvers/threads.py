@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+SHARES = 8
+"""Shares of a pass whose results are added up: more would use more threads, and hold more of the partial sums."""
+
 
 @lru_cache(maxsize=1)
 def _pool(count: int) -> ThreadPoolExecutor:
@@ -106,9 +109,31 @@ def share_out(work: Callable[[int, int], Result], size: int) -> list[Result]:
     The calling thread takes the first share: each further thread costs BLAS its buffers, tens of megabytes.
     """
     count = max(1, min(thread_count(), size))
-    bounds = [size * share // count for share in range(count + 1)]
     if count == 1:
         return [work(0, size)]
-    others = [_pool(count - 1).submit(work, *share) for share in pairwise(bounds[1:])]
-    own = work(bounds[0], bounds[1])
+    first, *rest = equal_shares(size, count)
+    others = [_pool(count - 1).submit(work, *share) for share in rest]
+    own = work(*first)
     return [own, *(other.result() for other in others)]
+
+
+def share_out_sums(work: Callable[[int, int], Result], size: int) -> list[Result]:
+    """As :func:`share_out`, on at most ``SHARES`` shares whatever the number of threads is.
+
+    Sums over the shares, added in their order, are then the same bit for bit for any number of threads.
+    """
+    shares = equal_shares(size, max(1, min(SHARES, size)))
+
+    def several(first: int, last: int) -> list[Result]:
+        return [work(*share) for share in shares[first:last]]
+
+    return [result for results in share_out(several, len(shares)) for result in results]
+
+
+def equal_shares(size: int, count: int) -> list[tuple[int, int]]:
+    """First and last index of ``count`` consecutive shares of ``range(size)``.
+
+    >>> equal_shares(7, 3)
+    [(0, 2), (2, 4), (4, 7)]
+    """
+    return list(pairwise(size * share // count for share in range(count + 1)))
