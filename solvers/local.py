@@ -50,7 +50,7 @@ from .checks import one_or_three, power_of_two, whole_number
 from .iteration import Measures, iterate
 from .local_problem import Completion, checked, completion, neighbour_mean
 from .patch_denoising import denoised
-from .patch_groups import HARD, filtered, three
+from .patch_groups import HARD, filtered, fitted, three
 from .results import IterationRecord, Status
 from .threads import one_blas_thread
 
@@ -71,7 +71,7 @@ class LocalOptions:
     group : int
         Patches in a group, a power of two.
     step : int
-        Distance between reference patches; the cost falls with its cube.
+        Distance between reference patches, one more in the sweeps; the cost falls with its cube.
     sweeps : int
         Sweeps that complete missing voxels.
 
@@ -343,7 +343,7 @@ def final_stage(
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
     value, spread = filtered(
-        whole, state.estimate, state.estimate, problem.levels[-1], 1.0, problem.geometry, problem.wanted
+        whole, state.estimate, state.estimate, problem.levels[-1], 1.0, fitted(options, whole.shape), problem.wanted
     )
     return value, spread, None, {}, math.nan
 

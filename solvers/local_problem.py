@@ -30,6 +30,7 @@ class Completion(NamedTuple):
     """``s_j``; none where every voxel was measured, or where all measured ones have one value but for rounding."""
     robust: bool
     geometry: Geometry
+    """Patches of the sweeps."""
 
     @property
     def wanted(self) -> Array | None:
@@ -81,7 +82,9 @@ def completion(
         steps = checked_levels(levels)
     elif count < math.prod(y.shape) and max(sigma, math.sqrt(squares / count)) > ROUNDING * norm / math.sqrt(count):
         steps = default_levels(math.sqrt(squares / count), sigma, sweeps)
-    return Completion(y, mask, norm, steps, robust, fitted(options, y.shape))
+    geometry = fitted(options, y.shape)
+    coarser = geometry._replace(step=min(geometry.step + 1, *geometry.patch))  # the second stage makes up for it
+    return Completion(y, mask, norm, steps, robust, coarser)
 
 
 def default_levels(deviation: float, sigma: float, sweeps: int) -> tuple[float, ...]:
