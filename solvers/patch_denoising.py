@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
 from .patch_groups import HARD, Geometry, PatchOptions, filtered, filtered_by, fitted, smoothed, three
+from .slabs import slabs
 from .stein import ErrorLaw, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
 SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
@@ -27,6 +28,9 @@ THIRD = {"third": 1.0, "smooth": 4.0}
 
 PERTURBATION = 0.1
 """Step, in standard deviations of the noise, of the divergence's finite difference."""
+
+SLAB_VOXELS = 1 << 19
+"""Voxels that are mixed at a time: temporary arrays of them are small beside the estimates."""
 
 CONTRAST_WIDTH = 1.5
 """Gaussian width, in voxels, within which the local contrast is taken."""
@@ -135,23 +139,29 @@ def mixed(
 ) -> Denoised:
     """The mixture; weights and error laws are interpolated between the classes, so that no border shows."""
     xp = namespace_of(completed)
-    classes = np.arange(len(laws))
-    class_of = np.interp(to_host(contrast), [law.contrast for law in laws], classes).astype(np.float32)
-
-    def interpolated(numbers: Sequence[float]) -> Array:
-        return from_host(np.interp(class_of, classes, numbers).astype(np.float32), completed)
-
-    value = xp.zeros_like(completed)
-    weights = {}
     estimates = {"data": completed, **{name: candidate.value for name, candidate in found.items()}}
-    for number, (name, estimate) in enumerate(estimates.items()):
-        share = interpolated([law.weights[number] for law in laws])
-        weights[name] = scalar(xp.mean(share))
-        value = value + share * estimate
-    limit = interpolated([law.limit for law in laws])
-    squared = xp.where(spread < limit, spread, limit) ** 2
-    error = xp.sqrt(interpolated([law.least for law in laws]) + interpolated([law.slope for law in laws]) * squared)
-    return Denoised(value, spread, error, weights, math.sqrt(scalar(xp.mean(error**2))))
+    value, error, square = xp.zeros_like(completed), xp.empty_like(completed), 0.0
+    shares = dict.fromkeys(estimates, 0.0)
+    classes = np.arange(len(laws))
+    for planes in slabs(completed.shape, SLAB_VOXELS):
+        part = planes, ...
+        class_of = np.interp(to_host(contrast[part]), [law.contrast for law in laws], classes).astype(np.float32)
+
+        def interpolated(numbers: Sequence[float], class_of: Any = class_of) -> Array:
+            return from_host(np.interp(class_of, classes, numbers).astype(np.float32), completed)
+
+        for number, (name, estimate) in enumerate(estimates.items()):
+            share = interpolated([law.weights[number] for law in laws])
+            shares[name] += scalar(xp.sum(share, dtype=xp.float64))
+            value[part] += share * estimate[part]
+        limit = interpolated([law.limit for law in laws])
+        squared = xp.where(spread[part] < limit, spread[part], limit) ** 2
+        squared = interpolated([law.least for law in laws]) + interpolated([law.slope for law in laws]) * squared
+        square += scalar(xp.sum(squared, dtype=xp.float64))
+        error[part] = xp.sqrt(squared)
+    size = math.prod(completed.shape)
+    weights = {name: share / size for name, share in shares.items()}
+    return Denoised(value, spread, error, weights, math.sqrt(square / size))
 
 
 def local_contrast(estimate: Array) -> Array:
@@ -166,6 +176,12 @@ def local_contrast(estimate: Array) -> Array:
 
 def total_spread(found: dict[str, Candidate]) -> Array:
     """Standard deviation over the overlapping estimates of all candidates."""
-    xp = namespace_of(*(candidate.value for candidate in found.values()))
-    mean = sum(candidate.value for candidate in found.values()) / len(found)
-    return xp.sqrt(sum(spread**2 + (value - mean) ** 2 for value, spread in found.values()) / len(found))
+    first, *_ = (candidate.value for candidate in found.values())
+    xp, number = namespace_of(first), len(found)
+    spread = xp.empty_like(first)
+    for planes in slabs(first.shape, SLAB_VOXELS):
+        part = planes, ...
+        mean = sum(candidate.value[part] for candidate in found.values()) / number
+        square = sum(one.spread[part] ** 2 + (one.value[part] - mean) ** 2 for one in found.values()) / number
+        spread[part] = xp.sqrt(square)
+    return spread
