@@ -85,10 +85,10 @@ def nearest(
     """Flat corners of the patches nearest to the references ``(a, seconds[m], thirds[n])``, in ascending order.
 
     ``v`` is flat, of shape ``shape``. ``offsets`` says where patches are compared, the reference itself first, which
-    stays first. ``corners``, and ``keys`` in int64 as scratch, have shape ``(m, n, K)``: a key is the squared distance,
-    whose bits as a float32 of at least 0 are in the order of its size, and the number of the offset below it. Squared
-    differences are computed on whole rows, over which the ends of other rows wrap: patches that would reach over a
-    border are left out afterwards.
+    stays first. ``corners``, and ``keys`` in int64 as scratch, have at least shape ``(m, n, K)``: a key is the squared
+    distance, whose bits as a float32 of at least 0 are in the order of its size, and the number of the offset below it.
+    Squared differences are computed on whole rows, over which the ends of other rows wrap: patches that would reach
+    over a border are left out afterwards.
     """
     depth, rows, columns = shape[0], shape[1], shape[2]
     size, top = keys.shape[2], seconds[0]
@@ -404,6 +404,18 @@ def scatter_squares(
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def bounds_of_used(used: Any, seconds: Any, thirds: Any) -> Any:
+    """The ranges of ``seconds`` and ``thirds`` that hold all used references of a plane; all 0 where there are none."""
+    top, bottom, left, right = len(seconds), 0, len(thirds), 0
+    for m in range(len(seconds)):
+        for n in range(len(thirds)):
+            if used[seconds[m], thirds[n]]:
+                top, bottom = min(top, m), m + 1
+                left, right = min(left, n), max(right, n + 1)
+    return top, bottom, left, right
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def filter_groups(
     data: Any,
     guide: Any,
@@ -441,10 +453,13 @@ def filter_groups(
     t0, t1, t2 = np.empty_like(u0), np.empty_like(u1), np.empty_like(u2)
     one, scale = np.float32(1), np.float32(1)
     for a in firsts:
-        nearest(guide, shape, a, seconds, thirds, patch, offsets, keys, lists)
-        for m in range(len(seconds)):
-            for n in range(len(thirds)):
-                if not used[a, seconds[m], thirds[n]]:
+        top, bottom, left, right = bounds_of_used(used[a], seconds, thirds)
+        if bottom == 0:
+            continue
+        nearest(guide, shape, a, seconds[top:bottom], thirds[left:right], patch, offsets, keys, lists)
+        for m in range(bottom - top):
+            for n in range(right - left):
+                if not used[a, seconds[top + m], thirds[left + n]]:
                     continue
                 for k in range(size):
                     corners[halving[k]] = lists[m, n, k]

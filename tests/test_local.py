@@ -115,6 +115,22 @@ def test_filtered_estimates_wanted_voxels_by_the_groups_that_hold_them_and_leave
     assert not own_spread[~wanted].any()
 
 
+def test_groups_of_few_references_are_those_of_a_whole_pass() -> None:
+    """Planes, rows and columns without a used reference are left out of the search, which must not move the others."""
+    data = smooth((12, 14, 16)) + noise_like(smooth((12, 14, 16)), 0.3, 1)
+    geometry = Geometry((3, 4, 5), (3, 3, 4), 8, 2)
+    every = references_used(None, data.shape, geometry.patch)
+    expected = np.zeros_like(data)
+    some = np.zeros_like(every)
+    for corner in ((2, 4, 6), (2, 8, 2), (6, 0, 8)):
+        one = np.zeros_like(every)
+        one[corner] = some[corner] = True
+        expected += sums_arrays(data, data, None, 0.3, (2.9,), geometry, one)[0][0]
+    found = sums_numba(data, data, None, 0.3, (2.9,), geometry, some)[0][0]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert not sums_numba(data, data, None, 0.3, (2.9,), geometry, np.zeros_like(every))[2].any()
+
+
 def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """The first stage and its spread from their definition: each group by NumPy's SVD of the unfoldings, in float64."""
     patch, reach, size, step = geometry
