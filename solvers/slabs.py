@@ -22,9 +22,9 @@ BLOCK_VOXELS = 400_000
 """Largest number of voxels of the block on which scales and widths are estimated."""
 
 
-def slabs(shape: Sequence[int], voxels: int = SLAB_VOXELS) -> list[slice]:
-    """Ranges of planes that cover a volume, about so many voxels each and at least one plane."""
-    step = max(1, voxels // math.prod(shape[1:]))
+def slabs(shape: Sequence[int], voxels: int | None = None) -> list[slice]:
+    """Ranges of planes that cover a volume, about so many voxels each (``SLAB_VOXELS``) and at least one plane."""
+    step = max(1, (voxels or SLAB_VOXELS) // math.prod(shape[1:]))
     return [slice(first, min(shape[0], first + step)) for first in range(0, shape[0], step)]
 
 
