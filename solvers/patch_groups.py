@@ -96,7 +96,7 @@ def offsets_within(reach: Sequence[int], group: int) -> npt.NDArray[np.int64]:
     almost as similar, and comparing all of them takes longer than filtering. They are compared further away where a
     reference patch in a corner would find fewer than ``group``.
     """
-    grid = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = grid_of([np.arange(-r, r + 1) for r in reach])
     offsets = grid
     for near in range(NEAR, max(reach)):
         some = grid[np.all(np.abs(grid) <= near, axis=1) | np.all(grid % 2 == 0, axis=1)]
@@ -117,6 +117,11 @@ def halving_order(size: int) -> npt.NDArray[np.int64]:
     if size == 1:
         return np.zeros(1, np.int64)
     return np.stack([halving_order(size // 2), halving_order(size // 2) + size // 2], axis=1).ravel()
+
+
+def grid_of(places: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """All positions ``(n, 3)`` whose coordinates are among the places along z, y and x, in C order."""
+    return np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def corners_along(size: int, patch: int, step: int) -> npt.NDArray[np.int64]:
@@ -283,7 +288,7 @@ def sums_arrays(
     xp = namespace_of(data)
     patch, _, group, step = geometry
     places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
-    references = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
+    references = grid_of(places)
     references = references[used[tuple(references.T)]]
     inside, strides = voxels_within(patch), strides_of(data.shape)
     window = from_host(window_of(patch), data)
@@ -318,13 +323,11 @@ def shrunk(
     variance = float(np.float32(sigma) ** 2)
     factors = [patch_factor(x if pilot is None else pilot, mode) for mode in (2, 3, 4)]
     core = to_core(x, factors, haar)
-    gains = []
-    for strength in strengths:
-        if pilot is None:
-            gains.append(xp.astype(core**2 > strength**2 * variance, core.dtype))
-        else:
-            energy = to_core(pilot, factors, haar) ** 2
-            gains.append(energy / (energy + strength * variance))
+    if pilot is None:
+        gains = [xp.astype(core**2 > strength**2 * variance, core.dtype) for strength in strengths]
+    else:
+        energy = to_core(pilot, factors, haar) ** 2
+        gains = [energy / (energy + strength * variance) for strength in strengths]
     power = xp.sum(xp.reshape(gains[0] ** 2, (x.shape[0], -1)), axis=1)
     return [from_core(core * gain, factors, haar) for gain in gains], power
 
@@ -346,7 +349,7 @@ def batches(count: int, elements: int) -> Iterator[slice]:
 
 def voxels_within(patch: Sequence[int]) -> npt.NDArray[np.int64]:
     """Positions ``(p^3, 3)`` of the voxels of a patch relative to its corner."""
-    return np.stack(np.meshgrid(*map(np.arange, patch), indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid_of([np.arange(size) for size in patch])
 
 
 def strides_of(shape: Sequence[int]) -> npt.NDArray[np.int64]:
