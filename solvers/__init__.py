@@ -12,6 +12,7 @@ from .admm import AdmmOptions, AdmmState, robust_tucker_admm
 from .anscombe import generalised_anscombe, inverse_anscombe
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
+from .drift import frame_drift
 from .em import EmState, em_tucker
 from .interplane import PlaneFill, fill_planes
 from .local import LocalOptions, LocalResult, LocalState, local_tucker
@@ -68,6 +69,7 @@ __all__ = [
     "estimate_rank",
     "fill_planes",
     "fold",
+    "frame_drift",
     "generalised_anscombe",
     "hard_threshold",
     "hosvd",

@@ -80,29 +80,32 @@ def ascending(keys: Any) -> None:
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def nearest(
-    v: Any, shape: Any, a: int, seconds: Any, thirds: Any, patch: Any, offsets: Any, keys: Any, corners: Any
+    v: Any, shape: Any, frame: int, later: int, plane: int, seconds: Any, thirds: Any, patch: Any, offsets: Any,
+    favour: Any, keys: Any, found: Any,
 ) -> None:  # fmt: skip
-    """Flat corners of the patches nearest to the references ``(a, seconds[m], thirds[n])``, in ascending order.
+    """Numbers of the offsets at which the patches nearest to the references ``(plane, seconds[m], thirds[n])`` lie.
 
-    ``v`` is flat, of shape ``shape``. ``offsets`` says where patches are compared, the reference itself first, which
-    stays first. ``corners``, and ``keys`` in int64 as scratch, have at least shape ``(m, n, K)``: a key is the squared
-    distance, whose bits as a float32 of at least 0 are in the order of its size, and the number of the offset below it.
+    ``v`` is flat, of shape ``shape`` along time, z, y and x. The references are those of a frame, and the patches those
+    of the frame ``later`` frames after it, in ascending order of their distance; that at the first offset counts
+    ``favour`` times. ``found``, and ``keys`` in int64 as scratch, have at least shape ``(m, n, K)``: a key is the
+    squared distance, whose bits as a float32 of at least 0 are in the order of its size, and the number of the offset
+    below it. Where fewer than ``K`` patches lie within the volume, the first offset is given.
     Squared differences are computed on whole rows, over which the ends of other rows wrap: patches that would reach
     over a border are left out afterwards.
     """
-    depth, rows, columns = shape[0], shape[1], shape[2]
+    depth, rows, columns = shape[1], shape[2], shape[3]
     size, top = keys.shape[2], seconds[0]
     count = (seconds[-1] + patch[1] - top) * columns
-    found = np.zeros((len(seconds), len(thirds)), np.int64)
+    held = np.zeros((len(seconds), len(thirds)), np.int64)
     squares, sums, distance = np.zeros(count, np.float32), np.empty(columns, np.float32), np.empty(1, np.float32)
     bits = distance.view(np.int32)
     for o in range(len(offsets)):
         da, db, dc = offsets[o, 0], offsets[o, 1], offsets[o, 2]
-        if a + da < 0 or a + da + patch[0] > depth or seconds[-1] + db < 0 or top + db + patch[1] > rows:
+        if plane + da < 0 or plane + da + patch[0] > depth or seconds[-1] + db < 0 or top + db + patch[1] > rows:
             continue  # no reference of this band has such a neighbour
-        move = (da * rows + db) * columns + dc
+        move = ((later * depth + da) * rows + db) * columns + dc
         for i in range(patch[0]):
-            at = ((a + i) * rows + top) * columns
+            at = ((frame * depth + plane + i) * rows + top) * columns
             first, last = max(0, -at - move), min(count, len(v) - at - move)
             add_squares(v[at + first : at + last], v[at + move + first : at + move + last], squares[first:last], i == 0)
         for m in range(len(seconds)):
@@ -120,16 +123,41 @@ def nearest(
                 distance[0] = np.float32(0)
                 for k in range(patch[2]):
                     distance[0] += sums[c + k]
-                key = (np.int64(bits[0]) << 32) + o if o > 0 else np.int64(-1)
-                if found[m, n] < size or key < keys[m, n, 0]:
-                    found[m, n] = insert(key, found[m, n], keys[m, n])
+                if o == 0:
+                    distance[0] *= favour
+                key = (np.int64(bits[0]) << 32) + o
+                if held[m, n] < size or key < keys[m, n, 0]:
+                    held[m, n] = insert(key, held[m, n], keys[m, n])
     for m in range(len(seconds)):
         for n in range(len(thirds)):
+            if held[m, n] < size:
+                found[m, n] = 0
+                continue
             ascending(keys[m, n])
             for k in range(size):
-                o = keys[m, n, k] & 0xFFFFFFFF if k > 0 else 0
-                b, c = seconds[m] + offsets[o, 1], thirds[n] + offsets[o, 2]
-                corners[m, n, k] = ((a + offsets[o, 0]) * rows + b) * columns + c
+                found[m, n, k] = keys[m, n, k] & 0xFFFFFFFF
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def place(
+    shape: Any, patch: Any, start: int, a: int, b: int, c: int, alike: Any, offsets: Any, moved: Any, moves: Any,
+    halving: Any, corners: Any,
+) -> None:  # fmt: skip
+    """Flat corners of a group in the order of ``halving``: each similar patch in one frame after the other.
+
+    ``(a, b, c)`` is the reference and ``start`` the first frame; ``alike`` has the numbers of the offsets of its group,
+    and ``moved`` those of the ``moves`` of each frame. Patches that would reach over a border are moved into the
+    volume.
+    """
+    frames, n = len(moved), 0
+    for o in alike:
+        for j in range(frames):
+            i = moved[j]
+            z = min(max(a + offsets[o, 0] + moves[j, i, 0], 0), shape[1] - patch[0])
+            y = min(max(b + offsets[o, 1] + moves[j, i, 1], 0), shape[2] - patch[1])
+            x = min(max(c + offsets[o, 2] + moves[j, i, 2], 0), shape[3] - patch[2])
+            corners[halving[n]] = (((start + j) * shape[1] + z) * shape[2] + y) * shape[3] + x
+            n += 1
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -425,7 +453,11 @@ def filter_groups(
     variance: Any,
     strengths: Any,
     patch: Any,
+    frames: int,
     offsets: Any,
+    moves: Any,
+    drift: Any,
+    favour: Any,
     halving: Any,
     inside: Any,
     window: Any,
@@ -439,12 +471,15 @@ def filter_groups(
 ) -> None:
     """Filter the groups of all reference corners that are used, and add them up: see ``patch_groups.sums_arrays``.
 
-    Data, guide, pilot and sums are flat arrays of shape ``shape``. All estimates of a group have the weight of the
-    first one.
+    Data, guide, pilot and sums are flat arrays of shape ``shape``, and ``drift`` has where each frame lies. All
+    estimates of a group have the weight of the first one.
     """
     length, size = patch[0] * patch[1] * patch[2], len(halving)
-    keys = np.empty((len(seconds), len(thirds), size), np.int64)
-    lists, corners = np.empty((len(seconds), len(thirds), size), inside.dtype), np.empty(size, inside.dtype)
+    members = size // frames
+    keys = np.empty((len(seconds), len(thirds), members), np.int64)
+    alike, corners = np.empty(keys.shape, np.int64), np.empty(size, inside.dtype)
+    moved = np.zeros((len(seconds), len(thirds), frames), np.int64)
+    key, around = np.empty((len(seconds), len(thirds), 1), np.int64), np.zeros((frames, len(moves), 3), np.int64)
     groups, spare = np.empty((3, length, size), np.float32), np.empty(length * size, np.float32)
     x, model, out = groups[0], groups[1], groups[2]
     flat, flat_model, flat_out = x.reshape(-1), model.reshape(-1), out.reshape(-1)
@@ -452,17 +487,39 @@ def filter_groups(
                   np.empty((patch[2], patch[2]), np.float32))  # fmt: skip
     t0, t1, t2 = np.empty_like(u0), np.empty_like(u1), np.empty_like(u2)
     one, scale = np.float32(1), np.float32(1)
-    for a in firsts:
-        top, bottom, left, right = bounds_of_used(used[a], seconds, thirds)
+    for number in range(len(firsts)):
+        frame, a = firsts[number, 0], firsts[number, 1]
+        start = min(max(frame - (frames - 1) // 2, 0), shape[0] - frames)
+        here = used[frame, a]
+        top, bottom, left, right = bounds_of_used(here, seconds, thirds)
         if bottom == 0:
             continue
-        nearest(guide, shape, a, seconds[top:bottom], thirds[left:right], patch, offsets, keys, lists)
+        band, side = seconds[top:bottom], thirds[left:right]
+        nearest(guide, shape, frame, 0, a, band, side, patch, offsets, np.float32(0), keys, alike)
+        for j in range(frames):
+            here_and_there, found = drift[start + j] - drift[frame], moved[:, :, j : j + 1]
+            found[:], around[j] = 0, 0
+            if start + j != frame:
+                around[j] = moves + here_and_there
+                nearest(guide, shape, frame, start + j - frame, a, band, side, patch, around[j], favour, key, found)
         for m in range(bottom - top):
             for n in range(right - left):
-                if not used[a, seconds[top + m], thirds[left + n]]:
+                if not here[seconds[top + m], thirds[left + n]]:
                     continue
-                for k in range(size):
-                    corners[halving[k]] = lists[m, n, k]
+                place(
+                    shape,
+                    patch,
+                    start,
+                    a,
+                    band[m],
+                    side[n],
+                    alike[m, n],
+                    offsets,
+                    moved[m, n],
+                    around,
+                    halving,
+                    corners,
+                )
                 gather(data, corners, inside, x)
                 if wiener:
                     gather(pilot, corners, inside, model)
@@ -474,14 +531,14 @@ def filter_groups(
                 to_core(x, u0, u1, u2, spare)
                 if wiener:
                     to_core(model, u0, u1, u2, spare)
-                for number in range(len(strengths)):
-                    strength = strengths[number]
+                for which in range(len(strengths)):
+                    strength = strengths[which]
                     if wiener:
                         power = shrink(flat, flat_model, strength * variance, flat_out)
                     else:
                         power = threshold(flat, strength * strength * variance, flat_out)
                     from_core(out, t0, t1, t2, spare)
-                    if number == 0:
+                    if which == 0:
                         scale = one / max(power, one)
                         scatter_squares(out, guide, corners, inside, window, scale, squares, weights)
-                    scatter(out, corners, inside, window, scale, totals[number])
+                    scatter(out, corners, inside, window, scale, totals[which])

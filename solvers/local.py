@@ -45,12 +45,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from .arrays import Array, namespace_of, scalar
 from .checks import one_or_three, power_of_two, whole_number
 from .iteration import Measures, iterate
 from .local_problem import Completion, checked, completion, neighbour_mean
 from .patch_denoising import denoised
-from .patch_groups import HARD, filtered, fitted, three
+from .patch_groups import HARD, Drift, filtered, fitted, three
 from .results import IterationRecord, Status
 from .threads import one_blas_thread
 
@@ -74,6 +77,9 @@ class LocalOptions:
         Distance between reference patches, one more in the sweeps; the cost falls with its cube.
     sweeps : int
         Sweeps that complete missing voxels.
+    frames : int
+        In a time series, similar patches are looked for in so many frames before and after, too; 0: each frame is by
+        itself.
 
     Raises
     ------
@@ -93,12 +99,16 @@ class LocalOptions:
         default=3, metadata={"help": "Voxels from one reference patch to the next; a larger number is faster."}
     )
     sweeps: int = field(default=6, metadata={"help": "Number of sweeps that complete missing voxels."})
+    frames: int = field(
+        default=4,
+        metadata={"help": "Frames before and after within which similar patches are looked for, in a time series."},
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("patch", 1), ("reach", 0)):
             object.__setattr__(self, name, one_or_three(getattr(self, name), name, least))
-        for name in ("step", "sweeps"):
-            object.__setattr__(self, name, whole_number(getattr(self, name), name, 1))
+        for name, least in (("step", 1), ("sweeps", 1), ("frames", 0)):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
         object.__setattr__(self, "group", power_of_two(self.group, "group"))
 
     @property
@@ -176,14 +186,16 @@ def local_tucker(
     callback: Callback | None = None,
     history: tuple[IterationRecord, ...] = (),
     initial_state: LocalState | None = None,
+    drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
     seed: int = 0,
 ) -> LocalResult:
     """Complete and denoise a volume by low-rank models of groups of similar patches.
 
     Parameters
     ----------
-    data : array ``(Z, Y, X)``
+    data : array ``(Z, Y, X)`` or ``(T, Z, Y, X)``
         Any real type and unit; anything, NaN too, where the mask is False. Computed in float32, relative to the mean.
+        Patches of a series of frames are followed from frame to frame.
     mask : bool array of the same shape, or None
         True = measured; None: every voxel.
     noise : float
@@ -207,6 +219,9 @@ def local_tucker(
     initial_state : LocalState, optional
         State of an earlier call with the same arguments, in place of a first guess. Going on equals not having
         stopped, bit for bit on NumPy.
+    drift : whole numbers ``(T, 3)``, optional
+        Where the specimen lies in each frame, in voxels along z, y and x: see :func:`frame_drift`. A patch is looked
+        for two voxels around the place where it would be then, in the frames before and after.
     seed : int
         Seed of the perturbation that Stein's estimate needs.
 
@@ -245,7 +260,8 @@ def local_tucker(
     options = LocalOptions() if options is None else options
     y, mask, centre = checked(data, mask, noise)
     sigma = float(noise)
-    problem = completion(y, mask, centre, sigma, levels, robust, options, options.sweeps)
+    way = checked_drift(drift, y.shape)
+    problem = completion(y, mask, centre, sigma, levels, robust, options, options.sweeps, way)
     start = init(problem, initial, centre) if initial_state is None else checked_state(initial_state, problem)
     state, ended, history = iterate(
         lambda state: step(problem, state),
@@ -258,7 +274,7 @@ def local_tucker(
     )
     status = Status.COMPLETED if ended is Status.MAX_ITERATIONS else ended
     value, spread, error, weights, predicted = final_stage(
-        problem, state, status, sigma if denoise else 0, options, seed
+        problem, state, status, sigma if denoise else 0, options, seed, way
     )
     xp = namespace_of(y)
     dtype = data.dtype if data.dtype in (xp.float32, xp.float64) else xp.float64
@@ -273,6 +289,17 @@ def local_tucker(
         history=history,
         state=state,
     )
+
+
+def checked_drift(drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None, shape: Sequence[int]) -> Drift:
+    """Where each frame lies, as tuples; empty where it was not given."""
+    if drift is None:
+        return ()
+    given = np.asarray(drift)
+    wanted = (shape[0], 3) if len(shape) == 4 else (1, 3)
+    if given.shape != wanted or given.dtype.kind not in "iu":
+        raise ValueError(f"expected a drift of whole numbers, {wanted}, got {given.dtype} of shape {given.shape}")
+    return tuple((int(z), int(y), int(x)) for z, y, x in given)
 
 
 def init(problem: Completion, initial: Array | None, centre: float) -> LocalState:
@@ -332,19 +359,21 @@ def misfit(problem: Completion, state: LocalState) -> float:
 
 
 def final_stage(
-    problem: Completion, state: LocalState, status: Status, sigma: float, options: LocalOptions, seed: int
-) -> tuple[Array, Array, Array | None, dict[str, float], float]:
+    problem: Completion, state: LocalState, status: Status, sigma: float, options: LocalOptions, seed: int,
+    drift: Drift,
+) -> tuple[Array, Array, Array | None, dict[str, float], float]:  # fmt: skip
     """What follows the sweeps: value, spread, error, weights, predicted error; no voxel is denoised at ``sigma`` 0."""
     if status is not Status.COMPLETED:
         return state.estimate, state.spread, None, {}, math.nan
     whole = completed(problem, state)
     if sigma > 0:
-        return denoised(whole, problem.mask, sigma, options, seed)
+        return denoised(whole, problem.mask, sigma, options, seed, drift)
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
     value, spread = filtered(
-        whole, state.estimate, state.estimate, problem.levels[-1], 1.0, fitted(options, whole.shape), problem.wanted
-    )
+        whole, state.estimate, state.estimate, problem.levels[-1], 1.0, fitted(options, whole.shape, drift),
+        problem.wanted,
+    )  # fmt: skip
     return value, spread, None, {}, math.nan
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
-from .patch_groups import Geometry, PatchOptions, fitted
+from .patch_groups import Drift, Geometry, PatchOptions, fitted
 
 ROUNDING = 2.0**-24
 """Deviations below this share of the root mean square of the data are rounding: data are computed on in float32."""
@@ -41,8 +41,8 @@ class Completion(NamedTuple):
 def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array, float]:
     """Measured data less their mean in float32 (0 elsewhere), the mask, the mean."""
     xp = namespace_of(data, mask)
-    if data.ndim != 3:
-        raise ValueError(f"expected 3 axes (z, y, x), got {data.ndim}")
+    if data.ndim not in (3, 4):
+        raise ValueError(f"expected 3 axes (z, y, x) or 4 (t, z, y, x), got {data.ndim}")
     if not (xp.isdtype(data.dtype, "real floating") or xp.isdtype(data.dtype, ("bool", "integral"))):
         raise TypeError(f"expected real numbers, got dtype {data.dtype}")
     if not (noise >= 0 and math.isfinite(noise)):
@@ -71,6 +71,7 @@ def completion(
     robust: bool,
     options: PatchOptions,
     sweeps: int,
+    drift: Drift,
 ) -> Completion:
     """The problem of the sweeps: the norm of the data, and levels if a voxel is missing."""
     xp = namespace_of(y)
@@ -82,7 +83,7 @@ def completion(
         steps = checked_levels(levels)
     elif count < math.prod(y.shape) and max(sigma, math.sqrt(squares / count)) > ROUNDING * norm / math.sqrt(count):
         steps = default_levels(math.sqrt(squares / count), sigma, sweeps)
-    geometry = fitted(options, y.shape)
+    geometry = fitted(options, y.shape, drift)
     coarser = geometry._replace(step=min(geometry.step + 1, *geometry.patch))  # the second stage makes up for it
     return Completion(y, mask, norm, steps, robust, coarser)
 
@@ -109,13 +110,16 @@ def neighbour_mean(y: Array, mask: Array) -> Array:
 
     values, known = to_host(y), to_host(mask).astype(np.float32)
     guess, found = np.zeros_like(values), np.zeros(values.shape, bool)
-    spike = np.zeros((3, 3, 3), np.float32)
-    spike[1, 1, 1] = 1
+    spike = np.zeros((65, 65, 65), np.float32)
+    spike[32, 32, 32] = 1
+
+    def blurred(array: Any, width: float) -> Any:  # a mirrored border would bring a voxel back into its own mean
+        return ndimage.gaussian_filter(array, width, mode="constant", axes=(-3, -2, -1))
+
     for width in (0.6, 1.0, 2.0, 4.0, 8.0):
-        own = float(ndimage.gaussian_filter(np.pad(spike, 32), width)[33, 33, 33])
-        # A mirrored border would bring the voxel back into its own mean.
-        weight = ndimage.gaussian_filter(known, width, mode="constant") - own * known
-        total = ndimage.gaussian_filter(values, width, mode="constant") - own * values
+        own = float(blurred(spike, width)[32, 32, 32])
+        weight = blurred(known, width) - own * known
+        total = blurred(values, width) - own * values
         new = (weight > 0.02) & ~found
         guess[new] = total[new] / weight[new]
         found |= new

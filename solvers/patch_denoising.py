@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
-from .patch_groups import HARD, Geometry, PatchOptions, filtered, filtered_by, fitted, smoothed, three
+from .patch_groups import HARD, LEAST_SIGMA, Drift, Geometry, PatchOptions, filtered, filtered_by, fitted, smoothed, three
 from .slabs import slabs
+from .spread import robust_sigma
 from .stein import ErrorLaw, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
 SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
@@ -31,6 +32,10 @@ PERTURBATION = 0.1
 
 SLAB_VOXELS = 1 << 19
 """Voxels that are mixed at a time: temporary arrays of them are small beside the estimates."""
+
+CHANGE_WIDTH, CHANGED = 1.5, (3.5, 4.5)
+"""Gaussian width, in voxels, and standard deviations of what noise is then, between which a residual is taken for a
+change that a frame shows and the frames beside it do not."""
 
 CONTRAST_WIDTH = 1.5
 """Gaussian width, in voxels, within which the local contrast is taken."""
@@ -57,14 +62,16 @@ class Denoised(NamedTuple):
     """Root mean squared error."""
 
 
-def denoised(completed: Array, measured: Array, sigma: float, options: PatchOptions, seed: int) -> Denoised:
+def denoised(
+    completed: Array, measured: Array, sigma: float, options: PatchOptions, seed: int, drift: Drift = ()
+) -> Denoised:
     """The candidates, mixed by the weights that minimise Stein's estimate at measured voxels.
 
     Parameters
     ----------
-    completed : float32 array ``(Z, Y, X)``
+    completed : float32 array ``(Z, Y, X)`` or ``(T, Z, Y, X)``
         Data where they were measured, and estimates elsewhere.
-    measured : bool array ``(Z, Y, X)``
+    measured : bool array of the same shape
         True = measured.
     sigma : float
         Standard deviation of the noise, above 0.
@@ -72,25 +79,41 @@ def denoised(completed: Array, measured: Array, sigma: float, options: PatchOpti
         Patches of the first stage; those of the second are smaller by a voxel, and of the third larger.
     seed : int
         Seed of the divergence's random directions.
+    drift : T times three ints
+        Where each frame lies along z, y and x; empty: all at the same place.
     """
-    found = candidates(completed, sigma, options)
+    found = candidates(completed, sigma, options, drift)
     contrast, spread = local_contrast(found["third"].value), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
-    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng)
-    return mixed(completed, found, contrast, spread, error_laws(trial, sigma))
+    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift)
+    mixture = mixed(completed, found, contrast, spread, error_laws(trial, sigma))
+    if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
+        return mixture
+    return with_changes(mixture, completed, measured, sigma, options)
 
 
-def candidates(completed: Array, sigma: float, options: PatchOptions) -> dict[str, Candidate]:
-    """Estimates of three stages and different strengths.
+def stages(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> tuple[Geometry, Geometry, Geometry]:
+    """Patches of the three stages.
 
-    Small patches have many that are alike, which keeps texture; large ones bring out what is smooth.
+    Small patches have many that are alike, which keeps texture; large ones bring out what is smooth. The small ones are
+    followed over twice as many frames, where there are so many.
     """
-    reach, group, step, shape = three(options.reach), options.group, options.step, completed.shape
-    found = {"first": Candidate(*filtered(completed, smoothed(completed), None, sigma, HARD, fitted(options, shape)))}
-    pilot = found["first"].value
-    for strengths, larger, members, apart in ((SECOND, -1, 2 * group, step), (THIRD, 1, group, step + 1)):
+    found = [fitted(options, shape, drift)]
+    for larger, more, step in ((-1, 2, options.step), (1, 1, options.step + 1)):
         p, q, r = (max(1, side + larger * (side > 1)) for side in three(options.patch))
-        geometry = fitted(Geometry((p, q, r), reach, members, apart), shape)
+        frames = 1 if options.frames == 1 else more * options.frames
+        wanted = Geometry((p, q, r), three(options.reach), more * options.group, step, frames)
+        found.append(fitted(wanted, shape, drift))
+    first, second, third = found
+    return first, second, third
+
+
+def candidates(completed: Array, sigma: float, options: PatchOptions, drift: Drift = ()) -> dict[str, Candidate]:
+    """Estimates of three stages and different strengths."""
+    first, *others = stages(options, completed.shape, drift)
+    found = {"first": Candidate(*filtered(completed, smoothed(completed), None, sigma, HARD, first))}
+    pilot = found["first"].value
+    for strengths, geometry in zip((SECOND, THIRD), others, strict=True):
         values, spread = filtered_by(completed, pilot, pilot, sigma, tuple(strengths.values()), geometry)
         found |= {name: Candidate(value, spread) for name, value in zip(strengths, values, strict=True)}
         pilot = values[0]
@@ -106,6 +129,7 @@ def tried(
     contrast: Array,
     spread: Array,
     rng: np.random.Generator,
+    drift: Drift = (),
 ) -> Trial:
     """Misfits and divergences of the data and of all candidates, at the measured voxels of blocks over the volume."""
     xp = namespace_of(completed)
@@ -114,8 +138,9 @@ def tried(
     for block, inner in sample_blocks(completed.shape):
         part, known = completed[block], measured[block]
         direction = random_direction(rng, known)
-        base = found if part.shape == completed.shape else candidates(part, sigma, options)
-        moved = candidates(part + step * direction, sigma, options)
+        way = drift[block[0]] if completed.ndim == 4 else ()
+        base = found if part.shape == completed.shape else candidates(part, sigma, options, way)
+        moved = candidates(part + step * direction, sigma, options, way)
         use = known[inner]
         y, b = part[inner][use], direction[inner][use]
         misfits, divergences = [xp.zeros_like(y)], [xp.ones_like(y)]
@@ -164,13 +189,65 @@ def mixed(
     return Denoised(value, spread, error, weights, math.sqrt(square / size))
 
 
+def with_changes(mixture: Denoised, completed: Array, measured: Array, sigma: float, options: PatchOptions) -> Denoised:
+    """The estimate of a series, with each frame by itself where it shows something that the others do not.
+
+    A flash of one frame, or a spot that moves too fast to be followed, is rare among the patches of a group, and shrunk
+    with what is noise in them. The error there grows by the difference of the two estimates.
+    """
+    xp = namespace_of(completed)
+    share = from_host(changes(to_host(completed - mixture.value), to_host(measured), sigma), completed)
+    wanted = share > 0
+    if not bool(xp.any(wanted)):
+        return mixture
+    alone = by_itself(completed, sigma, options, wanted)
+    step = share * (alone - mixture.value)
+    return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))
+
+
+def changes(residual: Array, measured: Array, sigma: float) -> Array:
+    """Share of a frame by itself, ``(T, Z, Y, X)``: 0 where the residual is noise, 1 where it is surely none.
+
+    The residual, smoothed as far as the optics smooth, is compared with the standard deviation that it has elsewhere, or
+    that noise would have then, whichever is smaller.
+    """
+    from scipy import ndimage
+
+    space = (-3, -2, -1)
+    off = ndimage.gaussian_filter(np.where(measured, residual, 0), CHANGE_WIDTH, mode="constant", axes=space)
+    reach = int(4 * CHANGE_WIDTH + 0.5)
+    kernel = ndimage.gaussian_filter1d(np.eye(1, 4 * reach + 1, 2 * reach)[0], CHANGE_WIDTH)[reach:-reach] ** 2
+    for axis, size in zip(space, residual.shape[1:], strict=True):
+        level = np.sqrt(np.convolve(np.ones(size), kernel)[reach : reach + size])
+        off /= np.expand_dims(level, tuple(n for n in range(4) if n != 4 + axis))
+    level = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
+    off = ndimage.maximum_filter(np.abs(off) / max(level, LEAST_SIGMA), 3, axes=space)
+    low, high = CHANGED
+    return np.clip((off - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def by_itself(completed: Array, sigma: float, options: PatchOptions, wanted: Array) -> Array:
+    """The third stage of each frame by itself, where it is wanted; something else elsewhere."""
+    from scipy import ndimage
+
+    rim = [1, *(2 * side + 1 for side in three(options.patch))]  # what the last stage sees of the ones before
+    near = from_host(ndimage.maximum_filter(to_host(wanted), rim), completed)
+    alone = Geometry(three(options.patch), three(options.reach), options.group, options.step)
+    first, second, third = stages(alone, completed.shape)
+    value, _ = filtered(completed, smoothed(completed), None, sigma, HARD, first, near)
+    for geometry, where in ((second, near), (third, wanted)):
+        value, _ = filtered(completed, value, value, sigma, 1.0, geometry, where)
+    return value
+
+
 def local_contrast(estimate: Array) -> Array:
     """Standard deviation within some three voxels, which is large at structure and small in the background."""
     from scipy import ndimage
 
     host = to_host(estimate)
-    mean = ndimage.gaussian_filter(host, CONTRAST_WIDTH)
-    square = ndimage.gaussian_filter((host - mean) ** 2, CONTRAST_WIDTH)
+    space = (-3, -2, -1)
+    mean = ndimage.gaussian_filter(host, CONTRAST_WIDTH, axes=space)
+    square = ndimage.gaussian_filter((host - mean) ** 2, CONTRAST_WIDTH, axes=space)
     return from_host(np.sqrt(square), estimate)
 
 

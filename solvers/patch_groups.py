@@ -30,6 +30,7 @@ from .threads import share_out
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
+Drift = tuple[tuple[int, int, int], ...]
 
 HARD = 2.9
 """Hard threshold in standard deviations of the noise: above the usual 2.7, since the factors follow the noise."""
@@ -41,13 +42,20 @@ GUIDE_WIDTH = 0.5
 NEAR = 2
 """Within so many voxels of a reference patch all patches are compared with it, and every second one further away."""
 
+MOVE = 2
+"""A patch is looked for so many voxels around its place in each frame."""
+
+STAYS = 0.7
+"""A patch counts as moved if the squared distance at the new place is below this share of that at the old one: the
+smallest of many distances is small by chance, where noise is most of them."""
+
 LEAST_SIGMA = 1e-18
 """Smallest standard deviation of the noise that a pass assumes: the square of a smaller one underflows to 0 in float32,
 and Wiener's gain of an entry of 0 would be 0 / 0."""
 
 
 class PatchOptions(Protocol):
-    """What a caller asks of a pass, whatever the volume; an ``int`` holds for all three axes."""
+    """What a caller asks of a pass, whatever the volume; an ``int`` holds for z, y and x."""
 
     @property
     def patch(self) -> int | tuple[int, int, int]:
@@ -65,6 +73,10 @@ class PatchOptions(Protocol):
     def step(self) -> int:
         """Distance between reference patches."""
 
+    @property
+    def frames(self) -> int:
+        """Frames over which each patch is followed."""
+
 
 class Geometry(NamedTuple):
     """Patches of one pass, along z, y and x; :func:`fitted` makes them fit a volume."""
@@ -73,6 +85,10 @@ class Geometry(NamedTuple):
     reach: tuple[int, int, int]
     group: int
     step: int
+    frames: int = 1
+    """Frames over which each patch of a group is followed, a power of two."""
+    drift: Drift = ()
+    """Where each frame lies, in whole voxels along z, y and x; empty: all at the same place."""
 
 
 def three(value: int | tuple[int, int, int]) -> tuple[int, int, int]:
@@ -80,13 +96,28 @@ def three(value: int | tuple[int, int, int]) -> tuple[int, int, int]:
     return (value, value, value) if isinstance(value, int) else value
 
 
-def fitted(options: PatchOptions, shape: Sequence[int]) -> Geometry:
-    """Patches no larger than the volume, and groups no larger than the number of patches that a corner can reach."""
-    z, y, x = (min(p, size) for p, size in zip(three(options.patch), shape, strict=True))
+def fitted(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> Geometry:
+    """Patches no larger than the volume, and groups no larger than the number of patches that a corner can reach.
+
+    In a series of frames, patches of a group are fewer, so that their number times the frames is the number asked for.
+    """
+    frames, *sides = in_frames(shape)
+    z, y, x = (min(p, size) for p, size in zip(three(options.patch), sides, strict=True))
     patch = z, y, x
-    z, y, x = (min(r, size - p) for r, size, p in zip(three(options.reach), shape, patch, strict=True))
-    group = min(options.group, 1 << int(math.log2(math.prod(r + 1 for r in (z, y, x)))))
-    return Geometry(patch, (z, y, x), group, min(options.step, *patch))
+    z, y, x = (min(r, size - p) for r, size, p in zip(three(options.reach), sides, patch, strict=True))
+    frames = 1 << int(math.log2(min(options.frames, frames)))
+    group = min(max(1, options.group // frames), 1 << int(math.log2(math.prod(r + 1 for r in (z, y, x)))))
+    return Geometry(patch, (z, y, x), group, min(options.step, *patch), frames, drift)
+
+
+def in_frames(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """The lengths along time, z, y and x; a volume has one frame.
+
+    >>> in_frames((7, 8, 9))
+    (1, 7, 8, 9)
+    """
+    frames, z, y, x = (1, *shape) if len(shape) == 3 else shape
+    return frames, z, y, x
 
 
 def offsets_within(reach: Sequence[int], group: int) -> npt.NDArray[np.int64]:
@@ -120,14 +151,30 @@ def halving_order(size: int) -> npt.NDArray[np.int64]:
 
 
 def grid_of(places: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    """All positions ``(n, 3)`` whose coordinates are among the places along z, y and x, in C order."""
-    return np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 3)
+    """All positions ``(n, axes)`` whose coordinates are among the places along each axis, in C order."""
+    return np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, len(places))
 
 
 def corners_along(size: int, patch: int, step: int) -> npt.NDArray[np.int64]:
     """Reference corners along one axis: every step-th, and the last one that fits."""
     corners = np.arange(0, size - patch + 1, step)
     return corners if corners[-1] == size - patch else np.append(corners, size - patch)
+
+
+def drift_of(geometry: Geometry, shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Where each frame lies, ``(T, 3)``."""
+    return np.array(geometry.drift or [(0, 0, 0)] * in_frames(shape)[0], np.int64)
+
+
+def moves_of(geometry: Geometry) -> npt.NDArray[np.int64]:
+    """Offsets ``(n, 3)`` at which a patch is looked for in another frame, no move first."""
+    return offsets_within([min(MOVE, r) for r in geometry.reach], 1)
+
+
+def corners_of(lengths: Sequence[int], geometry: Geometry) -> list[npt.NDArray[np.int64]]:
+    """Coordinates of the reference corners along time, z, y and x."""
+    along_space = zip(lengths[1:], geometry.patch, strict=True)
+    return [np.arange(lengths[0]), *(corners_along(size, p, geometry.step) for size, p in along_space)]
 
 
 def window_of(patch: Sequence[int]) -> Floats:
@@ -140,7 +187,7 @@ def smoothed(y: Array) -> Array:
     """Noisy data as a guide: smoothed a little, so that patches are compared by what they show."""
     from scipy import ndimage
 
-    return from_host(ndimage.gaussian_filter(to_host(y), GUIDE_WIDTH), y)
+    return from_host(ndimage.gaussian_filter(to_host(y), GUIDE_WIDTH, axes=(-3, -2, -1)), y)
 
 
 def filtered(
@@ -156,11 +203,11 @@ def filtered(
 
     Parameters
     ----------
-    data : float32 array ``(Z, Y, X)``
+    data : float32 array ``(Z, Y, X)`` or ``(T, Z, Y, X)``
         What is filtered.
-    guide : float32 array ``(Z, Y, X)``
+    guide : float32 array of the same shape
         Where patches are compared.
-    pilot : float32 array ``(Z, Y, X)``, or None
+    pilot : float32 array of the same shape, or None
         None: the cores are thresholded at ``strength sigma``. Otherwise an estimate of the truth, for Wiener's gains
         ``P^2 / (P^2 + strength sigma^2)``.
     sigma : float
@@ -169,13 +216,13 @@ def filtered(
         Factor of ``sigma``, or of its square where there is a pilot.
     geometry : Geometry
         Patches that fit the volume.
-    wanted : bool array ``(Z, Y, X)``, optional
+    wanted : bool array of the same shape, optional
         True where an estimate is wanted: groups whose reference patch holds no such voxel are skipped. Elsewhere the
         guide is returned, with a standard deviation of 0. Default: everywhere.
 
     Returns
     -------
-    value, spread : float32 arrays ``(Z, Y, X)``
+    value, spread : float32 arrays of the same shape
     """
     values, spread = filtered_by(data, guide, pilot, sigma, (strength,), geometry, wanted)
     return values[0], spread
@@ -194,14 +241,14 @@ def filtered_by(
 
     Returns
     -------
-    values : float32 arrays ``(Z, Y, X)``, one a strength
+    values : float32 arrays of the data's shape, one a strength
         All of them average the overlapping estimates with the weights of the first strength.
-    spread : float32 array ``(Z, Y, X)``
+    spread : float32 array of the same shape
         Standard deviation of the estimates of the first strength.
     """
     xp = namespace_of(data, guide)
     sums = sums_numba if is_numpy(xp) else sums_arrays
-    used = references_used(wanted, data.shape, geometry.patch)
+    used = references_used(wanted, data.shape, geometry)
     totals, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strengths, geometry, used)
     if wanted is not None:
         weights = xp.where(wanted, weights, xp.ones_like(weights))
@@ -217,12 +264,13 @@ def filtered_by(
     return values, xp.sqrt(xp.where(squares > 0, squares, xp.zeros_like(squares)))
 
 
-def references_used(wanted: Array | None, shape: Sequence[int], patch: Sequence[int]) -> Bools:
-    """Bool array of all corners: True where a patch holds a wanted voxel."""
+def references_used(wanted: Array | None, shape: Sequence[int], geometry: Geometry) -> Bools:
+    """Bool array of all corners along time, z, y and x: True where a patch holds a wanted voxel."""
+    shape, sides = in_frames(shape), (1, *geometry.patch)
     if wanted is None:
-        return np.ones([size - p + 1 for size, p in zip(shape, patch, strict=True)], bool)
-    used: Bools = to_host(wanted)
-    for axis, size in enumerate(patch):
+        return np.ones([size - p + 1 for size, p in zip(shape, sides, strict=True)], bool)
+    used: Bools = to_host(wanted).reshape(shape)
+    for axis, size in enumerate(sides):
         used = np.any(np.lib.stride_tricks.sliding_window_view(used, size, axis), axis=-1)
     return np.ascontiguousarray(used)
 
@@ -236,38 +284,42 @@ def sums_numba(
     geometry: Geometry,
     used: Bools,
 ) -> tuple[Floats, Floats, Floats]:
-    """Threaded kernel over all reference corners: weighted sums of the estimates, ``(m, Z, Y, X)`` for ``m`` strengths,
-    of the squares of the first one less the guide, and of 1.
+    """Threaded kernel over all reference corners: weighted sums of the estimates, ``(m, ...)`` for ``m`` strengths, of
+    the squares of the first one less the guide, and of 1.
 
     The result does not depend on the number of threads. Corners are cut into chunks along one axis. Patches of a chunk
     do not reach beyond the next one, so that first the even chunks and then the odd ones are added up side by side.
     """
     from .kernels_local import filter_groups
 
-    patch, reach, group, step = geometry
-    places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
-    extents = [2 * r + p for r, p in zip(reach, patch, strict=True)]
-    axis = max(range(3), key=lambda a: data.shape[a] / extents[a])
-    chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(data.shape[axis] // extents[axis] + 1)]
+    patch, reach, group, _, frames, _ = geometry
+    lengths, drift, moves = in_frames(data.shape), drift_of(geometry, data.shape), moves_of(geometry)
+    ways = np.array(reach) + (frames > 1) * (np.max(np.abs(moves), axis=0) + np.ptp(drift, axis=0))
+    places = corners_of(lengths, geometry)
+    extents = [2 * frames - 1, *(2 * r + p for r, p in zip(ways, patch, strict=True))]
+    axis = max(range(4), key=lambda a: lengths[a] / extents[a])
+    chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(lengths[axis] // extents[axis] + 1)]
     totals = np.zeros((len(strengths), data.size), np.float32)
     squares, weights = np.zeros((2, data.size), np.float32)
     arrays = (data, guide, data if pilot is None else pilot)
     y, where, model = (np.ascontiguousarray(array, dtype=np.float32).ravel() for array in arrays)
     integers = np.int32 if data.size < 2**31 else np.int64
-    inside = (voxels_within(patch) @ strides_of(data.shape)).astype(integers)
+    inside = (voxels_within(patch) @ strides_of(data.shape)[1:]).astype(integers)
     factors, window = np.array(strengths, np.float32), window_of(patch)
-    shape, sides = np.array(data.shape), np.array(patch)
-    offsets, halving = offsets_within(reach, group), halving_order(group)
+    shape, sides = np.array(lengths), np.array(patch)
+    offsets, halving = offsets_within(reach, group), halving_order(group * frames)
 
     for parity in (0, 1):
         turn = [chunk for chunk in chunks[parity::2] if len(chunk)]
 
         def work(first: int, last: int, turn: list[Any] = turn) -> None:
             for chunk in turn[first:last]:
-                firsts, seconds, thirds = (chunk if a == axis else places[a] for a in range(3))
+                times, planes, seconds, thirds = (chunk if a == axis else places[a] for a in range(4))
+                firsts = grid_of([times, planes])
                 filter_groups(
-                    y, where, model, shape, pilot is not None, np.float32(sigma) ** 2, factors, sides, offsets,
-                    halving, inside, window, used, firsts, seconds, thirds, totals, squares, weights,
+                    y, where, model, shape, pilot is not None, np.float32(sigma) ** 2, factors, sides, frames, offsets,
+                    moves, drift, np.float32(STAYS), halving, inside, window, used, firsts, seconds, thirds, totals,
+                    squares, weights,
                 )  # fmt: skip
 
         if turn:
@@ -286,26 +338,25 @@ def sums_arrays(
 ) -> tuple[Array, Array, Array]:
     """Array twin of :func:`sums_numba`, in batches of reference corners."""
     xp = namespace_of(data)
-    patch, _, group, step = geometry
-    places = [corners_along(size, p, step) for size, p in zip(data.shape, patch, strict=True)]
-    references = grid_of(places)
+    patch, columns = geometry.patch, geometry.group * geometry.frames
+    references = grid_of(corners_of(in_frames(data.shape), geometry))
     references = references[used[tuple(references.T)]]
     inside, strides = voxels_within(patch), strides_of(data.shape)
     window = from_host(window_of(patch), data)
-    haar = from_host(haar_matrix(group).astype(np.float32), data)
+    haar = from_host(haar_matrix(columns).astype(np.float32), data)
     flat_guide = xp.reshape(guide, (-1,))
     totals: list[Any] = [0.0] * (len(strengths) + 2)
-    for batch in batches(len(references), group * math.prod(patch)):
+    for batch in batches(len(references), columns * math.prod(patch)):
         corners = nearest_corners(guide, references[batch], geometry) @ strides
-        index = from_host((corners[:, :, None] + inside @ strides).reshape(-1), data)
-        shape = (len(corners), group, *patch)
+        index = from_host((corners[:, :, None] + inside @ strides[1:]).reshape(-1), data)
+        shape = (len(corners), columns, *patch)
 
         def take(array: Array, index: Array = index, shape: tuple[int, ...] = shape) -> Array:
             return xp.reshape(xp.take(xp.reshape(array, (-1,)), index), shape)
 
         estimates, power = shrunk(take(data), None if pilot is None else take(pilot), haar, sigma, strengths)
         scale = 1 / xp.where(power > 1, power, xp.ones_like(power))
-        weight = xp.reshape(scale[:, None, None] * xp.ones((1, group, 1)) * window[None, None, :], (-1,))
+        weight = xp.reshape(scale[:, None, None] * xp.ones((1, columns, 1)) * window[None, None, :], (-1,))
         change = xp.reshape(estimates[0], (-1,)) - xp.take(flat_guide, index)
         terms = [*(weight * xp.reshape(one, (-1,)) for one in estimates), weight * change**2, weight]
         for number, values in enumerate(terms):
@@ -353,31 +404,62 @@ def voxels_within(patch: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def strides_of(shape: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Distances in the flattened volume between neighbours along each axis."""
-    return np.array([shape[1] * shape[2], shape[2], 1])
+    """Distances in the flattened array between neighbours along time, z, y and x."""
+    _, z, y, x = in_frames(shape)
+    return np.array([z * y * x, y * x, x, 1])
 
 
 def nearest_corners(guide: Array, references: npt.NDArray[np.int64], geometry: Geometry) -> npt.NDArray[np.int64]:
-    """Corners ``(n, K, 3)`` of the nearest patches of each reference patch, itself first, on the host."""
+    """Corners ``(n, K, 4)`` of the group of each reference patch, on the host: its nearest patches, itself first, each
+    in one frame after the other."""
+    lengths, drift, moves = in_frames(guide.shape), drift_of(geometry, guide.shape), moves_of(geometry)
+    frame, frames = references[:, 0], geometry.frames
+    start = np.clip(frame - (frames - 1) // 2, 0, lengths[0] - frames)
+    offsets = offsets_within(geometry.reach, geometry.group)
+    alike = ranked(guide, references, np.column_stack([np.zeros(len(offsets), int), offsets]), 0.0, geometry)
+    alike = references[:, None, 1:] + offsets[alike[:, : geometry.group]]
+    corners = np.empty((len(references), geometry.group, frames, 4), np.int64)
+    for later in range(1 - frames, frames):
+        use = np.flatnonzero((frame + later >= start) & (frame + later < start + frames))
+        if not len(use):
+            continue
+        way = (drift[frame[use] + later] - drift[frame[use]])[:, None]
+        if later:
+            moved = np.concatenate([np.zeros((len(use), len(moves), 1), np.int64) + later, way + moves], axis=2)
+            best = ranked(guide, references[use], moved, STAYS, geometry)[:, 0]
+            way = way + moves[best][:, None]
+        place = np.clip(alike[use] + way, 0, np.array(lengths[1:]) - geometry.patch)
+        column = frame[use] + later - start[use]
+        corners[use, :, column, 0] = (frame[use] + later)[:, None]
+        corners[use, :, column, 1:] = place
+    return corners.reshape(len(references), -1, 4)
+
+
+def ranked(
+    guide: Array, references: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], favour: float, geometry: Geometry
+) -> npt.NDArray[np.int64]:
+    """Numbers of the offsets ``(m, 4)``, or ``(n, m, 4)``, of each reference, by the distance of the patches there.
+
+    The distance at the first offset counts ``favour`` times; patches outside of the volume come last.
+    """
     xp = namespace_of(guide)
-    patch, reach, group, _ = geometry
-    limits = np.array(guide.shape) - patch
-    inside, strides = voxels_within(patch), strides_of(guide.shape)
+    limits = np.array(in_frames(guide.shape)) - (1, *geometry.patch)
+    strides = strides_of(guide.shape)
+    inside = voxels_within(geometry.patch) @ strides[1:]
     flat = xp.reshape(guide, (-1,))
     here = references @ strides
-    own = xp.take(flat, from_host((here[:, None] + inside @ strides).reshape(-1), guide))
-    offsets = offsets_within(reach, group)
+    own = xp.take(flat, from_host((here[:, None] + inside).reshape(-1), guide))
+    offsets = np.broadcast_to(offsets, (len(references), *offsets.shape[-2:]))
     columns = []
-    for offset in offsets:
-        moved = references + offset
+    for number in range(offsets.shape[1]):
+        moved = references + offsets[:, number]
         valid = np.all((moved >= 0) & (moved <= limits), axis=1)
         cells = np.where(valid, moved @ strides, here)
-        other = xp.take(flat, from_host((cells[:, None] + inside @ strides).reshape(-1), guide))
+        other = xp.take(flat, from_host((cells[:, None] + inside).reshape(-1), guide))
         distance = xp.sum(xp.reshape((own - other) ** 2, (len(references), -1)), axis=1)
-        distance = xp.where(from_host(valid, guide), distance, xp.full_like(distance, xp.inf))
-        columns.append(-xp.ones_like(distance) if not offset.any() else distance)
-    order = xp.argsort(xp.stack(columns, axis=1), axis=1, stable=True)[:, :group]
-    return np.asarray(references[:, None, :] + offsets[to_host(order)])
+        distance = distance * (1.0 if number else favour)
+        columns.append(xp.where(from_host(valid, guide), distance, xp.full_like(distance, xp.inf)))
+    return np.asarray(to_host(xp.argsort(xp.stack(columns, axis=1), axis=1, stable=True)))
 
 
 def patch_factor(groups: Array, mode: int) -> Array:

@@ -201,9 +201,10 @@ def sample_blocks(shape: Sequence[int]) -> Iterator[tuple[tuple[slice, ...], tup
         yield tuple(slice(0, size) for size in shape), tuple(slice(0, size) for size in shape)
         return
     whole = [size < 40 for size in shape]
-    count = 2 ** (3 - sum(whole))
+    cut = len(shape) - sum(whole)
+    count = 2**cut
     free = TRIAL_VOXELS / count / math.prod(size for size, all_of_it in zip(shape, whole, strict=True) if all_of_it)
-    side = max(16, round(free ** (1 / max(1, 3 - sum(whole)))))
+    side = max(16, round(free ** (1 / max(1, cut))))
     ranges = []
     for size, all_of_it in zip(shape, whole, strict=True):
         length = size if all_of_it else min(side, size // 2)

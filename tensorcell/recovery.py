@@ -1,6 +1,7 @@
 """`recover`: a stack with gaps, noise and outliers in, a whole stack out.
 
-Every channel and time frame is one 3-D stack and is recovered on its own, in named stages:
+Every channel and time frame is one 3-D stack. Channels are recovered on their own, and frames together as far as they
+are alike (`tensorcell.series`), in named stages:
 
 1. the arguments and all stacks are checked, and each stack is brought into the unit of computations
    (`tensorcell.arguments`, `tensorcell.unrecovered`, `tensorcell.standard`);
@@ -21,7 +22,7 @@ Every channel and time frame is one 3-D stack and is recovered on its own, in na
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -38,11 +39,12 @@ from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import without_value
 from tensorcell.progress import with_progress
 from tensorcell.recovered import Recovery, StackOutliers
+from tensorcell.series import recovered_series, series_of
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.stack import float_type
-from tensorcell.stack_recovery import Request, StackResult, recover_stack
+from tensorcell.stack_recovery import Request, StackResult
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
-from tensorcell.volume import Volume, stacks, zyx_view
+from tensorcell.volume import Stack, Volume, stacks, zyx_view
 
 Array = npt.NDArray[Any]
 
@@ -145,8 +147,10 @@ def recover(
     Notes
     -----
     A low-rank model cannot predict a plane, row or column that was never measured. These are interpolated along z, y
-    and x, and the notes name them. Channels and frames are recovered one by one, single planes (axes without Z) by what
-    is alike within each plane. Memory: about 80 bytes a voxel for float32 output.
+    and x, and the notes name them. Channels are recovered one by one. Frames of a time series are recovered together by
+    ``"local"`` and ``"auto"``: patches are followed from frame to frame (``frames=1``: each frame by itself). Single
+    planes (axes without Z) are recovered by what is alike within each plane. Memory: about 80 bytes a voxel for float32
+    output, of at most 67 million voxels of a series at a time.
 
     The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two
     for the computation, and an offset of more than 16 times their range is subtracted (a note says so).
@@ -247,15 +251,8 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     parts: dict[str, StackResult] = {}
     outliers: list[StackOutliers] = []
     drawn: list[tuple[Any, Array | None]] = []
-    for stack in stacks(volume):
-        part = None
-        if stack.label not in refused:
-            try:
-                part = recover_stack(stack, request)
-            except InputError as error:
-                refused[stack.label] = str(error)
-        if part is None:
-            part = unrecovered(stack, request, refused[stack.label])
+    notes: list[str] = []
+    for stack, part in recovered_stacks(volume, request, refused, notes):
         for whole, values in ((out, part.volume), (uncertainty, part.uncertainty), (measured, part.measured)):
             zyx_view(whole, volume.axes, stack.where)[...] = values
         drawn.append((stack.where, part.samples))
@@ -264,6 +261,7 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         parts[stack.label] = part._replace(volume=nothing, uncertainty=nothing, measured=nothing, samples=None)
     check_some_left(volume, refused)
     several = len(parts) > 1
+    parts = {stack.label: parts[stack.label] for stack in stacks(volume)}
     first, *_ = parts.values()
     fine = None
     if volume.spacing is not None:
@@ -282,13 +280,35 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         history=tuple(record for part in parts.values() for record in part.history),
         noise={k: None if k in refused else part.noise for k, part in parts.items()} if several else first.noise,
         defects={label: part.defects for label, part in parts.items()} if several else first.defects,
-        notes=tuple(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes),
+        notes=(*notes, *(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes)),
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
         _outliers=tuple(outliers),
         samples=samples_of_all(drawn, out, volume.axes),
         not_recovered=refused,
     )
+
+
+def recovered_stacks(
+    volume: Volume, request: Request, refused: dict[str, str], notes: list[str]
+) -> Iterator[tuple[Stack, StackResult]]:
+    """Every stack with its result; those that cannot be recovered are added to ``refused``, and notes on series to
+    ``notes``."""
+    for series in series_of(list(stacks(volume)), volume.axes):
+        said: list[str] = []
+        frames = [stack for stack in series if stack.label not in refused]
+        found = recovered_series(frames, request, said) if frames else iter(())
+        for stack in series:
+            if stack.label not in refused:
+                _, part = next(found)
+                if isinstance(part, StackResult):
+                    yield stack, part
+                    continue
+                refused[stack.label] = str(part)
+            yield stack, unrecovered(stack, request, refused[stack.label])
+        next(found, None)  # what follows the last frame
+        name = ", ".join(part for part in series[0].label.split(", ") if not part.startswith("T="))
+        notes += [f"{name}: {note}" if name else note for note in said]
 
 
 def samples_of_all(drawn: Sequence[tuple[Any, Array | None]], out: Array, axes: str) -> Array | None:

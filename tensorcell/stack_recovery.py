@@ -19,7 +19,7 @@ from tensorcell.finer_pixels import finer_pixels
 from tensorcell.fitting import Fitting
 from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
 from tensorcell.methods.errors import carried_on
-from tensorcell.methods.protocol import Filled, Gaps, Method, Options, Problem, Scan
+from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
@@ -72,15 +72,46 @@ class StackResult(NamedTuple):
     """Number of outliers by kind."""
 
 
+class Posed(NamedTuple):
+    """One stack as it was given, and the problem that a method is given of it."""
+
+    whole: GivenStack
+    lines: MeasuredLines
+    given: GivenStack
+    """Without the rows and columns that were set aside."""
+    problem: Problem | None
+    """None where all measured voxels have one value."""
+
+    @property
+    def brightness(self) -> float:
+        """Mean of the measured voxels, in the unit given."""
+        whole = self.whole
+        return float(whole.unit.intensity(float(np.mean(whole.values[whole.mask], dtype=np.float64))))
+
+
 def recover_stack(stack: Stack, request: Request) -> StackResult:
     """Recover one 3-D stack (see the top of `tensorcell.recovery` for the stages)."""
+    return finished(posed_stack(stack, request), request)
+
+
+def posed_stack(stack: Stack, request: Request, *, complete: bool | None = None) -> Posed:
+    """Check a stack and pose its problem; ``complete`` is whether all of the series was measured, if it is in one."""
     whole, lines = checked_stack(stack)
     check_arguments(whole, lines, request)
-    if whole.constant:
-        return with_finer_pixels(unchanged(whole, request.axial_factor), request.lateral_factor)
     given = lines.part_of(whole)
-    problem = posed(given, stack.label, in_unit_of(request, whole.unit), complete=whole.complete)
-    estimate = fill_dead_pixels(problem, with_measured(problem, request.method.estimate(problem)))
+    if whole.constant:
+        return Posed(whole, lines, given, None)
+    complete = whole.complete if complete is None else complete
+    return Posed(whole, lines, given, posed(given, stack.label, in_unit_of(request, whole.unit), complete=complete))
+
+
+def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> StackResult:
+    """The result of a stack; without an estimate it is the method's for this stack alone."""
+    whole, lines, given, problem = one
+    if problem is None:
+        return with_finer_pixels(unchanged(whole, request.axial_factor), request.lateral_factor)
+    estimate = request.method.estimate(problem) if estimate is None else estimate
+    estimate = fill_dead_pixels(problem, with_measured(problem, estimate))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
     notes = [*constant_notes(whole.given_values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]

@@ -74,7 +74,7 @@ def test_the_kernel_equals_its_array_twin(geometry: Geometry, second: bool) -> N
     pilot = smooth((9, 13, 11)) if second else None
     strength = 0.5 if second else 2.9
     for wanted in (None, np.random.default_rng(4).random(data.shape) < 0.01):
-        used = references_used(wanted, data.shape, geometry.patch)
+        used = references_used(wanted, data.shape, geometry)
         strengths = (strength, 2 * strength)
         kernel, arrays = (way(data, data, pilot, 0.3, strengths, geometry, used) for way in (sums_numba, sums_arrays))
         for ours, twin in zip(kernel, arrays, strict=True):
@@ -94,12 +94,13 @@ def test_without_judging_measured_voxels_the_missing_ones_alone_are_estimated() 
 
 def test_references_used_are_those_whose_patch_holds_a_wanted_voxel() -> None:
     wanted = np.random.default_rng(0).random((5, 6, 7)) < 0.02
-    used = references_used(wanted, wanted.shape, (2, 3, 4))
-    assert used.shape == (4, 4, 4)
-    for a, b, c in np.ndindex(used.shape):
-        assert used[a, b, c] == wanted[a : a + 2, b : b + 3, c : c + 4].any()
+    geometry = Geometry((2, 3, 4), (1, 1, 1), 1, 1)
+    used = references_used(wanted, wanted.shape, geometry)
+    assert used.shape == (1, 4, 4, 4)
+    for a, b, c in np.ndindex(used.shape[1:]):
+        assert used[0, a, b, c] == wanted[a : a + 2, b : b + 3, c : c + 4].any()
     assert 0 < used.mean() < 1
-    assert references_used(None, wanted.shape, (2, 3, 4)).all()
+    assert references_used(None, wanted.shape, geometry).all()
 
 
 def test_filtered_estimates_wanted_voxels_by_the_groups_that_hold_them_and_leaves_others_as_the_guide() -> None:
@@ -119,12 +120,12 @@ def test_groups_of_few_references_are_those_of_a_whole_pass() -> None:
     """Planes, rows and columns without a used reference are left out of the search, which must not move the others."""
     data = smooth((12, 14, 16)) + noise_like(smooth((12, 14, 16)), 0.3, 1)
     geometry = Geometry((3, 4, 5), (3, 3, 4), 8, 2)
-    every = references_used(None, data.shape, geometry.patch)
+    every = references_used(None, data.shape, geometry)
     expected = np.zeros_like(data)
     some = np.zeros_like(every)
     for corner in ((2, 4, 6), (2, 8, 2), (6, 0, 8)):
         one = np.zeros_like(every)
-        one[corner] = some[corner] = True
+        one[0][corner] = some[0][corner] = True
         expected += sums_arrays(data, data, None, 0.3, (2.9,), geometry, one)[0][0]
     found = sums_numba(data, data, None, 0.3, (2.9,), geometry, some)[0][0]
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
@@ -133,7 +134,7 @@ def test_groups_of_few_references_are_those_of_a_whole_pass() -> None:
 
 def brute_force(data: np.ndarray, sigma: float, strength: float, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """The first stage and its spread from their definition: each group by NumPy's SVD of the unfoldings, in float64."""
-    patch, reach, size, step = geometry
+    patch, reach, size, step, *_ = geometry
     window = window_of(patch).reshape(patch).astype(float)
     total, squares, weights = np.zeros(data.shape), np.zeros(data.shape), np.zeros(data.shape)
     limits = [s - p for s, p in zip(data.shape, patch, strict=True)]
@@ -191,7 +192,7 @@ def test_without_noise_the_filter_returns_the_data() -> None:
 def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     data = smooth((40, 16, 16)) + 0.3 * np.random.default_rng(3).standard_normal((40, 16, 16)).astype(np.float32)
     geometry = Geometry((4, 4, 4), (3, 3, 3), 8, 3)
-    before, everywhere = numba.get_num_threads(), references_used(None, data.shape, geometry.patch)
+    before, everywhere = numba.get_num_threads(), references_used(None, data.shape, geometry)
     try:
         results = []
         for threads in (1, before):
@@ -468,7 +469,7 @@ def test_the_guide_finds_patches_that_are_alike_in_truth() -> None:
         def patch(corner: np.ndarray) -> np.ndarray:
             return truth[tuple(slice(c, c + side) for c in corner)]
 
-        corners = nearest_corners(guide, references, Geometry((side,) * 3, (5, 5, 5), 8, 3))
+        corners = nearest_corners(guide, in_one_frame(references), Geometry((side,) * 3, (5, 5, 5), 8, 3))[..., 1:]
         return rms(np.array([patch(other) - patch(group[0]) for group in corners for other in group[1:]]))
 
     ours = distance(smoothed(noisy))
@@ -480,7 +481,7 @@ def test_the_guide_finds_patches_that_are_alike_in_truth() -> None:
 def test_a_reference_patch_comes_first_in_its_group_even_where_all_patches_are_equal() -> None:
     references = np.array([[2, 3, 4], [0, 0, 0], [5, 5, 5]])
     geometry = Geometry((3, 3, 3), (2, 2, 2), 8, 2)
-    corners = nearest_corners(np.ones((8, 8, 8), np.float32), references, geometry)
+    corners = nearest_corners(np.ones((8, 8, 8), np.float32), in_one_frame(references), geometry)[..., 1:]
     assert np.array_equal(corners[:, 0], references)
     for reference, group in zip(references, corners, strict=True):
         flat = kernel_corners(np.ones((8, 8, 8), np.float32), reference, geometry)
@@ -489,16 +490,21 @@ def test_a_reference_patch_comes_first_in_its_group_even_where_all_patches_are_e
         assert len(set(flat.tolist())) == 8
 
 
+def in_one_frame(corners: np.ndarray) -> np.ndarray:
+    """Corners of a volume, which is the only frame."""
+    return np.column_stack([np.zeros(len(corners), int), corners])
+
+
 def kernel_corners(guide: np.ndarray, reference: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Flat corners of the group of one reference patch, as the kernel finds them."""
     a, b, c = reference
-    keys, found = np.zeros((1, 1, geometry.group), np.int64), np.zeros((1, 1, geometry.group), np.int32)
+    keys, found = np.zeros((1, 1, geometry.group), np.int64), np.zeros((1, 1, geometry.group), np.int64)
     offsets = offsets_within(geometry.reach, geometry.group)
     nearest(
-        guide.ravel(), np.array(guide.shape), a, np.array([b]), np.array([c]), np.array(geometry.patch), offsets, keys,
-        found,
+        guide.ravel(), np.array((1, *guide.shape)), 0, 0, a, np.array([b]), np.array([c]), np.array(geometry.patch),
+        offsets, np.float32(0), keys, found,
     )  # fmt: skip
-    return found[0, 0]
+    return np.asarray((reference + offsets[found[0, 0]]) @ (guide.shape[1] * guide.shape[2], guide.shape[2], 1))
 
 
 @pytest.mark.parametrize("geometry", [Geometry((3, 2, 4), (4, 4, 4), 32, 3), Geometry((2, 2, 2), (3, 5, 4), 64, 2)])
@@ -573,7 +579,7 @@ def test_wiener_gains_are_best_at_the_true_noise(sums: Any) -> None:
     truth = smooth((9, 12, 12), 23, 1.0)
     noisy = truth + noise_like(truth, 0.5, 24)
     geometry = Geometry((4, 4, 4), (2, 2, 2), 8, 2)
-    everywhere = references_used(None, truth.shape, geometry.patch)
+    everywhere = references_used(None, truth.shape, geometry)
     errors = []
     for strength in (0.5, 1.0, 2.0):
         totals, _, weights = sums(noisy, truth, truth, 0.5, (strength,), geometry, everywhere)

@@ -11,13 +11,21 @@ import pytest
 from problems import SIGMA, outliers_at, problem_of, waves
 
 from tensorcell.fitting import Fitting
-from tensorcell.methods import auto, local, tucker
+from tensorcell.methods import auto, frames, local, tucker
+from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial, patch_trial
 from tensorcell.model import StackModel
 from tensorcell.solvers import LocalOptions, LocalState, NoiseModel, Status, degrees_of_freedom
 from tensorcell.solvers.neighbour_errors import neighbour_errors
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 SHAPE = (12, 32, 32)
+
+
+def from_patches(problem: Problem, start: NeighbourEstimate, trial: PatchTrial | None) -> Estimate:
+    """The estimate of a single stack."""
+    (found,) = local.from_patches(frames.Frames([problem], [start]), trial)
+    return found
 
 
 def trial_of(errors: np.ndarray, noise: float) -> GlobalTrial:
@@ -277,8 +285,8 @@ def test_few_gaps_need_no_trial_and_denoising_takes_care_of_them(share: float, m
         problem = with_lacking(share, keep=keep)
         assert problem.has_gaps == (share > 0)
         assert problem.has_few_gaps == (problem.has_gaps and not many)
-        assert local.needs_trial(problem) == many
-        assert local.needs_sweeps(problem) == (problem.has_gaps if keep else many)
+        assert problem.needs_trial == many
+        assert problem.needs_sweeps == (problem.has_gaps if keep else many)
 
 
 def with_lacking(share: float, keep: bool) -> Any:
@@ -348,7 +356,7 @@ def test_from_patches_that_were_stopped_has_the_error_of_the_global_estimate_at_
     _, data, mask = waves(0.8)
     problem = problem_of(data, mask, keep=False, fitting=Fitting(callback=lambda *_: True))
     start = tucker.global_estimate(problem)
-    found = local.from_patches(problem, start, None)
+    found = from_patches(problem, start, None)
     assert found.status is Status.STOPPED
     own = neighbour_errors(problem.stack.values, mask, problem.model.fit, start, problem.model.noise)
     assert own is not None
@@ -361,7 +369,7 @@ def test_from_patches_keeps_inliers_and_has_the_uncertainty_of_the_trial_in_gaps
     _, data, mask = waves(0.8)
     problem = problem_of(data, mask)
     patches = patches_of(normal(180), np.linspace(1, 2, 180), SIGMA, levels=(0.6, 0.4, SIGMA))
-    found = local.from_patches(problem, tucker.global_estimate(problem), patches)
+    found = from_patches(problem, tucker.global_estimate(problem), patches)
     inlier = problem.model.inlier
     np.testing.assert_array_equal(found.value[inlier], data[inlier])
     np.testing.assert_allclose(found.error[inlier], SIGMA, rtol=1e-12)
@@ -382,7 +390,7 @@ def test_from_patches_completes_at_the_levels_that_were_tried(monkeypatch: pytes
     patches = patches_of(normal(400), np.linspace(1, 2, 400), SIGMA, levels=(0.7, 0.5, SIGMA))
     start = tucker.global_estimate(problem)
     for trial in (patches, None):
-        local.from_patches(problem, start, trial)
+        from_patches(problem, start, trial)
     assert told == [(0.7, 0.5, SIGMA), None]
 
 
@@ -393,7 +401,7 @@ def test_from_patches_of_a_whole_stack_with_an_outlier_has_the_left_out_width_th
     assert problem.has_few_gaps
     assert problem.has_gaps
     start = tucker.global_estimate(problem)
-    found = local.from_patches(problem, start, None)
+    found = from_patches(problem, start, None)
     lacking = ~problem.model.inlier
     assert lacking[5, 16, 16]
     own = neighbour_errors(problem.stack.values, ~lacking, problem.model.fit, start, problem.model.noise)
@@ -412,7 +420,7 @@ def test_auto_fills_a_few_defects_of_kept_voxels_by_groups_without_a_trial(monke
     data[dead] = -500
     problem = problem_of(data, mask, keep=True)
     assert problem.has_few_gaps
-    monkeypatch.setattr(auto, "global_trial", None)  # not called
+    monkeypatch.setattr(frames, "global_trial", None)  # not called
     found, start = auto.estimate(problem), tucker.global_estimate(problem)
     np.testing.assert_array_equal(found.value[problem.model.inlier], data[problem.model.inlier])
     assert np.all(found.value[dead] != start.value[dead])

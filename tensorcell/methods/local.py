@@ -2,78 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.errors import errors_of
+from tensorcell.methods.frames import Frames, separate, started
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
-from tensorcell.methods.trial import PatchTrial, global_trial, patch_trial
-from tensorcell.methods.tucker import from_global_model, global_estimate, was_stopped
+from tensorcell.methods.trial import PatchTrial, patch_trial
+from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
-from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 
 def estimate(problem: Problem) -> Estimate:
     """The estimate by groups of patches; its errors in gaps come from measured voxels that were left out."""
-    start = global_estimate(problem)
-    if was_stopped(problem):
-        return from_global_model(problem, start, None)
-    trial = global_trial(problem) if needs_trial(problem) else None
-    patches = None
+    (found,), _ = estimates([problem])
+    return found
+
+
+def estimates(problems: Sequence[Problem]) -> tuple[list[Estimate], list[str]]:
+    """The same for the frames of a series, whose patches are followed from frame to frame, and notes on all of them."""
+    frames = started(problems)
+    if frames.stopped:
+        return [from_global_model(one, start, None) for one, start in zip(problems, frames.starts, strict=True)], []
+    trial, patches = frames.trial(), None
     if trial is not None:
-        patches = patch_trial(trial, problem.option(LocalOptions), problem.fitting.seed)
-    return from_patches(problem, start, patches)
+        patches = patch_trial(trial, problems[0].option(LocalOptions), problems[0].fitting.seed)
+    return from_patches(frames, patches), frames.notes
 
 
-def needs_trial(problem: Problem) -> bool:
-    """Whether there are so many gaps that voxels are left out to learn their errors, and which method fills them."""
-    return problem.has_gaps and not problem.has_few_gaps
-
-
-def needs_sweeps(problem: Problem) -> bool:
-    """Whether there are gaps that groups of patches are to complete: denoising takes care of few ones."""
-    return problem.has_gaps and (problem.keep or not problem.has_few_gaps)
-
-
-def from_patches(
-    problem: Problem, start: NeighbourEstimate, trial: PatchTrial | None, correct: Correct | None = None
-) -> Estimate:
-    """The estimate by groups of patches, which start from the global estimate.
+def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | None = None) -> list[Estimate]:
+    """The estimates by groups of patches, which start from the global ones.
 
     Gaps are completed first, in the data's unit; then measured voxels that need not be kept are denoised. ``correct``,
     where given, improves the denoised stack.
     """
-    values, inlier, noise = problem.stack.values, problem.model.inlier, problem.model.noise
-    options, fitting = problem.option(LocalOptions), problem.fitting
-    notes = list(_thin(problem, options))
+    first, count, noise = frames.problems[0], len(frames.problems), frames.noise
+    values, inlier, start = frames.values, frames.inlier, frames.start
+    options, fitting = first.option(LocalOptions), first.fitting
+    notes = list(_thin(first, options))
     denoised = None
-    best, history, status, spread = start.value, problem.model.fit.history, Status.COMPLETED, np.zeros_like(values)
-    if needs_sweeps(problem) and (trial is None or trial.levels):
+    best, history, status, spread = start, first.model.fit.history, Status.COMPLETED, np.zeros_like(values)
+    if frames.needs_sweeps and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
-            values, inlier, start.value, noise.sigma, levels=levels, options=options, seed=fitting.seed,
-            callback=fitting.callback, history=history,
+            values, inlier, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
+            callback=fitting.callback, history=history, drift=frames.drift,
         )  # fmt: skip
         best, spread = completed.value.astype(values.dtype), completed.spread
         history, status = completed.history, completed.status
     samples = None
-    if not problem.keep and noise.sigma > 0 and status is not Status.STOPPED:
-        whole = np.where(inlier, values, best) if problem.has_gaps else values
-        found = denoise_by_patches(whole, inlier, noise, options, fitting.seed, correct)
+    if not first.keep and noise.sigma > 0 and status is not Status.STOPPED:
+        found = denoise_by_patches(
+            np.where(inlier, values, best), inlier, noise, options, fitting.seed, correct, drift=frames.drift
+        )
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
             f"measured voxels were denoised by groups of similar patches at a noise of "
-            f"{problem.unit.width(noise.sigma):.4g}; the shares of the filters are {shares}"
+            f"{first.unit.width(noise.sigma):.4g}; the shares of the filters are {shares}"
         )
         notes.extend(found.notes)
-    if problem.keep:
-        np.copyto(best, values, where=inlier)
-    gap = None if trial is None else lambda value: trial.uncertainty(spread, value)
-    error = errors_of(problem, start, best, gap=gap, denoised=denoised)
-    return Estimate(best, error.value, status, history, (*notes, *error.notes), samples)
+    estimates = []
+    histories = [history, *(one.model.fit.history for one in frames.problems[1:])]
+    errors = [None] * count if denoised is None else separate(denoised, count)
+    for one, start_of_one, value, disagreement, known, records in zip(
+        frames.problems, frames.starts, separate(best, count), separate(spread, count), errors, histories, strict=True
+    ):
+        if one.keep:
+            np.copyto(value, one.stack.values, where=one.model.inlier)
+        gap = None if trial is None else partial(trial.uncertainty, disagreement)
+        error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
+        estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
+    return estimates
 
 
 def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:
@@ -89,6 +94,7 @@ METHOD = Method(
     summary="Refines the global model by groups of similar patches, each of low rank.",
     options=(TuckerOptions, LocalOptions),
     estimate=estimate,
+    together=estimates,
     between=between_by_kriging,
     stages={"local": "groups of patches"},
 )

@@ -71,6 +71,7 @@ def complete_by_patches(
     seed: int,
     callback: Callback | None = None,
     history: tuple[IterationRecord, ...] = (),
+    drift: Array | None = None,
 ) -> LocalResult:
     """Complete the voxels that are no inliers by groups of patches, from a first estimate on; outliers are known."""
     return local_tucker(
@@ -84,30 +85,40 @@ def complete_by_patches(
         options=options,
         callback=callback,
         history=history,
+        drift=drift,
         seed=seed,
     )
 
 
 def denoise_by_patches(
-    whole: Array, measured: Bools, noise: NoiseModel, options: LocalOptions, seed: int, correct: Correct | None = None
+    whole: Array,
+    measured: Bools,
+    noise: NoiseModel,
+    options: LocalOptions,
+    seed: int,
+    correct: Correct | None = None,
+    *,
+    drift: Array | None = None,
 ) -> Denoised:
     """Denoise a stack without gaps; noise that grows with the intensity is stabilised first.
 
     Parameters
     ----------
-    whole : float array ``(K, Y, X)``
+    whole : float array ``(K, Y, X)`` or ``(T, K, Y, X)``
         Measured values, and estimates in the gaps.
     measured : bool array of the same shape
         True where a value was measured.
     noise : NoiseModel
         With a positive standard deviation.
     correct : callable, optional
-        A function that improves the result while the noise is stabilised.
+        A function that improves the result of a single stack while the noise is stabilised.
+    drift : int array ``(T, 3)``, optional
+        Where the specimen lies in each frame.
     """
     values, level = stabilised(whole, noise)
 
     def restore(y: Array) -> LocalResult:
-        return local_tucker(y, None, noise=level, options=options, seed=seed)
+        return local_tucker(y, None, noise=level, options=options, drift=drift, seed=seed)
 
     found = restore(values)
     value, error = found.value, np.asarray(found.error)

@@ -8,7 +8,7 @@ the voxels of the measured planes (``estimate``) and, where whole planes are mis
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -86,6 +86,16 @@ class Problem:
         """Whether the gaps are so few, as defects are, that they are worth no trial of methods."""
         inlier = self.model.inlier
         return self.has_gaps and bool(inlier.size - np.count_nonzero(inlier) < FEW * inlier.size)
+
+    @property
+    def needs_trial(self) -> bool:
+        """Whether there are so many gaps that voxels are left out to learn their errors."""
+        return self.has_gaps and not self.has_few_gaps
+
+    @property
+    def needs_sweeps(self) -> bool:
+        """Whether there are gaps that groups of patches are to complete: denoising takes care of few ones."""
+        return self.has_gaps and (self.keep or not self.has_few_gaps)
 
     @property
     def noise_passed_on(self) -> NoiseModel:
@@ -191,6 +201,9 @@ class Method:
         text in their metadata, its flags on the command line.
     estimate, between : callables
         ``Problem -> Estimate`` for the measured planes, and ``Gaps -> Filled`` for the planes between them.
+    together : callable, optional
+        ``[Problem, ...] -> ([Estimate, ...], notes)`` for the frames of a time series, in their order; without it each
+        frame is estimated by itself.
     restore : callable, optional
         ``Scan -> Restoration``, called last: it replaces the stack that ``estimate`` and ``between`` gave.
     needs, extra : tuple of str, str
@@ -208,6 +221,7 @@ class Method:
     options: tuple[type, ...]
     estimate: Callable[[Problem], Estimate]
     between: Callable[[Gaps], Filled]
+    together: Callable[[Sequence[Problem]], tuple[list[Estimate], list[str]]] | None = None
     restore: Callable[[Scan], Restoration] | None = None
     accepts: Callable[[Options, int, int], None] = any_factors
     needs: tuple[str, ...] = ()

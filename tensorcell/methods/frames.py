@@ -1,0 +1,157 @@
+"""Frames of a time series as one problem; a single stack is a series of one frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.methods.protocol import Problem
+from tensorcell.methods.trial import GlobalTrial, global_trial
+from tensorcell.methods.tucker import global_estimate, was_stopped
+from tensorcell.solvers import NoiseModel, frame_drift
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
+
+Array = npt.NDArray[Any]
+
+AROUND = 1.0
+"""Gaussian width, in voxels, of the intensity that tells the variance of a voxel."""
+
+FEWEST = 1000
+"""Fewest pairs of voxels from which the noise is told."""
+
+CHI_SQUARED_MEDIAN = 0.4549364
+"""Median of the square of a standard normal number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Problems of the frames of a series, in their order, of equal shape, and the global estimate of each."""
+
+    problems: Sequence[Problem]
+    starts: Sequence[NeighbourEstimate]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the callback ended the fit of a frame."""
+        return any(was_stopped(one) for one in self.problems)
+
+    @property
+    def values(self) -> Array:
+        """``(T, K, Y, X)``, or ``(K, Y, X)`` for a single stack."""
+        return joined([one.stack.values for one in self.problems])
+
+    @property
+    def inlier(self) -> Array:
+        """True = measured and no outlier."""
+        return joined([one.model.inlier for one in self.problems])
+
+    @property
+    def start(self) -> Array:
+        """The global estimates."""
+        return joined([start.value for start in self.starts])
+
+    @cached_property
+    def noise(self) -> NoiseModel:
+        """The law of the noise of all frames."""
+        return mean_law([one.model.noise for one in self.problems])
+
+    @property
+    def needs_sweeps(self) -> bool:
+        """Whether a frame has gaps that groups of patches are to complete."""
+        return any(one.needs_sweeps for one in self.problems)
+
+    @cached_property
+    def drift(self) -> npt.NDArray[np.int64] | None:
+        """Where the specimen lies in each frame; None for a single stack."""
+        if len(self.problems) == 1:
+            return None
+        return frame_drift(np.where(self.inlier, self.values, self.start))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the series."""
+        if self.drift is None:
+            return []
+        way = np.ptp(self.drift, axis=0)
+        said = f"{len(self.problems)} frames were recovered together; frames=1 recovers each by itself"
+        if way.any():
+            z, y, x = way.tolist()
+            said += f"; the specimen moves as a whole by up to {z}, {y}, {x} voxels along z, y, x, and was followed"
+        return [said]
+
+    def trial(self) -> GlobalTrial | None:
+        """Voxels left out of the frames that need it; None where none does, or where too few could be left out."""
+        found = [global_trial(one) for one in self.problems if one.needs_trial]
+        known = [one for one in found if one is not None]
+        if len(known) < 2:
+            return known[0] if known else None
+        names = ("values", "training", "left_out", "start")
+        arrays = {name: np.stack([getattr(one, name) for one in known]) for name in names}
+        return replace(known[0], noise=self.noise, spread=max(one.spread for one in known), **arrays)
+
+
+def started(problems: Sequence[Problem]) -> Frames:
+    """The global estimates of all frames, whose noise is no larger than what two of them differ by."""
+    if len(problems) > 1:
+        problems = no_noisier_than_changes(problems)
+    return Frames(problems, [global_estimate(one) for one in problems])
+
+
+def no_noisier_than_changes(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems with their noise lowered where successive frames differ by less than it.
+
+    Texture as fine as a pixel is taken for noise in a single frame, and does not change from frame to frame. What moves
+    makes the differences larger than the noise, so that they only bound it.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    squares = []
+    for before, after in pairwise(problems):
+        variance, known = np.zeros(before.stack.values.shape), np.ones(before.stack.values.shape, bool)
+        for one in (before, after):
+            values, law = one.stack.values, one.model.noise
+            known &= one.model.inlier & (values != law.low) & (values != law.high)
+            variance += law.variance(gaussian_filter(values, AROUND))
+        known &= variance > 0
+        squares.append((after.stack.values - before.stack.values)[known] ** 2 / variance[known])
+    found = np.concatenate(squares)
+    given = any(one.noise is not None or not one.model.noise.sigma > 0 for one in problems)
+    if given or found.size < FEWEST:
+        return list(problems)
+    share = math.sqrt(float(np.median(found)) / CHI_SQUARED_MEDIAN)
+    if not 0 < share < 1:
+        return list(problems)
+    reason = f"Successive frames differ by {100 * share:.0f} % of that, so that the noise is no larger."
+    return [replace(one, model=replace(one.model, noise=one.model.noise.reduced(share, reason))) for one in problems]
+
+
+def joined(arrays: Sequence[Array]) -> Array:
+    """Arrays along a new first axis; a single one as it is."""
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays)
+
+
+def separate(array: Array, count: int) -> list[Array]:
+    """The inverse of :func:`joined`."""
+    return [array] if count == 1 else list(array)
+
+
+def mean_law(laws: Sequence[NoiseModel]) -> NoiseModel:
+    """The mean of the variances; that of one frame as it is.
+
+    >>> mean_law([NoiseModel.white(1.0), NoiseModel.white(7.0)]).sigma
+    5.0
+    """
+    if len(laws) == 1:
+        return laws[0]
+    gain, offset, floor, square = (
+        float(np.mean([getattr(law, name) ** power for law in laws]))
+        for name, power in (("gain", 1), ("offset", 1), ("floor", 1), ("sigma", 2))
+    )
+    return replace(laws[0], gain=gain, offset=offset, floor=floor, sigma=float(np.sqrt(square)))

@@ -1,0 +1,174 @@
+"""The frames of a time series: those of one channel that are alike are recovered together.
+
+What a frame does not show, the frames beside it may: patches are followed from frame to frame, wherever the specimen
+moves (`tensorcell.solvers.local_tucker`). Frames that differ too much to be compared are recovered by themselves, and
+so is every frame where the method knows nothing of time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.errors import InputError
+from tensorcell.methods.protocol import Estimate, Problem
+from tensorcell.solvers import LocalOptions
+from tensorcell.stack_recovery import Posed, Request, StackResult, finished, posed_stack
+from tensorcell.volume import Stack
+
+Array = npt.NDArray[Any]
+Outcome = tuple[Stack, StackResult | InputError]
+
+WINDOW_VOXELS = 1 << 26
+"""Largest number of voxels that are recovered together: a longer series is recovered window by window."""
+
+SHARED = 4
+"""Frames that a window has beyond those whose result is taken from it, on either side."""
+
+NOISIER = 1.5
+"""Frames are alike if their noise differs by no more than this factor from the median of all frames."""
+
+FADED = 0.02
+"""A note tells changes of brightness over the series that are larger than this share."""
+
+
+def series_of(all_stacks: Sequence[Stack], axes: str) -> list[list[Stack]]:
+    """The stacks of each channel and further index, in the order of time.
+
+    >>> from tensorcell.volume import Volume, stacks
+    >>> volume = Volume(np.zeros((2, 3, 4, 5, 5)), "CTZYX")
+    >>> [[stack.label for stack in series] for series in series_of(list(stacks(volume)), "CTZYX")]
+    [['C=0, T=0', 'C=0, T=1', 'C=0, T=2'], ['C=1, T=0', 'C=1, T=1', 'C=1, T=2']]
+    """
+    found: dict[Any, list[Stack]] = {}
+    for stack in all_stacks:
+        others = tuple(
+            index for letter, index in zip(axes, stack.where, strict=True) if letter != "T" and isinstance(index, int)
+        )
+        found.setdefault(others, []).append(stack)
+    return list(found.values())
+
+
+def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]) -> Iterator[Outcome]:
+    """Each frame with its result, or with the error that says why there is none; what concerns all goes to ``notes``.
+
+    Parameters
+    ----------
+    frames : sequence of Stack
+        In the order of time; one of them for a stack that is in no series.
+    request : Request
+    notes : list of str
+        Notes on the series as a whole are appended.
+    """
+    together = request.method.together is not None and len(frames) > 1 and request.options[LocalOptions].frames > 1
+    whole = not together or all(is_complete(frame) for frame in frames)
+    brightness: list[float] = []
+    size = frames[0].data.size * (request.axial_factor if together else 1)
+    for window, inner in windows(len(frames), WINDOW_VOXELS // size if together else 1):
+        posed: list[Posed | InputError] = []
+        for frame in frames[window]:
+            try:
+                posed.append(posed_stack(frame, request, complete=whole if together else None))
+            except InputError as error:
+                posed.append(error)
+        estimates = estimated(posed, request, notes) if together else {}
+        for number, (frame, one) in enumerate(zip(frames[window], posed, strict=True)):
+            if not inner.start <= number < inner.stop:
+                continue
+            if isinstance(one, Posed):
+                brightness.append(one.brightness)
+                try:
+                    found = finished(one, request, estimates.get(number))
+                except InputError as error:
+                    one = error
+            yield frame, one if isinstance(one, InputError) else found
+    if together:
+        notes += notes_on_brightness(brightness)
+
+
+def is_complete(stack: Stack) -> bool:
+    """Whether every voxel was measured."""
+    return (stack.mask is None or bool(stack.mask.all())) and not bool(np.isnan(stack.data).any())
+
+
+def windows(count: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Ranges of frames, and where in each of them the frames lie whose result is taken from it.
+
+    >>> [(window.start, window.stop, inner.start, inner.stop) for window, inner in windows(20, 12)]
+    [(0, 12, 0, 9), (6, 18, 3, 9), (8, 20, 7, 12)]
+    >>> [(window.start, window.stop) for window, _ in windows(3, 1)]
+    [(0, 1), (1, 2), (2, 3)]
+    """
+    most = max(1, most)
+    rim = min(SHARED, (most - 1) // 3)
+    first = 0
+    while first < count:
+        start = min(max(0, first - rim), max(0, count - most))
+        stop = min(count, start + most)
+        last = stop if stop == count else stop - rim
+        yield slice(start, stop), slice(first - start, last - start)
+        first = last
+
+
+def estimated(posed: Sequence[Posed | InputError], request: Request, notes: list[str]) -> dict[int, Estimate]:
+    """Estimates of the frames that are recovered together, by their number."""
+    problems = {
+        number: one.problem for number, one in enumerate(posed) if isinstance(one, Posed) and one.problem is not None
+    }
+    alike = alike_frames(problems)
+    together = request.method.together
+    if together is None or len(alike) < 2:
+        return {}
+    found, said = together([problems[number] for number in alike])
+    for note in said:
+        if note not in notes:
+            notes.append(note)
+    others = [number for number in problems if number not in alike]
+    if others:
+        notes.append(
+            f"{len(others)} of {len(problems)} frames were recovered by themselves, since their noise, brightness or "
+            f"measured planes differ from those of the others: {', '.join(problems[n].label for n in others[:8])}"
+        )
+    return dict(zip(alike, found, strict=True))
+
+
+def alike_frames(problems: dict[int, Problem]) -> list[int]:
+    """Frames whose patches can be compared: of the same planes, in the same unit, with about the same noise."""
+    if not problems:
+        return []
+    kinds = {number: (tuple(one.stack.planes.tolist()), one.unit) for number, one in problems.items()}
+    (usual, _), *_ = Counter(kinds.values()).most_common(1)
+    level = float(np.median([problems[number].model.noise.sigma for number in problems if kinds[number] == usual]))
+    return [
+        number
+        for number, one in problems.items()
+        if kinds[number] == usual and level <= NOISIER * one.model.noise.sigma <= NOISIER**2 * level
+    ]
+
+
+def notes_on_brightness(means: Sequence[float]) -> list[str]:
+    """A line where the frames grow brighter or darker, or flicker.
+
+    >>> notes_on_brightness([100.0, 90.0, 80.0])
+    ['brightness: the mean intensity falls by 20 % from the first frame to the last; this was not corrected']
+    >>> notes_on_brightness([100.0, 110.0, 100.0, 110.0])
+    ['brightness: the mean intensity flickers by 7.8 % from frame to frame; this was not corrected']
+    """
+    if len(means) < 2 or not min(means) > 0:
+        return []
+    logs = np.log(means)
+    bends = logs[1:-1] - (logs[:-2] + logs[2:]) / 2  # what a steady change does not explain
+    flicker = math.sqrt(float(np.mean(bends**2)) / 1.5) if len(means) > 3 else 0.0
+    slope, *_ = np.polyfit(np.arange(len(logs)), logs, 1)
+    change, notes = math.expm1(slope * (len(logs) - 1)), []
+    if abs(change) > max(FADED, 2 * flicker):
+        way = "falls" if change < 0 else "rises"
+        notes.append(f"{way} by {100 * abs(change):.2g} % from the first frame to the last")
+    if flicker > FADED:
+        notes.append(f"flickers by {100 * flicker:.2g} % from frame to frame")
+    return [f"brightness: the mean intensity {note}; this was not corrected" for note in notes]
