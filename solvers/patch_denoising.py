@@ -15,7 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
-from .patch_groups import HARD, LEAST_SIGMA, Drift, Geometry, PatchOptions, filtered, filtered_by, fitted, smoothed, three
+from .patch_groups import (
+    HARD,
+    LEAST_SIGMA,
+    Drift,
+    Geometry,
+    PatchOptions,
+    filtered,
+    filtered_by,
+    fitted,
+    smoothed,
+    three,
+)
 from .slabs import slabs
 from .spread import robust_sigma
 from .stein import ErrorLaw, Trial, divergence_terms, error_laws, random_direction, sample_blocks
@@ -208,8 +219,8 @@ def with_changes(mixture: Denoised, completed: Array, measured: Array, sigma: fl
 def changes(residual: Array, measured: Array, sigma: float) -> Array:
     """Share of a frame by itself, ``(T, Z, Y, X)``: 0 where the residual is noise, 1 where it is surely none.
 
-    The residual, smoothed as far as the optics smooth, is compared with the standard deviation that it has elsewhere, or
-    that noise would have then, whichever is smaller.
+    The residual, smoothed as far as the optics smooth, is compared with the standard deviation that it has elsewhere,
+    or that noise would have then, whichever is smaller.
     """
     from scipy import ndimage
 
@@ -220,8 +231,8 @@ def changes(residual: Array, measured: Array, sigma: float) -> Array:
     for axis, size in zip(space, residual.shape[1:], strict=True):
         level = np.sqrt(np.convolve(np.ones(size), kernel)[reach : reach + size])
         off /= np.expand_dims(level, tuple(n for n in range(4) if n != 4 + axis))
-    level = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
-    off = ndimage.maximum_filter(np.abs(off) / max(level, LEAST_SIGMA), 3, axes=space)
+    allowed = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
+    off = ndimage.maximum_filter(np.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=space)
     low, high = CHANGED
     return np.clip((off - low) / (high - low), 0, 1).astype(np.float32)
 
