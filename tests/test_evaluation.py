@@ -208,7 +208,7 @@ def test_every_case_is_seeded_and_consistent(name: str, reference: evaluation.Re
         np.testing.assert_array_equal(given.grid[one.measured], one.truth[one.measured])
     else:
         assert not np.array_equal(given.data, other.measurement.data, equal_nan=True)
-    noisy = case.kind in ("noise", "noisy planes")
+    noisy = case.kind in ("noise", "noisy planes", "time")
     assert (given.options.get("keep_measured") is False) == (noisy or name == "stripes")
 
 
@@ -230,6 +230,30 @@ def test_poisson_case_has_the_variance_of_photons() -> None:
     # v / peak + .01^2; 144000 voxels know a variance of these photons to about .4 %, 4 times that
     assert values.var() == pytest.approx(0.25 / 20 + 1e-4, rel=0.016)
     assert degraded.measurement.sigma is None
+
+
+def test_a_frame_of_a_time_series_is_judged_and_the_others_are_it_moved(reference: evaluation.Reference) -> None:
+    degraded = CASES["time-10"].apply(reference, 0)
+    given = degraded.measurement
+    assert given.series is not None
+    assert given.series.shape == (10, *given.data.shape)
+    np.testing.assert_array_equal(given.series[given.frame], given.data)
+    off = [np.std(frame - degraded.truth[::2]) for frame in given.series]
+    assert off[given.frame] == pytest.approx(0.05, rel=0.05) == min(off)
+    assert off[0] > off[3] > off[4] > 0.055
+    still = evaluation.cases.degrade_series(
+        degraded.truth, np.random.default_rng(0), frames=3, factor=2, sigma=0.0, step=0.0
+    )
+    for frame in still.measurement.series:
+        np.testing.assert_allclose(frame, still.truth[::2], atol=1e-6)
+
+
+def test_a_time_series_is_recovered_together_and_frame_by_frame(reference: evaluation.Reference) -> None:
+    measurement = CASES["time-10"].apply(reference, 0).measurement
+    together, alone = (METHODS[name].run(measurement, 0) for name in ("local", "frame-by-frame"))
+    assert together.shape == alone.shape == measurement.grid.shape
+    assert not np.array_equal(together, alone)
+    assert "frame-by-frame" not in [m.name for m in choose_methods() if "planes" in m.kinds]
 
 
 def test_fewer_planes_and_larger_pixels_are_means_of_the_truth(reference: evaluation.Reference) -> None:
@@ -384,7 +408,8 @@ def test_no_method_is_handed_the_truth(reference: evaluation.Reference) -> None:
     for case in CASES.values():
         cell = Cell(reference, case, METHODS["none"], 0, "estimated", "")
         assert cell.degraded.measurement.sigma is None
-        assert set(vars(cell.degraded.measurement)) == {"data", "axial_factor", "lateral_factor", "sigma", "options"}
+        given = {"data", "axial_factor", "lateral_factor", "sigma", "options", "series", "frame"}
+            assert set(vars(cell.degraded.measurement)) == given
     given = Cell(reference, CASES["noise-0.1"], METHODS["none"], 0, "given", "").degraded.measurement
     assert given.sigma == 0.1
 

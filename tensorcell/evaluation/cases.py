@@ -41,6 +41,10 @@ class Measurement:
     sigma: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     lateral_factor: int = 1
+    series: Array | None = None
+    """The frames ``(T, planes, Y, X)`` of which ``data`` is one, for methods that know of time."""
+    frame: int = 0
+    """The one."""
 
     @property
     def grid(self) -> Array:
@@ -77,7 +81,7 @@ class Case:
     kind : str
         What decides which methods are run on it: "clean", "noise", "planes", "noisy planes", "gaps" (voxels are
         missing and some of the others wrong), "artefacts" (no voxel is missing, some are wrong), "resolution" (planes
-        and pixels are fewer).
+        and pixels are fewer), "time" (noisy planes of a frame among others).
     says : str
         What is done, for tables.
     degrade : callable
@@ -148,6 +152,32 @@ def degrade_resolution(
         seen = rng.poisson(photons * seen) / photons + 0.01 * rng.standard_normal(seen.shape)
     measurement = Measurement(seen.astype(np.float32), factor, lateral_factor=lateral)
     return Degraded(measurement, truth, np.zeros(truth.shape, bool))
+
+
+def degrade_series(
+    truth: Array, rng: np.random.Generator, *, frames: int, factor: int, sigma: float, step: float = 0.5
+) -> Degraded:
+    """Noisy planes of a specimen that drifts and deforms; the frame in the middle is judged.
+
+    Per frame it drifts by `step` voxels along y, half of that along x, and each part of it moves by a smooth random way
+    of standard deviation ``step / 2``, half of that along z.
+    """
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    truth = truth[: (len(truth) - 1) // factor * factor + 1]
+    places = np.indices(truth.shape, np.float32)
+    ways = np.stack([gaussian_filter(rng.standard_normal(truth.shape).astype(np.float32), 6) for _ in range(3)])
+    ways *= step / 2 / ways.std() * np.array([0.5, 1, 1], np.float32)[:, None, None, None]
+    ways += step * np.array([0, 1, 0.5], np.float32)[:, None, None, None]
+    middle = frames // 2
+    seen = np.empty((frames, len(range(0, len(truth), factor)), *truth.shape[1:]), np.float32)
+    for number, frame in enumerate(seen):
+        moved = truth if number == middle else map_coordinates(truth, places + (number - middle) * ways, order=1)
+        frame[...] = moved[::factor] + sigma * rng.standard_normal(frame.shape)
+    measured = np.zeros(truth.shape, bool)
+    measured[::factor] = True
+    options = {"keep_measured": False}
+    return Degraded(Measurement(seen[middle], factor, sigma, options, series=seen, frame=middle), truth, measured)
 
 
 def _masked(data: Array, truth: Array, measured: Bools) -> Degraded:
@@ -221,6 +251,12 @@ def _cases() -> Iterator[Case]:
     )  # fmt: skip
     says = "Poisson noise of 25 photons at 1 (signal to noise 5 at the brightest), and Gaussian noise, sigma 0.01"
     yield Case("snr-5", "noise", says, p(degrade_poisson, peak=25))
+    yield Case(
+        "time-10", "time",
+        "every 2nd plane of ten frames, with Gaussian noise, sigma 0.05, of a specimen that drifts and deforms; one is "
+        "judged",
+        p(degrade_series, frames=10, factor=2, sigma=0.05),
+    )  # fmt: skip
     yield Case("lines", "gaps", "20 % of the rows of each plane missing", degrade_lines)
     yield Case("blocks", "gaps", "10 % of the blocks of 3 x 8 x 8 voxels missing", degrade_blocks)
     yield Case("stripes", "artefacts", "every row of a plane shifted by an offset, sigma 0.05", degrade_stripes)

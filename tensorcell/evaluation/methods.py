@@ -69,17 +69,26 @@ class Method:
 
 
 def run_recover(measurement: Measurement, seed: int, *, method: str | None = None) -> Array:
-    """:func:`tensorcell.recover` with one of its methods; None: the one that it takes by default."""
+    """:func:`tensorcell.recover` with one of its methods; None: the one that it takes by default.
+
+    It is given the whole of a time series.
+    """
     arguments: dict[str, Any] = dict(measurement.options)
     if measurement.sigma is not None:
         arguments["noise"] = measurement.sigma
     if method is not None:
         arguments["method"] = method
+    data = measurement.data if measurement.series is None else measurement.series
     result = recover(
-        measurement.data, axial_factor=measurement.axial_factor, lateral_factor=measurement.lateral_factor, seed=seed,
-        **arguments,
+        data, axial_factor=measurement.axial_factor, lateral_factor=measurement.lateral_factor, seed=seed,
+        axes="ZYX" if measurement.series is None else "TZYX", **arguments,
     )  # fmt: skip
-    return result.volume.data
+    return result.volume.data if measurement.series is None else result.volume.data[measurement.frame]
+
+
+def run_frame(measurement: Measurement, seed: int) -> Array:
+    """:func:`tensorcell.recover` with one frame of a time series."""
+    return run_recover(replace(measurement, series=None), seed)
 
 
 def run_microdiffuse3d(measurement: Measurement, seed: int, *, folder: str) -> Array:
@@ -127,10 +136,11 @@ def _methods() -> Iterator[Method]:
         yield Method(
             name, p(run_recover, method=name), ours=True, learns=learns, warm_up=run_recover if learns else None
         )
+    yield Method("frame-by-frame", run_frame, ("time",), ours=True)
     complete = ("clean", "noise", "artefacts")
     yield Method("none", peers.run_none, complete)
     for form in INTERPOLATORS:
-        kinds = ("planes", "noisy planes", "resolution") + (("gaps",) if form == "linear" else ())
+        kinds = ("planes", "noisy planes", "resolution", "time") + (("gaps",) if form == "linear" else ())
         yield Method(form, p(peers.run_along_z, form=form), kinds)
     yield Method("median", peers.run_median, ("gaps", "artefacts"))
     yield Method("tv", peers.run_tv, complete)
@@ -178,7 +188,7 @@ def _by_name(name: str) -> Method:
     if first in DENOISERS and second in INTERPOLATORS:
         steps = METHODS[first], METHODS[second]
         run = functools.partial(peers.run_two, first=steps[0].run, second=steps[1].run)
-        return Method(name, run, ("noisy planes",), steps[0].needs)
+        return Method(name, run, ("noisy planes", "time"), steps[0].needs)
     raise InputError(
         f"expected methods among {', '.join(METHODS)}, DENOISER+INTERPOLATOR such as bm4d+linear, or KIND:FOLDER of "
         f"fitted networks, got {name!r}"
