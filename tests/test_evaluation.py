@@ -409,7 +409,7 @@ def test_no_method_is_handed_the_truth(reference: evaluation.Reference) -> None:
         cell = Cell(reference, case, METHODS["none"], 0, "estimated", "")
         assert cell.degraded.measurement.sigma is None
         given = {"data", "axial_factor", "lateral_factor", "sigma", "options", "series", "frame"}
-            assert set(vars(cell.degraded.measurement)) == given
+        assert set(vars(cell.degraded.measurement)) == given
     given = Cell(reference, CASES["noise-0.1"], METHODS["none"], 0, "given", "").degraded.measurement
     assert given.sigma == 0.1
 
