@@ -24,6 +24,10 @@ GAIN, ERRORS = 0.02, 6.0
 """A long way is believed if it raises the correlation coefficient by so much, and by so many standard errors of it; a
 short one if the coefficient is so many standard errors above 0."""
 
+RELATED, VISIBLE = 0.3, 2.0
+"""Frames whose structure has a smaller correlation coefficient show different things, if the variance of each frame is
+so many times that of its noise."""
+
 SHORT = 1.5
 """Ways of fewer voxels along each axis are short."""
 
@@ -97,16 +101,42 @@ def peak_of(likeness: Floats) -> npt.NDArray[np.float64]:
 
 def believable(before: Floats, after: Floats, way: npt.NDArray[np.float64]) -> bool:
     """Whether the frames are alike when one is moved so far, more than they are in place."""
-    here, there = [], []
-    for step, size in zip(np.round(way).astype(int), before.shape, strict=True):
-        here.append(slice(max(0, -step), size - max(0, step)))
-        there.append(slice(max(0, step), size - max(0, -step)))
-    moved, still = correlation(before[tuple(here)], after[tuple(there)]), correlation(before, after)
+    moved, still = correlation(*overlap(before, after, way)), correlation(before, after)
     voxels = math.prod(min(size, 2 * WIDTH * math.sqrt(math.pi)) for size in before.shape)
     error = math.sqrt(voxels / before.size)
     if np.max(np.abs(way)) < SHORT:
         return moved > ERRORS * error
     return moved - still > max(GAIN, ERRORS * error * (1 - max(moved, 0.0) ** 2))
+
+
+def overlap(before: Floats, after: Floats, way: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+    """What both frames show, the second one after it moved."""
+    here, there = [], []
+    for step, size in zip(np.round(way).astype(int), before.shape, strict=True):
+        here.append(slice(max(0, -step), size - max(0, step)))
+        there.append(slice(max(0, step), size - max(0, -step)))
+    return before[tuple(here)], after[tuple(there)]
+
+
+def is_related(before: Floats, after: Floats, way: npt.NDArray[Any], sigma: float) -> bool:
+    """Whether two frames show the same specimen, or too little to tell that they do not.
+
+    Parameters
+    ----------
+    before, after : float arrays ``(Z, Y, X)``
+    way : three numbers
+        How far the specimen moved.
+    sigma : float
+        Standard deviation of the noise of each voxel: it makes frames less alike than what they show.
+    """
+    one, other = overlap(smooth(before), smooth(after), way)
+    left = math.prod(1 / (2 * WIDTH * math.sqrt(math.pi)) for size in before.shape if size > 1)
+    noise = sigma**2 * left
+    squares = float(np.var(one)), float(np.var(other))
+    if min(squares) < VISIBLE * noise or not min(squares) > 0:
+        return True
+    shown = math.sqrt((squares[0] - noise) * (squares[1] - noise))
+    return correlation(one, other) * math.sqrt(squares[0] * squares[1]) > RELATED * shown
 
 
 def correlation(v: Floats, w: Floats) -> float:

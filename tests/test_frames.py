@@ -12,7 +12,7 @@ from scipy import ndimage
 import tensorcell as tc
 from tensorcell import series
 from tensorcell.solvers import LocalOptions, frame_drift, local_tucker
-from tensorcell.solvers.drift import believable, smooth
+from tensorcell.solvers.drift import believable, is_related, smooth
 from tensorcell.solvers.patch_denoising import CHANGE_WIDTH, changes
 from tensorcell.solvers.patch_groups import (
     Geometry,
@@ -221,7 +221,7 @@ def test_recover_gains_from_the_frames_beside_each_other_and_says_so() -> None:
     together = tc.recover(data, axes="TZYX", noise=30.0)
     alone = tc.recover(data, axes="TZYX", noise=30.0, frames=1)
     assert rms(together.volume.data - truth) < 0.9 * rms(alone.volume.data - truth)
-    assert together.notes[0].startswith("6 frames were recovered together")
+    assert together.notes[0].startswith("frames T=0 to T=5 were recovered together")
     assert "moves as a whole by up to 0, 4, 0 voxels" in together.notes[0]
     assert not any("together" in note for note in alone.notes)
     assert 0.8 < np.mean(np.abs(together.volume.data - truth) <= 1.645 * together.uncertainty) < 0.97
@@ -252,8 +252,20 @@ def test_frames_unlike_the_others_are_recovered_by_themselves() -> None:
     found = tc.recover(data, axes="TZYX")
     assert list(found.not_recovered) == ["T=4"]
     assert any(note.startswith("1 of 5 frames were recovered by themselves") and "T=2" in note for note in found.notes)
-    assert found.notes[0].startswith("4 frames were recovered together")
+    assert found.notes[0].startswith("frames T=0 to T=5 were recovered together")
     assert np.isfinite(np.delete(found.volume.data, 4, 0)).all()
+
+
+def test_frames_that_show_something_else_share_nothing() -> None:
+    data = np.concatenate([cells(3)[1], noisy(300 + 100 * np.stack([texture((10, 32, 32), 50)] * 3), 30.0)])
+    found = tc.recover(data, axes="TZYX", noise=30.0)
+    together = [note.partition(";")[0] for note in found.notes[:2]]
+    assert together == [f"frames T={a} to T={b} were recovered together" for a, b in ((0, 2), (3, 5))]
+    assert found.notes[2].startswith("frames that show something else than the ones before begin at T=3")
+    for part in (slice(0, 3), slice(3, 6)):
+        assert np.array_equal(found.volume.data[part], tc.recover(data[part], axes="TZYX", noise=30.0).volume.data)
+    quiet = np.random.default_rng(1).standard_normal((4, 10, 32, 32))
+    assert is_related(quiet[0], quiet[1], np.zeros(3), 1.0)  # nothing is seen, so that nothing differs
 
 
 def test_a_gap_in_one_frame_keeps_the_measured_voxels_of_all() -> None:
@@ -270,7 +282,7 @@ def test_a_long_series_is_recovered_window_by_window(monkeypatch: pytest.MonkeyP
     whole = tc.recover(data, axes="TZYX", noise=30.0).volume.data
     monkeypatch.setattr(series, "WINDOW_VOXELS", 10 * data[0].size)
     cut = tc.recover(data, axes="TZYX", noise=30.0)
-    assert cut.notes[0].startswith("10 frames were recovered together")
+    assert cut.notes[0].startswith("frames T=0 to T=9 were recovered together")
     assert rms(cut.volume.data - truth) < 1.05 * rms(whole - truth)
     assert rms(cut.volume.data - whole) < 0.3 * rms(whole - truth)
     monkeypatch.setattr(series, "WINDOW_VOXELS", 1)

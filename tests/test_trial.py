@@ -24,7 +24,7 @@ SHAPE = (12, 32, 32)
 
 def from_patches(problem: Problem, start: NeighbourEstimate, trial: PatchTrial | None) -> Estimate:
     """The estimate of a single stack."""
-    (found,) = local.from_patches(frames.Frames([problem], [start]), trial)
+    (found,) = local.from_patches(frames.Frames([problem], [start], None), trial)
     return found
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-from tensorcell.methods.frames import started
+from tensorcell.methods.frames import Frames, estimated_in_runs
 from tensorcell.methods.local import METHOD as LOCAL
-from tensorcell.methods.local import from_patches
+from tensorcell.methods.local import from_global_models, from_patches
 from tensorcell.methods.patches import Correct
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import patch_trial
-from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions
 
 
@@ -28,27 +28,27 @@ def better_estimate(problem: Problem, correct: Correct | None) -> Estimate:
 
 def better_estimates(problems: Sequence[Problem], correct: Correct | None = None) -> tuple[list[Estimate], list[str]]:
     """The same for the frames of a series, and notes on all of them."""
-    frames = started(problems)
+    return estimated_in_runs(problems, partial(better_of_run, correct=correct))
+
+
+def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
+    """The same for frames that show the same specimen."""
     if frames.stopped:
-        return [from_global_model(one, start, None) for one, start in zip(problems, frames.starts, strict=True)], []
-    trial = frames.trial()
+        return from_global_models(frames, None)
+    trial, first = frames.trial(), frames.problems[0]
     if trial is None:
-        return from_patches(frames, None, correct), frames.notes
-    first = problems[0]
+        return from_patches(frames, None, correct)
     patches = patch_trial(trial, first.option(LocalOptions), first.fitting.seed)
     if not first.keep:
-        return from_patches(frames, patches, correct), frames.notes
+        return from_patches(frames, patches, correct)
     better = patches.error < trial.error
     note = (
         f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
         f"groups of patches is {first.unit.width(patches.error):.4g}, of the global model "
         f"{first.unit.width(trial.error):.4g}"
     )
-    if better:
-        found = from_patches(frames, patches, correct)
-    else:
-        found = [from_global_model(one, start, trial) for one, start in zip(problems, frames.starts, strict=True)]
-    return [one._replace(notes=(note, *one.notes)) for one in found], frames.notes
+    found = from_patches(frames, patches, correct) if better else from_global_models(frames, trial)
+    return [one._replace(notes=(note, *one.notes)) for one in found]
 
 
 METHOD = replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tensorcell.methods.protocol import Problem
+from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import GlobalTrial, global_trial
 from tensorcell.methods.tucker import global_estimate, was_stopped
 from tensorcell.solvers import NoiseModel, frame_drift
+from tensorcell.solvers.drift import is_related
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 Array = npt.NDArray[Any]
@@ -36,6 +37,8 @@ class Frames:
 
     problems: Sequence[Problem]
     starts: Sequence[NeighbourEstimate]
+    drift: npt.NDArray[np.int64] | None
+    """Where the specimen lies in each frame; None for a single stack."""
 
     @property
     def stopped(self) -> bool:
@@ -67,20 +70,14 @@ class Frames:
         """Whether a frame has gaps that groups of patches are to complete."""
         return any(one.needs_sweeps for one in self.problems)
 
-    @cached_property
-    def drift(self) -> npt.NDArray[np.int64] | None:
-        """Where the specimen lies in each frame; None for a single stack."""
-        if len(self.problems) == 1:
-            return None
-        return frame_drift(np.where(self.inlier, self.values, self.start))
-
     @property
     def notes(self) -> list[str]:
         """What is to be said of the series."""
         if self.drift is None:
             return []
         way = np.ptp(self.drift, axis=0)
-        said = f"{len(self.problems)} frames were recovered together; frames=1 recovers each by itself"
+        first, *_, last = (one.label for one in self.problems)
+        said = f"frames {first} to {last} were recovered together; frames=1 recovers each by itself"
         if way.any():
             z, y, x = way.tolist()
             said += f"; the specimen moves as a whole by up to {z}, {y}, {x} voxels along z, y, x, and was followed"
@@ -97,11 +94,46 @@ class Frames:
         return replace(known[0], noise=self.noise, spread=max(one.spread for one in known), **arrays)
 
 
-def started(problems: Sequence[Problem]) -> Frames:
-    """The global estimates of all frames, whose noise is no larger than what two of them differ by."""
-    if len(problems) > 1:
-        problems = no_noisier_than_changes(problems)
-    return Frames(problems, [global_estimate(one) for one in problems])
+def estimated_in_runs(
+    problems: Sequence[Problem], estimate: Callable[[Frames], list[Estimate]]
+) -> tuple[list[Estimate], list[str]]:
+    """Estimates of all frames, run by run of frames that show the same specimen, and notes on these."""
+    found, notes = [], []
+    runs = started(problems)
+    for run in runs:
+        found += estimate(run)
+        notes += run.notes
+    if len(runs) > 1:
+        firsts = ", ".join(run.problems[0].label for run in runs[1:][:8])
+        notes.append(f"frames that show something else than the ones before begin at {firsts}; they share nothing")
+    return found, notes
+
+
+def started(problems: Sequence[Problem]) -> list[Frames]:
+    """Runs of frames that show the same specimen, with the global estimate of each frame.
+
+    Their noise is no larger than what two of them differ by.
+    """
+    if len(problems) == 1:
+        return [Frames(problems, [global_estimate(one) for one in problems], None)]
+    problems = no_noisier_than_changes(problems)
+    starts = [global_estimate(one) for one in problems]
+    shown = [
+        np.where(one.model.inlier, one.stack.values, start.value) for one, start in zip(problems, starts, strict=True)
+    ]
+    drift = frame_drift(np.stack(shown))
+    cuts = [
+        number
+        for number in range(1, len(shown))
+        if not is_related(
+            shown[number - 1], shown[number], drift[number] - drift[number - 1], problems[number].model.noise.sigma
+        )
+    ]
+    runs = []
+    for first, last in pairwise([0, *cuts, len(shown)]):
+        way = drift[first:last] - drift[first] if last - first > 1 else None
+        runs.append(Frames(problems[first:last], starts[first:last], way))
+    return runs
 
 
 def no_noisier_than_changes(problems: Sequence[Problem]) -> list[Problem]:

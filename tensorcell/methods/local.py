@@ -9,11 +9,11 @@ import numpy as np
 
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.errors import errors_of
-from tensorcell.methods.frames import Frames, separate, started
+from tensorcell.methods.frames import Frames, estimated_in_runs, separate
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
-from tensorcell.methods.trial import PatchTrial, patch_trial
+from tensorcell.methods.trial import GlobalTrial, PatchTrial, patch_trial
 from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
 
@@ -26,13 +26,22 @@ def estimate(problem: Problem) -> Estimate:
 
 def estimates(problems: Sequence[Problem]) -> tuple[list[Estimate], list[str]]:
     """The same for the frames of a series, whose patches are followed from frame to frame, and notes on all of them."""
-    frames = started(problems)
+    return estimated_in_runs(problems, estimates_of_run)
+
+
+def estimates_of_run(frames: Frames) -> list[Estimate]:
+    """The same for frames that show the same specimen."""
     if frames.stopped:
-        return [from_global_model(one, start, None) for one, start in zip(problems, frames.starts, strict=True)], []
-    trial, patches = frames.trial(), None
+        return from_global_models(frames, None)
+    trial, patches, first = frames.trial(), None, frames.problems[0]
     if trial is not None:
-        patches = patch_trial(trial, problems[0].option(LocalOptions), problems[0].fitting.seed)
-    return from_patches(frames, patches), frames.notes
+        patches = patch_trial(trial, first.option(LocalOptions), first.fitting.seed)
+    return from_patches(frames, patches)
+
+
+def from_global_models(frames: Frames, trial: GlobalTrial | None) -> list[Estimate]:
+    """The global estimates of all frames."""
+    return [from_global_model(one, start, trial) for one, start in zip(frames.problems, frames.starts, strict=True)]
 
 
 def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | None = None) -> list[Estimate]:
