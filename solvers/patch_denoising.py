@@ -3,14 +3,15 @@
 The candidates are a first stage (hard threshold), a second one (Wiener's gains) with smaller patches and larger groups,
 a third one with larger patches, the second and third with several strengths, and the data themselves. Their weights
 minimise Stein's estimate of the squared error (:mod:`tensorcell.solvers.stein`), for each class of local contrast
-separately: background is smoothed where structure is left alone.
+separately: background is smoothed where structure is left alone. A function of the intensity corrects the mixture
+(:mod:`tensorcell.solvers.intensity_correction`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from .patch_groups import (
 )
 from .slabs import slabs
 from .spread import robust_sigma
-from .stein import ErrorLaw, Trial, divergence_terms, error_laws, random_direction, sample_blocks
+from .stein import Interpolated, Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
 SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
 """Factors of the noise variance in Wiener's gains: below 1 the estimate keeps more noise and more detail. The first one
@@ -161,6 +162,7 @@ def tried(
             divergences.append(divergence_terms(b, before, after, step))
         columns.append(
             Trial(
+                to_host(y).astype(np.float64),
                 to_host(xp.stack(misfits, axis=0)).astype(np.float64),
                 to_host(xp.stack(divergences, axis=0)).astype(np.float64),
                 to_host(contrast[block][inner][use]),
@@ -170,29 +172,28 @@ def tried(
     return Trial(*(np.concatenate(parts, axis=-1) for parts in zip(*columns, strict=True)))
 
 
-def mixed(
-    completed: Array, found: dict[str, Candidate], contrast: Array, spread: Array, laws: Sequence[ErrorLaw]
-) -> Denoised:
-    """The mixture; weights and error laws are interpolated between the classes, so that no border shows."""
+def mixed(completed: Array, found: dict[str, Candidate], contrast: Array, spread: Array, laws: Laws) -> Denoised:
+    """The mixture, corrected; weights and error laws are interpolated between classes, so that no border shows."""
     xp = namespace_of(completed)
     estimates = {"data": completed, **{name: candidate.value for name, candidate in found.items()}}
     value, error, square = xp.zeros_like(completed), xp.empty_like(completed), 0.0
     shares = dict.fromkeys(estimates, 0.0)
-    classes = np.arange(len(laws))
     for planes in slabs(completed.shape, SLAB_VOXELS):
         part = planes, ...
-        class_of = np.interp(to_host(contrast[part]), [law.contrast for law in laws], classes).astype(np.float32)
+        between = laws.between(to_host(contrast[part]))
 
-        def interpolated(numbers: Sequence[float], class_of: Any = class_of) -> Array:
-            return from_host(np.interp(class_of, classes, numbers).astype(np.float32), completed)
+        def interpolated(numbers: Sequence[float], between: Interpolated = between) -> Array:
+            return from_host(between(numbers).astype(np.float32), completed)
 
         for number, (name, estimate) in enumerate(estimates.items()):
-            share = interpolated([law.weights[number] for law in laws])
+            share = interpolated([law.weights[number] for law in laws.classes])
             shares[name] += scalar(xp.sum(share, dtype=xp.float64))
             value[part] += share * estimate[part]
-        limit = interpolated([law.limit for law in laws])
+        value[part] += from_host(laws.correction(to_host(value[part])).astype(np.float32), completed)
+        limit = interpolated([law.limit for law in laws.classes])
         squared = xp.where(spread[part] < limit, spread[part], limit) ** 2
-        squared = interpolated([law.least for law in laws]) + interpolated([law.slope for law in laws]) * squared
+        least, slope = ([getattr(law, name) for law in laws.classes] for name in ("least", "slope"))
+        squared = interpolated(least) + interpolated(slope) * squared
         square += scalar(xp.sum(squared, dtype=xp.float64))
         error[part] = xp.sqrt(squared)
     size = math.prod(completed.shape)

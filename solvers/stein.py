@@ -30,15 +30,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, namespace_of
+from .intensity_correction import Correction, correction
 
 Floats = npt.NDArray[np.floating[Any]]
+Interpolated = Callable[[Sequence[float]], Floats]
 
 TRIAL_VOXELS = 450_000
 """Voxels on which the divergence is measured; a larger volume is sampled by blocks."""
@@ -113,6 +115,8 @@ def squared_error_terms(misfit: Array, divergence: Array, sigma: float) -> Array
 class Trial(NamedTuple):
     """What is known of ``m`` candidates at ``n`` measured voxels, in float64 on the host."""
 
+    values: Floats
+    """``y``, shape ``(n,)``."""
     misfits: Floats
     """``f_i - y``, shape ``(m, n)``."""
     divergences: Floats
@@ -135,18 +139,45 @@ class ErrorLaw(NamedTuple):
     limit: float
 
 
-def error_laws(trial: Trial, sigma: float) -> list[ErrorLaw]:
-    """Weights and error laws of classes with equal numbers of sampled voxels, in ascending order of contrast."""
+class Laws(NamedTuple):
+    """How candidates are mixed, and how far the mixture is from the truth."""
+
+    classes: list[ErrorLaw]
+    """In ascending order of contrast; numbers in between are interpolated."""
+    correction: Correction
+    """Function of the mixture that is added to it."""
+
+    def between(self, contrasts: Floats) -> Interpolated:
+        """A function that interpolates one number a class at these contrasts."""
+        numbers = np.arange(len(self.classes))
+        place = np.interp(contrasts, [law.contrast for law in self.classes], numbers).astype(np.float32)
+        return lambda values: np.interp(place, numbers, values)
+
+
+def error_laws(trial: Trial, sigma: float) -> Laws:
+    """Weights of classes with equal numbers of sampled voxels, the correction of the mixture, and its error laws."""
     order = np.argsort(trial.contrasts, kind="stable")
-    laws: list[ErrorLaw] = []
-    for part in np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS))):
+    parts = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
+    classes: list[ErrorLaw] = []
+    for part in parts:
         misfits, divergences = trial.misfits[:, part], trial.divergences[:, part]
         weights, _ = simplex_weights(misfits @ misfits.T, sigma**2 * divergences.sum(axis=1))
-        risks = squared_error_terms(weights @ misfits, weights @ divergences, sigma)
-        most = max(sigma**2 * float((weights @ divergences).mean()), 1e-6 * sigma**2)
-        contrast = float(np.median(trial.contrasts[part]))
-        laws.append(ErrorLaw(contrast, weights, *error_law(risks, trial.spreads[part], most)))
-    return laws
+        classes.append(ErrorLaw(float(np.median(trial.contrasts[part])), weights, 0.0, 0.0, 1.0))
+    at = Laws(classes, Correction(np.zeros(1), np.zeros(1))).between(trial.contrasts)
+    misfit, divergence = np.zeros((2, order.size))
+    for number, (misfits, divergences) in enumerate(zip(trial.misfits, trial.divergences, strict=True)):
+        share = at([law.weights[number] for law in classes])
+        misfit += share * misfits
+        divergence += share * divergences
+    estimate = trial.values + misfit
+    added = correction(estimate, misfit, divergence, sigma)
+    misfit, divergence = misfit + added(estimate), divergence * (1 + added.slope(estimate))
+    risks = squared_error_terms(misfit, divergence, sigma)
+    for number, part in enumerate(parts):
+        most = max(sigma**2 * float(divergence[part].mean()), 1e-6 * sigma**2)
+        least, slope, limit = error_law(risks[part], trial.spreads[part], most)
+        classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
+    return Laws(classes, added)
 
 
 def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:
