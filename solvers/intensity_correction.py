@@ -37,6 +37,10 @@ the closer they are, the less is known of the second term."""
 LEAST_VOXELS = 300
 """Fewest voxels between two peaks."""
 
+LEAST_NOISE = 0.8
+"""Nothing is added if the noise at some intensity has a variance of less than this share of what it is taken for: its
+variance is the residual's and twice ``sigma^2 f'``, less the squared error."""
+
 CAUTION = 2.0
 """The correction is shrunk as if its uncertainty were so many times as large."""
 
@@ -61,7 +65,9 @@ class Correction(NamedTuple):
         return np.asarray(self.added @ slopes)
 
 
-def correction(estimate: Floats, misfits: Floats, divergences: Floats, sigma: float) -> Correction:
+def correction(
+    estimate: Floats, misfits: Floats, divergences: Floats, sigma: float, above: float = -math.inf
+) -> Correction:
     """The correction of an estimate.
 
     Parameters
@@ -70,6 +76,8 @@ def correction(estimate: Floats, misfits: Floats, divergences: Floats, sigma: fl
         ``f``, ``f - y`` and terms of ``f'`` at measured voxels, see :class:`tensorcell.solvers.stein.Trial`.
     sigma : float
         Standard deviation of the noise.
+    above : float
+        The noise is Gaussian at higher intensities; nothing is added below.
 
     Examples
     --------
@@ -82,8 +90,15 @@ def correction(estimate: Floats, misfits: Floats, divergences: Floats, sigma: fl
     >>> np.round(found(np.array([1.0, 2.0, 4.0])), 1)
     array([1., 2., 4.])
     """
-    knots = peaks(estimate, sigma)
+    knots = peaks(estimate, sigma, above)
     weights, slopes = hats(estimate, knots)
+    free = slice(1 if knots[0] == above else 0, None)  # the first hat covers all that lies below
+    weights, slopes = weights[free], slopes[free]
+    if not len(weights):
+        return Correction(np.zeros(1), np.zeros(1))
+    squares = (weights @ (misfits**2 + 2 * sigma**2 * divergences)) / weights.sum(axis=1)
+    if squares.min() < LEAST_NOISE * sigma**2:
+        return Correction(np.zeros(1), np.zeros(1))
     terms = -misfits * weights - sigma**2 * divergences * slopes
     gram, right = weights @ weights.T, terms.sum(axis=1)
     found = np.linalg.lstsq(gram, right, rcond=None)[0]
@@ -91,14 +106,16 @@ def correction(estimate: Floats, misfits: Floats, divergences: Floats, sigma: fl
     gain = float(right @ found)
     chance = float(np.trace(np.linalg.lstsq(gram, uncertain, rcond=None)[0]))
     share = max(0.0, 1 - CAUTION * chance / gain) if gain > 0 else 0.0
-    return Correction(knots, share * found)
+    added = np.zeros(len(knots))
+    added[free] = share * found
+    return Correction(knots, added)
 
 
-def peaks(estimate: Floats, sigma: float) -> Floats:
-    """Intensities at which hat functions have their peaks."""
+def peaks(estimate: Floats, sigma: float, above: float) -> Floats:
+    """Intensities at which hat functions have their peaks; the first is ``above`` if that is not below them all."""
     apart = APART * sigma * math.sqrt(max(1.0, APART_VOXELS / estimate.size))
     ordered = np.sort(estimate)
-    first, *others = np.quantile(ordered, KNOTS)
+    first, *others = np.maximum(np.quantile(ordered, KNOTS), above)
     found, counted = [first], np.searchsorted(ordered, first)
     for knot in others:
         count = np.searchsorted(ordered, knot)

@@ -187,6 +187,7 @@ def local_tucker(
     history: tuple[IterationRecord, ...] = (),
     initial_state: LocalState | None = None,
     drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
+    gaussian_above: float = -math.inf,
     seed: int = 0,
 ) -> LocalResult:
     """Complete and denoise a volume by low-rank models of groups of similar patches.
@@ -222,6 +223,9 @@ def local_tucker(
     drift : whole numbers ``(T, 3)``, optional
         Where the specimen lies in each frame, in voxels along z, y and x: see :func:`frame_drift`. A patch is looked
         for two voxels around the place where it would be then, in the frames before and after.
+    gaussian_above : float
+        Intensity above which the noise is Gaussian of that standard deviation, as that of a few photons is not: only
+        above it, denoised intensities are corrected by what Stein's lemma says of them. Default: everywhere.
     seed : int
         Seed of the perturbation that Stein's estimate needs.
 
@@ -274,7 +278,7 @@ def local_tucker(
     )
     status = Status.COMPLETED if ended is Status.MAX_ITERATIONS else ended
     value, spread, error, weights, predicted = final_stage(
-        problem, state, status, sigma if denoise else 0, options, seed, way
+        problem, state, status, sigma if denoise else 0, options, seed, way, gaussian_above - centre
     )
     xp = namespace_of(y)
     dtype = data.dtype if data.dtype in (xp.float32, xp.float64) else xp.float64
@@ -360,14 +364,14 @@ def misfit(problem: Completion, state: LocalState) -> float:
 
 def final_stage(
     problem: Completion, state: LocalState, status: Status, sigma: float, options: LocalOptions, seed: int,
-    drift: Drift,
+    drift: Drift, above: float,
 ) -> tuple[Array, Array, Array | None, dict[str, float], float]:  # fmt: skip
     """What follows the sweeps: value, spread, error, weights, predicted error; no voxel is denoised at ``sigma`` 0."""
     if status is not Status.COMPLETED:
         return state.estimate, state.spread, None, {}, math.nan
     whole = completed(problem, state)
     if sigma > 0:
-        return denoised(whole, problem.mask, sigma, options, seed, drift)
+        return denoised(whole, problem.mask, sigma, options, seed, drift, above)
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
     value, spread = filtered(

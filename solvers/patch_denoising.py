@@ -75,7 +75,13 @@ class Denoised(NamedTuple):
 
 
 def denoised(
-    completed: Array, measured: Array, sigma: float, options: PatchOptions, seed: int, drift: Drift = ()
+    completed: Array,
+    measured: Array,
+    sigma: float,
+    options: PatchOptions,
+    seed: int,
+    drift: Drift = (),
+    above: float = -math.inf,
 ) -> Denoised:
     """The candidates, mixed by the weights that minimise Stein's estimate at measured voxels.
 
@@ -93,12 +99,14 @@ def denoised(
         Seed of the divergence's random directions.
     drift : T times three ints
         Where each frame lies along z, y and x; empty: all at the same place.
+    above : float
+        Intensities above which the noise is Gaussian.
     """
     found = candidates(completed, sigma, options, drift)
     contrast, spread = local_contrast(found["third"].value), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
     trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift)
-    mixture = mixed(completed, found, contrast, spread, error_laws(trial, sigma))
+    mixture = mixed(completed, found, contrast, spread, error_laws(trial, sigma, above))
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
         return mixture
     return with_changes(mixture, completed, measured, sigma, options)

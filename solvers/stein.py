@@ -154,8 +154,11 @@ class Laws(NamedTuple):
         return lambda values: np.interp(place, numbers, values)
 
 
-def error_laws(trial: Trial, sigma: float) -> Laws:
-    """Weights of classes with equal numbers of sampled voxels, the correction of the mixture, and its error laws."""
+def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
+    """Weights of classes with equal numbers of sampled voxels, the correction of the mixture, and its error laws.
+
+    The noise is Gaussian at intensities above ``above``, which bounds the correction.
+    """
     order = np.argsort(trial.contrasts, kind="stable")
     parts = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
     classes: list[ErrorLaw] = []
@@ -170,7 +173,7 @@ def error_laws(trial: Trial, sigma: float) -> Laws:
         misfit += share * misfits
         divergence += share * divergences
     estimate = trial.values + misfit
-    added = correction(estimate, misfit, divergence, sigma)
+    added = correction(estimate, misfit, divergence, sigma, above)
     misfit, divergence = misfit + added(estimate), divergence * (1 + added.slope(estimate))
     risks = squared_error_terms(misfit, divergence, sigma)
     for number, part in enumerate(parts):

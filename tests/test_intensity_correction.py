@@ -1,0 +1,155 @@
+"""What is added to a denoised estimate by its intensity, and the light that smoothing has lost."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tensorcell.methods.patches import covered, denoise_by_patches, lost_light
+from tensorcell.solvers import LocalOptions, NoiseModel, local_tucker, stein
+from tensorcell.solvers.intensity_correction import Correction, correction, hats, peaks
+
+Array = np.ndarray[Any, Any]
+
+
+def rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def shrunk(count: int, share: float, sigma: float, own: float, seed: int = 0) -> tuple[Array, Array, Array, Array]:
+    """Truth, and an estimate ``share v + own n`` of it: the estimate, its misfit and divergences with noise of 1."""
+    rng = np.random.default_rng(seed)
+    truth, noise = rng.gamma(1.0, 4 * sigma, count), sigma * rng.standard_normal(count)
+    estimate = share * truth + own * noise
+    return truth, estimate, estimate - truth - noise, own + 0.3 * rng.standard_normal(count)
+
+
+def test_hats_are_a_partition_of_one_and_their_slopes_are_derivatives() -> None:
+    knots = np.array([-1.0, 0.5, 2.0])
+    at = np.array([-3.0, -1.0, -0.5, 0.25, 0.5001, 1.7, 2.0, 5.0])
+    weights, slopes = hats(at, knots)
+    np.testing.assert_allclose(weights.sum(axis=0), 1)
+    np.testing.assert_allclose(weights[:, [0, -1]], [[1, 0], [0, 0], [0, 1]])
+    inner = np.array([False, False, True, True, True, True, False, False])
+    step = 1e-6
+    expected = (hats(at + step, knots)[0] - weights) / step
+    np.testing.assert_allclose(slopes[:, inner], expected[:, inner], atol=1e-5)
+    assert not slopes[:, [0, -1]].any()
+    weights, slopes = hats(at, np.zeros(1))
+    assert weights.all()
+    assert not slopes.any()
+
+
+def test_the_correction_follows_the_truth_and_not_the_noise_of_the_datum() -> None:
+    """Without the term of Stein's lemma an estimate that follows its noise would be corrected by that noise."""
+    truth, estimate, misfit, divergence = shrunk(200_000, 1.0, 1.0, 0.4)
+    found = correction(estimate, misfit, divergence, 1.0)
+    values = estimate + found(estimate)
+    # The mean of the truth at an estimate, from the truth itself: nothing knows better.
+    order = np.argsort(estimate)
+    best = ndimage.uniform_filter1d(truth[order], 2001)
+    most = order[2000:-4000]
+    assert rms(values[most] - best[2000:-4000]) < 0.15
+    assert rms(values - truth) < rms(estimate - truth)
+    truth, estimate, misfit, divergence = shrunk(200_000, 1.0, 1.0, 0.1)
+    right, wrong = (correction(estimate, misfit, terms, 1.0) for terms in (divergence, 0 * divergence))
+    assert rms(estimate + right(estimate) - truth) <= rms(estimate - truth)
+    assert rms(estimate + wrong(estimate) - truth) > 1.05 * rms(estimate - truth)
+
+
+def test_the_correction_has_the_unit_of_the_data() -> None:
+    _, estimate, misfit, divergence = shrunk(50_000, 0.8, 1.0, 0.1)
+    one, other = correction(estimate, misfit, divergence, 1.0), correction(7 * estimate, 7 * misfit, divergence, 7.0)
+    np.testing.assert_allclose(other.intensities, 7 * one.intensities, rtol=1e-9)
+    np.testing.assert_allclose(other.added, 7 * one.added, rtol=1e-6, atol=1e-9)
+    assert one.added.any()
+
+
+@pytest.mark.parametrize("count", [60, 1000, 20_000])
+def test_a_right_estimate_is_left_as_it_is_and_few_voxels_tell_nothing(count: int) -> None:
+    changes = []
+    for seed in range(20):
+        truth, estimate, misfit, divergence = shrunk(count, 1.0, 1.0, 0.02, seed)
+        found = correction(estimate, misfit, divergence, 1.0)
+        changes.append(rms(estimate + found(estimate) - truth) ** 2 - rms(estimate - truth) ** 2)
+    assert np.mean(changes) < 6 / count  # the variance of the mean of so many data is 1 / count
+
+
+def test_noise_that_is_not_what_it_is_taken_for_forbids_a_correction() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.gamma(1.0, 4.0, 100_000)
+    noise = np.sqrt(0.2 + 0.2 * truth) * rng.standard_normal(truth.size)  # a variance of 1 in the mean
+    estimate = 0.7 * truth
+    found = correction(estimate, estimate - truth - noise, np.zeros(truth.size), 1.0)
+    assert not found.added.any()
+    noise = rng.standard_normal(truth.size)
+    assert correction(estimate, estimate - truth - noise, np.zeros(truth.size), 1.0).added.any()
+
+
+def test_nothing_is_added_below_the_intensity_from_which_the_noise_is_gaussian() -> None:
+    _, estimate, misfit, divergence = shrunk(100_000, 0.7, 1.0, 0.1)
+    found = correction(estimate, misfit, divergence, 1.0, above=3.0)
+    assert found.intensities[0] == 3.0
+    assert not found(np.array([-1.0, 2.0, 3.0])).any()
+    assert found(np.array([9.0]))[0] > 1
+    assert found.slope(np.array([2.0, 5.0]))[0] == 0
+    assert not correction(estimate, misfit, divergence, 1.0, above=1e9).added.any()
+    free = correction(estimate, misfit, divergence, 1.0)
+    low = correction(estimate, misfit, divergence, 1.0, above=-50.0)
+    np.testing.assert_array_equal(low.added, free.added)
+
+
+def test_peaks_are_apart() -> None:
+    values = np.random.default_rng(0).standard_normal(60_000)
+    found = peaks(values, 2.0, -math.inf)
+    assert np.all(np.diff(found) >= 0.5)
+    assert len(found) > 4
+    assert len(peaks(np.zeros(50), 0.0, -math.inf)) == 1
+
+
+def test_denoising_a_sparse_stack_gains_from_it_and_tells_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, sigma = np.random.default_rng(0), 0.1
+    spots = np.zeros((20, 48, 48))
+    spots[tuple(rng.integers(0, side, 60) for side in spots.shape)] = 1
+    truth = 60 * ndimage.gaussian_filter(spots, 1.8)
+    truth = np.minimum(truth, 1.0)
+    with_it, without = [], []
+    for seed in range(3):
+        noisy = truth + sigma * np.random.default_rng(seed).standard_normal(truth.shape)
+        found = local_tucker(noisy, noise=sigma)
+        with_it.append(rms(found.value - truth))
+        assert found.predicted == pytest.approx(with_it[-1], rel=0.15)
+        with monkeypatch.context() as patch:
+            patch.setattr(stein, "correction", lambda *_: Correction(np.zeros(1), np.zeros(1)))
+            without.append(rms(local_tucker(noisy, noise=sigma).value - truth))
+    assert np.mean(with_it) < 0.97 * np.mean(without)
+
+
+def test_light_that_was_lost_comes_back_and_hardly_any_noise() -> None:
+    rng = np.random.default_rng(0)
+    lost = 3 + np.linspace(0, 1, 40)[:, None] * np.ones((30, 40, 40))
+    noise = rng.standard_normal(lost.shape)
+    measured = rng.random(lost.shape) < 0.5
+    found = lost_light(np.where(measured, lost + 10 * noise, 1e9), measured)
+    assert np.abs(found - lost).max() < 0.8
+    assert rms(lost_light(noise, np.ones_like(measured))) < 0.02
+    one = lost_light(noise[:1], np.ones_like(measured[:1]))  # a small plane has one mean
+    np.testing.assert_allclose(one, noise[:1].mean())
+    assert covered((1, 20, 20), math.inf) == 400
+
+
+@pytest.mark.parametrize("gain", [1.0, 30.0])
+def test_denoising_shot_noise_keeps_the_light(gain: float) -> None:
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.standard_normal((16, 48, 48)), 1.5)
+    photons = 2 + 12 * np.maximum(blobs / blobs.std(), 0)
+    data = gain * rng.poisson(photons)
+    noise = NoiseModel(gain=gain, offset=0.0, sigma=gain * math.sqrt(photons.mean()))
+    value = denoise_by_patches(data, np.ones(data.shape, bool), noise, LocalOptions(), 0).value
+    assert abs(value.mean() / data.mean() - 1) < 5e-4
+    half = value[:, :, :24].mean() / data[:, :, :24].mean()
+    assert abs(half - 1) < 5e-3
