@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -68,9 +68,11 @@ class LocalOptions:
     Attributes
     ----------
     patch : int or three ints
-        Sides of a patch; they are cut to the volume's sides.
+        Sides of a patch; they are cut to the volume's sides. In a single plane, where patches have fewer voxels, one
+        number means two more along y and x.
     reach : int or three ints
-        Similar patches are looked for at most this far away along each axis.
+        Similar patches are looked for at most this far away along each axis; in a single plane, one number means twice
+        as far.
     group : int
         Patches in a group, a power of two.
     step : int
@@ -110,6 +112,12 @@ class LocalOptions:
         for name, least in (("step", 1), ("sweeps", 1), ("frames", 0)):
             object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
         object.__setattr__(self, "group", power_of_two(self.group, "group"))
+
+    def for_shape(self, shape: Sequence[int]) -> LocalOptions:
+        """The options themselves; for a single plane, larger patches from further away, where numbers were given."""
+        if len(shape) < 3 or shape[-3] > 1 or not (isinstance(self.patch, int) and isinstance(self.reach, int)):
+            return self
+        return replace(self, patch=(1, self.patch + 2, self.patch + 2), reach=(0, 2 * self.reach, 2 * self.reach))
 
     @property
     def sides(self) -> tuple[int, int, int]:
@@ -261,7 +269,7 @@ def local_tucker(
     >>> bool(error.std() < 0.05)
     True
     """
-    options = LocalOptions() if options is None else options
+    options = (LocalOptions() if options is None else options).for_shape(data.shape)
     y, mask, centre = checked(data, mask, noise)
     sigma = float(noise)
     way = checked_drift(drift, y.shape)

@@ -84,7 +84,7 @@ def completion(
     elif count < math.prod(y.shape) and max(sigma, math.sqrt(squares / count)) > ROUNDING * norm / math.sqrt(count):
         steps = default_levels(math.sqrt(squares / count), sigma, sweeps)
     geometry = fitted(options, y.shape, drift)
-    coarser = geometry._replace(step=min(geometry.step + 1, *geometry.patch))  # the second stage makes up for it
+    coarser = geometry._replace(step=geometry.step + 1)  # the second stage makes up for it
     return Completion(y, mask, norm, steps, robust, coarser)
 
 

@@ -107,7 +107,7 @@ def fitted(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> Ge
     z, y, x = (min(r, size - p) for r, size, p in zip(three(options.reach), sides, patch, strict=True))
     frames = 1 << int(math.log2(min(options.frames, frames)))
     group = min(max(1, options.group // frames), 1 << int(math.log2(math.prod(r + 1 for r in (z, y, x)))))
-    return Geometry(patch, (z, y, x), group, min(options.step, *patch), frames, drift)
+    return Geometry(patch, (z, y, x), group, options.step, frames, drift)
 
 
 def in_frames(shape: Sequence[int]) -> tuple[int, int, int, int]:
@@ -156,8 +156,8 @@ def grid_of(places: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
 
 
 def corners_along(size: int, patch: int, step: int) -> npt.NDArray[np.int64]:
-    """Reference corners along one axis: every step-th, and the last one that fits."""
-    corners = np.arange(0, size - patch + 1, step)
+    """Reference corners along one axis: every step-th, no patch leaving out a voxel, and the last one that fits."""
+    corners = np.arange(0, size - patch + 1, min(step, patch))
     return corners if corners[-1] == size - patch else np.append(corners, size - patch)
 
 

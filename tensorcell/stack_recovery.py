@@ -30,6 +30,10 @@ from tensorcell.volume import Stack
 
 Array = npt.NDArray[Any]
 
+UNEVEN = 0.08
+"""A note offers denoised planes where the noise is larger than this share of the spread of the intensities: texture
+that is taken for noise is up to some 5 % of it."""
+
 SHARED = 0.2
 """A note warns where the estimated correlation of the noise of neighbouring voxels is larger than this; gaps and
 outliers alone can cause smaller estimates."""
@@ -120,7 +124,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
         filled = fill_gaps(Gaps(problem, estimate, grid, planes), request.method)
-        gap_notes += [planes_note(grid, planes), *filled.notes]
+        gap_notes += [planes_note(grid, planes), *unevenness(problem), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
         filled = insert_lines(filled, problem, given, positions, lines)
@@ -378,6 +382,18 @@ def correlation_notes(noise: NoiseModel) -> tuple[str, ...]:
     if not noise.correlated or not np.nanmax(noise.correlation) > SHARED:
         return ()
     return (f"{noise.sentence} Noise that neighbouring voxels share looks like structure and is not removed.",)
+
+
+def unevenness(problem: Problem) -> tuple[str, ...]:
+    """A line where measured planes keep noise that the planes between them do not have."""
+    level = problem.unit.width(problem.model.noise.sigma)
+    spread = problem.unit.width(float(np.std(problem.stack.values[problem.model.inlier], dtype=np.float64)))
+    if not problem.keep or level < UNEVEN * spread:
+        return ()
+    return (
+        f"measured planes keep their noise of {level:.3g}, which shows as stripes beside the smooth planes between "
+        "them; keep_measured=False denoises them, too",
+    )
 
 
 def planes_note(grid: Array, planes: int) -> str:

@@ -191,3 +191,21 @@ def test_samples_of_all_are_as_many_as_every_stack_has() -> None:
     assert len(one) == 3
     np.testing.assert_array_equal(one[2, 1], out[1])  # a stack without samples is the result in each
     assert samples_of_all([((0,), None), ((1,), None)], out, "CZYX") is None
+
+
+def test_noisy_measured_planes_among_smooth_ones_are_told_and_can_be_denoised() -> None:
+    cells = tc.datasets.simulate_cells((21, 40, 40), cells=6, seed=3)
+    truth = np.asarray(cells.truth, np.float64)
+    noise = 0.3 * truth.std() * np.random.default_rng(0).standard_normal(truth[::4].shape)
+    kept = tc.recover(truth[::4] + noise, axial_factor=4)
+    assert sum("keep_measured=False denoises them" in note for note in kept.notes) == 1
+    even = tc.recover(truth[::4] + noise, axial_factor=4, keep_measured=False)
+    assert not any("keep_measured=False" in note for note in even.notes)
+    rough = [
+        np.abs(np.diff(result.volume.data, n=2, axis=2)).mean(axis=(1, 2)) for result in (kept, even)
+    ]  # fine structure of each plane
+    assert rough[0][::4].mean() > 2 * rough[1][::4].mean()
+    between = np.delete(rough[1], np.arange(0, 21, 4))
+    assert 0.8 < rough[1][::4].mean() / between.mean() < 1.25
+    clean = tc.recover(truth[::4], axial_factor=4)
+    assert not any("keep_measured" in note for note in clean.notes)

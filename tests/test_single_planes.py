@@ -13,6 +13,8 @@ from tensorcell import cli, diagnose, plan, read, recover, write
 from tensorcell.datasets import simulate_cells
 from tensorcell.errors import InputError
 from tensorcell.pages.pictures import Picture, row_heights
+from tensorcell.solvers import LocalOptions
+from tensorcell.solvers.patch_groups import corners_of, fitted, in_frames
 from tensorcell.volume import Volume, stacks
 
 TRUTH = simulate_cells((9, 48, 56), cells=9, seed=3).truth[4].astype(np.float32)
@@ -123,3 +125,20 @@ def test_the_command_recovers_an_image_and_draws_it(tmp_path: Path, monkeypatch:
 def test_pictures_of_an_image_have_no_slices_across_it() -> None:
     heights = [row_heights(Picture([], 0, 0, shape, None, (0, 1))) for shape in ((1, 48, 56), (2, 48, 56))]
     assert [len(each) for each in heights] == [1, 2]
+
+
+def test_patches_of_single_planes_are_larger_where_one_number_was_given() -> None:
+    options = LocalOptions(patch=4, reach=3)
+    plane = options.for_shape((1, 30, 30))
+    assert (plane.patch, plane.reach) == ((1, 6, 6), (0, 6, 6))
+    assert options.for_shape((5, 1, 30, 30)) == plane
+    assert options.for_shape((2, 30, 30)) is options
+    assert LocalOptions(patch=(1, 4, 4)).for_shape((1, 30, 30)).patch == (1, 4, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 44), (3, 1, 40, 44), (2, 3, 40, 44)])
+def test_reference_patches_lie_a_step_apart_in_thin_stacks_too(shape: tuple[int, ...]) -> None:
+    geometry = fitted(LocalOptions(step=3).for_shape(shape), shape)
+    z, y, x = corners_of(in_frames(shape), geometry)[1:]
+    assert len(z) == shape[-3] - geometry.patch[0] + 1
+    assert set(np.diff(y)[:-1]) == set(np.diff(x)[:-1]) == {3}
