@@ -23,6 +23,9 @@ symbol      meaning                                                             
 Stage one: ``C <- C [|C| > 2.9 sigma]``. Stage two, with a pilot group of core ``P`` in the pilot's factors:
 ``C <- C P^2 / (P^2 + c sigma^2)``.
 
+In a series of frames, each patch of a group is followed from frame to frame, and the Haar transform runs over time
+first: what stays is averaged, what changes stays apart.
+
 Missing voxels are completed by sweeps: sweep j filters ``T`` at level ``s_j`` and puts the result where no voxel was
 measured. Measured voxels further than ``4.5 s_j`` from the estimate count as missing in the next sweep, and
 ``E = Y - F`` there: a soft threshold would leave its own height of the outlier in the group, whose factors follow it.
@@ -80,8 +83,8 @@ class LocalOptions:
     sweeps : int
         Sweeps that complete missing voxels.
     frames : int
-        In a time series, similar patches are looked for in so many frames before and after, too; 0: each frame is by
-        itself.
+        In a time series, each patch of a group is followed over so many frames (rounded down to a power of two), and
+        ``group`` counts it in all of them; twice as many in the second stage of denoising. 1: each frame is by itself.
 
     Raises
     ------
@@ -103,14 +106,14 @@ class LocalOptions:
     sweeps: int = field(default=6, metadata={"help": "Number of sweeps that complete missing voxels."})
     frames: int = field(
         default=4,
-        metadata={"help": "Frames before and after within which similar patches are looked for, in a time series."},
+        metadata={"help": "Frames over which patches of a time series are followed; 1: each frame is by itself."},
     )
 
     def __post_init__(self) -> None:
         for name, least in (("patch", 1), ("reach", 0)):
             object.__setattr__(self, name, one_or_three(getattr(self, name), name, least))
-        for name, least in (("step", 1), ("sweeps", 1), ("frames", 0)):
-            object.__setattr__(self, name, whole_number(getattr(self, name), name, least))
+        for name in ("step", "sweeps", "frames"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, 1))
         object.__setattr__(self, "group", power_of_two(self.group, "group"))
 
     def for_shape(self, shape: Sequence[int]) -> LocalOptions:

@@ -92,6 +92,18 @@ def test_with_one_frame_a_pass_a_series_is_its_frames() -> None:
         assert np.array_equal(spread[number], its_spread)
 
 
+def test_frames_are_at_least_one_and_need_be_no_power_of_two() -> None:
+    with pytest.raises(ValueError, match="frames"):
+        LocalOptions(frames=0)
+    data = noisy(still(5), 0.3)
+    assert fitted(LocalOptions(frames=7), data.shape).frames == 4
+    assert fitted(LocalOptions(frames=3, group=16), data.shape)[2:5:2] == (8, 2)
+    assert np.array_equal(
+        local_tucker(data, noise=0.3, options=LocalOptions(frames=3)).value,
+        local_tucker(data, noise=0.3, options=LocalOptions(frames=2)).value,
+    )
+
+
 def test_one_frame_is_a_volume() -> None:
     data = noisy(still(1), 0.3)
     one, volume = local_tucker(data, noise=0.3), local_tucker(data[0], noise=0.3)
