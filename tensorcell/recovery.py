@@ -192,14 +192,14 @@ def notes_on_planes(volume: Volume) -> list[str]:
     """A line where planes that may be a stack are recovered one by one.
 
     >>> notes_on_planes(Volume(np.zeros((9, 8, 8)), "TYX"))
-    ["axes TYX have no depth, so that each plane is recovered by itself; if T is depth, pass axes='ZYX'"]
+    ["axes TYX have no depth, so that planes are not taken for neighbours; if T is depth, pass axes='ZYX'"]
     """
     sizes = zip(volume.axes, volume.shape, strict=True)
     series = [letter for letter, size in sizes if letter not in "CYX" and size > 1]
     if "Z" in volume.axes or not series:
         return []
     return [
-        f"axes {volume.axes} have no depth, so that each plane is recovered by itself; if {series[0]} is depth, pass "
+        f"axes {volume.axes} have no depth, so that planes are not taken for neighbours; if {series[0]} is depth, pass "
         f"axes={volume.axes.replace(series[0], 'Z')!r}"
     ]
 
