@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import LocalOptions
+from tensorcell.solvers.units import Unit
 from tensorcell.stack_recovery import Posed, Request, StackResult, finished, posed_stack
 from tensorcell.volume import Stack
 
@@ -68,25 +69,34 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
     together = request.method.together is not None and len(frames) > 1 and request.options[LocalOptions].frames > 1
     whole = not together or all(is_complete(frame) for frame in frames)
     brightness: list[float] = []
+    unit: Unit | None = None
     size = frames[0].data.size * (request.axial_factor if together else 1)
+    if together and 2 * size > WINDOW_VOXELS:
+        notes.append(f"each frame was recovered by itself, since at most {WINDOW_VOXELS} voxels are computed together")
     for window, inner in windows(len(frames), WINDOW_VOXELS // size if together else 1):
         posed: list[Posed | InputError] = []
         for frame in frames[window]:
             try:
-                posed.append(posed_stack(frame, request, complete=whole if together else None))
+                one = posed_stack(frame, request, complete=whole if together else None, like=unit)
             except InputError as error:
                 posed.append(error)
+                continue
+            unit = unit or (one.unit if together else None)
+            posed.append(one)
         estimates = estimated(posed, request, notes) if together else {}
-        for number, (frame, one) in enumerate(zip(frames[window], posed, strict=True)):
+        for number, (frame, each) in enumerate(zip(frames[window], posed, strict=True)):
             if not inner.start <= number < inner.stop:
                 continue
-            if isinstance(one, Posed):
-                brightness.append(one.brightness)
+            found: StackResult | InputError
+            if isinstance(each, InputError):
+                found = each
+            else:
+                brightness.append(each.brightness)
                 try:
-                    found = finished(one, request, estimates.get(number))
+                    found = finished(each, request, estimates.get(number))
                 except InputError as error:
-                    one = error
-            yield frame, one if isinstance(one, InputError) else found
+                    found = error
+            yield frame, found
     if together:
         notes += notes_on_brightness(brightness)
 

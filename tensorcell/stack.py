@@ -70,11 +70,11 @@ class GivenStack:
         return self.lowest == self.highest
 
 
-def given_stack(data: Array, mask: Bools | None, *, shift: bool = True) -> GivenStack:
+def given_stack(data: Array, mask: Bools | None, *, shift: bool = True, like: Unit | None = None) -> GivenStack:
     """Check a stack and convert it to floats in the unit of computations.
 
     A voxel is measured where the mask is True and the value is not NaN. With ``shift=False`` the unit has the zero of
-    the data, however large its offset is.
+    the data, however large its offset is. ``like`` is the unit of another frame; it is taken if its scale is the same.
 
     Raises
     ------
@@ -93,6 +93,8 @@ def given_stack(data: Array, mask: Bools | None, *, shift: bool = True) -> Given
         raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
     lowest, highest = ends(data, seen)
     unit = unit_of(data, seen, lowest, highest, shift=shift)
+    if like is not None and like.scale == unit.scale:
+        unit = like
     values = standardised(data, seen, unit, float_type(data.dtype))
     start = type(lowest)(unit.offset)
     low, high = (math.ldexp(float(end - start), -exponent_in(unit)) for end in (lowest, highest))

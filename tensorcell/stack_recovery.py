@@ -87,6 +87,11 @@ class Posed(NamedTuple):
     """None where all measured voxels have one value."""
 
     @property
+    def unit(self) -> Unit | None:
+        """The unit of the problem, if there is one."""
+        return None if self.problem is None else self.whole.unit
+
+    @property
     def brightness(self) -> float:
         """Mean of the measured voxels, in the unit given."""
         whole = self.whole
@@ -98,9 +103,12 @@ def recover_stack(stack: Stack, request: Request) -> StackResult:
     return finished(posed_stack(stack, request), request)
 
 
-def posed_stack(stack: Stack, request: Request, *, complete: bool | None = None) -> Posed:
-    """Check a stack and pose its problem; ``complete`` is whether all of the series was measured, if it is in one."""
-    whole, lines = checked_stack(stack)
+def posed_stack(stack: Stack, request: Request, *, complete: bool | None = None, like: Unit | None = None) -> Posed:
+    """Check a stack and pose its problem.
+
+    For the frame of a series, ``complete`` is whether all of it was measured, and ``like`` the unit of another frame.
+    """
+    whole, lines = checked_stack(stack, like)
     check_arguments(whole, lines, request)
     given = lines.part_of(whole)
     if whole.constant:
@@ -155,7 +163,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     )  # fmt: skip
 
 
-def checked_stack(stack: Stack) -> tuple[GivenStack, MeasuredLines]:
+def checked_stack(stack: Stack, like: Unit | None = None) -> tuple[GivenStack, MeasuredLines]:
     """The stack as floats, and which rows and columns hold measured voxels.
 
     Raises
@@ -163,7 +171,7 @@ def checked_stack(stack: Stack) -> tuple[GivenStack, MeasuredLines]:
     InputError
         If the stack cannot be recovered, whatever the arguments are.
     """
-    given = given_stack(stack.data, stack.mask)
+    given = given_stack(stack.data, stack.mask, like=like)
     if given.constant:
         return given, MeasuredLines(*(np.ones(size, bool) for size in given.mask.shape[1:]))
     lines = measured_lines(given)

@@ -280,6 +280,14 @@ def test_frames_that_show_something_else_share_nothing() -> None:
     assert is_related(quiet[0], quiet[1], np.zeros(3), 1.0)  # nothing is seen, so that nothing differs
 
 
+def test_frames_on_a_large_offset_are_alike() -> None:
+    _, data = cells(4)
+    plain = tc.recover(data.astype(np.float64), axes="TZYX", noise=30.0)
+    shifted = tc.recover(data + 2.0**20, axes="TZYX", noise=30.0)
+    assert shifted.notes[0] == plain.notes[0]
+    assert rms(shifted.volume.data - 2.0**20 - plain.volume.data) < 0.1
+
+
 def test_a_gap_in_one_frame_keeps_the_measured_voxels_of_all() -> None:
     _, data = cells(3)
     data[1, 3, 5, 5] = np.nan
@@ -299,6 +307,7 @@ def test_a_long_series_is_recovered_window_by_window(monkeypatch: pytest.MonkeyP
     assert rms(cut.volume.data - whole) < 0.3 * rms(whole - truth)
     monkeypatch.setattr(series, "WINDOW_VOXELS", 1)
     alone = tc.recover(data[:3], axes="TZYX", noise=30.0)
+    assert alone.notes[0].startswith("each frame was recovered by itself, since at most 1 voxels")
     assert np.array_equal(alone.volume.data, tc.recover(data[:3], axes="TZYX", noise=30.0, frames=1).volume.data)
 
 
