@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.errors import InputError
+from tensorcell.lacking_planes import with_planes_of_others
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import LocalOptions
 from tensorcell.solvers.units import Unit
@@ -84,7 +85,8 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
             unit = unit or (one.unit if together else None)
             posed.append(one)
         estimates = estimated(posed, request, notes) if together else {}
-        for number, (frame, each) in enumerate(zip(frames[window], posed, strict=True)):
+        results: list[StackResult | InputError] = []
+        for number, each in enumerate(posed):
             if not inner.start <= number < inner.stop:
                 continue
             found: StackResult | InputError
@@ -96,9 +98,23 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
                     found = finished(each, request, estimates.get(number))
                 except InputError as error:
                     found = error
-            yield frame, found
+            if not together:
+                yield frames[window][number], found
+            results.append(found)
+        if together:
+            yield from zip(frames[window][inner], completed_by_others(results, notes), strict=True)
     if together:
         notes += notes_on_brightness(brightness)
+
+
+def completed_by_others(
+    results: Sequence[StackResult | InputError], notes: list[str]
+) -> list[StackResult | InputError]:
+    """The results of successive frames, with planes that one lacks from the frames beside it, too."""
+    found, filled = with_planes_of_others([one if isinstance(one, StackResult) else None for one in results])
+    if filled:
+        notes.append(f"{filled} planes that a frame lacks follow from the same planes of the frames beside it, too")
+    return [one if better is None else better for one, better in zip(results, found, strict=True)]
 
 
 def is_complete(stack: Stack) -> bool:

@@ -280,6 +280,36 @@ def test_frames_that_show_something_else_share_nothing() -> None:
     assert is_related(quiet[0], quiet[1], np.zeros(3), 1.0)  # nothing is seen, so that nothing differs
 
 
+def test_a_plane_that_one_frame_lacks_comes_from_the_frames_beside_it() -> None:
+    truth = np.stack([300 + 100 * texture((10, 32, 32), 7, 0.8)] * 5)
+    truth[:, :, 8:16, 8:16] += 200 * np.random.default_rng(0).standard_normal((5, 1, 1, 1))  # this part changes
+    data = truth.copy()
+    data[2, 4] = np.nan
+    data[0, 6] = np.nan
+    together, alone = (tc.recover(data, axes="TZYX", frames=n) for n in (4, 1))
+    assert any(note.startswith("2 planes that a frame lacks follow") for note in together.notes)
+    for where in ((2, 4), (0, 6)):
+        off, off_alone = (rms(one.volume.data[where] - truth[where]) for one in (together, alone))
+        assert off < 0.6 * off_alone
+        assert rms(together.uncertainty[where]) < rms(alone.uncertainty[where])
+    still = np.ones((32, 32), bool)
+    still[5:19, 5:19] = False
+    assert rms((together.volume.data - truth)[2, 4][still]) < 0.1 * rms((alone.volume.data - truth)[2, 4][still])
+    assert together.uncertainty[2, 4, 12, 12] > 5 * np.median(together.uncertainty[2, 4][still])
+    kept = together.measured
+    assert np.array_equal(together.volume.data[kept], data[kept])
+
+
+def test_frames_that_differ_in_all_planes_and_lost_frames_lend_nothing() -> None:
+    _, data = cells(4)
+    data[1, 3] = np.nan
+    data[[0, 2]] += np.random.default_rng(3).normal(0, 400, data[[0, 2]].shape).astype(np.float32)
+    data[3] = np.nan
+    one, alone = tc.recover(data, axes="TZYX"), tc.recover(data, axes="TZYX", frames=1)
+    lacking, by_itself = one.volume.data[1, 3], alone.volume.data[1, 3]
+    assert rms(lacking - by_itself) < 0.3 * rms(by_itself - by_itself.mean())
+
+
 def test_frames_on_a_large_offset_are_alike() -> None:
     _, data = cells(4)
     plain = tc.recover(data.astype(np.float64), axes="TZYX", noise=30.0)
