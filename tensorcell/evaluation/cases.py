@@ -160,7 +160,8 @@ def degrade_series(
     """Noisy planes of a specimen that drifts and deforms; the frame in the middle is judged.
 
     Per frame it drifts by `step` voxels along y, half of that along x, and each part of it moves by a smooth random way
-    of standard deviation ``step / 2``, half of that along z.
+    of standard deviation ``step / 2``, half of that along z. Cubic splines move it: linear ones would smooth the other
+    frames, so that they lacked what the judged one shows.
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -172,7 +173,7 @@ def degrade_series(
     middle = frames // 2
     seen = np.empty((frames, len(range(0, len(truth), factor)), *truth.shape[1:]), np.float32)
     for number, frame in enumerate(seen):
-        moved = truth if number == middle else map_coordinates(truth, places + (number - middle) * ways, order=1)
+        moved = truth if number == middle else map_coordinates(truth, places + (number - middle) * ways, order=3)
         frame[...] = moved[::factor] + sigma * rng.standard_normal(frame.shape)
     measured = np.zeros(truth.shape, bool)
     measured[::factor] = True
