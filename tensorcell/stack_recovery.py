@@ -132,7 +132,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
         filled = fill_gaps(Gaps(problem, estimate, grid, planes), request.method)
-        gap_notes += [planes_note(grid, planes), *unevenness(problem), *filled.notes]
+        gap_notes += [*unevenness(problem), planes_note(grid, planes), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
         filled = insert_lines(filled, problem, given, positions, lines)

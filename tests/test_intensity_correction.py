@@ -130,16 +130,22 @@ def test_denoising_a_sparse_stack_gains_from_it_and_tells_its_error(monkeypatch:
     assert np.mean(with_it) < 0.97 * np.mean(without)
 
 
-def test_light_that_was_lost_comes_back_and_hardly_any_noise() -> None:
+def test_light_that_was_lost_comes_back_where_there_is_light_and_hardly_any_noise() -> None:
     rng = np.random.default_rng(0)
-    lost = 3 + np.linspace(0, 1, 40)[:, None] * np.ones((30, 40, 40))
-    noise = rng.standard_normal(lost.shape)
-    measured = rng.random(lost.shape) < 0.5
-    found = lost_light(np.where(measured, lost + 10 * noise, 1e9), measured)
-    assert np.abs(found - lost).max() < 0.8
-    assert rms(lost_light(noise, np.ones_like(measured))) < 0.02
-    one = lost_light(noise[:1], np.ones_like(measured[:1]))  # a small plane has one mean
-    np.testing.assert_allclose(one, noise[:1].mean())
+    photons = rng.gamma(2.0, 10.0, (30, 40, 40))
+    photons[:, :, 30:] = 0
+    share = 0.1 + 0.05 * np.linspace(0, 1, 40)[:, None]
+    noise = rng.standard_normal(photons.shape)
+    measured = rng.random(photons.shape) < 0.5
+    found = lost_light(np.where(measured, share * photons + noise, 1e9), photons, measured)
+    bright = photons > 20
+    assert np.abs(found / np.maximum(photons, 1) - share)[bright].max() < 0.04
+    assert not found[:, :, 30:].any()
+    everywhere = np.ones_like(measured)
+    assert rms(lost_light(noise, photons, everywhere)) < 0.03
+    small, light = noise[:1], photons[:1]  # a small plane has one share
+    np.testing.assert_allclose(lost_light(small, light, everywhere[:1]), small.sum() / light.sum() * light)
+    assert not lost_light(noise, np.zeros_like(noise), everywhere).any()
     assert covered((1, 20, 20), math.inf) == 400
 
 

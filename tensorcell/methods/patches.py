@@ -23,7 +23,7 @@ MEAN_OF = 20_000
 """Voxels from which the mean of a residual is taken: its noise is then far below any error of an estimate."""
 
 LEAST_SHARE = 0.01
-"""Where fewer voxels around were measured, less of the mean is added."""
+"""Nothing is added where there is less light around than this share of the largest."""
 
 Restore = Callable[[Array], LocalResult]
 
@@ -140,37 +140,38 @@ def denoise_by_patches(
         value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
     error = destabilised_error(value, error, noise)
     value = destabilised(value, noise)
-    light = lost_light(whole - value, measured) if noise.gain > 0 else 0.0
+    light = np.zeros(1)
+    if noise.gain > 0:
+        light = lost_light(whole - value, np.maximum(noise.gain * value + noise.offset, 0) / noise.gain, measured)
     value = value + light
     if samples is not None:
         samples = np.stack([destabilised(one, noise) + light for one in samples])
     return Denoised(value.astype(whole.dtype), error, found.weights, notes, samples)
 
 
-def lost_light(residual: Array, measured: Bools) -> Array:
-    """The mean of the residual around each voxel, far enough that hardly any noise is left in it.
+def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
+    """What the estimate lacks of the measured light around each voxel, shared out in proportion to its own light.
 
     A mean of stabilised values is not the stabilised mean: where structure is smoothed, light is lost, or won where the
-    law of the noise is not quite right. The measurement has the right amount.
+    law of the noise is not quite right. The measurement has the right amount, as far around as hardly any noise is left
+    in its mean. A dark background stays dark.
 
     Parameters
     ----------
-    residual, measured : arrays ``(Z, Y, X)`` or ``(T, Z, Y, X)``
-        Measurement less estimate, and where it was measured.
+    residual, photons, measured : arrays ``(Z, Y, X)`` or ``(T, Z, Y, X)``
+        Measurement less estimate, the estimated light (at least 0, in any unit), and where it was measured.
     """
     from scipy.ndimage import gaussian_filter
 
     sides, space = residual.shape[-3:], (-3, -2, -1)
+    lacking, there = (np.where(measured, values, 0).astype(np.float64) for values in (residual, photons))
     if math.prod(sides) <= MEAN_OF:
-        count = np.maximum(measured.sum(axis=space, keepdims=True), 1)
-        mean = np.sum(residual, axis=space, keepdims=True, where=measured) / count
-        return np.asarray(np.broadcast_to(mean, residual.shape))
-    width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)
-    total, share = (
-        gaussian_filter(np.asarray(values, np.float32), width, axes=space, truncate=3)
-        for values in (np.where(measured, residual, 0), measured)
-    )
-    return np.asarray(total / np.maximum(share, LEAST_SHARE))
+        total, light = (values.sum(axis=space, keepdims=True) for values in (lacking, there))
+    else:
+        width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)
+        total, light = (gaussian_filter(values, width, axes=space, truncate=3) for values in (lacking, there))
+    share = np.divide(total, light, out=np.zeros_like(total), where=light > LEAST_SHARE * light.max())
+    return np.asarray(share * photons)
 
 
 def covered(sides: Sequence[int], width: float) -> float:
