@@ -146,6 +146,7 @@ def test_light_that_was_lost_comes_back_where_there_is_light_and_hardly_any_nois
     small, light = noise[:1], photons[:1]  # a small plane has one share
     np.testing.assert_allclose(lost_light(small, light, everywhere[:1]), small.sum() / light.sum() * light)
     assert not lost_light(noise, np.zeros_like(noise), everywhere).any()
+    assert not lost_light(-0.7 * photons, photons, everywhere).any()
     assert covered((1, 20, 20), math.inf) == 400
 
 

@@ -25,6 +25,10 @@ MEAN_OF = 20_000
 LEAST_SHARE = 0.01
 """Nothing is added where there is less light around than this share of the largest."""
 
+MOST = 0.5
+"""Where more than this share of the light would be added or taken away, the law of the noise is wrong, and nothing is
+done: what contradicts the measurement is returned as measured later."""
+
 Restore = Callable[[Array], LocalResult]
 
 
@@ -142,7 +146,8 @@ def denoise_by_patches(
     value = destabilised(value, noise)
     light = np.zeros(1)
     if noise.gain > 0:
-        light = lost_light(whole - value, np.maximum(noise.gain * value + noise.offset, 0) / noise.gain, measured)
+        lowest = np.min(whole, where=measured, initial=np.inf)
+        light = lost_light(whole - value, np.maximum(value - lowest, 0), measured)
     value = value + light
     if samples is not None:
         samples = np.stack([destabilised(one, noise) + light for one in samples])
@@ -159,7 +164,7 @@ def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
     Parameters
     ----------
     residual, photons, measured : arrays ``(Z, Y, X)`` or ``(T, Z, Y, X)``
-        Measurement less estimate, the estimated light (at least 0, in any unit), and where it was measured.
+        Measurement less estimate, the estimate above the lowest measurement, and where it was measured.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -171,7 +176,7 @@ def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
         width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)
         total, light = (gaussian_filter(values, width, axes=space, truncate=3) for values in (lacking, there))
     share = np.divide(total, light, out=np.zeros_like(total), where=light > LEAST_SHARE * light.max())
-    return np.asarray(share * photons)
+    return np.asarray(np.where(np.abs(share) > MOST, 0, share) * photons)
 
 
 def covered(sides: Sequence[int], width: float) -> float:
