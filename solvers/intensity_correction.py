@@ -61,8 +61,8 @@ class Correction(NamedTuple):
         """The derivative of what is added."""
         if len(self.intensities) == 1:
             return np.zeros(estimate.shape)
-        _, slopes = hats(estimate, self.intensities)
-        return np.asarray(self.added @ slopes)
+        left, _, rise = between(estimate, self.intensities)
+        return np.asarray(np.diff(self.added)[left] * rise)
 
 
 def correction(
@@ -91,18 +91,17 @@ def correction(
     array([1., 2., 4.])
     """
     knots = peaks(estimate, sigma, above)
-    weights, slopes = hats(estimate, knots)
+    left, place, rise = between(estimate, knots)
+    noise = sigma**2 * divergences
+    squares, total = (both(left, v * (1 - place), v * place, knots) for v in (misfits**2 + 2 * noise, 1.0))
     free = slice(1 if knots[0] == above else 0, None)  # the first hat covers all that lies below
-    weights, slopes = weights[free], slopes[free]
-    if not len(weights):
+    if not len(knots[free]) or np.min(squares[free] / total[free]) < LEAST_NOISE * sigma**2:
         return Correction(np.zeros(1), np.zeros(1))
-    squares = (weights @ (misfits**2 + 2 * sigma**2 * divergences)) / weights.sum(axis=1)
-    if squares.min() < LEAST_NOISE * sigma**2:
-        return Correction(np.zeros(1), np.zeros(1))
-    terms = -misfits * weights - sigma**2 * divergences * slopes
-    gram, right = weights @ weights.T, terms.sum(axis=1)
+    below, over = -misfits * (1 - place) + noise * rise, -misfits * place - noise * rise
+    right = both(left, below, over, knots)[free]
+    gram = products(left, 1 - place, place, knots)[free, free]
     found = np.linalg.lstsq(gram, right, rcond=None)[0]
-    uncertain = np.atleast_2d(np.cov(terms)) * estimate.size
+    uncertain = products(left, below, over, knots)[free, free] - np.outer(right, right) / estimate.size
     gain = float(right @ found)
     chance = float(np.trace(np.linalg.lstsq(gram, uncertain, rcond=None)[0]))
     share = max(0.0, 1 - CAUTION * chance / gain) if gain > 0 else 0.0
@@ -125,16 +124,28 @@ def peaks(estimate: Floats, sigma: float, above: float) -> Floats:
     return np.array(found)
 
 
-def hats(estimate: Floats, knots: Floats) -> tuple[Floats, Floats]:
-    """Hat functions of the estimate and their derivatives, ``(knots, n)``; the first and last are 1 beyond the ends."""
-    count = len(knots)
-    if count == 1:
-        return np.ones((1, estimate.size)), np.zeros((1, estimate.size))
-    voxels, left = np.arange(estimate.size), np.clip(np.searchsorted(knots, estimate) - 1, 0, count - 2)
-    width = knots[left + 1] - knots[left]
+def between(estimate: Floats, knots: Floats) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
+    """Of each estimate, the knot at its left, its place from there to the next one in [0, 1], and the derivative of it.
+
+    Only the hats of these two knots are not 0 there: they are 1 less the place, and the place.
+    """
+    if len(knots) == 1:
+        return np.zeros(estimate.shape, np.intp), np.zeros(estimate.shape), np.zeros(estimate.shape)
+    left = np.clip(np.searchsorted(knots, estimate) - 1, 0, len(knots) - 2)
+    width = np.diff(knots)[left]
     place = np.clip((estimate - knots[left]) / width, 0, 1)
-    rise = np.where((estimate > knots[0]) & (estimate < knots[-1]), 1 / width, 0)
-    weights, slopes = np.zeros((2, count, estimate.size))
-    weights[left, voxels], weights[left + 1, voxels] = 1 - place, place
-    slopes[left, voxels], slopes[left + 1, voxels] = -rise, rise
-    return weights, slopes
+    return left, place, np.where((estimate > knots[0]) & (estimate < knots[-1]), 1 / width, 0)
+
+
+def both(left: npt.NDArray[np.intp], here: Floats, there: Floats, knots: Floats) -> Floats:
+    """Sums of what each voxel gives to the hat at its left, and to the next one."""
+    count = len(knots)
+    sums = np.bincount(left, here, count) + np.bincount(left + 1, there, count + 1)[:count]
+    return np.asarray(sums, np.float64)
+
+
+def products(left: npt.NDArray[np.intp], here: Floats, there: Floats, knots: Floats) -> Floats:
+    """The same for the products of these, of all pairs of hats."""
+    mixed = np.bincount(left, here * there, len(knots))[: len(knots) - 1]
+    found: Floats = np.diag(both(left, here**2, there**2, knots)) + np.diag(mixed, 1) + np.diag(mixed, -1)
+    return found

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from tensorcell.methods.patches import covered, denoise_by_patches, lost_light
 from tensorcell.solvers import LocalOptions, NoiseModel, intensity_correction, local_tucker, stein
-from tensorcell.solvers.intensity_correction import Correction, correction, hats, peaks
+from tensorcell.solvers.intensity_correction import Correction, correction, peaks
 
 Array = np.ndarray[Any, Any]
 
@@ -28,20 +28,26 @@ def shrunk(count: int, share: float, sigma: float, own: float, seed: int = 0) ->
     return truth, estimate, estimate - truth - noise, own + 0.3 * rng.standard_normal(count)
 
 
-def test_hats_are_a_partition_of_one_and_their_slopes_are_derivatives() -> None:
-    knots = np.array([-1.0, 0.5, 2.0])
-    at = np.array([-3.0, -1.0, -0.5, 0.25, 0.5001, 1.7, 2.0, 5.0])
-    weights, slopes = hats(at, knots)
-    np.testing.assert_allclose(weights.sum(axis=0), 1)
-    np.testing.assert_allclose(weights[:, [0, -1]], [[1, 0], [0, 0], [0, 1]])
-    inner = np.array([False, False, True, True, True, True, False, False])
-    step = 1e-6
-    expected = (hats(at + step, knots)[0] - weights) / step
-    np.testing.assert_allclose(slopes[:, inner], expected[:, inner], atol=1e-5)
-    assert not slopes[:, [0, -1]].any()
-    weights, slopes = hats(at, np.zeros(1))
-    assert weights.all()
-    assert not slopes.any()
+def hats(estimate: Array, knots: Array) -> tuple[Array, Array]:
+    """Hat functions and their derivatives ``(knots, n)``, from their definition."""
+    weights = np.stack([np.interp(estimate, knots, row) for row in np.eye(len(knots))])
+    step = 1e-7
+    return weights, (np.stack([np.interp(estimate + step, knots, row) for row in np.eye(len(knots))]) - weights) / step
+
+
+def test_the_correction_solves_its_equations() -> None:
+    """Against dense hat functions, and the covariance of the terms as NumPy has it."""
+    _, estimate, misfit, divergence = shrunk(5000, 0.8, 1.0, 0.1)
+    found = correction(estimate, misfit, divergence, 1.0)
+    weights, slopes = hats(estimate, found.intensities)
+    np.testing.assert_allclose(found.slope(estimate), found.added @ slopes, atol=1e-5)
+    np.testing.assert_allclose(found(estimate), found.added @ weights)
+    terms = -misfit * weights - divergence * slopes
+    gram, right = weights @ weights.T, terms.sum(axis=1)
+    solved = np.linalg.solve(gram, right)
+    chance = np.trace(np.linalg.solve(gram, np.cov(terms) * estimate.size))
+    np.testing.assert_allclose(found.added, (1 - 2 * chance / (right @ solved)) * solved, rtol=1e-3, atol=1e-4)
+    assert len(found.intensities) > 4
 
 
 def test_the_correction_follows_the_truth_and_not_the_noise_of_the_datum(monkeypatch: pytest.MonkeyPatch) -> None:
