@@ -109,6 +109,7 @@ def denoised(
     mixture = mixed(completed, found, contrast, spread, error_laws(trial, sigma, above))
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
         return mixture
+    del found, trial, contrast, spread  # the candidates take more memory than all that follows
     return with_changes(mixture, completed, measured, sigma, options)
 
 
