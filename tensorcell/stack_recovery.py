@@ -98,13 +98,8 @@ class Posed(NamedTuple):
         return float(whole.unit.intensity(float(np.mean(whole.values[whole.mask], dtype=np.float64))))
 
 
-def recover_stack(stack: Stack, request: Request) -> StackResult:
-    """Recover one 3-D stack (see the top of `tensorcell.recovery` for the stages)."""
-    return finished(posed_stack(stack, request), request)
-
-
 def posed_stack(stack: Stack, request: Request, *, complete: bool | None = None, like: Unit | None = None) -> Posed:
-    """Check a stack and pose its problem.
+    """Check a stack and pose its problem (see the top of `tensorcell.recovery` for the stages).
 
     For the frame of a series, ``complete`` is whether all of it was measured, and ``like`` the unit of another frame.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from tensorcell.methods.tucker import global_estimate, was_stopped
 from tensorcell.solvers import NoiseModel, frame_drift
 from tensorcell.solvers.drift import is_related
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
+from tensorcell.solvers.spread import robust_sigma
 
 Array = npt.NDArray[Any]
 
@@ -26,9 +26,6 @@ AROUND = 1.0
 
 FEWEST = 1000
 """Fewest pairs of voxels from which the noise is told."""
-
-CHI_SQUARED_MEDIAN = 0.4549364
-"""Median of the square of a standard normal number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +141,9 @@ def no_noisier_than_changes(problems: Sequence[Problem]) -> list[Problem]:
     """
     from scipy.ndimage import gaussian_filter
 
-    squares = []
+    if any(one.noise is not None or not one.model.noise.sigma > 0 for one in problems):
+        return list(problems)
+    changes = []
     for before, after in pairwise(problems):
         variance, known = np.zeros(before.stack.values.shape), np.ones(before.stack.values.shape, bool)
         for one in (before, after):
@@ -152,12 +151,11 @@ def no_noisier_than_changes(problems: Sequence[Problem]) -> list[Problem]:
             known &= one.model.inlier & (values != law.low) & (values != law.high)
             variance += law.variance(gaussian_filter(values, AROUND))
         known &= variance > 0
-        squares.append((after.stack.values - before.stack.values)[known] ** 2 / variance[known])
-    found = np.concatenate(squares)
-    given = any(one.noise is not None or not one.model.noise.sigma > 0 for one in problems)
-    if given or found.size < FEWEST:
+        changes.append((after.stack.values - before.stack.values)[known] / np.sqrt(variance[known]))
+    found = np.concatenate(changes)
+    if found.size < FEWEST:
         return list(problems)
-    share = math.sqrt(float(np.median(found)) / CHI_SQUARED_MEDIAN)
+    share = robust_sigma(found)
     if not 0 < share < 1:
         return list(problems)
     reason = f"Successive frames differ by {100 * share:.0f} % of that, so that the noise is no larger."
