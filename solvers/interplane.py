@@ -37,6 +37,8 @@ letter   meaning                                                         shape
    the weight there; before it is measured it is expected to be 1 +- .5, and the two are averaged by their precision. At
    the gap itself the slope cannot be measured; the geometric mean of one, its value at no gap, and `b` is taken:
    ``sqrt(b)``.
+5. What moves sideways from plane to plane is followed along its optical flow, as far as the left-out planes support it
+   (:mod:`tensorcell.solvers.plane_flow`).
 
 References
 ----------
@@ -47,7 +49,7 @@ Extrapolation, Interpolation, and Smoothing of Stationary Time Series, MIT Press
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +63,7 @@ from .kriging import KrigedPlane, kriged
 from .left_out_planes import LeftOut, at_gap, every_second
 from .noise import NoiseModel
 from .plane_errors import Between, between_two, power_of_variogram, repeated
+from .plane_flow import MOST, SMALLEST_SIDE, FlowLaw, MovingPlanes, Proposal, flow_law
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -226,6 +229,7 @@ class _Blend(NamedTuple):
     slope_error: float
     law: PlaneLaw
     sentence: str
+    flow: FlowLaw | None = None
 
 
 def _groups(positions: Doubles, filled: Indices, each_gap: bool) -> Iterator[tuple[LeftOut, Indices]]:
@@ -252,8 +256,11 @@ def _filled(
         for target, base in zip(targets, simple, strict=True):
             yield base, _error(between_two(values, positions, target, noise, power), base, blend)
         return
-    for base, plane in zip(simple, kriged(values, positions, targets, noise), strict=True):
+    moving = MovingPlanes(values, positions)
+    for target, base, plane in zip(targets, simple, kriged(values, positions, targets, noise), strict=True):
         value = base + blend.weight * (plane.value - base)
+        if blend.flow is not None:
+            value += blend.flow.correction(value, moving.at(target), plane.left)
         yield value, _error(plane, value, blend)
 
 
@@ -263,8 +270,31 @@ def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Fl
     return found
 
 
+class _LeftOutPlane(NamedTuple):
+    """A left-out plane and its predictions."""
+
+    fold: int
+    position: float
+    base: Floats
+    """Interpolated by pchip."""
+    kriged: KrigedPlane
+    truth: Floats
+    """The measured plane."""
+
+
+def _left_out_planes(
+    values: Floats, positions: Doubles, noise: NoiseModel, folds: Sequence[tuple[Indices, Indices]]
+) -> Iterator[_LeftOutPlane]:
+    """All planes of the folds, one by one."""
+    for n, (used, out) in enumerate(folds):
+        predicted = kriged(values[used], positions[used], positions[out], noise)
+        simple = pchip(values[used], positions[used], positions[out])
+        for place, base, plane in zip(out, simple, predicted, strict=True):
+            yield _LeftOutPlane(n, float(positions[place]), base, plane, values[place])
+
+
 def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
-    """Weight of the kriged planes, judged at measured planes that are left out.
+    """Weights of the kriged planes and of their correction along the flow, judged at measured planes left out.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is the
     slope ``sum <d, e> / sum <d, d>``, which is averaged with what is expected of it (`deserved`). Where planes were
@@ -274,29 +304,57 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Left
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise), sentence)
-    sums, samples = [], []
-    places = spread_out_places(values[0].size, SAMPLE // sum(len(out) for _, out in left_out.folds))
-    for used, out in left_out.folds:
-        predicted = kriged(values[used], positions[used], positions[out], noise)
-        simple = pchip(values[used], positions[used], positions[out])
-        for measured, base, plane in zip(values[out], simple, predicted, strict=True):
-            change, truth = plane.value - base, measured - base
-            sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
-            samples.append(_sampled(plane, base, change, truth, noise, places))
+    sums, samples, some = [], [], []
+    count = sum(len(out) for _, out in left_out.folds)
+    moved = set(np.linspace(0, count - 1, MOST).astype(int).tolist())  # planes that judge the flow
+    places = spread_out_places(values[0].size, SAMPLE // count)
+    for n, one in enumerate(_left_out_planes(values, positions, noise, left_out.folds)):
+        change, truth = one.kriged.value - one.base, one.truth - one.base
+        sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
+        samples.append(_sampled(one.kriged, one.base, change, truth, noise, places))
+        if n in moved:
+            some.append(one)
     products, squares = np.array(sums).T
     slope, slope_error, _ = judged_slope(products, squares)
     weight = deserved(slope, slope_error)
     if not left_out.same_gap:
         weight = float(np.sqrt(weight))
-    base, change, truth, near_change, near_truth, variance, noisy = np.concatenate(samples, axis=1)
-    errors = weight * change - truth
-    structure = errors * (weight * near_change - near_truth)
-    law = _scale(base + weight * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
     sentence = (
         f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
         f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
     )
-    return _Blend(weight, slope, slope_error, law, sentence)
+    proposals = _proposals(values, positions, left_out, some, weight)
+    flow, share = flow_law(proposals), weight
+    if flow is not None:
+        places, share = spread_out_places(values[0].size, SAMPLE // len(some)), 0.0
+        samples = []
+        for one, proposal in zip(some, proposals, strict=True):
+            value = proposal.value + flow.correction(proposal.value, proposal.flowed, flow.left)
+            samples.append(_sampled(one.kriged, value, np.zeros_like(value), one.truth - value, noise, places))
+        sentence += (
+            f"; structure was followed sideways from plane to plane (optical flow), which at left-out planes deserved "
+            f"up to {flow.weights.max():.0%} of its correction, by lateral frequency"
+        )
+    base, change, truth, near_change, near_truth, variance, noisy = np.concatenate(samples, axis=1)
+    errors = share * change - truth
+    structure = errors * (share * near_change - near_truth)
+    law = _scale(base + share * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
+    return _Blend(weight, slope, slope_error, law, sentence, flow)
+
+
+def _proposals(
+    values: Floats, positions: Doubles, left_out: LeftOut, planes: Sequence[_LeftOutPlane], weight: float
+) -> list[Proposal]:
+    """The left-out planes with what is found along the flow; none where planes are too small to have one."""
+    if min(values.shape[1:]) < SMALLEST_SIDE:
+        return []
+    found = []
+    for one in planes:
+        used, _ = left_out.folds[one.fold]
+        value = one.base + weight * (one.kriged.value - one.base)
+        flowed = MovingPlanes(values[used], positions[used]).at(one.position)
+        found.append(Proposal(value, one.kriged.left, flowed, one.truth))
+    return found
 
 
 def deserved(slope: float, error: float) -> float:

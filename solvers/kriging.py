@@ -51,6 +51,8 @@ class KrigedPlane(NamedTuple):
     """Of the prediction, without noise."""
     passed: Floats
     """From the noise of the measured planes, which the weights pass on."""
+    left: Doubles
+    """``(J,)``: energy of the error that is expected in each band, a pixel; 0 where there is no contrast."""
 
 
 def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseModel) -> Iterator[KrigedPlane]:
@@ -61,7 +63,8 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseMod
     offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # the third was found by trial
     if not offset > 0:  # there is no contrast above the floor that roots could even out
         for target, plane in zip(targets, pchip(values, positions, targets), strict=True):
-            yield KrigedPlane(plane, bridge_variance(values, positions, target), noise.variance(plane))
+            variance = bridge_variance(values, positions, target)
+            yield KrigedPlane(plane, variance, noise.variance(plane), np.zeros(len(bands_of(*plane.shape)[0])))
         return
     roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
     darkest = np.float32(np.sqrt(offset))
@@ -88,11 +91,13 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseMod
         spectrum[few] += shares.astype(np.float32) @ trend[chosen]
         root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
         energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
-        spread = float(energy @ left) * local_share(np.square(roots[near] - roots[near - 1]))
+        energies = energy * left
+        spread = float(energies.sum()) * local_share(np.square(roots[near] - roots[near - 1]))
         plane = np.square(root).astype(values.dtype)
         plane += floor - offset  # in the precision of the stack, since the floor may be large beside the contrast
         # The variance is that of the square of a normal variable.
-        yield KrigedPlane(plane, (4 * np.square(root) + 2 * spread) * spread, passed * noise.variance(plane))
+        variance = (4 * np.square(root) + 2 * spread) * spread
+        yield KrigedPlane(plane, variance, passed * noise.variance(plane), energies)
 
 
 def local_share(change: Singles) -> Singles:

@@ -75,8 +75,8 @@ def test_fill_planes_reproduces_constants() -> None:
 def test_fill_planes_commutes_with_transposing_y_and_x() -> None:
     stack, grid = field()[::3], np.arange(0, 64, 3)
     one, other = fill_planes(stack, grid, 64), fill_planes(stack.transpose(0, 2, 1).copy(), grid, 64)
-    # Single-precision transforms of another order of summation.
-    assert np.allclose(one.volume, other.volume.transpose(0, 2, 1), rtol=0, atol=1e-4 * stack.std())
+    # Single-precision transforms and flows of another order of summation.
+    assert np.allclose(one.volume, other.volume.transpose(0, 2, 1), rtol=0, atol=5e-4 * stack.std())
     assert one.weight == pytest.approx(other.weight, abs=1e-4)
 
 
