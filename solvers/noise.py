@@ -37,11 +37,15 @@ from .noise_classes import Classes, classes_of, line_through, without_small_outl
 from .noise_correlation import CORRELATED, Within, correlation_along_z, correlation_within_planes, variance_left
 from .noise_fits import SMOOTH, Fits, cleaned, fitted
 from .noise_patches import FEWEST_PATCHES, Sample, read_sample
+from .stripes import Stripe, without_stripes
 from .units import AS_GIVEN, Unit
 
 UNMEASURABLE = "Every patch is mostly clipped or holds too few observed voxels: no noise could be measured."
 
 NO_NOISE = "The flattest patches are constant but for rounding: no noise was found."
+
+FAINT = 0.1
+"""Stripes of a smaller amplitude than this share of the noise are not worth a word."""
 
 FLOOR_SHARE = 0.25
 """Share of the smallest variance of a class below which the line is not trusted."""
@@ -79,6 +83,8 @@ class NoiseModel:
         Smallest variance that :meth:`variance` returns: below the darkest patches the line is not trusted.
     patches : int
         Number of patches that the estimate rests on; 0 where it was given.
+    stripes : tuple of Stripe
+        Periodic stripes of the data, which are not counted as noise.
     sentence : str
         All this in words, with numbers in the caller's unit.
 
@@ -99,6 +105,7 @@ class NoiseModel:
     step: float = 0.0
     floor: float = 0.0
     patches: int = 0
+    stripes: tuple[Stripe, ...] = ()
     sentence: str = ""
 
     def __post_init__(self) -> None:
@@ -174,6 +181,7 @@ class NoiseModel:
             low=low,
             high=high,
             step=unit.width(self.step),
+            stripes=tuple(one._replace(amplitude=unit.width(one.amplitude)) for one in self.stripes),
             floor=unit.width(self.floor, power=2),
         )
 
@@ -226,6 +234,18 @@ def estimate_noise(data: Array, mask: Array | None = None, *, unit: Unit = AS_GI
     (0.1, 0.0, False)
     """
     _check(data, mask)
+    found = _estimated(data, mask, unit)
+    if found.patches == 0:
+        return found
+    plain, stripes = without_stripes(data, mask)
+    if plain is None or max(each.amplitude for each in stripes) < FAINT * found.sigma:
+        return found
+    found = _estimated(plain, mask, unit)
+    return replace(found, stripes=stripes, sentence=f"{found.sentence} {_stripes_in_words(stripes, unit)}")
+
+
+def _estimated(data: Array, mask: Array | None, unit: Unit) -> NoiseModel:
+    """The estimate for a stack without periodic stripes."""
     sample = read_sample(data, mask)
     if len(sample.values) == 0:
         return _no_noise(sample, UNMEASURABLE)
@@ -306,6 +326,15 @@ def _model(
         patches=len(fits.intensity),
     )
     return replace(model, sentence=_sentence(model.in_unit(unit), sample.side))
+
+
+def _stripes_in_words(stripes: tuple[Stripe, ...], unit: Unit) -> str:
+    """What the stripes are."""
+    named = ", ".join(
+        f"one of {each.period:.3g} voxels along {each.axis} with an amplitude of {unit.width(each.amplitude):.3g}"
+        for each in stripes
+    )
+    return f"Periodic stripes are not counted as noise: {named}."
 
 
 def _sentence(model: NoiseModel, side: tuple[int, int]) -> str:

@@ -121,7 +121,11 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     estimate = fill_dead_pixels(problem, with_measured(problem, estimate))
     planes = (len(given.values) - 1) * request.axial_factor + 1
     grid = request.axial_factor * problem.stack.planes
-    notes = [*constant_notes(whole.given_values, whole.mask), *estimate.notes, *correlation_notes(problem.model.noise)]
+    notes = [
+        *constant_notes(whole.given_values, whole.mask),
+        *estimate.notes,
+        *noise_notes(problem.model.noise, problem.unit),
+    ]
     gap_notes: list[str] = []
     if len(grid) == planes:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
@@ -380,11 +384,17 @@ def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, axial_factor
         filled.error[unsure] = max(spread, float(np.finfo(filled.error.dtype).smallest_subnormal))
 
 
-def correlation_notes(noise: NoiseModel) -> tuple[str, ...]:
-    """A warning where the noise of neighbouring voxels is correlated, since it is then taken for structure."""
-    if not noise.correlated or not np.nanmax(noise.correlation) > SHARED:
-        return ()
-    return (f"{noise.sentence} Noise that neighbouring voxels share looks like structure and is not removed.",)
+def noise_notes(noise: NoiseModel, unit: Unit) -> tuple[str, ...]:
+    """Warnings of what is taken for structure: noise that neighbouring voxels share, and periodic stripes."""
+    notes = []
+    if noise.correlated and np.nanmax(noise.correlation) > SHARED:
+        notes.append(f"{noise.sentence} Noise that neighbouring voxels share looks like structure and is not removed.")
+    for each in noise.stripes:
+        notes.append(
+            f"periodic stripes, one every {each.period:.3g} voxels along {each.axis} with an amplitude of "
+            f"{unit.width(each.amplitude):.3g}, are no noise and are not removed"
+        )
+    return tuple(notes)
 
 
 def unevenness(problem: Problem) -> tuple[str, ...]:
