@@ -92,11 +92,11 @@ class PlaneGrid:
         """
         if self.whole:
             return ()
-        shared = len(range(self.given)[self.shared])
+        shared, near = len(range(self.given)[self.shared]), round(self.step)
         return (
             f"{shared} of the {self.given} planes given {'is a plane' if shared == 1 else 'are planes'} of the result, "
             f"whose planes are {float(1 / self.step):.4g} of their distance apart; the others lie between planes of it "
-            f"and are not in it (axial factor {round(self.step)} keeps every plane)",
+            f"and are not in it{f' (axial factor {near} keeps every plane)' if near > 1 else ''}",
         )
 
 
@@ -132,7 +132,7 @@ def wanted_grid(
     if spacing_z is None:
         if volume.planes == 1 and factor > 1:
             raise InputError(f"expected axial factor 1, since single planes have none between them, got {factor}")
-        spacing = None if volume.spacing is None else volume.spacing[0] / factor
+        spacing = None if volume.spacing is None else float(Fraction(volume.spacing[0]) / factor)
         return PlaneGrid(volume.planes, Fraction(factor), spacing)
     if factor > 1:
         raise InputError(f"expected axial factor 1 with spacing_z, which tells where planes are wanted, got {factor}")

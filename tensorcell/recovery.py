@@ -170,7 +170,7 @@ def recover(
     >>> bool(np.array_equal(result.volume.data[kept], cells.measured[kept]))
     True
     >>> recover(cells.truth, spacing=(1.0, 0.4, 0.4), spacing_z="isotropic").volume
-    Volume(58 x 48 x 48 ZYX, float64, 0.4 x 0.4 x 0.4 um)
+    Volume(58 x 48 x 48 ZYX, float32, 0.4 x 0.4 x 0.4 um)
     """
     start = time.perf_counter()
     volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)

@@ -94,9 +94,7 @@ def test_what_cannot_be_wanted_is_refused(options: dict[str, Any], message: str)
 
 
 def test_single_planes_have_none_between_them() -> None:
-    with pytest.raises(
-        InputError, match=r"expected no spacing_z, since single planes have none between them, got 0\.1"
-    ):
+    with pytest.raises(InputError, match=r"expected no spacing_z, since single planes .*, got 0\.1"):
         tc.recover(np.ones((24, 26)), spacing=(0.3, 0.3), spacing_z=0.1)  # type: ignore[arg-type]
 
 
