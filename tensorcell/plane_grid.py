@@ -132,7 +132,7 @@ def wanted_grid(
     if spacing_z is None:
         if volume.planes == 1 and factor > 1:
             raise InputError(f"expected axial factor 1, since single planes have none between them, got {factor}")
-        spacing = None if volume.spacing is None else float(Fraction(volume.spacing[0]) / factor)
+        spacing = None if volume.spacing is None else volume.spacing[0] / factor
         return PlaneGrid(volume.planes, Fraction(factor), spacing)
     if factor > 1:
         raise InputError(f"expected axial factor 1 with spacing_z, which tells where planes are wanted, got {factor}")
