@@ -13,10 +13,12 @@ import pytest
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.errors import InputError
+from tensorcell.pages.recovery import facts, measured_planes, recovery_pictures
 from tensorcell.plane_grid import PlaneGrid, simplest_near, wanted_grid
 from tensorcell.solvers import NoiseModel, fill_planes
 from tensorcell.solvers.left_out_planes import at_gap
 from tensorcell.solvers.plane_errors import power_of_variogram, repeated
+from tensorcell.volume import stacks
 
 QUICK: dict[str, Any] = {"method": "tucker", "rank": (5, 6, 6), "noise": "auto"}
 
@@ -287,9 +289,19 @@ def test_the_command_refuses_in_one_line(
     assert not (folder / "out.tif").exists()
 
 
-def test_pictures_show_planes_that_lie_between_those_of_the_result() -> None:
-    from tensorcell.pages.recovery import facts, recovery_pictures
+def test_pictures_take_what_was_measured_from_the_result_where_it_has_the_plane() -> None:
+    data, grid = np.ones((4, 3, 3)), PlaneGrid(4, Fraction(3, 2))
+    data[1, 0] = np.nan
+    measured = np.zeros((5, 3, 3), bool)
+    (stack,) = stacks(tc.Volume(data))
+    np.testing.assert_array_equal(measured_planes(stack, measured, grid), np.isfinite(data))
+    measured[3, 1:] = True
+    expected = np.isfinite(data)
+    expected[0] = expected[2, 0] = False
+    np.testing.assert_array_equal(measured_planes(stack, measured, grid), expected)
 
+
+def test_pictures_show_planes_that_lie_between_those_of_the_result() -> None:
     data = waves(np.arange(10))
     data[3, 12] = np.nan
     before = tc.Volume(data, spacing=(1.5, 1, 1))

@@ -18,7 +18,7 @@ from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovery import samples_of_all
 from tensorcell.solvers import Status
-from tensorcell.stack_recovery import fill_gaps, places_in_given, put_back
+from tensorcell.stack_recovery import doubt_zeros, fill_gaps, places_in_given, put_back
 
 
 def method_of(value: float, samples: int = 0) -> Method:
@@ -105,6 +105,20 @@ def test_put_back_changes_inliers_only() -> None:
     assert filled.samples is not None
     for whole in (filled.volume, *filled.samples):
         np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_nothing_but_kept_voxels_has_no_error(kept: bool) -> None:
+    """Planes 0 and 2 of four given ones are planes 0 and 3 of five; all others are estimates, and so are outliers."""
+    _, data, mask = waves(0.8, planes=4)
+    stack, outliers, error = given(data, mask), np.flatnonzero(mask)[::7], np.zeros((5, 32, 32))
+    doubt_zeros(stack, outliers, Filled(error.copy(), error, ()), PlaneGrid(4, Fraction(3, 2)), kept=kept)
+    inlier = mask.copy()
+    inlier.ravel()[outliers] = False
+    expected = np.full((5, 32, 32), data[mask].std())
+    if kept:
+        expected[[0, 3]] = np.where(inlier[[0, 2]], 0, expected[[0, 3]])
+    np.testing.assert_allclose(error, expected, rtol=1e-12)
 
 
 def test_places_in_given_count_the_planes_that_were_set_aside() -> None:
