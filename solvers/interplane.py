@@ -64,6 +64,7 @@ from .left_out_planes import LeftOut, at_gap, every_second
 from .noise import NoiseModel
 from .plane_errors import Between, between_two, power_of_variogram, repeated
 from .plane_flow import MOST, SMALLEST_SIDE, FlowLaw, MovingPlanes, Proposal, flow_law
+from .positions import rounded, snapped
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -96,7 +97,7 @@ class PlaneFill:
     Attributes
     ----------
     volume
-        Array (planes, Y, X); where a plane was measured, that plane bit for bit.
+        Array (planes, Y, X); where a plane was measured at its very position, that plane bit for bit.
     error
         Predicted standard deviation of `volume`, array (planes, Y, X), in its unit; zero at measured planes.
     measured
@@ -133,7 +134,8 @@ def fill_planes(
     stack : array (m, Y, X)
         Measured planes, finite. NumPy or CuPy; the work is done on the host.
     grid : array_like (m,)
-        Their positions, strictly increasing, in output planes; gaps may differ.
+        Their positions, strictly increasing, in output planes; gaps may differ. A plane whose position is no whole
+        number (to within a millionth) is none of the volume, which is predicted from it.
     planes : int
         Number of planes wanted. Planes beyond the first and last measured one repeat it.
     noise : float or NoiseModel
@@ -172,7 +174,7 @@ def fill_planes(
     namespace_of(stack)
     if stack.ndim != 3 or min(stack.shape) < 1:
         raise ValueError(f"stack must have three axes (z, y, x) and be not empty, got shape {tuple(stack.shape)}")
-    positions = np.asarray(grid, dtype=np.float64)
+    positions = snapped(grid)
     if positions.shape != (stack.shape[0],):
         raise ValueError(f"grid must hold one position a plane, {stack.shape[0]}, got shape {positions.shape}")
     if not np.all(np.diff(positions) > 0):
@@ -238,7 +240,7 @@ def _groups(positions: Doubles, filled: Indices, each_gap: bool) -> Iterator[tup
         yield every_second(len(positions)), filled
         return
     upper = np.searchsorted(positions, filled)
-    gap = positions[upper] - positions[upper - 1]
+    gap = rounded(positions[upper] - positions[upper - 1])
     widths = np.unique(gap)
     judged = np.unique(widths[np.linspace(0, len(widths) - 1, MOST_WIDTHS).astype(int)])
     nearest = judged[np.searchsorted(judged, gap)]  # a width that is not judged itself is judged as the next larger one

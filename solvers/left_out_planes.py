@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .kriging import NEIGHBOURS
+from .positions import GRAIN, rounded
 
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -56,11 +57,11 @@ def at_gap(positions: Doubles, gap: float) -> LeftOut:
     """
     count = len(positions)
     starts = np.arange(count - 2)
-    stops = np.maximum(np.searchsorted(positions, positions[:-2] + gap), starts + 2)
+    stops = np.maximum(np.searchsorted(positions, positions[:-2] + gap - GRAIN), starts + 2)
     starts, stops = starts[stops < count], stops[stops < count]
     if not len(starts):
         return every_second(count)
-    gaps = positions[stops] - positions[starts]
+    gaps = rounded(positions[stops] - positions[starts])
     nearest = gaps == gaps.min()
     runs = list(zip(starts[nearest] + 1, stops[nearest], strict=True))
     folds, left = [], 0
@@ -73,7 +74,7 @@ def at_gap(positions: Doubles, gap: float) -> LeftOut:
         folds.append((np.setdiff1d(np.arange(count), out), out))
         left += len(chosen)
     folds = [fold for fold in folds if len(fold[0]) >= 3]
-    return LeftOut(folds, bool(gaps.min() == gap)) if folds else every_second(count)
+    return LeftOut(folds, bool(gaps.min() == rounded(gap))) if folds else every_second(count)
 
 
 def spread_out(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from .calibration import Calibration, calibrated
 from .noise import NoiseModel
+from .positions import rounded
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -101,7 +102,7 @@ def between_two(
 def power_of_variogram(values: Floats, positions: Doubles, noise: NoiseModel) -> float | None:
     """``a`` of the power law through the variogram at the two smallest distances; None where there is one only."""
     lower, upper = np.triu_indices(len(positions), k=1)
-    apart = positions[upper] - positions[lower]
+    apart = rounded(positions[upper] - positions[lower])
     distances = np.unique(apart)[:2]
     if len(distances) < 2:
         return None
@@ -166,7 +167,7 @@ def repeated(values: Floats, positions: Doubles, noise: NoiseModel, reach: float
         Largest distance at which errors will be asked for.
     """
     lower, upper = np.triu_indices(len(positions), k=1)
-    apart = positions[upper] - positions[lower]
+    apart = rounded(positions[upper] - positions[lower])
     distances = np.unique(apart)
     distances = distances[: int(np.searchsorted(distances, reach)) + 1]
     flat = values.reshape(len(values), -1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.stack import float_type
 from tensorcell.volume import Volume
 
@@ -21,7 +22,7 @@ def bytes_of_recovery(volume: Volume) -> int:
 
 
 def check_affordable(
-    volume: Volume, axial_factor: int, bytes_a_voxel: int, *, all_stacks: bool = True, lateral_factor: int = 1
+    volume: Volume, grid: PlaneGrid, bytes_a_voxel: int, *, all_stacks: bool = True, lateral_factor: int = 1
 ) -> None:
     """Raise `InputError` where the wanted volume alone needs more memory than is free.
 
@@ -29,8 +30,8 @@ def check_affordable(
     ----------
     volume : Volume
         What is given.
-    axial_factor : int
-        The planes given are planes 0, s, 2s, ... of the wanted volume.
+    grid : PlaneGrid
+        Its planes among those of the wanted volume.
     bytes_a_voxel : int
         What is held at least for each voxel of the wanted volume.
     all_stacks : bool
@@ -38,10 +39,10 @@ def check_affordable(
     lateral_factor : int
         Pixels of the wanted volume a side of a given one.
     """
-    if axial_factor <= 1 and lateral_factor <= 1:
+    if grid.step == 1 and lateral_factor <= 1:
         return
     given, rows, columns = volume.planes, *(volume.shape[volume.axes.index(axis)] for axis in "YX")
-    planes = (given - 1) * axial_factor + 1
+    planes = grid.planes
     several = volume.data.size // (given * rows * columns) if all_stacks else 1
     rows, columns = lateral_factor * rows, lateral_factor * columns
     needed, free = several * planes * rows * columns * bytes_a_voxel, free_memory()
@@ -49,7 +50,7 @@ def check_affordable(
         lateral = f" and lateral factor {lateral_factor}" if lateral_factor > 1 else ""
         each = f" in each of {several} stacks" if several > 1 else ""
         raise InputError(
-            f"axial factor {axial_factor}{lateral} makes {planes} planes of {rows} x {columns} voxels{each}, "
+            f"axial factor {grid.step}{lateral} makes {planes} planes of {rows} x {columns} voxels{each}, "
             f"which need at least {size_text(needed)} of memory; {size_text(free)} are free"
         )
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.volume import Volume, zyx_view
 
@@ -38,11 +39,12 @@ class Recovery:
     ----------
     volume : Volume
         The recovered volume: axes and unit of the input, spacing ``(dz / axial_factor, dy / lateral_factor, dx /
-        lateral_factor)``, float32 (float64 for
+        lateral_factor)`` (the first is ``spacing_z`` where that was given), float32 (float64 for
         float64 and 32- or 64-bit integer input); NaN only in stacks that could not be recovered.
     measured : bool array of the volume's shape
         True = measured. With ``keep_measured``, those of them that are no outliers hold the measured value. False
-        everywhere where pixels are smaller than the measured ones, or blur was undone.
+        everywhere where pixels are smaller than the measured ones, or blur was undone. Measured planes that lie between
+        planes of the volume are not in it.
     uncertainty : float array of the volume's shape
         ``u``, in the data's unit: ``volume +- 1.645 u`` is to contain the noise-free intensity with probability .9.
         At kept voxels it is the standard deviation of the noise at the voxel's intensity. At denoised voxels it comes
@@ -69,6 +71,10 @@ class Recovery:
         What one should know of this result, a line each.
     seconds : float
         Wall time.
+    input_shape : tuple of int
+        Shape of the data given.
+    grid : PlaneGrid
+        Where the planes given lie in the volume: ``grid.positions``, in its planes.
     not_recovered : dict of label to str
         Channels and frames that could not be recovered, with the reason; they are NaN in ``volume`` and
         ``uncertainty``. Empty where all were.
@@ -85,6 +91,7 @@ class Recovery:
     notes: tuple[str, ...]
     seconds: float
     input_shape: tuple[int, ...]
+    grid: PlaneGrid
     _outliers: tuple[StackOutliers, ...] = field(repr=False)
     samples: npt.NDArray[np.floating] | None = None
     not_recovered: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +121,7 @@ class Recovery:
             open_ = ~zyx_view(self.measured, self.volume.axes, part.where)
             wrong = zyx_view(flagged, self.volume.axes, part.where)
             if wrong.shape[1:] == open_.shape[1:]:  # else no pixel of the result was measured
-                open_[:: axial_factor_of(open_, wrong)] |= wrong
+                open_ |= self.grid.spread(wrong)
             values = zyx_view(self.volume.data, self.volume.axes, part.where)
             u = zyx_view(self.uncertainty, self.volume.axes, part.where)
             open_ |= np.isnan(values)
@@ -125,15 +132,6 @@ class Recovery:
     def outlier_count(self) -> int:
         """Number of measured voxels flagged as outliers."""
         return sum(len(part.positions) for part in self._outliers)
-
-
-def axial_factor_of(result: Array, given: Array) -> int:
-    """How many planes of a result lie between the first and the second given one; 1 where a single plane was given.
-
-    >>> axial_factor_of(np.zeros((7, 4, 4)), np.zeros((3, 4, 4))), axial_factor_of(np.zeros((1, 4)), np.zeros((1, 4)))
-    (3, 1)
-    """
-    return (len(result) - 1) // (len(given) - 1) if len(given) > 1 else 1
 
 
 def share_left_open(values: Array, u: Array) -> Array:

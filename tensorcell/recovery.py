@@ -32,11 +32,11 @@ import numpy.typing as npt
 from tensorcell import arguments
 from tensorcell.defect_notes import checked_psf
 from tensorcell.device import choose_device
-from tensorcell.errors import InputError
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import without_value
+from tensorcell.plane_grid import PlaneGrid, wanted_grid
 from tensorcell.progress import with_progress
 from tensorcell.recovered import Recovery, StackOutliers
 from tensorcell.series import recovered_series, series_of
@@ -60,6 +60,7 @@ def recover(
     mask: npt.ArrayLike | None = None,
     *,
     axial_factor: int = 1,
+    spacing_z: float | Literal["isotropic"] | None = None,
     lateral_factor: int = 1,
     method: str = "auto",
     rank: Literal["auto"] | int | Sequence[int] = "auto",
@@ -86,6 +87,10 @@ def recover(
         True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int
         ``s``: the planes given are planes 0, s, 2s, ... of the wanted stack, which has ``(n - 1) s + 1`` planes.
+    spacing_z : float, "isotropic" or None
+        In place of ``axial_factor``: the distance of the wanted planes in micrometres, at most that of the given ones;
+        "isotropic" is the height of the wanted pixels. The voxel size must be known (``spacing``). The wanted stack
+        begins at the first plane given; those given that lie between its planes are not in it, and a note counts them.
     lateral_factor : int
         ``f``: a pixel given is the mean of ``f x f`` pixels of the wanted stack, which has ``f`` times as many rows and
         columns. No pixel of the result is then measured. ``"microdiffuse3d"`` restores them; other methods interpolate.
@@ -108,7 +113,7 @@ def recover(
         fit and negative measured voxels an error.
     keep_measured : "auto" or bool
         Whether measured voxels that are not outliers come back bit for bit. "auto": a fully measured input is denoised;
-        with ``axial_factor`` above 1, a mask or NaN, and no ``noise`` given, measured voxels are kept.
+        with planes between those given, a mask or NaN, and no ``noise`` given, measured voxels are kept.
     psf_fwhm : three floats, optional
         Full widths at half maximum of the point spread function along z, y and x: in micrometres if the voxel size is
         known, otherwise in voxels. Bright voxels narrower than it are defects. Without it a few such voxels are kept,
@@ -164,6 +169,8 @@ def recover(
     >>> kept = cells.mask & (result.outliers == 0)
     >>> bool(np.array_equal(result.volume.data[kept], cells.measured[kept]))
     True
+    >>> recover(cells.truth, spacing=(1.0, 0.4, 0.4), spacing_z="isotropic").volume
+    Volume(58 x 48 x 48 ZYX, float32, 0.4 x 0.4 x 0.4 um)
     """
     start = time.perf_counter()
     volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)
@@ -172,20 +179,13 @@ def recover(
     labels = [stack.label for stack in stacks(volume)]
     with with_progress(callback, labels, enabled=None if progress else False) as shown:
         request = checked_request(
-            method, options, device, axial_factor=axial_factor, lateral_factor=lateral_factor, rank=rank, noise=noise,
-            nonnegative=nonnegative, keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed,
-            callback=shown,
+            method, options, device, grid=wanted_grid(volume, axial_factor, spacing_z, lateral_factor),
+            lateral_factor=lateral_factor, rank=rank, noise=noise, nonnegative=nonnegative,
+            keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed, callback=shown,
         )  # fmt: skip
-        check_planes_between(volume, request.axial_factor)
-        check_affordable(volume, request.axial_factor, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
+        check_affordable(volume, request.grid, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
         found = recover_volume(volume, request, start)
-    return replace(found, notes=(*notes, *notes_on_planes(volume), *found.notes))
-
-
-def check_planes_between(volume: Volume, axial_factor: int) -> None:
-    """Raise `InputError` if planes are asked for between those of stacks of one plane."""
-    if volume.planes == 1 and axial_factor > 1:
-        raise InputError(f"expected axial factor 1, since single planes have none between them, got {axial_factor}")
+    return replace(found, notes=(*notes, *notes_on_planes(volume), *request.grid.notes(), *found.notes))
 
 
 def notes_on_planes(volume: Volume) -> list[str]:
@@ -205,24 +205,22 @@ def notes_on_planes(volume: Volume) -> list[str]:
 
 
 def checked_request(
-    method: Any, options: Mapping[str, Any], device: Any, *, axial_factor: Any, lateral_factor: Any, rank: Any,
+    method: Any, options: Mapping[str, Any], device: Any, *, grid: PlaneGrid, lateral_factor: Any, rank: Any,
     noise: Any, nonnegative: Any, keep_measured: Any, psf_fwhm: Any, spacing: tuple[float, float, float] | None,
     seed: Any, callback: Callback | None,
 ) -> Request:  # fmt: skip
     """Check every argument that does not depend on the stack."""
     chosen = METHODS[arguments.one_of("method", method, METHODS)]
-    factor, sigma, number = (
-        arguments.checked_axial_factor(axial_factor), arguments.checked_noise(noise), arguments.checked_seed(seed)
-    )  # fmt: skip
+    sigma, number = arguments.checked_noise(noise), arguments.checked_seed(seed)
     finer = arguments.checked_lateral_factor(lateral_factor, keep_measured)
     sign = arguments.true_false_or_auto("nonnegative", nonnegative)
     chosen.check_installed()
     found = chosen.prepare(arguments.options_of(chosen.options, options, chosen.name), number)
-    chosen.accepts(found, factor, finer)
+    chosen.accepts(found, grid.step, finer)
     return Request(
         method=chosen,
         options=found,
-        axial_factor=factor,
+        grid=grid,
         lateral_factor=finer,
         rank=arguments.checked_rank(rank),
         noise=sigma,
@@ -241,7 +239,7 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     """Recover every stack of the volume and put the results together; ``start`` is when the clock began."""
     shape = list(volume.shape)
     if "Z" in volume.axes:
-        shape[volume.axes.index("Z")] = (volume.planes - 1) * request.axial_factor + 1
+        shape[volume.axes.index("Z")] = request.grid.planes
     for name in "YX":
         shape[volume.axes.index(name)] *= request.lateral_factor
     dtype = float_type(volume.dtype)
@@ -264,12 +262,9 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     parts = {stack.label: parts[stack.label] for stack in stacks(volume)}
     first, *_ = parts.values()
     fine = None
-    if volume.spacing is not None:
-        fine = (
-            volume.spacing[0] / request.axial_factor,
-            volume.spacing[1] / request.lateral_factor,
-            volume.spacing[2] / request.lateral_factor,
-        )
+    if volume.spacing is not None and request.grid.spacing is not None:
+        _, dy, dx = volume.spacing
+        fine = request.grid.spacing, dy / request.lateral_factor, dx / request.lateral_factor
     metadata = {k: v for k, v in volume.metadata.items() if k not in ("format",)}
     return Recovery(
         volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),
@@ -283,6 +278,7 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         notes=(*notes, *(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes)),
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
+        grid=request.grid,
         _outliers=tuple(outliers),
         samples=samples_of_all(drawn, out, volume.axes),
         not_recovered=refused,

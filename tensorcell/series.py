@@ -71,7 +71,7 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
     whole = not together or all(is_complete(frame) for frame in frames)
     brightness: list[float] = []
     unit: Unit | None = None
-    size = frames[0].data.size * (request.axial_factor if together else 1)
+    size = math.ceil(frames[0].data.size * request.grid.step) if together else frames[0].data.size
     if together and 2 * size > WINDOW_VOXELS:
         notes.append(f"each frame was recovered by itself, since at most {WINDOW_VOXELS} voxels are computed together")
     for window, inner in windows(len(frames), WINDOW_VOXELS // size if together else 1):

@@ -21,6 +21,7 @@ from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
 from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
@@ -45,7 +46,7 @@ class Request:
 
     method: Method
     options: Options
-    axial_factor: int
+    grid: PlaneGrid
     rank: arguments.Rank | None
     noise: float | None
     nonnegative: bool | None
@@ -116,22 +117,22 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     """The result of a stack; without an estimate it is the method's for this stack alone."""
     whole, lines, given, problem = one
     if problem is None:
-        return with_finer_pixels(unchanged(whole, request.axial_factor), request.lateral_factor)
+        return with_finer_pixels(unchanged(whole, request.grid), request.lateral_factor)
     estimate = request.method.estimate(problem) if estimate is None else estimate
     estimate = fill_dead_pixels(problem, with_measured(problem, estimate))
-    planes = (len(given.values) - 1) * request.axial_factor + 1
-    grid = request.axial_factor * problem.stack.planes
+    grid = request.grid
+    gaps = Gaps(problem, estimate, grid.positions[problem.stack.planes], grid.planes)
     notes = [
         *constant_notes(whole.given_values, whole.mask),
         *estimate.notes,
         *noise_notes(problem.model.noise, problem.unit),
     ]
     gap_notes: list[str] = []
-    if len(grid) == planes:
+    if gaps.none:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
-        filled = fill_gaps(Gaps(problem, estimate, grid, planes), request.method)
-        gap_notes += [*unevenness(problem), planes_note(grid, planes), *filled.notes]
+        filled = fill_gaps(gaps, request.method)
+        gap_notes += [*unevenness(problem), planes_note(gaps.grid, gaps.planes), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
         filled = insert_lines(filled, problem, given, positions, lines)
@@ -144,12 +145,12 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
         for values in (filled.volume, filled.samples):
             if values is not None:
                 np.maximum(values, 0, out=values)
-    measured = on_grid(whole.mask, request.axial_factor)
+    measured = grid.spread(whole.mask)
     if not kept:
         measured = np.zeros(filled.volume.shape, bool)
     elif problem.keep:
-        put_back(whole, positions, filled, request.axial_factor)
-    doubt_zeros(whole, positions, filled, request.axial_factor, kept=kept)
+        put_back(whole, positions, filled, grid)
+    doubt_zeros(whole, positions, filled, grid, kept=kept)
     notes += defect_notes(problem.model.outliers, int(np.count_nonzero(whole.mask)), problem.psf, replaced=True)
     model, unit = problem.model, whole.unit
     if unit.offset:
@@ -228,13 +229,13 @@ def in_given_unit(filled: Filled, unit: Unit) -> Filled:
     return filled._replace(volume=volume, error=error, samples=samples)
 
 
-def unchanged(given: GivenStack, axial_factor: int) -> StackResult:
+def unchanged(given: GivenStack, grid: PlaneGrid) -> StackResult:
     """A stack whose measured voxels all have one value: the result has that value everywhere.
 
     Such a stack has no spread that could tell an error in its gaps: their uncertainty is as large as the value (1 where
     that is 0).
     """
-    measured = on_grid(given.mask, axial_factor)
+    measured = grid.spread(given.mask)
     value = np.full(measured.shape, given.lowest, given.values.dtype)
     notes = [f"all measured voxels have the value {given.lowest:g}, which is returned everywhere"]
     error = np.where(measured, 0, abs(given.lowest) or 1).astype(value.dtype)
@@ -265,7 +266,7 @@ def posed(given: GivenStack, label: str, request: Request, *, complete: bool) ->
     """
     keep = request.keep_measured
     if keep is None:
-        keep = (request.axial_factor > 1 or not complete) and not request.noise
+        keep = (request.grid.step > 1 or not complete) and not request.noise
     stack = measured_stack(given)
     psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
     if psf is not None:  # planes that were set aside leave the others further apart
@@ -275,7 +276,7 @@ def posed(given: GivenStack, label: str, request: Request, *, complete: bool) ->
     )
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
-        axial_factor=request.axial_factor, label=label, options=request.options, psf=psf,
+        grid=request.grid, label=label, options=request.options, psf=psf,
         unit=given.unit,
     )  # fmt: skip
 
@@ -284,19 +285,17 @@ def fill_gaps(gaps: Gaps, method: Method) -> Filled:
     """The wanted stack with all its planes; errors at measured planes are those of the estimate."""
     filled, estimate = method.between(gaps), gaps.estimate
     error = np.sqrt(np.square(filled.error) + carried_on(gaps))
-    error[gaps.grid] = estimate.error
+    shared = gaps.grid % 1 == 0
+    error[gaps.grid[shared].astype(int)] = estimate.error[shared]
     return filled._replace(error=error)
 
 
 def insert_lines(filled: Filled, problem: Problem, given: GivenStack, outliers: Array, lines: MeasuredLines) -> Filled:
     """The wanted stack with the rows and columns that were set aside, in every sample, too."""
-    kept = np.zeros(filled.volume.shape, bool)
-    volume = filled.volume
+    volume, kept = filled.volume, np.zeros(filled.volume.shape, bool)
     if problem.keep:  # the lines are predicted from what the result holds: measured values where they are kept
-        inlier = given.mask.copy()
-        inlier.ravel()[outliers] = False
-        kept[:: problem.axial_factor] = inlier
-        put_back(replace(given, given=None), outliers, filled, problem.axial_factor)  # in the unit of computations
+        kept = problem.grid.spread(inliers(given, outliers))
+        put_back(replace(given, given=None), outliers, filled, problem.grid)  # in the unit of computations
     whole = fill_lines(volume, filled.error, kept, lines, problem.model.noise)
     samples = filled.samples
     if samples is not None:
@@ -331,23 +330,22 @@ def finest(problem: Problem, given: GivenStack, outliers: Array, filled: Filled,
 
 
 def scan_of(problem: Problem, given: GivenStack, outliers: Array, filled: Filled, request: Request) -> Scan:
-    """The planes that were given, estimates where they have gaps, and the variances of both."""
+    """The planes that were given, all of them planes of the wanted stack, estimates where they have gaps, and the
+    variances of both."""
     from scipy.ndimage import uniform_filter
 
-    inlier = given.mask.copy()
-    inlier.ravel()[outliers] = False
-    grid = slice(None, None, request.axial_factor)
-    measured = np.where(inlier, given.values, filled.volume[grid])
+    inlier, planes = inliers(given, outliers), request.grid.places
+    measured = np.where(inlier, given.values, filled.volume[planes])
     around = uniform_filter(measured, (1, 3, 3))  # the noise of a voxel must not tell its variance
-    variance = np.where(inlier, problem.model.noise.variance(around), np.square(filled.error[grid]))
+    variance = np.where(inlier, problem.model.noise.variance(around), np.square(filled.error[planes]))
     return Scan(problem, measured, variance, filled, request.lateral_factor)
 
 
-def on_grid(mask: Array, axial_factor: int) -> Array:
-    """The mask of the wanted stack."""
-    measured = np.zeros(((len(mask) - 1) * axial_factor + 1, *mask.shape[1:]), bool)
-    measured[::axial_factor] = mask
-    return measured
+def inliers(given: GivenStack, outliers: Array) -> Array:
+    """True at the measured voxels of the stack that was given, but for outliers at these flat positions."""
+    inlier = given.mask.copy()
+    inlier.ravel()[outliers] = False
+    return inlier
 
 
 def places_in_given(problem: Problem, given: GivenStack) -> Array:
@@ -357,28 +355,22 @@ def places_in_given(problem: Problem, given: GivenStack) -> Array:
     return np.asarray(problem.stack.planes[positions // plane] * plane + positions % plane)
 
 
-def put_back(given: GivenStack, outliers: Array, filled: Filled, axial_factor: int) -> None:
+def put_back(given: GivenStack, outliers: Array, filled: Filled, grid: PlaneGrid) -> None:
     """Measured voxels that are no outliers keep their value, bit for bit, in the result and in every sample."""
-    inlier = given.mask.copy()
-    inlier.ravel()[outliers] = False
-    values = given.given_values
-    np.copyto(filled.volume[::axial_factor], values, where=inlier)
+    inlier, values = inliers(given, outliers)[grid.shared], given.given_values[grid.shared]
+    np.copyto(filled.volume[grid.places], values, where=inlier)
     if filled.samples is not None:
-        np.copyto(filled.samples[:, ::axial_factor], values, where=inlier)
+        np.copyto(filled.samples[:, grid.places], values, where=inlier)
 
 
-def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, axial_factor: int, *, kept: bool = True) -> None:
+def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, grid: PlaneGrid, *, kept: bool = True) -> None:
     """Where a voxel is estimated and nothing tells an error, its uncertainty is the spread of the measured values.
 
     ``kept`` is whether measured voxels are voxels of the result; if not, all are estimated.
     """
     unsure = filled.error == 0
     if kept:
-        at_planes = unsure[::axial_factor]
-        replaced = np.unravel_index(outliers, at_planes.shape)
-        without = at_planes[replaced]
-        at_planes[given.mask] = False
-        at_planes[replaced] = without
+        unsure &= ~grid.spread(inliers(given, outliers))
     if unsure.any():
         spread = given.unit.width(float(np.std(given.values[given.mask], dtype=np.float64)))
         filled.error[unsure] = max(spread, float(np.finfo(filled.error.dtype).smallest_subnormal))

@@ -12,7 +12,6 @@ from tensorcell.stack_recovery import (
     StackResult,
     check_arguments,
     checked_stack,
-    on_grid,
     with_finer_pixels,
 )
 from tensorcell.volume import Stack, Volume, stacks
@@ -56,7 +55,7 @@ def unrecovered(stack: Stack, request: Request, reason: str) -> StackResult:
     seen = np.isfinite(stack.data)
     if stack.mask is not None:
         seen &= stack.mask
-    measured = on_grid(seen, request.axial_factor)
+    measured = request.grid.spread(seen)
     nothing = np.full(measured.shape, np.nan, float_type(stack.data.dtype))
     nowhere = np.zeros(0, np.int64)
     result = StackResult(

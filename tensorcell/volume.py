@@ -325,7 +325,8 @@ def check_spacing(spacing: Sequence[float] | None, axes: str = "ZYX") -> tuple[f
             steps = [steps[-2], *steps[-2:]]
         dz, dy, dx = steps
     except (TypeError, ValueError) as error:
-        raise InputError(f"spacing must be three numbers (dz, dy, dx), got {spacing!r}") from error
+        fewer = "" if "Z" in axes else "two numbers (dy, dx) or "
+        raise InputError(f"spacing must be {fewer}three numbers (dz, dy, dx), got {spacing!r}") from error
     if not all(math.isfinite(step) and step > 0 for step in (dz, dy, dx)):
         raise InputError(f"spacing must be positive and finite, got (dz, dy, dx) = {(dz, dy, dx)}")
     return dz, dy, dx

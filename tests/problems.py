@@ -9,6 +9,7 @@ import numpy as np
 from tensorcell.fitting import Fitting, TuckerOptions
 from tensorcell.methods.protocol import Problem
 from tensorcell.model import model_of
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import LocalOptions
 from tensorcell.solvers.defects import Kind
 from tensorcell.solvers.optics import Width
@@ -50,7 +51,7 @@ def problem_of(
         "keep": keep,
         "fitting": fitting,
         "noise": noise,
-        "axial_factor": 1,
+        "grid": PlaneGrid(stack.given_planes),
         "label": "",
         "options": {TuckerOptions: TuckerOptions(), LocalOptions: LocalOptions(sweeps=3)},
     }

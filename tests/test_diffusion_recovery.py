@@ -183,6 +183,14 @@ def test_uneven_planes_are_left_to_kriging(truth: np.ndarray) -> None:
     assert "not evenly spaced: a lateral prior cannot fill the planes between them" in "\n".join(result.notes)
 
 
+def test_planes_at_any_distance_are_left_to_kriging(truth: np.ndarray) -> None:
+    options = {"spacing": (1.5, 0.5, 0.5), "spacing_z": 1.0}
+    result, plain = tc.recover(truth[::2], **options, **QUICK), tc.recover(truth[::2], **options)
+    said = "no whole number of wanted planes apart: a lateral prior cannot fill the planes between"
+    assert said in "\n".join(result.notes)
+    np.testing.assert_array_equal(result.volume.data, plain.volume.data)
+
+
 def test_gaps_alone_are_left_to_local(truth: np.ndarray) -> None:
     stack = np.where(np.random.default_rng(4).random(truth.shape) < 0.3, np.nan, truth)
     result, plain = (tc.recover(stack, **options) for options in (QUICK, {"method": "auto"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import tensorcell as tc
 from tensorcell import memory
 from tensorcell.errors import InputError
+from tensorcell.plane_grid import PlaneGrid
 
 STACK = np.random.default_rng(0).random((8, 64, 64)).astype(np.float32)
 
@@ -33,14 +35,14 @@ def test_what_is_refused_depends_on_voxels_type_and_stacks(monkeypatch: pytest.M
         for free, fits in ((needed, True), (needed - 1, False), (None, True)):
             monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
             if fits:
-                memory.check_affordable(volume, 3, bytes_a_voxel)
+                memory.check_affordable(volume, PlaneGrid(8, Fraction(3)), bytes_a_voxel)
             else:
                 with pytest.raises(InputError, match="makes 22 planes"):
-                    memory.check_affordable(volume, 3, bytes_a_voxel)
+                    memory.check_affordable(volume, PlaneGrid(8, Fraction(3)), bytes_a_voxel)
     monkeypatch.setattr(memory, "free_memory", lambda: 0)
-    memory.check_affordable(several, 1, 17)  # what is given is there already
+    memory.check_affordable(several, PlaneGrid(8), 17)  # what is given is there already
     with pytest.raises(InputError, match="in each of 2 stacks"):
-        memory.check_affordable(several, 2, 17)
+        memory.check_affordable(several, PlaneGrid(8, Fraction(2)), 17)
 
 
 def test_free_memory_is_that_of_the_machine_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -472,6 +472,10 @@ def test_guidance_is_chosen_by_name(
             {"lateral_factor": 1},
             "expected axial factor 2 and lateral factor 2, which the weights were fitted to, got 2 and 1",
         ),
+        (
+            {"axial_factor": 1, "spacing": (1.0, 0.5, 0.5), "spacing_z": 0.3},
+            "expected axial factor 2 and lateral factor 2, which the weights were fitted to, got 10/3 and 2",
+        ),
         ({"guidance": "smooth"}, "expected guidance among data, tucker, got 'smooth'"),
         ({"tile": 16}, "expected tiles of at least 32 pixels, got 16"),
         ({"samples": 0}, "expected a whole number of at least 1 as samples, got 0"),

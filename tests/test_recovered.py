@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery, StackOutliers, share_left_open
 from tensorcell.solvers import Status
 from tensorcell.volume import Volume
@@ -85,6 +87,7 @@ def two_channels() -> tuple[Recovery, np.ndarray]:
         notes=(),
         seconds=0.0,
         input_shape=(2, 4, 8, 9),
+        grid=PlaneGrid(4, Fraction(2)),
         _outliers=(
             StackOutliers((0,), np.zeros(0, int), np.zeros(0)),
             StackOutliers((1,), positions, np.array([5.0, -6.0, 7.0])),

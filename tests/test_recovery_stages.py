@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from tensorcell.fitting import TuckerOptions
 from tensorcell.methods import table
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovery import samples_of_all
 from tensorcell.solvers import Status
-from tensorcell.stack_recovery import fill_gaps, on_grid, places_in_given, put_back
+from tensorcell.stack_recovery import doubt_zeros, fill_gaps, places_in_given, put_back
 
 
 def method_of(value: float, samples: int = 0) -> Method:
@@ -56,7 +58,7 @@ def test_measured_voxels_come_back_in_the_result_and_in_every_sample(
 ) -> None:
     data = small()
     result = recovered(monkeypatch, method_of(7.0, samples), data, axial_factor=factor)
-    kept = on_grid(~np.isnan(data), factor)
+    kept = PlaneGrid(6, Fraction(factor)).spread(~np.isnan(data))
     assert np.array_equal(result.measured, kept)
     values = np.nan_to_num(data)
     assert result.outlier_count == 0
@@ -95,7 +97,7 @@ def test_put_back_changes_inliers_only() -> None:
     stack = given(data, mask)
     outliers = np.flatnonzero(mask)[::7]
     filled = Filled(np.zeros((10, 32, 32)), np.zeros((10, 32, 32)), (), np.zeros((2, 10, 32, 32)))
-    put_back(stack, outliers, filled, 3)
+    put_back(stack, outliers, filled, PlaneGrid(4, Fraction(3)))
     inlier = mask.copy()
     inlier.ravel()[outliers] = False
     expected = np.zeros((10, 32, 32))
@@ -103,6 +105,20 @@ def test_put_back_changes_inliers_only() -> None:
     assert filled.samples is not None
     for whole in (filled.volume, *filled.samples):
         np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_nothing_but_kept_voxels_has_no_error(kept: bool) -> None:
+    """Planes 0 and 2 of four given ones are planes 0 and 3 of five; all others are estimates, and so are outliers."""
+    _, data, mask = waves(0.8, planes=4)
+    stack, outliers, error = given(data, mask), np.flatnonzero(mask)[::7], np.zeros((5, 32, 32))
+    doubt_zeros(stack, outliers, Filled(error.copy(), error, ()), PlaneGrid(4, Fraction(3, 2)), kept=kept)
+    inlier = mask.copy()
+    inlier.ravel()[outliers] = False
+    expected = np.full((5, 32, 32), data[mask].std())
+    if kept:
+        expected[[0, 3]] = np.where(inlier[[0, 2]], 0, expected[[0, 3]])
+    np.testing.assert_allclose(error, expected, rtol=1e-12)
 
 
 def test_places_in_given_count_the_planes_that_were_set_aside() -> None:
@@ -127,7 +143,7 @@ def gaps_of(keep: bool) -> tuple[Gaps, np.ndarray]:
     problem = problem_of(data, mask, keep=keep)
     error = np.random.default_rng(0).uniform(0.5, 1.5, data.shape)
     estimate = Estimate(data, error, Status.COMPLETED, ())
-    return Gaps(problem, estimate, np.arange(0, 11, 2), 11), error
+    return Gaps(problem, estimate, np.arange(0.0, 11, 2), 11), error
 
 
 def test_fill_gaps_adds_what_denoising_left_over_to_the_error_between_planes() -> None:
@@ -146,6 +162,27 @@ def test_fill_gaps_carries_on_the_error_of_voxels_that_were_filled_in_kept_plane
     filled = fill_gaps(gaps._replace(problem=problem), method_of(7.0))
     square = np.where(inlier, 0, error**2)
     np.testing.assert_allclose(filled.error[1::2], np.sqrt(9 + (square[:-1] + square[1:]) / 2), rtol=1e-12)
+
+
+def test_fill_gaps_carries_errors_to_planes_between_two_in_proportion_to_their_distances() -> None:
+    """Planes given at 0, 1.5, 3, ...: plane 1 lies two thirds of the way to the second one, which is none of these."""
+    gaps, error = gaps_of(keep=False)
+    gaps = gaps._replace(grid=1.5 * np.arange(6), planes=8)
+    assert gaps.spacing == 0
+    filled = fill_gaps(gaps, method_of(7.0))
+    np.testing.assert_array_equal(filled.error[::3], error[::2])
+    for plane, (below, above), share in ((1, (0, 1), 2 / 3), (2, (1, 2), 1 / 3), (7, (4, 5), 2 / 3)):
+        square = (1 - share) * error[below] ** 2 + share * error[above] ** 2
+        np.testing.assert_allclose(filled.error[plane], np.sqrt(9 + square), rtol=1e-12)
+
+
+def test_planes_are_a_whole_number_apart_or_none() -> None:
+    gaps, _ = gaps_of(keep=True)
+    assert gaps.spacing == 2
+    assert not gaps.none
+    assert gaps._replace(grid=np.arange(11.0)).none
+    for grid, planes in (([0, 2.5, 5], 6), ([0, 2, 5], 6), ([2, 4, 6], 7), ([0, 2, 4], 6)):
+        assert gaps._replace(grid=np.array(grid, float), planes=planes).spacing == 0
 
 
 def test_fill_gaps_between_kept_planes_has_the_error_of_the_filling_alone() -> None:
@@ -167,7 +204,7 @@ def test_planes_between_kept_ones_know_of_the_noise_of_the_planes_that_were_left
     for keep in (True, False):
         problem = problem_of(planes, np.ones(planes.shape, bool), keep=keep)
         filled = between_by_kriging(
-            Gaps(problem, Estimate(planes, errors, Status.COMPLETED, ()), np.arange(0, 21, 2), 21)
+            Gaps(problem, Estimate(planes, errors, Status.COMPLETED, ()), np.arange(0.0, 21, 2), 21)
         )
         np.testing.assert_array_equal(filled.volume[::2], planes)
         assert np.mean(np.abs(filled.volume - truth)[1::2] <= 1.645 * filled.error[1::2]) > 0.9

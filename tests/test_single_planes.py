@@ -87,6 +87,26 @@ def test_a_volume_of_one_plane_has_one_and_shows_its_pixel_size() -> None:
     assert np.shares_memory(stack.data, NOISY)
     with pytest.raises(InputError, match="spacing must be three numbers"):
         Volume(NOISY[np.newaxis], "ZYX", (0.2, 0.1))
+    with pytest.raises(InputError, match=r"must be two numbers \(dy, dx\) or three numbers \(dz, dy, dx\), got"):
+        Volume(NOISY, "YX", (0.2,))
+
+
+@pytest.mark.parametrize("text", ["0.2,0.1", "7,0.2,0.1"])
+def test_the_command_takes_two_numbers_or_three_as_the_spacing_of_single_planes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", NOISY[:20, :20])
+    np.save("z.npy", np.stack([NOISY[:20, :20]] * 3))
+    command = ["tensorcell", "recover", "a.npy", "b.ome.tif", "--spacing", text, "--method", "tucker", "--quiet"]
+    for source, spacing, status in (("a.npy", text, 0), ("a.npy", "0.2", 2), ("z.npy", "0.2,0.1", 2)):
+        monkeypatch.setattr(sys, "argv", [*command[:2], source, command[3], "--spacing", spacing, *command[6:]])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        assert (exit_.value.code or 0) == status
+        expected = {"a.npy": "expected 2 or 3 numbers", "z.npy": "expected 3 numbers"}[source] if status else ""
+        assert expected in capsys.readouterr().err
+    assert read("b.ome.tif").spacing == pytest.approx((0.2, 0.2, 0.1))
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.ome.tif", "a.h5", "a.npz"])

@@ -25,6 +25,7 @@ from tensorcell.cli.parsing import (
     noise_of,
     numbers_of,
     rank_of,
+    spacing_of,
 )
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, read, read_mask
@@ -63,7 +64,7 @@ def diagnose(
             check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
         volume = read(source, axes=axes)
         if spacing is not None:
-            volume = replace(volume, spacing=numbers_of(spacing, "--spacing", 3))
+            volume = replace(volume, spacing=spacing_of(spacing, volume.axes))
         report = diagnose_volume(
             volume,
             read_mask(mask, like=volume) if mask is not None else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tensorcell.memory import machine_memory
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.volume import Volume
 
 BYTES_A_VOXEL = 80
@@ -14,10 +15,9 @@ BASE = 300
 """Memory in MiB that the program takes without any data."""
 
 
-def say_cost(source: str, before: Volume, axial_factor: int) -> None:
+def say_cost(source: str, before: Volume, grid: PlaneGrid) -> None:
     """Print the memory that will be needed on stderr if that is a terminal, or if the machine has less than that."""
-    planes = before.planes
-    voxels = before.data.size // planes * ((planes - 1) * max(1, axial_factor) + 1)
+    voxels = before.data.size // before.planes * grid.planes
     needed, there = BYTES_A_VOXEL * voxels / 2**20 + BASE, machine_memory()
     short = there is not None and needed > there
     if short or sys.stderr.isatty():

@@ -14,12 +14,15 @@ MASK_HELP = "Mask file of the input's shape; not zero = measured."
 MISSING_HELP = "Voxels that have exactly this value were not measured, such as 0 for padding."
 NOISE_HELP = "auto, or the standard deviation of the noise in the data's unit."
 RANK_HELP = "auto, one rank for all axes, or three (z,y,x)."
-SPACING_HELP = "Voxel size dz,dy,dx in micrometres."
+SPACING_HELP = "Voxel size dz,dy,dx in micrometres; dy,dx is enough for single planes."
 PSF_HELP = (
     "Full widths at half maximum z,y,x of the point spread function: in micrometres if the voxel size is known, else "
     "in voxels. Bright voxels narrower than it are defects."
 )
 FACTOR_HELP = "s: the planes given are planes 0, s, 2s, ... of the wanted stack."
+SPACING_Z_HELP = (
+    "In place of --axial-factor: distance of the wanted planes in micrometres, or isotropic (the height of the pixels)."
+)
 LATERAL_HELP = "f: a pixel given is the mean of f x f pixels of the wanted stack."
 JSON_HELP = "Print one JSON object on stdout and nothing else."
 PAGE_HELP = "Write a page to this file (.html)."
@@ -53,13 +56,28 @@ def list_of(text: str, name: str, kind: type[int] | type[float]) -> Any:
         raise InputError(f"expected {what} separated by commas for {name}, got {text!r}") from None
 
 
-def numbers_of(text: str, name: str, count: int) -> Any:
+def spacing_of(text: str, axes: str) -> Any:
+    """The voxel size of a volume with these axes: dz,dy,dx, or dy,dx where there is no Z."""
+    return numbers_of(text, "--spacing", *((3,) if "Z" in axes else (2, 3)))
+
+
+def spacing_z_of(text: str | None) -> Any:
+    """ "isotropic", a number, or None where the flag was not given."""
+    if text is None or text == "isotropic":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"expected isotropic or a number of micrometres for --spacing-z, got {text!r}") from None
+
+
+def numbers_of(text: str, name: str, *counts: int) -> Any:
     """So many numbers separated by commas."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != count:
-        what = "a number" if count == 1 else f"{count} numbers separated by commas"
+    if len(numbers) not in counts:
+        what = "a number" if counts == (1,) else f"{' or '.join(map(str, counts))} numbers separated by commas"
         raise InputError(f"expected {what} for {name}, got {text!r}")
     return numbers

@@ -28,17 +28,21 @@ from tensorcell.cli.parsing import (
     RANK_HELP,
     SOURCE_HELP,
     SPACING_HELP,
+    SPACING_Z_HELP,
     TARGET_HELP,
     noise_of,
     numbers_of,
     rank_of,
+    spacing_of,
+    spacing_z_of,
 )
 from tensorcell.errors import InputError
 from tensorcell.files import Written, check_outputs, read, read_mask, rehearse, staged, write
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
-from tensorcell.missing_value import missing_value_of
+from tensorcell.missing_value import missing_value_of, without_value
 from tensorcell.pages import recovery as reports
+from tensorcell.plane_grid import wanted_grid
 from tensorcell.progress import ProgressBar
 from tensorcell.recovered import Recovery
 from tensorcell.recovery import recover as recover_volume
@@ -53,6 +57,7 @@ def recover(
     source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
     target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET_HELP)],
     axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
+    spacing_z: Annotated[str | None, typer.Option(help=SPACING_Z_HELP)] = None,
     lateral_factor: Annotated[int, typer.Option(help=LATERAL_HELP)] = 1,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "auto",
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
@@ -97,6 +102,7 @@ def recover(
         "keep_measured": "auto" if keep_measured is None else keep_measured,
         "psf_fwhm": None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
         "missing_value": missing_value_of(missing_value),
+        "spacing_z": spacing_z_of(spacing_z),
         "lateral_factor": lateral_factor,
         "device": device,
         "seed": seed,
@@ -109,19 +115,21 @@ def recover(
         check_outputs({"IN": source, "--mask": mask}, outputs, PAGE_SUFFIXES)
         before = read(source, axes=axes)
         if spacing is not None:
-            before = replace(before, spacing=numbers_of(spacing, "--spacing", 3))
+            before = replace(before, spacing=spacing_of(spacing, before.axes))
         measured = read_mask(mask, like=before) if mask is not None else None
         wanted = before.dtype if dtype == "input" else dtype
         rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
-        check_affordable(before, axial_factor, bytes_of_recovery(before), lateral_factor=lateral_factor)
+        grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
+        check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
         if not quiet:
-            say_cost(source, before, axial_factor)
+            say_cost(source, before, grid)
         labels = [stack.label for stack in stacks(before)]
         with ProgressBar(labels, enabled=False if quiet else None) as bar:
             result = recover_volume(before, measured, callback=bar.update, **options)
         facts = {"input": source, "output": target, **reports.facts(before, result)}
         fitting, lost_type = storable(wanted, result)
-        written = write_all(outputs, before, result, signed(result.volume, options), fitting)
+        given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
+        written = write_all(outputs, given, result, signed(result.volume, options), fitting)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend(lost_type)

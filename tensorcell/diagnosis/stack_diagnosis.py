@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.memory import BYTES_OF_DIAGNOSIS, check_affordable
 from tensorcell.missing_value import without_value
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
 from tensorcell.volume import Stack, Volume, stacks
@@ -145,7 +147,8 @@ def diagnose(
     )
     optics_limits(**request.optics)
     arguments.check_shape(volume, planes=2)
-    check_affordable(volume, request.axial_factor, BYTES_OF_DIAGNOSIS, all_stacks=False)
+    grid = PlaneGrid(volume.planes, Fraction(request.axial_factor))
+    check_affordable(volume, grid, BYTES_OF_DIAGNOSIS, all_stacks=False)
     volume, notes = without_value(volume, missing_value)
     notes = tuple(map(as_sentence, notes))
     reports: list[Diagnosis] = []

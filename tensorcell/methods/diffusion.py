@@ -34,6 +34,9 @@ LARGEST_SEED = 2**32 - 1
 
 NOTHING_TO_ADD = "no plane is missing and there is no noise to remove: a prior adds nothing"
 UNEVEN = "the measured planes are not evenly spaced: a lateral prior cannot fill the planes between them"
+BETWEEN = (
+    "the measured planes are no whole number of wanted planes apart: a lateral prior cannot fill the planes between"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def estimate(problem: Problem) -> Estimate:
     """The estimate of ``"auto"``, corrected by a prior where measured voxels are denoised."""
     found = better_estimate(problem, lambda denoised: _corrected(problem, denoised))
     notes = found.notes
-    if not problem.stack.some_set_aside and problem.axial_factor == 1:
+    if not problem.stack.some_set_aside and problem.grid.step == 1:
         if problem.keep or problem.model.noise.sigma == 0:
             notes = (*notes, NOTHING_TO_ADD)
         notes = (*notes, *_unused(problem, notes, found.samples))
@@ -72,7 +75,7 @@ def estimate(problem: Problem) -> Estimate:
 
 
 def between(gaps: Gaps) -> Filled:
-    """Planes by the prior where the measured ones are evenly spaced, by kriging where they are not."""
+    """Planes by the prior where the measured ones are the same whole number of planes apart, else by kriging."""
     problem, spacing = gaps.problem, gaps.spacing
     if spacing > 1 and gaps.estimate.status is not Status.STOPPED:
         from tensorcell.diffusion_guidance.fill_stack import diffused_planes
@@ -84,7 +87,7 @@ def between(gaps: Gaps) -> Filled:
     else:
         filled = between_by_kriging(gaps)
         if spacing == 0:
-            filled = filled._replace(notes=(*filled.notes, UNEVEN))
+            filled = filled._replace(notes=(*filled.notes, UNEVEN if problem.grid.whole else BETWEEN))
     said = (*gaps.estimate.notes, *filled.notes)
     return filled._replace(notes=(*filled.notes, *_unused(problem, said, filled.samples)))
 
@@ -166,7 +169,7 @@ def key_of(problem: Problem) -> str:
     """Digest of the stack and of all that a fit to it depends on."""
     stack, options = problem.stack, problem.option(DiffusionOptions)
     measured = np.where(stack.mask, stack.values, np.nan)
-    return digest(measured, problem.axial_factor, problem.noise, problem.keep, problem.fitting.seed, options.fit_steps)
+    return digest(measured, problem.grid.step, problem.noise, problem.keep, problem.fitting.seed, options.fit_steps)
 
 
 def digest(values: npt.NDArray[Any], *options: Any) -> str:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from tensorcell.diffusion_guidance.options import MicroDiffuse3DOptions
@@ -69,7 +70,7 @@ def with_images(model: Any, folder: Any) -> tuple[Any, tuple[str, ...]]:
     return replace(model, images=images), ()
 
 
-def check_factors(options: Options, axial_factor: int, lateral_factor: int) -> None:
+def check_factors(options: Options, axial_factor: Fraction, lateral_factor: int) -> None:
     """Raise `InputError` unless the networks were fitted to scans of these factors."""
     acquisition = options[MicroDiffuse3DOptions].model.acquisition
     wanted = acquisition.axial_factor, acquisition.lateral_factor

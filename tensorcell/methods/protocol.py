@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import AS_GIVEN, Unit
 from tensorcell.stack import MeasuredStack
@@ -47,8 +49,8 @@ class Problem:
         How a global model is fitted; also the device, the seed and the callback.
     noise : float or None
         The standard deviation of the noise that the user gave.
-    axial_factor : int
-        The planes given are planes 0, s, 2s, ... of the wanted stack.
+    grid : PlaneGrid
+        Where the planes given lie in the wanted stack.
     label : str
         Channel and frame, such as ``"T=0, C=1"``; empty where there is only one stack.
     options : mapping
@@ -65,7 +67,7 @@ class Problem:
     keep: bool
     fitting: Fitting
     noise: float | None
-    axial_factor: int
+    grid: PlaneGrid
     label: str
     options: Options
     psf: tuple[float, ...] | None = None
@@ -122,17 +124,23 @@ class Gaps(NamedTuple):
 
     problem: Problem
     estimate: Estimate
-    grid: npt.NDArray[np.integer]
-    """Places of the measured planes, ascending."""
+    grid: npt.NDArray[np.float64]
+    """Positions of the measured planes, ascending; one that is no whole number lies between planes of the stack."""
     planes: int
     """Planes of the wanted stack."""
 
     @property
+    def none(self) -> bool:
+        """Whether the measured planes are those of the wanted stack."""
+        return np.array_equal(self.grid, np.arange(self.planes))
+
+    @property
     def spacing(self) -> int:
-        """Distance between successive measured planes; 0 if it varies, or if the first or last plane is missing."""
+        """Distance between successive measured planes; 0 if it varies or is no whole number, or if the first or last
+        plane is missing."""
         steps = np.unique(np.diff(self.grid))
-        whole = len(steps) == 1 and self.grid[0] == 0 and self.grid[-1] == self.planes - 1
-        return int(steps[0]) if whole else 0
+        even = len(steps) == 1 and self.grid[0] == 0 and self.grid[-1] == self.planes - 1
+        return int(steps[0]) if even and steps[0] % 1 == 0 else 0
 
 
 class Filled(NamedTuple):
@@ -159,11 +167,12 @@ class Scan(NamedTuple):
 
     problem: Problem
     measured: Array
-    """The planes that were given ``(n, Y, X)``; estimates where nothing was measured and at outliers."""
+    """The planes that were given ``(n, Y, X)``, all of them planes of the wanted stack; estimates where nothing was
+    measured and at outliers."""
     variance: Array
     """Variance of their noise, and of the error of the estimates among them; of the same shape."""
     estimate: Filled
-    """The wanted stack at the measured pixel size, ``((n - 1) axial_factor + 1, Y, X)``."""
+    """The wanted stack at the measured pixel size."""
     lateral_factor: int
     """Pixels of the wanted stack a side of a measured one."""
 
@@ -178,7 +187,7 @@ class Restoration(NamedTuple):
     """Whether measured planes are planes of the restored stack, so that measured voxels can keep their value."""
 
 
-def any_factors(options: Options, axial_factor: int, lateral_factor: int) -> None:
+def any_factors(options: Options, axial_factor: Fraction, lateral_factor: int) -> None:
     """Accept all factors."""
 
 
@@ -209,7 +218,8 @@ class Method:
     needs, extra : tuple of str, str
         Modules that must be installed, and the extra that brings them.
     accepts : callable
-        ``(options, axial_factor, lateral_factor)``: raises `InputError` where the method does not suit the factors.
+        ``(options, axial_factor, lateral_factor)``: raises `InputError` where the method does not suit the factors. The
+        axial one is the distance of the planes given in wanted planes; a method with ``restore`` accepts whole ones.
     prepare : callable
         ``(options, seed) -> options``, called once before any work; it reads and checks whatever the options name.
     stages : mapping
@@ -223,7 +233,7 @@ class Method:
     between: Callable[[Gaps], Filled]
     together: Callable[[Sequence[Problem]], tuple[list[Estimate], list[str]]] | None = None
     restore: Callable[[Scan], Restoration] | None = None
-    accepts: Callable[[Options, int, int], None] = any_factors
+    accepts: Callable[[Options, Fraction, int], None] = any_factors
     needs: tuple[str, ...] = ()
     extra: str = ""
     prepare: Callable[[Options, int], Options] = unchanged

@@ -40,7 +40,8 @@ from tensorcell.pages.pictures import (
     swatch,
     take_slices,
 )
-from tensorcell.recovered import Recovery, axial_factor_of
+from tensorcell.plane_grid import PlaneGrid
+from tensorcell.recovered import Recovery
 from tensorcell.solvers import IterationRecord
 from tensorcell.volume import Stack, Volume, stacks, zyx_view
 
@@ -53,9 +54,9 @@ REPORT_SUFFIXES = (".png", ".html")
 def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> list[Picture]:
     """One picture for each stack, four at most.
 
-    A picture shows the input on the grid of the output, linear interpolation along z if some planes were not measured,
-    and the result. If a truth (array or Volume of the output's shape) is given, it and the absolute differences from
-    it are shown, too.
+    A picture shows the input on the grid of the output (a plane that lies between two planes of it at the nearest one),
+    linear interpolation along z if some planes were not measured, and the result. If a truth (array or Volume of the
+    output's shape) is given, it and the absolute differences from it are shown, too.
     """
     reference = None if truth is None else _like_output(truth, after)
     outliers = after.outliers if after.outlier_count else None
@@ -65,23 +66,23 @@ def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> lis
 def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None, truth: np.ndarray | None) -> Picture:
     axes, where = after.volume.axes, stack.where
     result = zyx_view(after.volume.data, axes, where)
-    factor = axial_factor_of(result, stack.data)
+    grid = after.grid
+    measured = measured_planes(stack, zyx_view(after.measured, axes, where), grid)
     stack = stack._replace(data=_repeated(stack.data, result.shape))
-    measured = zyx_view(after.measured, axes, where)[::factor]
-    if not measured.any():  # no voxel of the result was measured as such
-        measured = np.isfinite(stack.data)
-    mask = np.zeros(result.shape, bool)
-    mask[::factor] = measured
+    measured = _repeated(measured, result.shape)
+    mask = grid.spread(measured)
     plane, row = choose_slices(mask, result)
     given = Panel("Input", np.full(result.shape[1:], np.nan), np.full(result[:, row].shape, np.nan))
-    if plane % factor == 0:
-        given.xy[...] = np.where(measured[plane // factor], stack.data[plane // factor], np.nan)
-    given.xz[::factor] = np.where(measured[:, row], stack.data[:, row], np.nan)
+    for place, values, seen in zip(grid.positions, stack.data, measured, strict=True):
+        if place == plane:
+            given.xy[...] = np.where(seen, values, np.nan)
+        if round(place) < len(result):
+            given.xz[round(place)] = np.where(seen[row], values[row], np.nan)
     panels = [given]
     if not mask.any(axis=(1, 2)).all():
-        rows = slice(row, row + 1)
-        xy = interpolated_plane(stack.data, measured, plane / factor)
-        xz = [interpolated_plane(stack.data[:, rows], measured[:, rows], z / factor)[0] for z in range(len(result))]
+        rows, places = slice(row, row + 1), [float(z / grid.step) for z in range(len(result))]
+        xy = interpolated_plane(stack.data, measured, places[plane])
+        xz = [interpolated_plane(stack.data[:, rows], measured[:, rows], place)[0] for place in places]
         panels.append(Panel("Linear interpolation", xy, np.stack(xz), errors=True))
     panels.append(replace(take_slices("tensorcell", result, plane, row), errors=True))
     clean = measured
@@ -98,6 +99,23 @@ def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None
         title=stack.label,
         plane_note="" if mask[plane].any() else "not measured",
     )
+
+
+def measured_planes(stack: Stack, measured: np.ndarray, grid: PlaneGrid) -> np.ndarray:
+    """Where the planes given hold measured voxels: in planes of the result this is what the result says, if anything.
+
+    Parameters
+    ----------
+    stack : Stack
+        What was given.
+    measured : bool array
+        True = a measured voxel of the result.
+    grid : PlaneGrid
+    """
+    seen = np.isfinite(stack.data) if stack.mask is None else np.isfinite(stack.data) & stack.mask
+    if measured.any():  # else no voxel of the result was measured as such
+        seen[grid.shared] = measured[grid.places]
+    return np.asarray(seen)
 
 
 def _repeated(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -119,9 +137,7 @@ def draw_map(before: Volume, after: Recovery) -> Figure:
 
     stack = next(stacks(before))
     mask = zyx_view(after.measured, after.volume.axes, stack.where)
-    factor = axial_factor_of(mask, stack.data)
-    outlier = np.zeros(mask.shape, bool)
-    outlier[::factor] = _repeated(zyx_view(after.outliers, after.volume.axes, stack.where), mask.shape) != 0
+    outlier = after.grid.spread(_repeated(zyx_view(after.outliers, after.volume.axes, stack.where), mask.shape) != 0)
     plane, row = choose_slices(mask, zyx_view(after.volume.data, after.volume.axes, stack.where))
     picture = Picture([], plane, row, mask.shape, after.volume.spacing, (0, 1))
     heights = row_heights(picture)
@@ -320,13 +336,16 @@ def _rows(before: Volume, after: Recovery) -> list[tuple[str, str]]:
         return "; ".join(parts[:12]) + ("; ..." if len(parts) > 12 else "")
 
     measured, spacing = int(np.count_nonzero(after.measured)), after.volume.spacing
+    share = ""
+    if measured and after.grid.whole:  # else planes or pixels given are none of the result
+        share = f" ({after.outlier_count / measured:.2%} of the measured voxels)"
     size = "unknown" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm (z, y, x)"
     return [
         ("input", grid(before)),
         ("result", grid(after.volume)),
         ("voxel size", size),
         ("measured voxels", f"{measured:,} of {after.measured.size:,} ({measured / after.measured.size:.1%})"),
-        ("outliers", f"{after.outlier_count:,} ({after.outlier_count / max(1, measured):.2%} of the measured voxels)"),
+        ("outliers", f"{after.outlier_count:,}{share}"),
         ("noise", each(after.noise, lambda noise: f"{noise:.3g}") + " (standard deviation, unit of the data)"),
         ("Tucker rank", each(after.rank, lambda rank: " × ".join(map(str, rank)) + " (z, y, x)")),
         ("iterations", str(len(after.history))),
