@@ -20,6 +20,9 @@ from tensorcell.volume import Volume
 
 Rank = tuple[int, int, int]
 
+LARGEST_FACTOR = 10**6
+"""No stack has so many planes."""
+
 
 def is_number(value: Any) -> bool:
     """Whether this is a real number; True and False do not count as numbers."""
@@ -32,7 +35,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     >>> whole_number("repeats", np.int64(3)), whole_number("axial factor", 2.0)
     (3, 2)
     """
-    if not is_number(value) or not float(value).is_integer() or value < least:
+    if not is_number(value) or value < least or value % 1 != 0:
         raise InputError(f"expected a whole number of at least {least} as {name}, got {value!r}")
     return int(value)
 
@@ -47,8 +50,11 @@ def positive(name: str, value: Any) -> float:
 
 
 def checked_axial_factor(value: Any) -> int:
-    """The axial factor ``s``, a whole number of at least 1."""
-    return whole_number("axial factor", value)
+    """The axial factor ``s``, a whole number from 1 to a million."""
+    factor = whole_number("axial factor", value)
+    if factor > LARGEST_FACTOR:
+        raise InputError(f"expected an axial factor of at most {LARGEST_FACTOR}, got a larger one")
+    return factor
 
 
 def checked_lateral_factor(value: Any, keep_measured: Any) -> int:
