@@ -157,8 +157,9 @@ def estimated(posed: Sequence[Posed | InputError], request: Request, notes: list
     others = [number for number in problems if number not in alike]
     if others:
         notes.append(
-            f"{len(others)} of {len(problems)} frames were recovered by themselves, since their noise, brightness or "
-            f"measured planes differ from those of the others: {', '.join(problems[n].label for n in others[:8])}"
+            f"{len(others)} of {len(problems)} frames {'was' if len(others) == 1 else 'were'} recovered without the "
+            "others, whose noise, brightness or measured planes differ: "
+            f"{', '.join(problems[n].label for n in others[:8])}"
         )
     return dict(zip(alike, found, strict=True))
 

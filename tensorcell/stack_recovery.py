@@ -406,7 +406,9 @@ def planes_note(grid: Array, planes: int) -> str:
     missing = np.setdiff1d(np.arange(planes), grid)
     outside = missing[(missing < grid[0]) | (missing > grid[-1])]
     shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-    note = f"{len(missing)} of {planes} planes were not measured and are interpolated along z: {shown}"
+    verbs = ("was", "is") if len(missing) == 1 else ("were", "are")
+    note = f"{len(missing)} of {planes} planes {verbs[0]} not measured and {verbs[1]} interpolated along z: {shown}"
     if len(outside):
-        note += f" ({len(outside)} of them lie beyond the measured planes and repeat the nearest one)"
+        verbs = ("lies", "repeats") if len(outside) == 1 else ("lie", "repeat")
+        note += f" ({len(outside)} of them {verbs[0]} beyond the measured planes and {verbs[1]} the nearest one)"
     return note

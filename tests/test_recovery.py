@@ -194,7 +194,7 @@ def median_fill(data: np.ndarray) -> np.ndarray:
 
 
 MISSING = [
-    ([5], "1 of 24 planes were not measured and are interpolated along z: 5"),
+    ([5], "1 of 24 planes was not measured and is interpolated along z: 5"),
     (
         [0, 1, 10, 11, 23],
         "5 of 24 planes were not measured and are interpolated along z: 0, 1, 10, 11, 23 "
