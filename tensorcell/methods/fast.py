@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,11 +83,16 @@ def estimate(problem: Problem) -> Estimate:
     values, level = stabilised(stack.values, law) if denoises else (stack.values, law.sigma)
     mixture, trial = chosen_mixture(problem, values, NoiseModel.white(level) if denoises else law)
     notes = (said(mixture, trial),)
-    filled = mixture.of(lambda weight: solved(values, inlier, weight, mixture.axial)) if problem.has_gaps else values
+
+    @cache
+    def estimate_at(weight: float) -> Array:
+        return solved(values, inlier, weight, mixture.axial)
+
+    filled = mixture.of(estimate_at) if problem.has_gaps else values
     gap = None if trial is None else trial.uncertainty(filled)
     if not denoises:
         return with_errors(problem, np.where(inlier, values, filled), filled, gap=gap, notes=notes)
-    found = denoised(problem, values, filled, level, mixture.axial)
+    found = denoised(problem, values, filled, level, mixture.axial, estimate_at)
     whole = np.where(inlier, found.value, filled)
     error = found.error if gap is None else np.maximum(found.error, gap * level / np.hypot(gap, level))
     error = destabilised_error(whole, error, law)
@@ -118,7 +124,9 @@ def with_errors(
     return Estimate(value, error.value, Status.COMPLETED, problem.model.fit.history, (*notes, *error.notes))
 
 
-def denoised(problem: Problem, values: Array, filled: Array, sigma: float, axial: float) -> Denoised:
+def denoised(
+    problem: Problem, values: Array, filled: Array, sigma: float, axial: float, estimate_at: Callable[[float], Array]
+) -> Denoised:
     """Estimates at several weights, mixed by the smallest of Stein's estimates of the squared error.
 
     Parameters
@@ -129,6 +137,8 @@ def denoised(problem: Problem, values: Array, filled: Array, sigma: float, axial
     sigma : float
     axial : float
         Weight of differences along z.
+    estimate_at : callable
+        The estimate of all voxels at a weight.
     """
     inlier, above = problem.model.inlier, PHOTONS if problem.model.noise.gain > 0 else -np.inf
     block = central_block(values.shape, STEIN_VOXELS)
@@ -138,13 +148,13 @@ def denoised(problem: Problem, values: Array, filled: Array, sigma: float, axial
     found: dict[str, Candidate] = {}
     misfits, divergences = [np.zeros(y[known].shape)], [np.ones(y[known].shape)]
     for share in OF_NOISE:
-        whole = solved(values, inlier, share * sigma, axial)
+        whole = estimate_at(share * sigma)
         part = whole if y.shape == values.shape else solved(y, known, share * sigma, axial)
         moved = solved(y + step * direction, known, share * sigma, axial)
         found[f"{share:g}"] = Candidate(whole, np.zeros_like(whole))
         misfits.append((part - y)[known].astype(np.float64))
         divergences.append(divergence_terms(direction, part, moved, step)[known].astype(np.float64))
-    contrast, spread = local_contrast(whole), total_spread(found)
+    contrast, spread = local_contrast(whole), total_spread(found)  # of the smoothest estimate
     trial = Trial(
         y[known].astype(np.float64), np.stack(misfits), np.stack(divergences), contrast[block][known],
         spread[block][known].astype(np.float64),
