@@ -12,7 +12,7 @@ import numpy as np
 
 from .arrays import Array
 from .noise_classes import TOLERATED, flattest
-from .noise_fits import Fits, cleaned, fitted, residual_operators
+from .noise_fits import Fits, cleaned, fitted, mean_operator, operator_products, residual_operators
 from .noise_patches import SIDE, Doubles, Ints, Sample, read_patches
 from .spread import MEDIAN_DEVIATION
 
@@ -93,7 +93,7 @@ def correlation_within_planes(fits: Fits, side: tuple[int, int]) -> Within:
 
 def variance_left(fits: Fits, side: tuple[int, int], correlation: tuple[float, float]) -> float:
     """Variance of the residual of noise so correlated, relative to that of white noise of the same variance."""
-    operator = np.mean(residual_operators(fits, np.arange(len(fits.observed))[:OPERATORS]), axis=0)
+    operator = mean_operator(fits, np.arange(len(fits.observed))[:OPERATORS])
     return float(np.sum(operator * blur_matrix(side, correlation)) / np.trace(operator))
 
 
@@ -159,11 +159,13 @@ def correlation_of(fits: Fits, rows: Ints, partner: Fits) -> tuple[float, float]
 
     ``E[r' s] = c tr(Q S)`` for residuals ``r``, ``s`` of two planes with operators ``Q``, ``S``.
     """
-    first, second = residual_operators(fits, rows), residual_operators(partner, np.arange(len(partner.rows)))
+    first, second = fits.observed[rows], partner.observed
+    if first.all() and second.all():  # all patches have the same operator
+        first, second = first[:1], second[:1]
     r, s = fits.residual[rows], partner.residual
     size = np.sqrt(np.sum(r**2, axis=1) * np.sum(s**2, axis=1))
-    own = np.sqrt(np.trace(first, axis1=1, axis2=2) * np.trace(second, axis1=1, axis2=2))
-    expected = np.broadcast_to(np.sum(first * second, axis=(1, 2)) / own, size.shape)
+    own = np.sqrt(operator_products(first, first, fits.basis) * operator_products(second, second, fits.basis))
+    expected = np.broadcast_to(operator_products(first, second, fits.basis) / own, size.shape)
     usable = (size > 0) & (expected > 0)
     if usable.sum() < FEWEST:
         return np.nan, np.nan

@@ -152,3 +152,27 @@ def residual_operators(fits: Fits, rows: Ints) -> Doubles:
     weights = fits.observed[rows].astype(float)
     hat = np.matmul(np.matmul(fits.basis, inverse_grams(fits.basis, fits.observed[rows])), fits.basis.T)
     return np.asarray((np.eye(n) - hat) * weights[:, :, None] * weights[:, None, :])
+
+
+def mean_operator(fits: Fits, rows: Ints) -> Doubles:
+    """The mean of :func:`residual_operators`, ``(n, n)``, without forming each of them."""
+    if fits.observed.all():
+        return np.asarray(residual_operators(fits, rows)[0])
+    observed = fits.observed[rows]
+    weights = observed.astype(float)
+    known = weights[:, :, None] * fits.basis
+    hats = np.tensordot(np.matmul(known, inverse_grams(fits.basis, observed)), known, axes=((0, 2), (0, 2)))
+    return np.asarray(np.diag(weights.mean(axis=0)) - hats / len(rows))
+
+
+def operator_products(first: Bools, second: Bools, basis: Doubles) -> Doubles:
+    """``tr(Q S)`` ``(P,)`` of the operators ``I - fit`` of one basis on the observed voxels ``(P, n)`` of two patches.
+
+    With the Gram matrices ``G``, ``H`` of the basis on either and ``M`` on both, it is the number of voxels on both,
+    less ``tr(G^-1 M) + tr(H^-1 M)``, plus ``tr(G^-1 M H^-1 M)``: no operator is formed.
+    """
+    both, q = (first & second).astype(float), basis.shape[1]
+    shared = (both @ products_of(basis)).reshape(-1, q, q)
+    left, right = (np.matmul(inverse_grams(basis, observed), shared) for observed in (first, second))
+    traces = np.trace(left, axis1=1, axis2=2) + np.trace(right, axis1=1, axis2=2)
+    return np.asarray(both.sum(axis=1) - traces + np.sum(left * right.transpose(0, 2, 1), axis=(1, 2)))

@@ -94,15 +94,16 @@ def recover(
     lateral_factor : int
         ``f``: a pixel given is the mean of ``f x f`` pixels of the wanted stack, which has ``f`` times as many rows and
         columns. No pixel of the result is then measured. ``"microdiffuse3d"`` restores them; other methods interpolate.
-    method : {"auto", "tucker", "local", "diffusion", "microdiffuse3d"}
+    method : {"auto", "tucker", "local", "fast", "diffusion", "microdiffuse3d"}
         ``"tucker"`` fits a global robust Tucker model and interpolates its residual between neighbours. ``"local"``
         refines that model by groups of similar patches, each of low rank. ``"auto"`` fills gaps by whichever of the two
         has the smaller error at left-out measured voxels, and denoises by ``"local"``; the notes say which was taken
-        and why. ``"diffusion"`` improves the result of ``"auto"`` by a prior fitted to the stack itself: the planes
-        between evenly spaced ones, and denoised voxels (minutes; needs the extra ``diffusion``). ``"microdiffuse3d"``
-        restores resolution, planes and noise together by networks that ``tensorcell train --kind microdiffuse3d``
-        fitted to volumes of the same kind (``weights=``; needs the extra ``diffusion``); where a scan is not of that
-        kind, the result is that of ``"auto"``, and a note says so.
+        and why. ``"fast"`` is a preview by total variation of the second order; it searches no rank (the one in the
+        result is that of a model which only judges outliers). ``"diffusion"`` improves the result of ``"auto"`` by a
+        prior fitted to the stack itself: the planes between evenly spaced ones, and denoised voxels (minutes; needs the
+        extra ``diffusion``). ``"microdiffuse3d"`` restores resolution, planes and noise together by networks that
+        ``tensorcell train --kind microdiffuse3d`` fitted to volumes of the same kind (``weights=``; needs the extra
+        ``diffusion``); where a scan is not of that kind, the result is that of ``"auto"``, and a note says so.
     rank : "auto", int or three ints
         Tucker rank along z, y and x. "auto": read from the spectra of a complete stack; where voxels are missing, of
         ranks read from the data and a few others the one that predicts left-out measured voxels best.
@@ -133,9 +134,9 @@ def recover(
         For arrays: as in :class:`Volume`.
     **options
         Fields of :class:`tensorcell.fitting.TuckerOptions`; of :class:`tensorcell.solvers.LocalOptions` unless the
-        method is ``"tucker"``; of :class:`tensorcell.diffusion_guidance.options.DiffusionOptions` if it is
-        ``"diffusion"``, and of :class:`tensorcell.diffusion_guidance.options.MicroDiffuse3DOptions` if it is
-        ``"microdiffuse3d"``.
+        method is ``"tucker"`` or ``"fast"``; of
+        :class:`tensorcell.diffusion_guidance.options.DiffusionOptions` if it is ``"diffusion"``, and of
+        :class:`tensorcell.diffusion_guidance.options.MicroDiffuse3DOptions` if it is ``"microdiffuse3d"``.
 
     Returns
     -------

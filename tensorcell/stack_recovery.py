@@ -272,8 +272,9 @@ def posed(given: GivenStack, label: str, request: Request, *, complete: bool) ->
     if psf is not None:  # planes that were set aside leave the others further apart
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
     model = model_of(
-        stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank, psf=psf, unit=given.unit
-    )
+        stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
+        psf=psf, unit=given.unit,
+    )  # fmt: skip
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
         grid=request.grid, label=label, options=request.options, psf=psf,

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from tensorcell.solvers import noise_patches
 from tensorcell.solvers.noise import NoiseModel, estimate_noise
+from tensorcell.solvers.noise_fits import fitted, mean_operator, operator_products, residual_operators
 
 CLEAN = (
     "flybrain_confocal_neuropil",
@@ -250,6 +251,24 @@ def test_correlation_is_found_where_voxels_are_missing() -> None:
     assert found.correlated is True
     assert found.correlation == pytest.approx([lag_one(0.6)] * 3, abs=0.12)  # 256 patches
     assert found.sigma == pytest.approx(1, rel=0.12)
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_traces_and_means_of_operators_need_none_of_them(share: float) -> None:
+    rng = np.random.default_rng(9)
+    data, mask = rng.standard_normal((8, 40, 40)), rng.random((8, 40, 40)) < share
+    fits = fitted(noise_patches.read_sample(data, mask), 10)
+    rows, others = np.arange(20), np.arange(20, 40)
+    first, second = (
+        np.broadcast_to(operators, (20, *operators.shape[1:]))
+        for operators in (residual_operators(fits, rows), residual_operators(fits, others))
+    )
+    # The ridge of the Gram matrices, 1e-6, makes the operators differ from projections by as much.
+    np.testing.assert_allclose(mean_operator(fits, rows), first.mean(axis=0), atol=1e-5)
+    found = operator_products(fits.observed[rows], fits.observed[others], fits.basis)
+    np.testing.assert_allclose(found, np.sum(first * second, axis=(1, 2)), rtol=1e-4)
+    own = operator_products(fits.observed[rows], fits.observed[rows], fits.basis)
+    np.testing.assert_allclose(own, np.trace(first, axis1=1, axis2=2), rtol=1e-4)
 
 
 def test_structure_everywhere_leaves_the_question_open(volumes_folder: Path) -> None:

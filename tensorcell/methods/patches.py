@@ -144,14 +144,19 @@ def denoise_by_patches(
         value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
     error = destabilised_error(value, error, noise)
     value = destabilised(value, noise)
-    light = np.zeros(1)
-    if noise.gain > 0:
-        lowest = np.min(whole, where=measured, initial=np.inf)
-        light = lost_light(whole - value, np.maximum(value - lowest, 0), measured)
+    light = light_of(value, whole, measured, noise)
     value = value + light
     if samples is not None:
         samples = np.stack([destabilised(one, noise) + light for one in samples])
     return Denoised(value.astype(whole.dtype), error, found.weights, notes, samples)
+
+
+def light_of(value: Array, whole: Array, measured: Bools, noise: NoiseModel) -> Array:
+    """The light that denoising of stabilised noise has lost, or one 0 where the noise was not stabilised."""
+    if noise.gain == 0:
+        return np.zeros(1)
+    lowest = np.min(whole, where=measured, initial=np.inf)
+    return lost_light(whole - value, np.maximum(value - lowest, 0), measured)
 
 
 def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:

@@ -215,6 +215,9 @@ class Method:
         frame is estimated by itself.
     restore : callable, optional
         ``Scan -> Restoration``, called last: it replaces the stack that ``estimate`` and ``between`` gave.
+    rank : three ints, optional
+        Rank of the global model, for a method that does not start from it: it then only serves to judge outliers.
+        Without it the rank is searched, where none was given.
     needs, extra : tuple of str, str
         Modules that must be installed, and the extra that brings them.
     accepts : callable
@@ -234,6 +237,7 @@ class Method:
     together: Callable[[Sequence[Problem]], tuple[list[Estimate], list[str]]] | None = None
     restore: Callable[[Scan], Restoration] | None = None
     accepts: Callable[[Options, Fraction, int], None] = any_factors
+    rank: tuple[int, int, int] | None = None
     needs: tuple[str, ...] = ()
     extra: str = ""
     prepare: Callable[[Options, int], Options] = unchanged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tensorcell.methods import auto, diffusion, local, microdiffuse3d, tucker
+from tensorcell.methods import auto, diffusion, fast, local, microdiffuse3d, tucker
 from tensorcell.methods.protocol import Method
 
 METHODS: Mapping[str, Method] = {
@@ -13,6 +13,7 @@ METHODS: Mapping[str, Method] = {
         auto.METHOD,
         tucker.METHOD,
         local.METHOD,
+        fast.METHOD,
         diffusion.METHOD,
         microdiffuse3d.METHOD,
     )

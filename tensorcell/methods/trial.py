@@ -50,7 +50,7 @@ GROUPS, GROUP = 8, 250
 
 @dataclass(frozen=True, eq=False)
 class GlobalTrial:
-    """Errors of the global model with its neighbours at left-out voxels."""
+    """Errors of the global model with its neighbours, or of another estimate, at left-out voxels."""
 
     values: Array
     """Intensities of the block."""
@@ -195,12 +195,10 @@ class PatchTrial:
 def global_trial(problem: Problem) -> GlobalTrial | None:
     """Leave voxels out and fit the global model to the others; None where too few could be left out."""
     stack, model, fitting = problem.stack, problem.model, problem.fitting.quick()
-    block = central_block(stack.values.shape, VOXELS)
-    y, w = np.ascontiguousarray(stack.values[block]), model.inlier[block]
-    left_out = w & (np.random.default_rng([fitting.seed, 2]).random(y.shape) < HELD_OUT)
-    training = w & ~left_out
-    if left_out.sum() < FEWEST or has_empty_lines(training):
+    found = split_block(stack.values, model.inlier, fitting.seed)
+    if found is None:
         return None
+    y, training, left_out = found
     rank = affordable(tuple(map(min, model.rank.rank, y.shape)), y.shape, int(training.sum()) / 2)
     fit = fitting(y, training, rank)
     start = estimate_with_neighbours(
@@ -208,6 +206,19 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
     ).value
     spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
     return GlobalTrial(y, training, left_out, start, model.noise, spread)
+
+
+def split_block(
+    values: Array, inlier: Bools, seed: int, voxels: int = VOXELS, share: float = HELD_OUT
+) -> tuple[Array, Bools, Bools] | None:
+    """A central block, its voxels for a fit, and those left out; None where too few could be left out."""
+    block = central_block(values.shape, voxels)
+    y, w = np.ascontiguousarray(values[block]), inlier[block]
+    left_out = w & (np.random.default_rng([seed, 2]).random(y.shape) < share)
+    training = w & ~left_out
+    if left_out.sum() < FEWEST or has_empty_lines(training):
+        return None
+    return y, training, left_out
 
 
 def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTrial:
