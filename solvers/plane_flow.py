@@ -41,6 +41,9 @@ Singles = npt.NDArray[np.float32]
 RADIUS, WARPS = 5, 3
 """Radius of the Gaussian window in which the flow is constant, in pixels, and rounds of warping on each scale."""
 
+LARGE = 1 << 14
+"""Planes of more pixels are halved before their flow is found: it is smooth, and they are finely sampled as a rule."""
+
 SMALLEST_SIDE = 16
 """Planes with a shorter side have no flow."""
 
@@ -65,6 +68,8 @@ class Flow(NamedTuple):
 
 def flow_between(below: Floats, above: Floats) -> Flow:
     """The optical flow between two planes ``(Y, X)``, whatever their unit and offset."""
+    if below.size > LARGE:
+        return enlarged(flow_between(halved(below), halved(above)), below.shape)
     from skimage.registration import optical_flow_ilk
 
     lowest = min(float(below.min()), float(above.min()))
@@ -77,6 +82,22 @@ def flow_between(below: Floats, above: Floats) -> Flow:
         )
         for here, there in ((lower, upper), (upper, lower))
     )
+    return Flow(up, down)
+
+
+def halved(plane: Floats) -> Floats:
+    """Means of 2 x 2 pixels; an odd last row or column counts twice."""
+    rows, columns = plane.shape
+    even = np.pad(plane, ((0, rows % 2), (0, columns % 2)), mode="edge")
+    return np.asarray(even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3)), plane.dtype)
+
+
+def enlarged(flow: Flow, shape: tuple[int, ...]) -> Flow:
+    """The flow between planes of this shape, from that between their halves."""
+    from scipy.ndimage import map_coordinates
+
+    places = (np.indices(shape, dtype=np.float32) - 0.5) / 2
+    up, down = (np.stack([2 * map_coordinates(part, places, order=1, mode="nearest") for part in way]) for way in flow)
     return Flow(up, down)
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from tensorcell.solvers import fill_planes, interplane
+from tensorcell.solvers import fill_planes, interplane, plane_flow
 from tensorcell.solvers.interplane import judged_slope
 from tensorcell.solvers.kriging import bands_of
 from tensorcell.solvers.plane_flow import (
@@ -49,6 +49,24 @@ def test_flow_is_the_shift_in_any_unit(unit: float, offset: float) -> None:
     np.testing.assert_allclose(np.median(flow.down[inner], axis=(1, 2)), [-1.5, 2.0], atol=0.05)
 
 
+def test_large_planes_have_the_flow_of_their_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    below = texture(1, 75, 5.0)
+    above = shift(below, (1.5, -2.0), mode="grid-wrap")
+    fine = flow_between(below, above)
+    monkeypatch.setattr(plane_flow, "LARGE", 75 * 75 - 1)
+    coarse = flow_between(below, above)
+    assert coarse.up.shape == fine.up.shape == (2, 75, 75)
+    inner = np.s_[:, 12:-12, 12:-12]
+    for one, other in zip(coarse, fine, strict=True):
+        assert not np.array_equal(one, other)
+        assert np.abs((one - other)[inner]).mean() < 0.05
+
+
+def test_halves_are_means_and_edges_are_repeated() -> None:
+    plane = np.arange(15.0).reshape(5, 3)
+    np.testing.assert_array_equal(plane_flow.halved(plane), [[2.0, 3.5], [8.0, 9.5], [12.5, 14.0]])
+
+
 def test_the_plane_along_the_flow_lies_where_its_share_of_the_way_says() -> None:
     below, above = texture(1), shift(texture(1), (0.0, 4.0), mode="grid-wrap")
     quarter = along_flow(below, above, flow_between(below, above), 0.25)
@@ -58,8 +76,6 @@ def test_the_plane_along_the_flow_lies_where_its_share_of_the_way_says() -> None
 
 
 def test_planes_of_one_gap_share_its_flow(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorcell.solvers import plane_flow
-
     calls = []
     monkeypatch.setattr(plane_flow, "flow_between", lambda *planes: calls.append(0) or flow_between(*planes))
     moving = MovingPlanes(tilted(3, 1.0), np.array([0.0, 3.0, 6.0]))
