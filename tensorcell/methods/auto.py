@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.frames import Frames, estimated_in_runs
 from tensorcell.methods.local import METHOD as LOCAL
 from tensorcell.methods.local import from_global_models, from_patches
 from tensorcell.methods.patches import Correct
 from tensorcell.methods.protocol import Estimate, Problem
-from tensorcell.methods.trial import patch_trial
 from tensorcell.solvers import LocalOptions
 
 
@@ -38,7 +38,7 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     trial, first = frames.trial(), frames.problems[0]
     if trial is None:
         return from_patches(frames, None, correct)
-    patches = patch_trial(trial, first.option(LocalOptions), first.fitting.seed)
+    patches = blended_trial(trial, first.option(LocalOptions), first.fitting.seed)
     if not first.keep:
         return from_patches(frames, patches, correct)
     better = patches.error < trial.error
