@@ -33,8 +33,9 @@ Bools = npt.NDArray[np.bool_]
 AXES = (-3, -2, -1)
 """Axes of the plate; frames before them are separate."""
 
-TOLERANCE = 1e-3
-"""Share of the first residual at which the gradients end: the fill differs by far less than it errs then."""
+TOLERANCE, COARSE = 1e-3, 0.03
+"""Share of the first residual at which the steps end: the fill differs by far less than it errs then. The other is for
+a smoothed stack, from which only what stands out is read."""
 
 MOST_STEPS = 200
 """Largest number of steps of conjugate gradients; gaps of a few voxels need 20 to 80."""
@@ -44,7 +45,13 @@ STANDS_OUT = 5.0
 
 
 def smooth_fill(
-    values: Floats, known: Bools, *, axial: float = 1.0, smoothing: float = 0.0, start: Floats | None = None
+    values: Floats,
+    known: Bools,
+    *,
+    axial: float = 1.0,
+    smoothing: float = 0.0,
+    start: Floats | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Floats:
     """The smoothest volume through the measured voxels, within the range of their values.
 
@@ -60,6 +67,8 @@ def smooth_fill(
         Weight of the energy against the squared deviations from the measurement; 0: measured voxels are kept.
     start : float array of the same shape, optional
         A first guess; a closer one takes fewer steps. The mean of the measured voxels where none is given.
+    tolerance : float
+        Share of the first residual at which the steps end.
 
     Returns
     -------
@@ -88,7 +97,7 @@ def smooth_fill(
             found: Floats = smoothing * bending(u, weights) + np.where(known, u, 0)
             return found
 
-        found = conjugate_gradients(normal, y, guess)
+        found = conjugate_gradients(normal, y, guess, tolerance)
     else:
 
         def normal(u: Floats) -> Floats:  # u is 0 at measured voxels
@@ -96,7 +105,7 @@ def smooth_fill(
             return found
 
         right = np.where(known, 0, -bending(y, weights))
-        found = conjugate_gradients(normal, right, np.where(known, 0, guess)) + y
+        found = conjugate_gradients(normal, right, np.where(known, 0, guess), tolerance) + y
     result: Floats = np.clip(found + np.asarray(centre, values.dtype), measured.min(), measured.max())
     return result
 
@@ -125,11 +134,11 @@ def laplacian(volume: Floats, weights: tuple[float, ...]) -> Floats:
     return found
 
 
-def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start: Floats) -> Floats:
+def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start: Floats, tolerance: float) -> Floats:
     """The solution of ``normal(u) = right``, a symmetric positive system; shapes are those of the volume."""
     found, rest = start, right - normal(start)
     direction, square = rest, inner(rest, rest)
-    enough = TOLERANCE**2 * max(inner(right, right), square)
+    enough = tolerance**2 * max(inner(right, right), square)
     for _ in range(MOST_STEPS):
         if square <= enough:
             break
@@ -150,13 +159,15 @@ def inner(one: Floats, other: Floats) -> float:
     return float(np.vdot(one, other))
 
 
-def in_line(values: Floats, known: Bools) -> Bools:
+def in_line(values: Floats, known: Bools, start: Floats) -> Bools:
     """Measured voxels that do not stand out from a smoothed stack, by which outliers that remained are left out.
 
-    An outlier draws the smoothed stack to itself and less so its neighbours, so that the voxels are judged twice.
+    An outlier draws the smoothed stack to itself and less so its neighbours, so that the voxels are judged twice. The
+    arguments are those of :func:`smooth_fill`.
     """
-    sound = known
+    sound, smoothed = known, start
     for _ in range(2):
-        off = np.where(known, values - smooth_fill(values, sound, smoothing=1.0), 0)
+        smoothed = smooth_fill(values, sound, smoothing=1.0, start=smoothed, tolerance=COARSE)
+        off = np.where(known, values - smoothed, 0)
         sound = known & (np.abs(off) <= STANDS_OUT * robust_sigma(off[sound]))
     return sound

@@ -39,8 +39,8 @@ def test_best_weights_are_those_of_least_squares() -> None:
     gram = np.stack(errors) @ np.stack(errors).T
     expected = np.linalg.solve(gram, np.ones(3))
     assert found.sum() == pytest.approx(1)
-    # Ten voxels of 5 000 speak for the best single estimate.
-    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.01)
+    # Thirty voxels of 5 000 speak for the best single estimate.
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.02)
 
 
 def test_best_weights_are_not_those_of_outliers() -> None:
@@ -101,7 +101,7 @@ def test_a_blend_holds_near_measured_voxels_only() -> None:
     sources = Blend(Fill(), first=0.25, reach=1, final=(0.5, 0.25, 0.25)).of(values, known, model)
     deep = distances(known) > 1
     assert deep.sum() == 5 * 6 * 6
-    np.testing.assert_allclose(sources.start, np.where(deep, 1.0, 0.75), atol=1e-5)  # the fill is 0
+    np.testing.assert_allclose(sources.start, 0.75, atol=1e-5)  # the fill is 0
     np.testing.assert_allclose(sources.with_patches(patches), np.where(deep, 5.0, 0.5 + 0.25 * 5), atol=1e-5)
 
 
@@ -117,8 +117,8 @@ def test_quietest_lowers_noise_that_the_errors_do_not_hold() -> None:
     rng = np.random.default_rng(6)
     keys = np.arange(4000.0)
     errors = rng.standard_normal(4000) * np.where(keys < 2000, 0.2, 3.0)
-    assert quietest(errors, np.ones(4000), keys) == pytest.approx(0.04, rel=0.35)  # an upper limit of two errors
-    assert quietest(errors + rng.standard_normal(4000), np.ones(4000), keys) > 0.85
+    assert quietest(errors, np.ones(4000), keys) == pytest.approx(0.04, rel=0.25)  # the least of four groups
+    assert quietest(errors + rng.standard_normal(4000), np.ones(4000), keys) > 0.8
     assert quietest(errors, np.zeros(4000), keys) == 1
 
 

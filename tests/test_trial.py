@@ -133,7 +133,7 @@ def test_global_trial_leaves_more_out_where_few_voxels_were_measured() -> None:
     _, data, mask = waves(0.2)  # 2 500 measured voxels
     trial = global_trial(problem_of(data, mask, rank=(1, 1, 1)))
     assert trial is not None
-    assert trial.left_out.sum() == pytest.approx(250, abs=60)  # four standard deviations
+    assert trial.left_out.sum() == pytest.approx(400, abs=75)  # four standard deviations
 
 
 def test_global_trial_fits_no_more_unknowns_than_half_of_its_samples() -> None:

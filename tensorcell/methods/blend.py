@@ -2,7 +2,7 @@
 
 A global model is of little use to a small stack, and a smooth fill (:mod:`tensorcell.solvers.smooth_fill`) to a stack
 of fine structures. Which of its variants suits a stack, and how much each estimate counts, left-out measured voxels
-say. They lie next to measured ones: further away, where a smooth fill may overshoot, it is not used.
+say. They lie next to measured ones: further away, the smooth fill is no more than the start of the groups of patches.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ SMOOTHING = (0.03, 0.3)
 CLEARLY = 0.9
 """Voxels that stand out are left out where the error without them is below this share of that with them."""
 
-PRIOR = 10
+PRIOR = 30
 """The best single estimate counts as much as this many left-out voxels that support it."""
 
-GROUPS, GROUP, LIMIT = 8, 250, 2.3
-"""Largest number of groups that bound the noise, fewest voxels in one, and two standard errors of the robust standard
-deviation of one voxel."""
+GROUPS, GROUP = 8, 250
+"""Largest number of groups that bound the noise, and fewest voxels in one."""
 
 ROUNDS = 5
 """Rounds in which the weights of errors beyond the cap are lowered."""
@@ -55,9 +54,9 @@ class Fill:
     screened: bool = False
     """Whether measured voxels that stand out are left out."""
 
-    def sound(self, values: Array, known: Bools) -> Bools:
+    def sound(self, values: Array, known: Bools, start: Array) -> Bools:
         """Voxels that the gaps are filled from; `known` is True where a voxel was measured and is no outlier."""
-        return in_line(values, known) if self.screened else known
+        return in_line(values, known, start) if self.screened else known
 
     def __call__(self, values: Array, sound: Bools, start: Array) -> Array:
         """The fill of all voxels."""
@@ -89,7 +88,7 @@ class Blend:
 
     def of(self, values: Array, inlier: Bools, model: Array) -> Sources:
         """The estimates of whole stacks that it mixes; `model` is the global one."""
-        sound = self.fill.sound(values, inlier)
+        sound = self.fill.sound(values, inlier, model)
         near = np.asarray(distances(sound) <= self.reach)
         return Sources(self, sound, near, model, self.fill(values, sound, model))
 
@@ -108,15 +107,14 @@ class Sources:
 
     @property
     def start(self) -> Array:
-        """The start of the sweeps: the global estimate where nothing was measured nearby."""
-        return self._mixed((1 - self.blend.first, self.blend.first), (self.model, self.fill), self.model)
+        """The start of the sweeps."""
+        shares = (1 - self.blend.first, self.blend.first)
+        return mixed(shares, (self.model, self.fill)).astype(self.model.dtype)
 
     def with_patches(self, patches: Array) -> Array:
         """The result: the groups of patches alone where nothing was measured nearby."""
-        return self._mixed(self.blend.final, (self.model, self.fill, patches), patches)
-
-    def _mixed(self, shares: Sequence[float], estimates: Sequence[Array], elsewhere: Array) -> Array:
-        return np.where(self.near, mixed(shares, estimates), elsewhere).astype(self.model.dtype)
+        found = mixed(self.blend.final, (self.model, self.fill, patches))
+        return np.where(self.near, found, patches).astype(self.model.dtype)
 
     @property
     def notes(self) -> list[str]:
@@ -151,7 +149,7 @@ def blended_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> Patch
     blend = Blend(fill, float(weights[1]), reach)
     before = trial.errors_of(start)
     if not patches.levels:
-        return replace(patches, blend=blend)
+        return replace(patches, blend=blend, telling=trial.telling)
     final = best_weights([*errors, patches.errors], trial.cap)
     after = mixed(final, [*errors, patches.errors])
     if trial.beyond_noise(after) > WORTH * trial.beyond_noise(before):
@@ -165,6 +163,7 @@ def blended_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> Patch
     return replace(
         patches, noise_variance=variance, error=trial.beyond_noise(after), errors=after,
         intensities=after + trial.values[trial.left_out], least_share=trial.least_share(after), blend=blend,
+        telling=trial.telling,
     )  # fmt: skip
 
 
@@ -181,33 +180,34 @@ def quietest(errors: Doubles, noise: Doubles, keys: Array) -> float:
     off, keys = (errors[known] / np.sqrt(noise[known])), keys[known]
     groups = max(1, min(GROUPS, off.size // GROUP))
     parts = np.array_split(np.argsort(keys), groups)
-    return float(min(1.0, *(robust_sigma(off[part]) * (1 + LIMIT / np.sqrt(part.size)) for part in parts))) ** 2
+    return float(min(1.0, *(robust_sigma(off[part]) for part in parts))) ** 2
 
 
 def chosen_fill(trial: GlobalTrial) -> tuple[GlobalTrial, Fill, Array]:
-    """The variant with the smallest error at left-out voxels, its fill of the block, and the trial without outliers.
+    """The trial without outliers, the variant with the smallest error at left-out voxels, and its fill of the block.
 
     Outliers are left out of the training where this lowers the capped error. The weight along z is then doubled or
-    halved as long as this helps, and smoothing is tried.
+    halved as long as this helps by more than a standard error, and smoothing is tried.
     """
-    best, filled, least = Fill(), trial.start, np.inf
-    capped = replace(trial, outliers=True)
-    screened = replace(best, screened=True).sound(trial.values, trial.training)
-    both = [best(trial.values, known, trial.start) for known in (trial.training, screened)]
-    plain, without = (np.mean(capped.capped(trial.errors_of(found)) ** 2) for found in both)
+    best, capped = Fill(), replace(trial, outliers=True)
+    filled = best(trial.values, trial.training, trial.start)
+    screened = replace(best, screened=True).sound(trial.values, trial.training, filled)
+    other = best(trial.values, screened, filled)
+    plain, without = (np.mean(capped.capped(trial.errors_of(found)) ** 2) for found in (filled, other))
     if without < CLEARLY**2 * plain:
-        trial, best = replace(capped, training=screened), replace(best, screened=True)
+        trial, best, filled = replace(capped, training=screened), replace(best, screened=True), other
+    least = trial.capped(trial.errors_of(filled)) ** 2
 
     def improves(fill: Fill) -> bool:
         nonlocal best, filled, least
         found = fill(trial.values, trial.training, filled)
-        error = float(np.mean(trial.capped(trial.errors_of(found)) ** 2))
-        if error < least:
-            best, filled, least = fill, found, error
+        squares = trial.capped(trial.errors_of(found)) ** 2
+        gain = least - squares
+        if np.mean(gain) > np.std(gain) / np.sqrt(gain.size):
+            best, filled, least = fill, found, squares
             return True
         return False
 
-    improves(best)
     if trial.values.shape[-3] > 1:
         for factor in (2.0, 0.5):
             while AXIAL[0] <= best.axial * factor <= AXIAL[1] and improves(replace(best, axial=best.axial * factor)):

@@ -90,7 +90,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     ):
         if one.keep:
             np.copyto(value, one.stack.values, where=one.model.inlier)
-        gap = None if trial is None else partial(trial.uncertainty, disagreement)
+        gap = partial(trial.uncertainty, disagreement) if trial is not None and trial.telling else None
         error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
         estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
     return estimates

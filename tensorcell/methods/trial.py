@@ -38,8 +38,11 @@ VOXELS = 300_000
 HELD_OUT, MOST_HELD_OUT = 0.05, 0.2
 """Share of the block's measured voxels that is left out, and the largest where these are few."""
 
-FEWEST, ENOUGH = 50, 250
+FEWEST, ENOUGH = 50, 400
 """Fewest left-out voxels from which an error is computed, and how many are left out if the largest share allows it."""
+
+TELLING = 450
+"""Fewest left-out voxels that tell the uncertainty in gaps: of fewer, too few are bright."""
 
 CAP = 5.0
 """Errors are capped at this multiple of the typical error, since outliers cannot be predicted."""
@@ -69,6 +72,11 @@ class GlobalTrial:
     """Standard deviation of all measured intensities, outliers among them."""
     outliers: bool = True
     """Whether outliers were found, so that others may be among the left-out voxels."""
+
+    @property
+    def telling(self) -> bool:
+        """Whether the left-out voxels are enough to tell the uncertainty in gaps."""
+        return int(np.count_nonzero(self.left_out)) >= TELLING
 
     @property
     def noise_variance(self) -> Array:
@@ -174,6 +182,8 @@ class PatchTrial:
     """Smallest standard deviation of an error in gaps."""
     least_share: float = LEAST_SHARE
     """Smallest share of the squared errors that is not put down to noise."""
+    telling: bool = True
+    """Whether the left-out voxels are enough to tell the uncertainty in gaps."""
     blend: Blend | None = None
     """What the groups of patches are mixed with; None: with nothing."""
 
