@@ -1,4 +1,7 @@
-"""``method="auto"``: the global model or groups of patches, whichever has the smaller error at left-out voxels."""
+"""``method="auto"``: the global model, or groups of patches mixed with it and with a smooth fill.
+
+Whichever has the smaller error at left-out voxels is taken.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     better = patches.error < trial.error
     note = (
         f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
-        f"groups of patches is {first.unit.width(patches.error):.4g}, of the global model "
+        f"groups of patches, mixed with a smooth fill, is {first.unit.width(patches.error):.4g}, of the global model "
         f"{first.unit.width(trial.error):.4g}"
     )
     found = from_patches(frames, patches, correct) if better else from_global_models(frames, trial)

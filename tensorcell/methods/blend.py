@@ -84,7 +84,9 @@ class Blend:
         """
         names = ("global model", f"smooth fill (bending along z counts {self.fill.axial:g})", "groups of patches")
         shares = self.final or (1 - self.first, self.first)
-        return "gaps: " + ", ".join(f"{100 * share:.0f} % {name}" for name, share in zip(names, shares, strict=False))
+        return "gaps: " + ", ".join(
+            f"{round(100 * share)} % {name}" for name, share in zip(names, shares, strict=False)
+        )
 
     def of(self, values: Array, inlier: Bools, model: Array) -> Sources:
         """The estimates of whole stacks that it mixes; `model` is the global one."""
@@ -118,7 +120,7 @@ class Sources:
 
     @property
     def notes(self) -> list[str]:
-        """What fills the gaps, and from how many voxels it was not filled."""
+        """What fills the gaps, and whether measured voxels were not used for that."""
         if not self.blend.fill.screened:
             return [self.blend.sentence]
         return [
@@ -168,7 +170,7 @@ def blended_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> Patch
 
 
 def quietest(errors: Doubles, noise: Doubles, keys: Array) -> float:
-    """Share of the variance of the noise that errors at left-out voxels leave to it, at most 1.
+    """Largest share of the stated variance of the noise that the errors at left-out voxels allow, at most 1.
 
     These errors hold the noise. So it is no larger than the core of the errors in any group of voxels with similar
     keys, among them those of the background, where estimates are best. Texture as fine as a pixel, which the noise

@@ -46,7 +46,7 @@ def from_global_models(frames: Frames, trial: GlobalTrial | None) -> list[Estima
 
 
 def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | None = None) -> list[Estimate]:
-    """The estimates by groups of patches, which start from the global ones.
+    """The estimates by groups of patches, which start from the global ones, mixed with a smooth fill where that helps.
 
     Gaps are completed first, in the data's unit; then measured voxels that need not be kept are denoised. ``correct``,
     where given, improves the denoised stack.
