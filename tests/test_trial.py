@@ -17,6 +17,7 @@ from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial, patc
 from tensorcell.model import StackModel
 from tensorcell.solvers import LocalOptions, LocalState, NoiseModel, Status, degrees_of_freedom
 from tensorcell.solvers.neighbour_errors import neighbour_errors
+from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 SHAPE = (12, 32, 32)
@@ -123,8 +124,16 @@ def test_global_trial_judges_by_voxels_that_its_estimate_did_not_see() -> None:
 
 
 def test_global_trial_of_too_few_voxels_is_none() -> None:
-    _, data, mask = waves(0.2)  # 2 500 measured voxels: 125 would be left out
+    _, data, mask = waves(0.018)  # 220 measured voxels, of which a fifth would be left out
+    assert not has_empty_lines(mask)
     assert global_trial(problem_of(data, mask, rank=(1, 1, 1))) is None
+
+
+def test_global_trial_leaves_more_out_where_few_voxels_were_measured() -> None:
+    _, data, mask = waves(0.2)  # 2 500 measured voxels
+    trial = global_trial(problem_of(data, mask, rank=(1, 1, 1)))
+    assert trial is not None
+    assert trial.left_out.sum() == pytest.approx(400, abs=75)  # four standard deviations
 
 
 def test_global_trial_fits_no_more_unknowns_than_half_of_its_samples() -> None:
@@ -328,11 +337,12 @@ def test_from_global_model_has_the_noise_at_the_intensity_itself_where_voxels_ar
 
 
 @pytest.mark.parametrize("noise", [SIGMA, 0.0])
-def test_from_global_model_has_an_error_in_gaps_without_a_trial(noise: float) -> None:
+def test_from_global_model_has_an_error_in_gaps_without_a_trial(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few voxels could be left out: the errors of X + S at measured voxels, each without its own residual."""
     truth, data, mask = waves(0.2, planes=6)
     values = data if noise else truth
     problem = problem_of(values, mask, noise=noise)
+    monkeypatch.setattr("tensorcell.methods.trial.FEWEST", 10_000)
     assert global_trial(problem) is None
     gap = ~problem.model.inlier
     for found in (tucker.estimate(problem), local.estimate(problem)):
@@ -439,7 +449,7 @@ def test_auto_takes_the_estimate_with_the_smaller_error(monkeypatch: pytest.Monk
         levels = tuple(np.geomspace(0.5, SIGMA, options.sweeps))
         return patches_of(normal(400), np.linspace(1, 2, 400), trial.sigma, levels=levels, error=factor * trial.error)
 
-    monkeypatch.setattr(auto, "patch_trial", told)
+    monkeypatch.setattr(auto, "blended_trial", told)
     found = auto.estimate(problem)
     assert found.notes[0].startswith(f"method {better}: at 400 left-out")
     stages = {record.stage for record in found.history}

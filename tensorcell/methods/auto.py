@@ -1,4 +1,7 @@
-"""``method="auto"``: the global model or groups of patches, whichever has the smaller error at left-out voxels."""
+"""``method="auto"``: the global model, or groups of patches mixed with it and with a smooth fill.
+
+Whichever has the smaller error at left-out voxels is taken.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.frames import Frames, estimated_in_runs
 from tensorcell.methods.local import METHOD as LOCAL
 from tensorcell.methods.local import from_global_models, from_patches
 from tensorcell.methods.patches import Correct
 from tensorcell.methods.protocol import Estimate, Problem
-from tensorcell.methods.trial import patch_trial
 from tensorcell.solvers import LocalOptions
 
 
@@ -38,13 +41,13 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     trial, first = frames.trial(), frames.problems[0]
     if trial is None:
         return from_patches(frames, None, correct)
-    patches = patch_trial(trial, first.option(LocalOptions), first.fitting.seed)
+    patches = blended_trial(trial, first.option(LocalOptions), first.fitting.seed)
     if not first.keep:
         return from_patches(frames, patches, correct)
     better = patches.error < trial.error
     note = (
         f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
-        f"groups of patches is {first.unit.width(patches.error):.4g}, of the global model "
+        f"groups of patches, mixed with a smooth fill, is {first.unit.width(patches.error):.4g}, of the global model "
         f"{first.unit.width(trial.error):.4g}"
     )
     found = from_patches(frames, patches, correct) if better else from_global_models(frames, trial)

@@ -88,7 +88,8 @@ class Frames:
             return known[0] if known else None
         names = ("values", "training", "left_out", "start")
         arrays = {name: np.stack([getattr(one, name) for one in known]) for name in names}
-        return replace(known[0], noise=self.noise, spread=max(one.spread for one in known), **arrays)
+        spread, outliers = max(one.spread for one in known), any(one.outliers for one in known)
+        return GlobalTrial(**arrays, noise=self.noise, spread=spread, outliers=outliers)
 
 
 def estimated_in_runs(

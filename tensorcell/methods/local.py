@@ -8,12 +8,13 @@ from functools import partial
 import numpy as np
 
 from tensorcell.fitting import TuckerOptions
+from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.errors import errors_of
 from tensorcell.methods.frames import Frames, estimated_in_runs, separate
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
-from tensorcell.methods.trial import GlobalTrial, PatchTrial, patch_trial
+from tensorcell.methods.trial import GlobalTrial, PatchTrial
 from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
 
@@ -35,7 +36,7 @@ def estimates_of_run(frames: Frames) -> list[Estimate]:
         return from_global_models(frames, None)
     trial, patches, first = frames.trial(), None, frames.problems[0]
     if trial is not None:
-        patches = patch_trial(trial, first.option(LocalOptions), first.fitting.seed)
+        patches = blended_trial(trial, first.option(LocalOptions), first.fitting.seed)
     return from_patches(frames, patches)
 
 
@@ -45,24 +46,29 @@ def from_global_models(frames: Frames, trial: GlobalTrial | None) -> list[Estima
 
 
 def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | None = None) -> list[Estimate]:
-    """The estimates by groups of patches, which start from the global ones.
+    """The estimates by groups of patches, which start from the global ones, mixed with a smooth fill where that helps.
 
     Gaps are completed first, in the data's unit; then measured voxels that need not be kept are denoised. ``correct``,
     where given, improves the denoised stack.
     """
     first, count, noise = frames.problems[0], len(frames.problems), frames.noise
-    values, inlier, start = frames.values, frames.inlier, frames.start
+    values, inlier, start, sound = frames.values, frames.inlier, frames.start, frames.inlier
+    sources = None if trial is None or trial.blend is None else trial.blend.of(values, inlier, start)
+    if sources is not None:
+        start, sound = sources.start, sources.sound
     options, fitting = first.option(LocalOptions), first.fitting
-    notes = list(_thin(first, options))
+    notes = [*_thin(first, options), *([] if sources is None else sources.notes)]
     denoised = None
     best, history, status, spread = start, first.model.fit.history, Status.COMPLETED, np.zeros_like(values)
     if frames.needs_sweeps and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
-            values, inlier, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
+            values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
             callback=fitting.callback, history=history, drift=frames.drift,
         )  # fmt: skip
         best, spread = completed.value.astype(values.dtype), completed.spread
+        if sources is not None and completed.status is Status.COMPLETED:
+            best = sources.with_patches(best)
         history, status = completed.history, completed.status
     samples = None
     if not first.keep and noise.sigma > 0 and status is not Status.STOPPED:
@@ -84,7 +90,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     ):
         if one.keep:
             np.copyto(value, one.stack.values, where=one.model.inlier)
-        gap = None if trial is None else partial(trial.uncertainty, disagreement)
+        gap = partial(trial.uncertainty, disagreement) if trial is not None and trial.telling else None
         error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
         estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
     return estimates

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +26,29 @@ from tensorcell.solvers.residual_kriging import estimate_with_neighbours
 from tensorcell.solvers.slabs import central_block
 from tensorcell.solvers.spread import LEAST_SHARE, conformal_width, robust_sigma
 
+if TYPE_CHECKING:
+    from tensorcell.methods.blend import Blend
+
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
 VOXELS = 300_000
 """Largest number of voxels of the block."""
 
-HELD_OUT = 0.05
-"""Share of the block's measured voxels that is left out."""
+HELD_OUT, MOST_HELD_OUT = 0.05, 0.2
+"""Share of the block's measured voxels that is left out, and the largest where these are few."""
 
-FEWEST = 200
-"""Fewest left-out voxels from which an error is computed."""
+FEWEST, ENOUGH = 50, 400
+"""Fewest left-out voxels from which an error is computed, and how many are left out if the largest share allows it."""
+
+TELLING = 450
+"""Fewest left-out voxels that tell the uncertainty in gaps: of fewer, too few are bright."""
 
 CAP = 5.0
 """Errors are capped at this multiple of the typical error, since outliers cannot be predicted."""
+
+SOME_OUTLIERS = 1e-3
+"""Outliers are taken to be among the left-out voxels where more than this share of the measured ones are outliers."""
 
 BELOW_NOISE = 0.5
 """The lowest level that is tried, as a share of the noise."""
@@ -61,6 +70,13 @@ class GlobalTrial:
     noise: NoiseModel
     spread: float = 0.0
     """Standard deviation of all measured intensities, outliers among them."""
+    outliers: bool = True
+    """Whether outliers were found, so that others may be among the left-out voxels."""
+
+    @property
+    def telling(self) -> bool:
+        """Whether the left-out voxels are enough to tell the uncertainty in gaps."""
+        return int(np.count_nonzero(self.left_out)) >= TELLING
 
     @property
     def noise_variance(self) -> Array:
@@ -88,8 +104,12 @@ class GlobalTrial:
 
     def capped(self, errors: Array) -> Array:
         """Errors, each cut at five typical ones of the global model: outliers cannot be predicted."""
-        cap = CAP * self.typical
-        return np.clip(errors, -cap, cap)
+        return np.clip(errors, -self.cap, self.cap)
+
+    @property
+    def cap(self) -> float:
+        """Largest error that counts; infinite where no outliers were found."""
+        return CAP * self.typical if self.outliers else math.inf
 
     @property
     def exact(self) -> bool:
@@ -162,6 +182,10 @@ class PatchTrial:
     """Smallest standard deviation of an error in gaps."""
     least_share: float = LEAST_SHARE
     """Smallest share of the squared errors that is not put down to noise."""
+    telling: bool = True
+    """Whether the left-out voxels are enough to tell the uncertainty in gaps."""
+    blend: Blend | None = None
+    """What the groups of patches are mixed with; None: with nothing."""
 
     def uncertainty(self, spread: Array, intensity: Array) -> Array:
         """Standard deviations in gaps.
@@ -205,15 +229,20 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
         y, training, fit, noise=0.0, keep=True, neighbours=bool(fitting.options.neighbours)
     ).value
     spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
-    return GlobalTrial(y, training, left_out, start, model.noise, spread)
+    outliers = len(model.outliers.positions) > SOME_OUTLIERS * int(np.count_nonzero(stack.mask))
+    return GlobalTrial(y, training, left_out, start, model.noise, spread, outliers)
 
 
 def split_block(
     values: Array, inlier: Bools, seed: int, voxels: int = VOXELS, share: float = HELD_OUT
 ) -> tuple[Array, Bools, Bools] | None:
-    """A central block, its voxels for a fit, and those left out; None where too few could be left out."""
+    """A central block, its voxels for a fit, and those left out; None where too few could be left out.
+
+    More than the share are left out where these would be few.
+    """
     block = central_block(values.shape, voxels)
     y, w = np.ascontiguousarray(values[block]), inlier[block]
+    share = min(max(share, ENOUGH / max(1, int(w.sum()))), MOST_HELD_OUT)
     left_out = w & (np.random.default_rng([seed, 2]).random(y.shape) < share)
     training = w & ~left_out
     if left_out.sum() < FEWEST or has_empty_lines(training):
