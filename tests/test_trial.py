@@ -15,6 +15,7 @@ from tensorcell.methods import auto, frames, local, tucker
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial, patch_trial
 from tensorcell.model import StackModel
+from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import LocalOptions, LocalState, NoiseModel, Status, degrees_of_freedom
 from tensorcell.solvers.neighbour_errors import neighbour_errors
 from tensorcell.solvers.predictive_rank import has_empty_lines
@@ -303,7 +304,7 @@ def with_lacking(share: float, keep: bool) -> Any:
     inlier = np.random.default_rng(0).random(SHAPE) >= share
     model = StackModel(NoiseModel.white(SIGMA), None, None, outliers_at(np.zeros(0, int)), inlier)  # type: ignore[arg-type]
     return local.Problem(
-        stack=None, model=model, keep=keep, fitting=Fitting(), noise=None, axial_factor=1, label="", options={}
+        stack=None, model=model, keep=keep, fitting=Fitting(), noise=None, grid=PlaneGrid(1), label="", options={}
     )  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ say. They lie next to measured ones: further away, the smooth fill is no more th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from tensorcell.methods.trial import GlobalTrial, PatchTrial, patch_trial
 from tensorcell.solvers import LocalOptions
 from tensorcell.solvers.smooth_fill import in_line, smooth_fill
 from tensorcell.solvers.spread import robust_sigma
+from tensorcell.solvers.stein import simplex_weights
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -31,6 +33,9 @@ SMOOTHING = (0.03, 0.3)
 
 CLEARLY = 0.9
 """Voxels that stand out are left out where the error without them is below this share of that with them."""
+
+FAR, USUAL = 3.0, 0.99
+"""Others are left out that differ from their prediction by more than so many times this quantile of the errors."""
 
 PRIOR = 30
 """The best single estimate counts as much as this many left-out voxels that support it."""
@@ -51,12 +56,18 @@ class Fill:
 
     axial: float = 1.0
     smoothing: float = 0.0
-    screened: bool = False
-    """Whether measured voxels that stand out are left out."""
+    limit: float = math.inf
+    """Measured voxels that stand out from a smoothed stack are left out where they differ by more from a fill without
+    them."""
 
     def sound(self, values: Array, known: Bools, start: Array) -> Bools:
         """Voxels that the gaps are filled from; `known` is True where a voxel was measured and is no outlier."""
-        return in_line(values, known, start) if self.screened else known
+        if self.limit == math.inf:
+            return known
+        calm = in_line(values, known, start)
+        if self.limit == 0:
+            return calm
+        return calm | (known & (np.abs(values - smooth_fill(values, calm, start=start)) <= self.limit))
 
     def __call__(self, values: Array, sound: Bools, start: Array) -> Array:
         """The fill of all voxels."""
@@ -121,7 +132,7 @@ class Sources:
     @property
     def notes(self) -> list[str]:
         """What fills the gaps, and whether measured voxels were not used for that."""
-        if not self.blend.fill.screened:
+        if self.blend.fill.limit == math.inf:
             return [self.blend.sentence]
         return [
             self.blend.sentence,
@@ -188,16 +199,24 @@ def quietest(errors: Doubles, noise: Doubles, keys: Array) -> float:
 def chosen_fill(trial: GlobalTrial) -> tuple[GlobalTrial, Fill, Array]:
     """The trial without outliers, the variant with the smallest error at left-out voxels, and its fill of the block.
 
-    Outliers are left out of the training where this lowers the capped error. The weight along z is then doubled or
-    halved as long as this helps by more than a standard error, and smoothing is tried.
+    All voxels that stand out are left out of the training where this lowers the capped error clearly; else, where
+    outliers were found, those that are further from their prediction than left-out voxels are. The weight along z is
+    then doubled or halved as long as this helps by more than a standard error, and smoothing is tried.
     """
     best, capped = Fill(), replace(trial, outliers=True)
     filled = best(trial.values, trial.training, trial.start)
-    screened = replace(best, screened=True).sound(trial.values, trial.training, filled)
-    other = best(trial.values, screened, filled)
+    strict = replace(best, limit=0.0)
+    calm = strict.sound(trial.values, trial.training, filled)
+    other = best(trial.values, calm, filled)
     plain, without = (np.mean(capped.capped(trial.errors_of(found)) ** 2) for found in (filled, other))
     if without < CLEARLY**2 * plain:
-        trial, best, filled = replace(capped, training=screened), replace(best, screened=True), other
+        trial, best, filled = replace(capped, training=calm), strict, other
+    elif trial.outliers:
+        usual = float(np.quantile(np.abs(trial.errors_of(other)), USUAL))
+        mild = replace(best, limit=FAR * usual)
+        known = mild.sound(trial.values, trial.training, filled)
+        if usual > 0 and not np.array_equal(known, trial.training):
+            trial, best, filled = replace(trial, training=known), mild, best(trial.values, known, filled)
     least = trial.capped(trial.errors_of(filled)) ** 2
 
     def improves(fill: Fill) -> bool:
@@ -226,25 +245,21 @@ def mixed(weights: Sequence[float] | Doubles, estimates: Sequence[Array]) -> Arr
 
 
 def best_weights(errors: Sequence[Doubles], cap: float) -> Doubles:
-    """Weights that add up to 1, for which the mixture of estimates with these errors has the smallest squared error.
+    """Shares that add up to 1, for which the mixture of estimates with these errors has the smallest squared error.
 
-    Errors beyond the cap count in proportion only, as in Huber's loss.
+    Errors beyond the cap count in proportion only, as in Huber's loss. No share is negative: what was extrapolated from
+    the differences of the estimates would be far off where the left-out voxels were not like the gaps.
 
     >>> best_weights([np.array([1.0, -1.0] * 50), np.array([-3.0, 3.0] * 50)], np.inf).round(1)
     array([0.8, 0.2])
     """
-    columns = np.stack(errors, 1)
-    squares = np.mean(np.clip(columns, -cap, cap) ** 2, axis=0)
-    best = int(np.argmin(squares))
-    others = np.delete(columns, best, 1) - columns[:, [best]]
-    target, count = -columns[:, best], len(columns)
-    shares: Doubles = np.zeros(others.shape[1])
+    columns = np.stack(errors)
+    best = int(np.argmin(np.mean(np.clip(columns, -cap, cap) ** 2, axis=1)))
+    change, weight = columns - columns[best], np.ones(columns.shape[1])
     for _ in range(ROUNDS):
-        off = np.abs(target - others @ shares)
-        weight = np.minimum(1.0, cap / np.maximum(off, 1e-300))
-        gram = (others * weight[:, None]).T @ others
-        gram += PRIOR / count * np.diag(np.diag(gram) + 1e-300)
-        shares = np.asarray(np.linalg.lstsq(gram, (others * weight[:, None]).T @ target, rcond=None)[0], np.float64)
+        prior = PRIOR / weight.size * np.square(change) @ weight
+        shares, _ = simplex_weights((columns * weight) @ columns.T + np.diag(prior), np.zeros(len(columns)))
         if np.isinf(cap):
             break
-    return np.insert(shares, best, 1 - shares.sum())
+        weight = np.minimum(1.0, cap / np.maximum(np.abs(shares @ columns), 1e-300))
+    return np.asarray(shares)

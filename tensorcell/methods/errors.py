@@ -63,7 +63,7 @@ def errors_of(
     denoised : array ``(K, Y, X)``, optional
         Errors at denoised voxels.
     """
-    noise = problem.model.noise
+    noise, left_out = problem.model.noise, gap
     notes: tuple[str, ...] = ()
     from_noise = denoised is None and not noise.unmeasurable and problem.keep
     if (denoised is None and not from_noise) or (problem.has_gaps and gap is None):
@@ -77,11 +77,10 @@ def errors_of(
         error = np.sqrt(noise.variance(start.intensity)) if problem.keep else own.denoised(value)
         if noise.sigma == 0 and problem.noise is None:
             notes = (*notes, NO_NOISE_FOUND)
+    if denoised is not None and left_out is not None:
+        error = np.maximum(error, with_own_measurement(left_out(value), noise.variance(value)))
     if gap is not None and problem.has_gaps:
-        unmeasured = gap(value)
-        if denoised is not None:
-            error = np.maximum(error, with_own_measurement(unmeasured, noise.variance(value)))
-        error = np.where(problem.model.inlier, error, unmeasured)
+        error = np.where(problem.model.inlier, error, gap(value))
     return Errors(np.asarray(error, dtype=problem.stack.values.dtype), notes)
 
 
@@ -95,7 +94,8 @@ def with_own_measurement(error: Array, variance: Array) -> Array:
     2.4
     """
     square = np.square(error)
-    return np.sqrt(np.divide(square * variance, square + variance, out=np.zeros_like(square), where=square > 0))
+    product = np.divide(square * variance, square + variance, out=np.zeros_like(square), where=square > 0)
+    return np.asarray(np.sqrt(product))
 
 
 def own_errors(problem: Problem, start: NeighbourEstimate) -> tuple[NeighbourErrors, tuple[str, ...]]:
