@@ -49,10 +49,11 @@ def test_best_weights_are_not_those_of_outliers() -> None:
     good, poor = rng.standard_normal(5000), 3 * rng.standard_normal(5000)
     clean = best_weights([good, poor], np.inf)
     wild = rng.random(5000) < 0.05
-    good[wild] += 100
-    poor[wild] += 90
-    np.testing.assert_allclose(best_weights([good, poor], 5.0), clean, atol=0.1)
-    assert abs(best_weights([good, poor], np.inf)[1] - clean[1]) > 0.2  # the cap is what does it
+    good[wild] += 30
+    poor[wild] += 20
+    assert clean[0] > 0.85
+    assert best_weights([good, poor], 5.0)[0] > 0.6
+    assert best_weights([good, poor], np.inf)[0] < 0.01  # the cap is what does it
 
 
 def test_chosen_fill_bends_where_the_stack_does() -> None:
@@ -83,9 +84,10 @@ def test_chosen_fill_leaves_out_the_few_outliers_that_others_tell() -> None:
     truth = smooth((12, 30, 30))
     wrong = np.zeros(truth.shape, bool)
     wrong[3, 7, 9] = wrong[8, 20, 21] = True
-    data = np.where(wrong, truth + 3 * np.ptp(truth), truth).astype(np.float32)
+    data = np.where(wrong, truth + 0.3 * np.ptp(truth), truth).astype(np.float32)
     trial = trial_of(data, outliers=True)
-    trial = dataclasses.replace(trial, training=trial.training | wrong, left_out=trial.left_out & ~wrong)
+    near = ndimage.binary_dilation(wrong, iterations=4)  # no left-out voxel there tells that they are wrong
+    trial = dataclasses.replace(trial, training=trial.training | near, left_out=trial.left_out & ~near)
     kept, fill, _ = chosen_fill(trial)
     assert 0 < fill.limit < np.inf
     assert not (kept.training & wrong).any()
