@@ -43,6 +43,7 @@ from tensorcell.series import recovered_series, series_of
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult
+from tensorcell.time_limit import method_within
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
 from tensorcell.volume import Stack, Volume, stacks, zyx_view
 
@@ -70,6 +71,7 @@ def recover(
     psf_fwhm: Sequence[float] | None = None,
     missing_value: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    time_limit: float | None = None,
     seed: int = 0,
     progress: bool = False,
     callback: Callable[[IterationRecord, Any], bool | None] | None = None,
@@ -124,6 +126,9 @@ def recover(
         counts as measured.
     device : {"auto", "cpu", "cuda"}
         Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
+    time_limit : float, optional
+        Minutes that ``"auto"`` may take. Where planes are wanted between evenly spaced ones and the time suffices, a
+        prior is fitted to the stack and fills them, as by ``"diffusion"``; a note says what was decided.
     seed : int
         Seed for the choice of left-out voxels and for priors.
     progress : bool
@@ -178,15 +183,17 @@ def recover(
     arguments.check_shape(volume)
     volume, notes = without_value(volume, missing_value)
     labels = [stack.label for stack in stacks(volume)]
+    grid = wanted_grid(volume, axial_factor, spacing_z, lateral_factor)
+    method, decided = method_within(method, time_limit, volume, grid)
     with with_progress(callback, labels, enabled=None if progress else False) as shown:
         request = checked_request(
-            method, options, device, grid=wanted_grid(volume, axial_factor, spacing_z, lateral_factor),
-            lateral_factor=lateral_factor, rank=rank, noise=noise, nonnegative=nonnegative,
-            keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed, callback=shown,
+            method, options, device, grid=grid, lateral_factor=lateral_factor, rank=rank, noise=noise,
+            nonnegative=nonnegative, keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed,
+            callback=shown,
         )  # fmt: skip
         check_affordable(volume, request.grid, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
         found = recover_volume(volume, request, start)
-    return replace(found, notes=(*notes, *notes_on_planes(volume), *request.grid.notes(), *found.notes))
+    return replace(found, notes=(*notes, *decided, *notes_on_planes(volume), *request.grid.notes(), *found.notes))
 
 
 def notes_on_planes(volume: Volume) -> list[str]:

@@ -49,6 +49,8 @@ from tensorcell.recovery import recover as recover_volume
 from tensorcell.stack import float_type
 from tensorcell.volume import Volume, stacks
 
+TIME_HELP = "Minutes that auto may take: where they suffice, a prior fills the planes between (method diffusion)."
+
 METHOD_HELP = " ".join(f"{method.name}: {method.summary}" for method in METHODS.values())
 
 
@@ -65,6 +67,7 @@ def recover(
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
+    time_limit: Annotated[float | None, typer.Option(help=TIME_HELP)] = None,
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[
         str | None, typer.Option(help="Write u to this file: output +- 1.645 u is to hold the truth in 90 % of voxels.")
@@ -105,6 +108,7 @@ def recover(
         "spacing_z": spacing_z_of(spacing_z),
         "lateral_factor": lateral_factor,
         "device": device,
+        "time_limit": time_limit,
         "seed": seed,
         **given_options(METHODS, method, flags),
     }
