@@ -20,8 +20,8 @@ from tensorcell.volume import Volume
 
 Rank = tuple[int, int, int]
 
-LARGEST_FACTOR = 10**6
-"""No stack has so many planes."""
+LARGEST_FACTOR = 10**12
+"""Up to here, what a factor asks for can be said in bytes."""
 
 
 def is_number(value: Any) -> bool:
@@ -50,7 +50,7 @@ def positive(name: str, value: Any) -> float:
 
 
 def checked_axial_factor(value: Any) -> int:
-    """The axial factor ``s``, a whole number from 1 to a million."""
+    """The axial factor ``s``, a whole number of at least 1."""
     factor = whole_number("axial factor", value)
     if factor > LARGEST_FACTOR:
         raise InputError(f"expected an axial factor of at most {LARGEST_FACTOR}, got a larger one")

@@ -30,10 +30,11 @@ REDUCTIONS = {
     "nanquantile", "vdot", "cov", "corrcoef", "trapz", "trapezoid",
 }  # fmt: skip
 
-HEAVY = ("torch", "cupy", "matplotlib", "jax", "tensorflow", "diffusers")
+HEAVY = ("torch", "cupy", "matplotlib", "jax", "tensorflow", "diffusers", "skimage")
 
 ALLOWED = {
-    "numpy", "scipy", "numba", "cupy", "tensorly", "array_api_compat", "threadpoolctl", "h5py", *sys.stdlib_module_names
+    "numpy", "scipy", "numba", "cupy", "tensorly", "array_api_compat", "threadpoolctl", "h5py", "skimage",
+    *sys.stdlib_module_names,
 }  # fmt: skip
 
 
