@@ -51,9 +51,9 @@ def test_whole_numbers_of_any_kind_are_taken(value: Any) -> None:
     assert type(found) is int
 
 
-@pytest.mark.parametrize("value", [10**13, 10**400, 10.0**300])
+@pytest.mark.parametrize("value", [10**101, 10**400, 10.0**300])
 def test_no_stack_has_as_many_planes_as_a_huge_factor_asks_for(value: Any) -> None:
-    with pytest.raises(InputError, match="expected an axial factor of at most 1000000000000, got a larger one"):
+    with pytest.raises(InputError, match="expected an axial factor of at most 1e100, got a larger one"):
         arguments.checked_axial_factor(value)
 
 
