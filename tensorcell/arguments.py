@@ -53,7 +53,7 @@ def checked_axial_factor(value: Any) -> int:
     """The axial factor ``s``, a whole number of at least 1."""
     factor = whole_number("axial factor", value)
     if factor > LARGEST_FACTOR:
-        raise InputError(f"expected an axial factor of at most 1e100, got a larger one")
+        raise InputError("expected an axial factor of at most 1e100, got a larger one")
     return factor
 
 
