@@ -31,7 +31,8 @@ def pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floa
         last = first + max(1, int(np.searchsorted(planes, TOGETHER / plane, side="right")))
         # Two planes on either side determine the slopes at the nearest two.
         nearby = slice(max(uppers[first] - 2, 0), uppers[last - 1] + 2)
-        curve = PchipInterpolator(positions[nearby], values[nearby], axis=0)
+        with np.errstate(over="ignore"):  # the reciprocal of a slope of 1e-310 is infinite, and the mean slope 0
+            curve = PchipInterpolator(positions[nearby], values[nearby], axis=0)
         yield from curve(targets[first:last]).astype(values.dtype)
         first = last
 

@@ -193,6 +193,8 @@ def step_of(values: Doubles) -> float:
     if not 2 <= levels.size <= values.size // 4:
         return 0.0
     step = float(np.diff(levels).min())
+    if step * 2.0**53 < levels[-1] - levels[0]:  # no number holds so many levels
+        return 0.0
     multiples = (levels - levels[0]) / step
     return step if np.all(np.abs(multiples - np.round(multiples)) < 1e-3) else 0.0
 

@@ -23,7 +23,7 @@ from tensorcell.solvers.kriging import (
     pairs_of,
     share_left,
 )
-from tensorcell.solvers.noise import NoiseModel
+from tensorcell.solvers.noise import NoiseModel, estimate_noise
 
 
 def field(seed: int = 0, shape: tuple[int, int, int] = (65, 40, 44), width: float = 1.5) -> np.ndarray:
@@ -64,6 +64,16 @@ def test_fill_planes_reproduces_linear_ramps(planes: int) -> None:
     filled = fill_planes(truth[::3], np.arange(0, len(truth), 3), len(truth))
     # At left-out planes pchip leaves nothing to correct: a slope of rounding size, of which the weight is the root.
     assert np.allclose(filled.volume, truth, rtol=0, atol=1e-6)
+
+
+def test_tails_that_fade_to_denormal_numbers_are_planes_like_others() -> None:
+    """The tails of a spot as formulas give it: warnings of infinite reciprocals would be errors here."""
+    z, y, x = np.indices((13, 40, 40))
+    spot = np.exp(-((z - 6) ** 2 / 2 + (y - 20) ** 2 + (x - 20) ** 2))
+    assert 0 < spot[spot > 0].min() < 1e-300
+    filled = fill_planes(spot[::2], np.arange(0, 13, 2), 13)
+    assert np.isfinite(filled.volume).all()
+    assert estimate_noise(spot).step == 0
 
 
 def test_fill_planes_reproduces_constants() -> None:

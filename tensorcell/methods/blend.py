@@ -34,7 +34,7 @@ SMOOTHING = (0.03, 0.3)
 CLEARLY = 0.9
 """Voxels that stand out are left out where the error without them is below this share of that with them."""
 
-FAR, USUAL = 3.0, 0.99
+FAR, USUAL = 10.0, 0.99
 """Others are left out that differ from their prediction by more than so many times this quantile of the errors."""
 
 PRIOR = 30
