@@ -350,12 +350,11 @@ def _proposals(
     """The left-out planes with what is found along the flow; none where planes are too small to have one."""
     if min(values.shape[1:]) < SMALLEST_SIDE:
         return []
+    moving = [MovingPlanes(values[used], positions[used]) for used, _ in left_out.folds]
     found = []
     for one in planes:
-        used, _ = left_out.folds[one.fold]
         value = one.base + weight * (one.kriged.value - one.base)
-        flowed = MovingPlanes(values[used], positions[used]).at(one.position)
-        found.append(Proposal(value, one.kriged.left, flowed, one.truth))
+        found.append(Proposal(value, one.kriged.left, moving[one.fold].at(one.position), one.truth))
     return found
 
 

@@ -62,9 +62,10 @@ def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseMod
     floor = float(np.quantile(values, 0.001))
     offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # the third was found by trial
     if not offset > 0:  # there is no contrast above the floor that roots could even out
+        nothing = np.zeros(len(bands_of(*values.shape[1:])[0]))
         for target, plane in zip(targets, pchip(values, positions, targets), strict=True):
             variance = bridge_variance(values, positions, target)
-            yield KrigedPlane(plane, variance, noise.variance(plane), np.zeros(len(bands_of(*plane.shape)[0])))
+            yield KrigedPlane(plane, variance, noise.variance(plane), nothing)
         return
     roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
     darkest = np.float32(np.sqrt(offset))

@@ -26,7 +26,6 @@ doi:10.1109/ICIP.2005.1529706.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -148,6 +147,8 @@ class FlowLaw(NamedTuple):
     """``(J,)`` at the left-out planes."""
     left: Doubles
     """``(J,)``: expected energy of the error there."""
+    bands: Singles
+    """``(J, Y, X)``: the bands of planes of this shape."""
 
     def at(self, left: Doubles) -> Doubles:
         """The weights ``(J,)`` of a plane whose error is expected to have this energy in each band."""
@@ -158,15 +159,8 @@ class FlowLaw(NamedTuple):
         """What is to be added to a predicted plane."""
         from scipy.fft import dctn, idctn
 
-        bands, _ = bands_at(*value.shape)
-        gains = np.tensordot(self.at(left).astype(np.float32), bands, 1)
+        gains = np.tensordot(self.at(left).astype(np.float32), self.bands, 1)
         return np.asarray(idctn(gains * dctn(flowed - value, norm="ortho"), norm="ortho"), value.dtype)
-
-
-@lru_cache(maxsize=2)
-def bands_at(rows: int, columns: int) -> tuple[Singles, Singles]:
-    """`bands_of`, which is asked for at every plane."""
-    return bands_of(rows, columns)
 
 
 def flow_law(proposals: Sequence[Proposal]) -> FlowLaw | None:
@@ -176,8 +170,8 @@ def flow_law(proposals: Sequence[Proposal]) -> FlowLaw | None:
     if len(proposals) < FEWEST:
         return None
     products, squares = [], []
+    bands, _ = bands_of(*proposals[0].value.shape)
     for one in proposals:
-        bands, _ = bands_at(*one.value.shape)
         change, truth = (dctn(plane - one.value, norm="ortho") for plane in (one.flowed, one.truth))
         products.append([np.sum(band * change * truth, dtype=np.float64) for band in bands])
         squares.append([np.sum(band * change * change, dtype=np.float64) for band in bands])
@@ -185,7 +179,7 @@ def flow_law(proposals: Sequence[Proposal]) -> FlowLaw | None:
     weights = np.clip(slopes / (1 + np.square(errors / EXPECTED)), 0, 1)
     if not np.max(weights, initial=0) > LEAST_WEIGHT:
         return None
-    return FlowLaw(weights, np.mean([one.left for one in proposals], axis=0))
+    return FlowLaw(weights, np.mean([one.left for one in proposals], axis=0), bands)
 
 
 def slopes_of(products: Doubles, squares: Doubles) -> tuple[Doubles, Doubles]:

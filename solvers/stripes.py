@@ -140,12 +140,13 @@ def frequencies_of(profiles: Profiles) -> list[float]:
         if frequency is None:
             break
         wave = wave_of(frequency, length)
-        left, right = (fitted(Profiles(mean[part : part + 1], there[part : part + 1]), wave)[0] for part in (1, 2))
+        amplitudes = fitted(Profiles(mean, there), wave)
+        _, left, right = amplitudes
         size = float(np.sum(np.abs(left) ** 2 + np.abs(right) ** 2)) / 2
         if not float(np.sum((left * right.conj()).real)) > ALIKE * size:
             break
         found.append(frequency)
-        mean = np.where(there, mean - (fitted(Profiles(mean, there), wave)[..., None] * wave).real, 0)
+        mean = np.where(there, mean - (amplitudes[..., None] * wave).real, 0)
     return found
 
 

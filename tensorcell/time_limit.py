@@ -11,14 +11,12 @@ from tensorcell.arguments import positive
 from tensorcell.errors import InputError
 from tensorcell.methods.table import METHODS
 from tensorcell.plane_grid import PlaneGrid
+from tensorcell.solvers.interplane import FEWEST_PLANES
 from tensorcell.solvers.iteration import duration
 from tensorcell.volume import Volume, stacks
 
 BESIDES = 1.3
 """Seconds that a recovery with a prior takes in all, for each second of the fit."""
-
-FEWEST_PLANES = 5
-"""Fewer planes than this cannot judge a prior."""
 
 PRIOR = "diffusion"
 

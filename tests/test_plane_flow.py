@@ -125,20 +125,20 @@ def test_weights_that_planes_disagree_about_are_small() -> None:
 
 
 def test_weights_fall_with_the_root_of_the_error_that_is_expected() -> None:
-    law = FlowLaw(np.array([0.8, 0.8, 0.8]), np.array([1.0, 1.0, 0.0]))
+    law = FlowLaw(np.array([0.8, 0.8, 0.8]), np.array([1.0, 1.0, 0.0]), np.zeros((3, 8, 8), np.float32))
     np.testing.assert_allclose(law.at(np.array([0.25, 4.0, 0.0])), [0.4, 0.8, 0.8])
 
 
 def test_the_correction_is_the_difference_in_its_bands() -> None:
     value, flowed = np.random.default_rng(0).standard_normal((2, 40, 56))
     bands, coarse = bands_of(40, 56)
-    law = FlowLaw(np.ones(len(bands)), np.ones(len(bands)))
+    law = FlowLaw(np.ones(len(bands)), np.ones(len(bands)), bands)
     whole = law.correction(value, flowed, np.ones(len(bands)))
     from scipy.fft import dctn, idctn
 
     trend = idctn(coarse * dctn(flowed - value, norm="ortho"), norm="ortho")
     np.testing.assert_allclose(whole, flowed - value - trend, atol=1e-5)  # gains in single precision
-    alone = FlowLaw(np.eye(len(bands))[0], np.ones(len(bands)))
+    alone = FlowLaw(np.eye(len(bands))[0], np.ones(len(bands)), bands)
     assert mean_square(alone.correction(value, flowed, np.ones(len(bands)))) < mean_square(whole)
 
 

@@ -67,7 +67,7 @@ class Fill:
         calm = in_line(values, known, start)
         if self.limit == 0:
             return calm
-        return calm | (known & (np.abs(values - smooth_fill(values, calm, start=start)) <= self.limit))
+        return supported(values, known, calm, smooth_fill(values, calm, start=start), self.limit)
 
     def __call__(self, values: Array, sound: Bools, start: Array) -> Array:
         """The fill of all voxels."""
@@ -214,7 +214,7 @@ def chosen_fill(trial: GlobalTrial) -> tuple[GlobalTrial, Fill, Array]:
     elif trial.outliers:
         usual = float(np.quantile(np.abs(trial.errors_of(other)), USUAL))
         mild = replace(best, limit=FAR * usual)
-        known = mild.sound(trial.values, trial.training, filled)
+        known = supported(trial.values, trial.training, calm, other, mild.limit)
         if usual > 0 and not np.array_equal(known, trial.training):
             trial, best, filled = replace(trial, training=known), mild, best(trial.values, known, filled)
     least = trial.capped(trial.errors_of(filled)) ** 2
@@ -237,6 +237,11 @@ def chosen_fill(trial: GlobalTrial) -> tuple[GlobalTrial, Fill, Array]:
         if not improves(replace(best, smoothing=smoothing)):
             break
     return trial, best, filled
+
+
+def supported(values: Array, known: Bools, calm: Bools, filled: Array, limit: float) -> Bools:
+    """Known voxels that do not stand out, and those that differ by no more than the limit from a fill without them."""
+    return np.asarray(calm | (known & (np.abs(values - filled) <= limit)))
 
 
 def mixed(weights: Sequence[float] | Doubles, estimates: Sequence[Array]) -> Array:
