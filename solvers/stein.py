@@ -49,7 +49,14 @@ RIM = 3
 """Voxels at the border of a block that do not count, since they lack neighbours that they have in the volume."""
 
 CLASSES, CLASS_VOXELS = 4, 30_000
-"""Classes of local contrast, and the fewest voxels from which the weights of a class can be learned."""
+"""Classes of local contrast with equal numbers of voxels, and the fewest voxels of each."""
+
+TAIL, TAIL_VOXELS = 0.1, 300
+"""Share of a class that a class of still higher contrast takes from it, and the fewest voxels of that one: what is rare
+may be all that matters, and the mean over many other voxels does not speak for it."""
+
+PRIOR_VOXELS = 1000
+"""Voxels of the class below for which its sums count in the weights of a small class."""
 
 
 def random_direction(
@@ -160,12 +167,16 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
     The noise is Gaussian at intensities above ``above``, which bounds the correction.
     """
     order = np.argsort(trial.contrasts, kind="stable")
-    parts = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
+    parts = contrast_classes(order)
     classes: list[ErrorLaw] = []
+    before: tuple[Any, Any] = (0.0, 0.0)
     for part in parts:
         misfits, divergences = trial.misfits[:, part], trial.divergences[:, part]
-        weights, _ = simplex_weights(misfits @ misfits.T, sigma**2 * divergences.sum(axis=1))
+        mean = misfits @ misfits.T / len(part), sigma**2 * divergences.mean(axis=1)
+        quadratic, linear = (len(part) * own + PRIOR_VOXELS * other for own, other in zip(mean, before, strict=True))
+        weights, _ = simplex_weights(quadratic, linear)
         classes.append(ErrorLaw(float(np.median(trial.contrasts[part])), weights, 0.0, 0.0, 1.0))
+        before = mean
     at = Laws(classes, Correction(np.zeros(1), np.zeros(1))).between(trial.contrasts)
     misfit, divergence = np.zeros((2, order.size))
     for number, (misfits, divergences) in enumerate(zip(trial.misfits, trial.divergences, strict=True)):
@@ -183,13 +194,26 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
     return Laws(classes, added)
 
 
+def contrast_classes(order: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
+    """Classes of voxels that are sorted by their contrast: equal ones, of whose last the highest are split off again.
+
+    >>> [len(part) for part in contrast_classes(np.arange(40_000))]
+    [36000, 3600, 400]
+    """
+    *parts, last = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
+    while (tail := int(TAIL * len(last))) >= TAIL_VOXELS:
+        parts.append(last[:-tail])
+        last = last[-tail:]
+    return [*parts, last]
+
+
 def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:
     """The risk as a function of the spread, ``a + b min(spread, limit)^2`` by least squares: ``a, b, limit``.
 
     Neither ``a`` nor ``b`` is negative, and the spread counts up to where its highest thousandth begins. The mean is
     held between 65 % and all of ``most``, the variance of the noise times the mean divergence. Where the weights have a
     minimum inside the simplex the two are equal, and an error of 1 % in ``sigma`` would move the mean of the risks by
-    2 % of the noise.
+    2 % of the noise. The mean of few risks is too uncertain for that: it is ``most``.
     """
     limit = float(np.quantile(spreads, 0.999)) or 1.0
     shape = np.minimum(spreads / limit, 1.0) ** 2
@@ -197,7 +221,8 @@ def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float
     if b < 0 or a + b * float(shape.mean()) <= 0:
         a, b = 1.0, 0.0
     a = max(a, 0.05 * (a + b * float(shape.mean())))
-    overall = min(max(float(risks.mean()), 0.65 * most), most)
+    least = 0.65 * most if len(risks) >= CLASS_VOXELS // 2 else most
+    overall = min(max(float(risks.mean()), least), most)
     scale = overall / (a + b * float(shape.mean()))
     return float(scale * a), float(scale * b) / limit**2, limit
 

@@ -714,6 +714,22 @@ def test_background_and_structure_get_weights_of_their_own() -> None:
     assert found.error[:, :, :20].mean() < 0.3 * found.error[:, :, 28:].mean()
 
 
+def test_rare_structure_gets_weights_and_errors_of_its_own() -> None:
+    """A thin filament in a smooth volume is .4 % of the voxels: the mean over all others does not speak for it."""
+    z, y, x = np.indices((12, 60, 64))
+    filament = 8 * np.exp(-((y - 20 - 1.6 * z) ** 2 + (x - 10 - 4 * z) ** 2) / 2.4)
+    truth = (filament + 3 * np.exp(-((y - 44) ** 2 + (x - 50) ** 2) / 40)).astype(np.float32)
+    there, covered, ratio = filament > 2, [], []
+    for seed in range(3):
+        found = local_tucker(truth + noise_like(truth, 1.0, seed), noise=1.0)
+        error = found.value - truth
+        covered.append(np.mean(np.abs(error) <= 1.645 * found.error, where=there))
+        ratio.append(rms(error[there]) / rms(found.error[there]))
+    assert there.mean() < 0.005
+    assert np.mean(covered) > 0.75  # .3 without classes of rare contrast
+    assert 0.6 < np.mean(ratio) < 1.4  # 2.6 without
+
+
 @pytest.mark.parametrize("shape", [(20, 30, 40), (32, 128, 128), (124, 86, 94), (57, 256, 256), (400, 500, 600)])
 def test_sample_blocks_lie_inside_and_are_no_more_than_wanted(shape: tuple[int, ...]) -> None:
     voxels = 0

@@ -123,9 +123,8 @@ def test_recover_keeps_the_given_planes_between_which_it_fills(full: SimulatedCe
     assert result.measured[::factor].all()
     assert result.measured.sum() == full.measured.size
     assert_whole(result)
-    assert (
-        f"{planes - SHAPE[0]} of {planes} planes were not measured and are interpolated along z: 1," in result.notes[-2]
-    )
+    told = f"{planes - SHAPE[0]} of {planes} planes were not measured and are interpolated along z: 1,"
+    assert any(note.startswith(told) for note in result.notes)
 
 
 def test_recover_replaces_measured_voxels_on_request(half: SimulatedCells, half_recovered: Recovery) -> None:
@@ -225,7 +224,7 @@ def test_recover_numbers_missing_planes_as_in_the_output(full: SimulatedCells) -
     data = full.measured[:6].copy()
     data[2] = np.nan
     result = recover(data, axial_factor=2, rank=(2, 4, 4))
-    assert result.notes[-2] == "6 of 11 planes were not measured and are interpolated along z: 1, 3, 4, 5, 7, 9"
+    assert "6 of 11 planes were not measured and are interpolated along z: 1, 3, 4, 5, 7, 9" in result.notes
     np.testing.assert_array_equal(np.flatnonzero(result.measured.any(axis=(1, 2))), [0, 2, 6, 8, 10])
     assert_whole(result)
 

@@ -21,7 +21,8 @@ from tensorcell.diffusion_guidance.options import DiffusionOptions
 from tensorcell.errors import InputError
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.auto import better_estimate
-from tensorcell.methods.kriging import between_by_kriging
+from tensorcell.methods.denoised_planes import source_of
+from tensorcell.methods.kriging import filled_by_kriging
 from tensorcell.methods.patches import Corrected, Stabilised
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Stage
 from tensorcell.solvers import IterationRecord, LocalOptions, Status
@@ -77,18 +78,20 @@ def estimate(problem: Problem) -> Estimate:
 def between(gaps: Gaps) -> Filled:
     """Planes by the prior where the measured ones are the same whole number of planes apart, else by kriging."""
     problem, spacing = gaps.problem, gaps.spacing
+    source = source_of(gaps)
     if spacing > 1 and gaps.estimate.status is not Status.STOPPED:
         from tensorcell.diffusion_guidance.fill_stack import diffused_planes
 
         asked = request_of(problem, gaps.estimate.history)
-        found = _refused(lambda: diffused_planes(gaps.estimate.value, spacing, problem.noise_passed_on, asked))
+        found = _refused(lambda: diffused_planes(source.gaps.estimate.value, spacing, source.noise, asked))
         notes, samples = found.notes, found.samples
         filled = Filled(found.volume.astype(problem.stack.values.dtype, copy=False), found.error, notes, samples)
     else:
-        filled = between_by_kriging(gaps)
+        filled = filled_by_kriging(source.gaps, source.noise)
         if spacing == 0:
             filled = filled._replace(notes=(*filled.notes, UNEVEN if problem.grid.whole else BETWEEN))
     said = (*gaps.estimate.notes, *filled.notes)
+    filled = source.carried(filled)
     return filled._replace(notes=(*filled.notes, *_unused(problem, said, filled.samples)))
 
 

@@ -124,6 +124,11 @@ def carried_on(gaps: Gaps) -> Array:
         if not gaps.problem.has_gaps:
             return np.zeros((1, 1, 1), square.dtype)
         square = np.where(gaps.problem.model.inlier, 0, square)
+    return interpolated_along_z(square, gaps)
+
+
+def interpolated_along_z(square: Array, gaps: Gaps) -> Array:
+    """Squares at the measured planes, interpolated linearly at all planes of the wanted stack."""
     place = np.interp(np.arange(gaps.planes), gaps.grid, np.arange(len(gaps.grid)))
     below = np.floor(place).astype(int)
     above = np.minimum(below + 1, len(gaps.grid) - 1)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tensorcell.methods.protocol import Filled, Gaps
-from tensorcell.solvers import fill_planes
+from tensorcell.solvers import NoiseModel, fill_planes
 
 BEYOND = (
     "uncertainty beyond the measured planes: how much measured planes at that distance differ; where none are as far "
@@ -21,8 +21,13 @@ TWO_PLANES = (
 
 def between_by_kriging(gaps: Gaps) -> Filled:
     """Predict the missing planes from the measured ones, with the weight that left-out measured planes justify."""
+    return filled_by_kriging(gaps, gaps.problem.noise_passed_on)
+
+
+def filled_by_kriging(gaps: Gaps, noise: NoiseModel) -> Filled:
+    """The same for measured planes whose measured voxels have this noise."""
     measured = float(gaps.problem.model.inlier.mean())
-    noise = gaps.problem.noise_passed_on.reduced(math.sqrt(measured), "Estimated voxels hold no noise.")
+    noise = noise.reduced(math.sqrt(measured), "Estimated voxels hold no noise.")
     filled = fill_planes(gaps.estimate.value, gaps.grid, gaps.planes, noise=noise)
     notes = [f"between planes: {filled.sentence}"]
     if gaps.grid[0] > 0 or gaps.grid[-1] < gaps.planes - 1:

@@ -9,9 +9,9 @@ import numpy as np
 
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.blend import blended_trial
+from tensorcell.methods.denoised_planes import between_denoised
 from tensorcell.methods.errors import errors_of
 from tensorcell.methods.frames import Frames, estimated_in_runs, separate
-from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import GlobalTrial, PatchTrial
@@ -110,6 +110,6 @@ METHOD = Method(
     options=(TuckerOptions, LocalOptions),
     estimate=estimate,
     together=estimates,
-    between=between_by_kriging,
+    between=between_denoised,
     stages={"local": "groups of patches"},
 )
