@@ -1,4 +1,4 @@
-"""Planes between measured ones that keep their noise: denoised planes predict them as far as the measured ones agree."""
+"""Planes between measured ones that keep their noise: how far left-out planes have them predicted from denoised ones."""
 
 from __future__ import annotations
 
