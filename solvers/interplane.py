@@ -39,6 +39,8 @@ letter   meaning                                                         shape
    ``sqrt(b)``.
 5. What moves sideways from plane to plane is followed along its optical flow, as far as the left-out planes support it
    (:mod:`tensorcell.solvers.plane_flow`).
+6. What left-out planes show and none of their neighbours does widens the intervals around it
+   (:mod:`tensorcell.solvers.plane_surprises`).
 
 References
 ----------
@@ -64,6 +66,7 @@ from .left_out_planes import LeftOut, at_gap, every_second
 from .noise import NoiseModel
 from .plane_errors import Between, between_two, power_of_variogram, repeated
 from .plane_flow import MOST, SMALLEST_SIDE, FlowLaw, MovingPlanes, Proposal, flow_law
+from .plane_surprises import Surprises, surprise
 from .positions import rounded, snapped
 
 Floats = npt.NDArray[np.floating]
@@ -232,6 +235,7 @@ class _Blend(NamedTuple):
     law: PlaneLaw
     sentence: str
     flow: FlowLaw | None = None
+    surprises: Surprises | None = None
 
 
 def _groups(positions: Doubles, filled: Indices, each_gap: bool) -> Iterator[tuple[LeftOut, Indices]]:
@@ -263,7 +267,10 @@ def _filled(
         value = base + blend.weight * (plane.value - base)
         if blend.flow is not None:
             value += blend.flow.correction(value, moving.at(target), plane.left)
-        yield value, _error(plane, value, blend)
+        error = _error(plane, value, blend)
+        if blend.surprises is not None:
+            error = np.maximum(error, blend.surprises.least_error(target, float(plane.left.sum())))
+        yield value, error
 
 
 def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Floats:
@@ -341,7 +348,38 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Left
     errors = share * change - truth
     structure = errors * (share * near_change - near_truth)
     law = _scale(base + share * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
-    return _Blend(weight, slope, slope_error, law, sentence, flow)
+    blend = _Blend(weight, slope, slope_error, law, sentence, flow)
+    found = _surprises(values, positions, noise, left_out, blend)
+    if found.planes:
+        sentence += (
+            f"; where these planes stood out of their prediction by more than such errors explain "
+            f"({100 * found.share:.2g} % of the pixels), intervals between planes reach at least as far"
+        )
+    return blend._replace(sentence=sentence, surprises=found)
+
+
+def _surprises(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut, blend: _Blend) -> Surprises:
+    """Where left-out planes stand out of their prediction; the flow is only followed in planes that do without it."""
+    moving = [MovingPlanes(values[used], positions[used]) for used, _ in left_out.folds]
+    planes: dict[int, Floats] = {}
+    energies = []
+    for one in _left_out_planes(values, positions, noise, left_out.folds):
+        energies.append(float(one.kriged.left.sum()))
+        value = one.base + blend.weight * (one.kriged.value - one.base)
+        height = _surprise(one, value, noise, blend)
+        if height is not None and blend.flow is not None:
+            value = value + blend.flow.correction(value, moving[one.fold].at(one.position), blend.flow.left)
+            height = _surprise(one, value, noise, blend)
+        if height is not None:
+            index = int(np.searchsorted(positions, one.position))
+            planes[index] = np.maximum(height, planes.get(index, 0))
+    return Surprises(planes, positions, float(np.mean(energies)))
+
+
+def _surprise(one: _LeftOutPlane, value: Floats, noise: NoiseModel, blend: _Blend) -> Floats | None:
+    """Where a left-out plane stands out of this prediction."""
+    expected = np.square(_error(one.kriged, value, blend)) + noise.variance(value)
+    return surprise(value - one.truth, np.sqrt(expected))
 
 
 def _proposals(

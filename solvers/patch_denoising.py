@@ -29,7 +29,7 @@ from .patch_groups import (
     three,
 )
 from .slabs import slabs
-from .spread import robust_sigma
+from .spread import robust_sigma, weighed_mean
 from .stein import Interpolated, Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
 SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
@@ -235,12 +235,7 @@ def changes(residual: Array, measured: Array, sigma: float) -> Array:
     from scipy import ndimage
 
     space = (-3, -2, -1)
-    off = ndimage.gaussian_filter(np.where(measured, residual, 0), CHANGE_WIDTH, mode="constant", axes=space)
-    reach = int(4 * CHANGE_WIDTH + 0.5)
-    kernel = ndimage.gaussian_filter1d(np.eye(1, 4 * reach + 1, 2 * reach)[0], CHANGE_WIDTH)[reach:-reach] ** 2
-    for axis, size in zip(space, residual.shape[1:], strict=True):
-        level = np.sqrt(np.convolve(np.ones(size), kernel)[reach : reach + size])
-        off /= np.expand_dims(level, tuple(n for n in range(4) if n != 4 + axis))
+    off = weighed_mean(np.where(measured, residual, 0), CHANGE_WIDTH, space)
     allowed = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
     off = ndimage.maximum_filter(np.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=space)
     low, high = CHANGED

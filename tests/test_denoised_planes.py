@@ -1,4 +1,4 @@
-"""Planes between measured ones that keep their noise: how far left-out planes have them predicted from denoised ones."""
+"""Noisy planes that are kept: how far the planes between are predicted from denoised ones, as left-out planes tell."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def errors_of(
     elif noise.unmeasurable:
         error, notes = own.gap(start.intensity), (*notes, NOISE_NOT_MEASURED)
     else:
-        error = np.sqrt(noise.variance(start.intensity)) if problem.keep else own.denoised(value)
+        error = np.sqrt(noise.variance(level_of(problem, start))) if problem.keep else own.denoised(value)
         if noise.sigma == 0 and problem.noise is None:
             notes = (*notes, NO_NOISE_FOUND)
     if denoised is not None and left_out is not None:
@@ -82,6 +82,23 @@ def errors_of(
     if gap is not None and problem.has_gaps:
         error = np.where(problem.model.inlier, error, gap(value))
     return Errors(np.asarray(error, dtype=problem.stack.values.dtype), notes)
+
+
+def level_of(problem: Problem, start: NeighbourEstimate) -> Array:
+    """The intensity that tells the noise of measured voxels: the global estimate, and the light that it lacks there.
+
+    The model is too dark where structure is too rare for it. A voxel's own value would make its noise small where it
+    happens to be low: so the residual is averaged over 3 x 3 measured pixels, and counts where it is positive.
+    """
+    from scipy.ndimage import uniform_filter
+
+    inlier = problem.model.inlier
+    if problem.model.noise.gain == 0:
+        return start.intensity
+    lacking = np.where(inlier, problem.stack.values - start.intensity, 0)
+    share = uniform_filter(inlier.astype(lacking.dtype), (0, 3, 3))
+    mean = uniform_filter(lacking, (0, 3, 3)) / np.maximum(share, 1 / 9)
+    return np.asarray(start.intensity + np.maximum(mean, 0), start.intensity.dtype)
 
 
 def with_own_measurement(error: Array, variance: Array) -> Array:
