@@ -372,7 +372,7 @@ def _surprises(values: Floats, positions: Doubles, noise: NoiseModel, left_out: 
             height = _surprise(one, value, noise, blend)
         if height is not None:
             index = int(np.searchsorted(positions, one.position))
-            planes[index] = np.maximum(height, planes.get(index, 0))
+            planes[index] = np.maximum(height, planes[index]) if index in planes else height
     return Surprises(planes, positions, float(np.mean(energies)))
 
 

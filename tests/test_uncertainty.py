@@ -142,7 +142,7 @@ def test_a_rare_filament_lies_in_its_intervals_on_measured_planes_and_between(ke
     there = thread > 10
     planes = np.random.default_rng(5).poisson(truth[::2]).astype(np.float32)
     covered = inside(recover(planes, axial_factor=2, keep_measured=keep), truth)
-    # Laws of the whole stack cover a quarter of the filament where it is denoised, and four tenths of it between planes.
+    # Laws of the whole stack cover a quarter of it where it is denoised, and four tenths between planes.
     assert covered[::2][there[::2]].mean() > 0.75
     assert covered[1::2][there[1::2]].mean() > 0.8
     assert covered.mean() > 0.9
