@@ -33,6 +33,7 @@ from tensorcell import arguments
 from tensorcell.defect_notes import checked_psf
 from tensorcell.device import choose_device
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
+from tensorcell.joined_notes import joined_notes
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import without_value
@@ -283,7 +284,7 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
         history=tuple(record for part in parts.values() for record in part.history),
         noise={k: None if k in refused else part.noise for k, part in parts.items()} if several else first.noise,
         defects={label: part.defects for label, part in parts.items()} if several else first.defects,
-        notes=(*notes, *(f"{k}: {note}" if several else note for k, part in parts.items() for note in part.notes)),
+        notes=(*notes, *(joined_notes({k: part.notes for k, part in parts.items()}) if several else first.notes)),
         seconds=time.perf_counter() - start,
         input_shape=volume.shape,
         grid=request.grid,
