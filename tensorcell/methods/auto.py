@@ -45,9 +45,10 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     if not first.keep:
         return from_patches(frames, patches, correct)
     better = patches.error < trial.error
+    mixed = "" if patches.blend is None else ", mixed with other estimates,"
     note = (
         f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
-        f"groups of patches, mixed with a smooth fill, is {first.unit.width(patches.error):.4g}, of the global model "
+        f"groups of patches{mixed} is {first.unit.width(patches.error):.4g}, of the global model "
         f"{first.unit.width(trial.error):.4g}"
     )
     found = from_patches(frames, patches, correct) if better else from_global_models(frames, trial)

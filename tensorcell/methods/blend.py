@@ -95,9 +95,8 @@ class Blend:
         """
         names = ("global model", f"smooth fill (bending along z counts {self.fill.axial:g})", "groups of patches")
         shares = self.final or (1 - self.first, self.first)
-        return "gaps: " + ", ".join(
-            f"{round(100 * share)} % {name}" for name, share in zip(names, shares, strict=False)
-        )
+        named = [(round(100 * share), name) for share, name in zip(shares, names, strict=False)]
+        return "gaps: " + ", ".join(f"{percent} % {name}" for percent, name in named if percent)
 
     def of(self, values: Array, inlier: Bools, model: Array) -> Sources:
         """The estimates of whole stacks that it mixes; `model` is the global one."""
