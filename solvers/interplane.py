@@ -303,16 +303,29 @@ def _left_out_planes(
 
 
 def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
-    """Weights of the kriged planes and of their correction along the flow, judged at measured planes left out.
+    """How planes are predicted and how far they err, judged at measured planes left out."""
+    if len(values) < FEWEST_PLANES:
+        sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
+        return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise), sentence)
+    blend = _weighed(values, positions, noise, left_out)
+    found = _surprises(values, positions, noise, left_out, blend)
+    if not found.planes:
+        return blend
+    sentence = (
+        f"{blend.sentence}; where these planes stood out of their prediction by more than such errors explain "
+        f"({100 * found.share:.2g} % of the pixels), intervals between planes reach at least as far"
+    )
+    return blend._replace(sentence=sentence, surprises=found)
+
+
+def _weighed(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
+    """Weights of the kriged planes and of their correction along the flow, and the law of their errors.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is the
     slope ``sum <d, e> / sum <d, d>``, which is averaged with what is expected of it (`deserved`). Where planes were
     left out at the gap itself, that is the weight. Else it is that of twice the gap, and the weight of no gap is one;
     the geometric mean of the two is used at the gap itself.
     """
-    if len(values) < FEWEST_PLANES:
-        sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
-        return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise), sentence)
     sums, samples, some = [], [], []
     count = sum(len(out) for _, out in left_out.folds)
     moved = set(np.linspace(0, count - 1, MOST).astype(int).tolist())  # planes that judge the flow
@@ -348,14 +361,7 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Left
     errors = share * change - truth
     structure = errors * (share * near_change - near_truth)
     law = _scale(base + share * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
-    blend = _Blend(weight, slope, slope_error, law, sentence, flow)
-    found = _surprises(values, positions, noise, left_out, blend)
-    if found.planes:
-        sentence += (
-            f"; where these planes stood out of their prediction by more than such errors explain "
-            f"({100 * found.share:.2g} % of the pixels), intervals between planes reach at least as far"
-        )
-    return blend._replace(sentence=sentence, surprises=found)
+    return _Blend(weight, slope, slope_error, law, sentence, flow)
 
 
 def _surprises(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut, blend: _Blend) -> Surprises:
