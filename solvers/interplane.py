@@ -51,7 +51,7 @@ Extrapolation, Interpolation, and Smoothing of Stationary Time Series, MIT Press
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -307,8 +307,8 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Left
     if len(values) < FEWEST_PLANES:
         sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise), sentence)
-    blend = _weighed(values, positions, noise, left_out)
-    found = _surprises(values, positions, noise, left_out, blend)
+    blend, flowed = _weighed(values, positions, noise, left_out)
+    found = _surprises(values, positions, noise, left_out, blend, flowed)
     if not found.planes:
         return blend
     sentence = (
@@ -318,8 +318,12 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Left
     return blend._replace(sentence=sentence, surprises=found)
 
 
-def _weighed(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
+def _weighed(
+    values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut
+) -> tuple[_Blend, dict[tuple[int, float], Floats]]:
     """Weights of the kriged planes and of their correction along the flow, and the law of their errors.
+
+    What was found along the flow is returned, too, by fold and position of the left-out plane.
 
     With ``d = kriged - pchip`` and ``e = measured - pchip`` at each left-out plane, the weight of least squares is the
     slope ``sum <d, e> / sum <d, d>``, which is averaged with what is expected of it (`deserved`). Where planes were
@@ -361,10 +365,18 @@ def _weighed(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Le
     errors = share * change - truth
     structure = errors * (share * near_change - near_truth)
     law = _scale(base + share * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
-    return _Blend(weight, slope, slope_error, law, sentence, flow)
+    flowed = {(one.fold, one.position): proposal.flowed for one, proposal in zip(some, proposals, strict=False)}
+    return _Blend(weight, slope, slope_error, law, sentence, flow), flowed
 
 
-def _surprises(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut, blend: _Blend) -> Surprises:
+def _surprises(
+    values: Floats,
+    positions: Doubles,
+    noise: NoiseModel,
+    left_out: LeftOut,
+    blend: _Blend,
+    flowed: Mapping[tuple[int, float], Floats],
+) -> Surprises:
     """Where left-out planes stand out of their prediction; the flow is only followed in planes that do without it."""
     moving = [MovingPlanes(values[used], positions[used]) for used, _ in left_out.folds]
     planes: dict[int, Floats] = {}
@@ -374,7 +386,9 @@ def _surprises(values: Floats, positions: Doubles, noise: NoiseModel, left_out: 
         value = one.base + blend.weight * (one.kriged.value - one.base)
         height = _surprise(one, value, noise, blend)
         if height is not None and blend.flow is not None:
-            value = value + blend.flow.correction(value, moving[one.fold].at(one.position), blend.flow.left)
+            place = one.fold, one.position
+            carried = flowed[place] if place in flowed else moving[one.fold].at(one.position)
+            value = value + blend.flow.correction(value, carried, blend.flow.left)
             height = _surprise(one, value, noise, blend)
         if height is not None:
             index = int(np.searchsorted(positions, one.position))
