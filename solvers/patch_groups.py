@@ -287,8 +287,9 @@ def sums_numba(
     """Threaded kernel over all reference corners: weighted sums of the estimates, ``(m, ...)`` for ``m`` strengths, of
     the squares of the first one less the guide, and of 1.
 
-    The result does not depend on the number of threads. Corners are cut into chunks along one axis. Patches of a chunk
-    do not reach beyond the next one, so that first the even chunks and then the odd ones are added up side by side.
+    The result does not depend on the number of threads. Corners are cut into chunks along one axis, which is never x:
+    the search compares whole rows. Patches of a chunk do not reach beyond the next one, so that first the even chunks
+    and then the odd ones are added up side by side.
     """
     from .kernels_local import filter_groups
 
@@ -297,7 +298,7 @@ def sums_numba(
     ways = np.array(reach) + (frames > 1) * (np.max(np.abs(moves), axis=0) + np.ptp(drift, axis=0))
     places = corners_of(lengths, geometry)
     extents = [2 * frames - 1, *(2 * r + p for r, p in zip(ways, patch, strict=True))]
-    axis = max(range(4), key=lambda a: lengths[a] / extents[a])
+    axis = max(range(3), key=lambda a: lengths[a] / extents[a])
     chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(lengths[axis] // extents[axis] + 1)]
     totals = np.zeros((len(strengths), data.size), np.float32)
     squares, weights = np.zeros((2, data.size), np.float32)
