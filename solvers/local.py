@@ -294,10 +294,10 @@ def local_tucker(
     xp = namespace_of(y)
     dtype = data.dtype if data.dtype in (xp.float32, xp.float64) else xp.float64
     return LocalResult(
-        value=xp.astype(value, dtype) + centre,
-        spread=xp.astype(spread, dtype),
-        error=None if error is None else xp.astype(error, dtype),
-        outliers=xp.astype(state.outliers, dtype),
+        value=xp.astype(value, dtype, copy=False) + centre,
+        spread=xp.astype(spread, dtype, copy=False),
+        error=None if error is None else xp.astype(error, dtype, copy=False),
+        outliers=xp.astype(state.outliers, dtype, copy=False),
         weights=weights,
         predicted=predicted,
         status=status,
@@ -380,7 +380,7 @@ def final_stage(
     """What follows the sweeps: value, spread, error, weights, predicted error; no voxel is denoised at ``sigma`` 0."""
     if status is not Status.COMPLETED:
         return state.estimate, state.spread, None, {}, math.nan
-    whole = completed(problem, state)
+    whole = completed(problem, state) if problem.levels else state.estimate
     if sigma > 0:
         return denoised(whole, problem.mask, sigma, options, seed, drift, above)
     if not problem.levels:

@@ -113,7 +113,7 @@ def squared_error_terms(misfit: Array, divergence: Array, sigma: float) -> Array
 
 
 class Trial(NamedTuple):
-    """What is known of ``m`` candidates at ``n`` measured voxels, in float64 on the host."""
+    """What is known of ``m`` candidates at ``n`` measured voxels, in float32 or float64 on the host."""
 
     values: Floats
     """``y``, shape ``(n,)``."""
@@ -163,7 +163,7 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
     parts = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
     classes: list[ErrorLaw] = []
     for part in parts:
-        misfits, divergences = trial.misfits[:, part], trial.divergences[:, part]
+        misfits, divergences = (each[:, part].astype(np.float64) for each in (trial.misfits, trial.divergences))
         weights, _ = simplex_weights(misfits @ misfits.T, sigma**2 * divergences.sum(axis=1))
         classes.append(ErrorLaw(float(np.median(trial.contrasts[part])), weights, 0.0, 0.0, 1.0))
     at = Laws(classes, Correction(np.zeros(1), np.zeros(1))).between(trial.contrasts)
@@ -178,7 +178,7 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
     risks = squared_error_terms(misfit, divergence, sigma)
     for number, part in enumerate(parts):
         most = max(sigma**2 * float(divergence[part].mean()), 1e-6 * sigma**2)
-        least, slope, limit = error_law(risks[part], trial.spreads[part], most)
+        least, slope, limit = error_law(risks[part], trial.spreads[part].astype(np.float64), most)
         classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
     return Laws(classes, added)
 
