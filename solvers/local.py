@@ -323,7 +323,7 @@ def init(problem: Completion, initial: Array | None, centre: float) -> LocalStat
     xp = namespace_of(y, initial)
     if initial is not None and tuple(initial.shape) != tuple(y.shape):
         raise ValueError(f"initial has shape {tuple(initial.shape)}, data has {tuple(y.shape)}")
-    nothing = xp.zeros_like(y)
+    nothing = xp.zeros(y.shape, dtype=y.dtype)  # takes no memory until it is written to
     if not problem.levels:  # in gaps, y is the mean of the data
         known = y if initial is None else xp.where(problem.mask, y, xp.astype(initial - centre, xp.float32))
         return LocalState(known, nothing, nothing, 0)

@@ -48,7 +48,7 @@ def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array
     if not (noise >= 0 and math.isfinite(noise)):
         raise ValueError(f"expected noise as a standard deviation of at least 0, got {noise}")
     if mask is None:
-        mask = xp.ones(data.shape, dtype=xp.bool)
+        mask = xp.broadcast_to(xp.ones((), dtype=xp.bool), data.shape)
     if mask.shape != data.shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}, data has {tuple(data.shape)}")
     if mask.dtype != xp.bool:

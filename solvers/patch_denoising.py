@@ -104,9 +104,7 @@ def denoised(
     found = candidates(completed, sigma, options, drift)
     contrast, spread = local_contrast(found.values["third"]), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
-    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift)
-    laws = error_laws(trial, sigma, above)
-    del trial
+    laws = error_laws(tried(completed, measured, sigma, options, found, contrast, spread, rng, drift), sigma, above)
     mixture = mixed(completed, found.values, contrast, spread, laws)
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
         return mixture
@@ -274,9 +272,11 @@ def local_contrast(estimate: Array) -> Array:
 
     host = to_host(estimate)
     space = (-3, -2, -1)
-    mean = ndimage.gaussian_filter(host, CONTRAST_WIDTH, axes=space)
-    square = ndimage.gaussian_filter((host - mean) ** 2, CONTRAST_WIDTH, axes=space)
-    return from_host(np.sqrt(square), estimate)
+    off = ndimage.gaussian_filter(host, CONTRAST_WIDTH, axes=space)
+    np.subtract(host, off, out=off)
+    np.square(off, out=off)
+    ndimage.gaussian_filter(off, CONTRAST_WIDTH, axes=space, output=off)
+    return from_host(np.sqrt(off, out=off), estimate)
 
 
 def total_spread(found: Candidates) -> Array:

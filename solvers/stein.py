@@ -163,22 +163,25 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
     parts = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
     classes: list[ErrorLaw] = []
     for part in parts:
-        misfits, divergences = (each[:, part].astype(np.float64) for each in (trial.misfits, trial.divergences))
-        weights, _ = simplex_weights(misfits @ misfits.T, sigma**2 * divergences.sum(axis=1))
+        misfits = trial.misfits[:, part].astype(np.float64)
+        divergence = trial.divergences[:, part].sum(axis=1, dtype=np.float64)
+        weights, _ = simplex_weights(misfits @ misfits.T, sigma**2 * divergence)
         classes.append(ErrorLaw(float(np.median(trial.contrasts[part])), weights, 0.0, 0.0, 1.0))
+        del misfits
     at = Laws(classes, Correction(np.zeros(1), np.zeros(1))).between(trial.contrasts)
     misfit, divergence = np.zeros((2, order.size))
     for number, (misfits, divergences) in enumerate(zip(trial.misfits, trial.divergences, strict=True)):
         share = at([law.weights[number] for law in classes])
         misfit += share * misfits
         divergence += share * divergences
-    estimate = trial.values + misfit
+    estimate, spreads = trial.values + misfit, trial.spreads
+    del trial, misfits, divergences  # they take more memory than all that follows
     added = correction(estimate, misfit, divergence, sigma, above)
     misfit, divergence = misfit + added(estimate), divergence * (1 + added.slope(estimate))
     risks = squared_error_terms(misfit, divergence, sigma)
     for number, part in enumerate(parts):
         most = max(sigma**2 * float(divergence[part].mean()), 1e-6 * sigma**2)
-        least, slope, limit = error_law(risks[part], trial.spreads[part].astype(np.float64), most)
+        least, slope, limit = error_law(risks[part], spreads[part].astype(np.float64), most)
         classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
     return Laws(classes, added)
 

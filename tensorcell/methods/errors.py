@@ -43,7 +43,7 @@ class Errors(NamedTuple):
 
 def errors_of(
     problem: Problem,
-    start: NeighbourEstimate,
+    start: NeighbourEstimate | None,
     value: Array,
     *,
     gap: GapError | None = None,
@@ -54,8 +54,8 @@ def errors_of(
     Parameters
     ----------
     problem : Problem
-    start : NeighbourEstimate
-        The global estimate, which gives the errors that are not given here.
+    start : NeighbourEstimate or None
+        The global estimate, which gives the errors that are not given here; None where all voxels were denoised.
     value : array ``(K, Y, X)``
         The estimate.
     gap : callable, optional
@@ -67,14 +67,16 @@ def errors_of(
     notes: tuple[str, ...] = ()
     from_noise = denoised is None and not noise.unmeasurable and problem.keep
     if (denoised is None and not from_noise) or (problem.has_gaps and gap is None):
+        assert start is not None
         own, notes = own_errors(problem, start)
         gap = own.gap.__call__ if gap is None else gap
+    intensity = value if start is None else start.intensity
     if denoised is not None:
         error = denoised
     elif noise.unmeasurable:
-        error, notes = own.gap(start.intensity), (*notes, NOISE_NOT_MEASURED)
+        error, notes = own.gap(intensity), (*notes, NOISE_NOT_MEASURED)
     else:
-        error = np.sqrt(noise.variance(start.intensity)) if problem.keep else own.denoised(value)
+        error = np.sqrt(noise.variance(intensity)) if problem.keep else own.denoised(value)
         if noise.sigma == 0 and problem.noise is None:
             notes = (*notes, NO_NOISE_FOUND)
     if denoised is not None and left_out is not None:

@@ -17,6 +17,7 @@ from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import GlobalTrial, PatchTrial
 from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
 
 
 def estimate(problem: Problem) -> Estimate:
@@ -52,14 +53,23 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     where given, improves the denoised stack.
     """
     first, count, noise = frames.problems[0], len(frames.problems), frames.noise
-    values, inlier, start, sound = frames.values, frames.inlier, frames.start, frames.inlier
+    values, inlier, denoises = frames.values, frames.inlier, not frames.problems[0].keep and frames.noise.sigma > 0
+    starts: Sequence[NeighbourEstimate | None] = [None] * count
+    start, sound = values, inlier
+    if not denoises or not inlier.all():
+        starts, start = frames.starts, frames.start
     sources = None if trial is None or trial.blend is None else trial.blend.of(values, inlier, start)
     if sources is not None:
         start, sound = sources.start, sources.sound
     options, fitting = first.option(LocalOptions), first.fitting
     notes = [*_thin(first, options), *([] if sources is None else sources.notes)]
     denoised = None
-    best, history, status, spread = start, first.model.fit.history, Status.COMPLETED, np.zeros_like(values)
+    best, history, status, spread = (
+        start,
+        first.model.fit.history,
+        Status.COMPLETED,
+        np.zeros(values.shape, values.dtype),
+    )
     if frames.needs_sweeps and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
@@ -71,10 +81,9 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
             best = sources.with_patches(best)
         history, status = completed.history, completed.status
     samples = None
-    if not first.keep and noise.sigma > 0 and status is not Status.STOPPED:
-        found = denoise_by_patches(
-            np.where(inlier, values, best), inlier, noise, options, fitting.seed, correct, drift=frames.drift
-        )
+    if denoises and status is not Status.STOPPED:
+        whole = values if best is values else np.where(inlier, values, best)
+        found = denoise_by_patches(whole, inlier, noise, options, fitting.seed, correct, drift=frames.drift)
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
@@ -86,7 +95,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     histories = [history, *(one.model.fit.history for one in frames.problems[1:])]
     errors = [None] * count if denoised is None else separate(denoised, count)
     for one, start_of_one, value, disagreement, known, records in zip(
-        frames.problems, frames.starts, separate(best, count), separate(spread, count), errors, histories, strict=True
+        frames.problems, starts, separate(best, count), separate(spread, count), errors, histories, strict=True
     ):
         if one.keep:
             np.copyto(value, one.stack.values, where=one.model.inlier)

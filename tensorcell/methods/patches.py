@@ -137,7 +137,8 @@ def denoise_by_patches(
         return local_tucker(y, None, noise=level, options=options, drift=drift, gaussian_above=above, seed=seed)
 
     found = restore(values)
-    value, error = found.value, np.asarray(found.error)
+    value, error, weights = found.value, np.asarray(found.error), found.weights
+    del found  # its other arrays
     samples: Array | None = None
     notes: tuple[str, ...] = ()
     if correct is not None:
@@ -148,7 +149,7 @@ def denoise_by_patches(
     value = value + light
     if samples is not None:
         samples = np.stack([destabilised(one, noise) + light for one in samples])
-    return Denoised(value.astype(whole.dtype), error, found.weights, notes, samples)
+    return Denoised(value.astype(whole.dtype), error, weights, notes, samples)
 
 
 def light_of(value: Array, whole: Array, measured: Bools, noise: NoiseModel) -> Array:
