@@ -340,7 +340,7 @@ def step(problem: Completion, state: LocalState) -> tuple[LocalState, Measures]:
     level = problem.levels[state.sweep]
     before = completed(problem, state)
     estimate, spread = filtered(before, before, None, level, HARD, problem.geometry, problem.wanted)
-    outliers = far_off(problem, estimate, level) if problem.robust else xp.zeros_like(estimate)
+    outliers = far_off(problem, estimate, level) if problem.robust else state.outliers
     new = LocalState(estimate, outliers, spread, state.sweep + 1)
     after = completed(problem, new)
     size = scalar(xp.linalg.vector_norm(after))

@@ -13,10 +13,14 @@ from tensorcell.methods.protocol import Gaps, Problem
 from tensorcell.solvers.calibration import Calibration
 from tensorcell.solvers.neighbour_errors import NeighbourErrors, neighbour_errors
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
+from tensorcell.solvers.slabs import slabs
 
 Array = npt.NDArray[Any]
-GapError = Callable[[Array], Array]
-"""The standard deviation of the error in gaps, as a function of the estimate there."""
+GapError = Callable[[slice], Array]
+"""The standard deviation of the error in gaps, on a range of planes."""
+
+SLAB_VOXELS = 1 << 18
+"""Voxels whose errors are computed at a time: temporary arrays of them, in double precision, are small."""
 
 NOTHING_TOLD = (
     "uncertainty: too few measured voxels tell the error of the estimate; it is the standard deviation of the measured "
@@ -63,27 +67,33 @@ def errors_of(
     denoised : array ``(K, Y, X)``, optional
         Errors at denoised voxels.
     """
-    noise, left_out = problem.model.noise, gap
+    noise, inlier, has_gaps = problem.model.noise, problem.model.inlier, problem.has_gaps
     notes: tuple[str, ...] = ()
+    if denoised is not None and gap is None and not has_gaps:
+        return Errors(np.asarray(denoised, dtype=problem.stack.values.dtype), notes)
     from_noise = denoised is None and not noise.unmeasurable and problem.keep
-    if (denoised is None and not from_noise) or (problem.has_gaps and gap is None):
+    if (denoised is None and not from_noise) or (has_gaps and gap is None):
         assert start is not None
         own, notes = own_errors(problem, start)
-        gap = own.gap.__call__ if gap is None else gap
+    if denoised is None and noise.unmeasurable:
+        notes = (*notes, NOISE_NOT_MEASURED)
+    elif denoised is None and noise.sigma == 0 and problem.noise is None:
+        notes = (*notes, NO_NOISE_FOUND)
     intensity = value if start is None else start.intensity
-    if denoised is not None:
-        error = denoised
-    elif noise.unmeasurable:
-        error, notes = own.gap(intensity), (*notes, NOISE_NOT_MEASURED)
-    else:
-        error = np.sqrt(noise.variance(intensity)) if problem.keep else own.denoised(value)
-        if noise.sigma == 0 and problem.noise is None:
-            notes = (*notes, NO_NOISE_FOUND)
-    if denoised is not None and left_out is not None:
-        error = np.maximum(error, with_own_measurement(left_out(value), noise.variance(value)))
-    if gap is not None and problem.has_gaps:
-        error = np.where(problem.model.inlier, error, gap(value))
-    return Errors(np.asarray(error, dtype=problem.stack.values.dtype), notes)
+    error = np.empty(value.shape, problem.stack.values.dtype)
+    for planes in slabs(value.shape, SLAB_VOXELS):
+        if denoised is not None:
+            here = denoised[planes]
+        elif noise.unmeasurable:
+            here = own.gap(intensity[planes])
+        else:
+            here = np.sqrt(noise.variance(intensity[planes])) if problem.keep else own.denoised(value[planes])
+        if denoised is not None and gap is not None:
+            here = np.maximum(here, with_own_measurement(gap(planes), noise.variance(value[planes])))
+        if has_gaps:
+            here = np.where(inlier[planes], here, own.gap(value[planes]) if gap is None else gap(planes))
+        error[planes] = here
+    return Errors(error, notes)
 
 
 def with_own_measurement(error: Array, variance: Array) -> Array:

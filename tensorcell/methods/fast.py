@@ -118,7 +118,7 @@ def with_errors(
 ) -> Estimate:
     """The estimate, with the errors that are known in gaps and at denoised voxels."""
     start = NeighbourEstimate(value, intensity, Kernel(1.0, 1.0, 0.0), 0.0)
-    known: GapError | None = None if gap is None else lambda _: gap
+    known: GapError | None = None if gap is None else gap.__getitem__
     error = errors_of(problem, start, value, gap=known, denoised=denoised)
     return Estimate(value, error.value, Status.COMPLETED, problem.model.fit.history, (*notes, *error.notes))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.blend import blended_trial
@@ -18,6 +20,8 @@ from tensorcell.methods.trial import GlobalTrial, PatchTrial
 from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
+
+Array = npt.NDArray[Any]
 
 
 def estimate(problem: Problem) -> Estimate:
@@ -53,7 +57,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     where given, improves the denoised stack.
     """
     first, count, noise = frames.problems[0], len(frames.problems), frames.noise
-    values, inlier, denoises = frames.values, frames.inlier, not frames.problems[0].keep and frames.noise.sigma > 0
+    values, inlier, denoises = frames.values, frames.inlier, not first.keep and noise.sigma > 0
     starts: Sequence[NeighbourEstimate | None] = [None] * count
     start, sound = values, inlier
     if not denoises or not inlier.all():
@@ -64,22 +68,20 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     options, fitting = first.option(LocalOptions), first.fitting
     notes = [*_thin(first, options), *([] if sources is None else sources.notes)]
     denoised = None
-    best, history, status, spread = (
-        start,
-        first.model.fit.history,
-        Status.COMPLETED,
-        np.zeros(values.shape, values.dtype),
-    )
+    best, history, status = start, first.model.fit.history, Status.COMPLETED
+    spread = np.zeros(values.shape, values.dtype)
     if frames.needs_sweeps and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
             values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
             callback=fitting.callback, history=history, drift=frames.drift,
         )  # fmt: skip
-        best, spread = completed.value.astype(values.dtype), completed.spread
-        if sources is not None and completed.status is Status.COMPLETED:
-            best = sources.with_patches(best)
+        best, spread = completed.value.astype(values.dtype, copy=False), completed.spread
         history, status = completed.history, completed.status
+        del completed  # its other arrays
+        if sources is not None and status is Status.COMPLETED:
+            best = sources.with_patches(best)
+    del sources, start
     samples = None
     if denoises and status is not Status.STOPPED:
         whole = values if best is values else np.where(inlier, values, best)
@@ -99,10 +101,17 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     ):
         if one.keep:
             np.copyto(value, one.stack.values, where=one.model.inlier)
-        gap = partial(trial.uncertainty, disagreement) if trial is not None and trial.telling else None
+        gap = None
+        if trial is not None and trial.telling:
+            gap = partial(_uncertainty, trial, disagreement, value)
         error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
         estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
     return estimates
+
+
+def _uncertainty(trial: PatchTrial, spread: Array, value: Array, planes: slice) -> Array:
+    """The standard deviation of the error in gaps, on a range of planes."""
+    return trial.uncertainty(spread[planes], value[planes])
 
 
 def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:
