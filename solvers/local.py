@@ -201,6 +201,7 @@ def local_tucker(
     drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
     gaussian_above: float = -math.inf,
     seed: int = 0,
+    overwrite_data: bool = False,
 ) -> LocalResult:
     """Complete and denoise a volume by low-rank models of groups of similar patches.
 
@@ -240,6 +241,8 @@ def local_tucker(
         above it, denoised intensities are corrected by what Stein's lemma says of them. Default: everywhere.
     seed : int
         Seed of the perturbation that Stein's estimate needs.
+    overwrite_data : bool
+        Whether the data may be written over, which saves a copy of float32 data without a mask.
 
     Returns
     -------
@@ -274,7 +277,7 @@ def local_tucker(
     True
     """
     options = (LocalOptions() if options is None else options).for_shape(data.shape)
-    y, mask, centre = checked(data, mask, noise)
+    y, mask, centre = checked(data, mask, noise, overwrite_data)
     sigma = float(noise)
     way = checked_drift(drift, y.shape)
     problem = completion(y, mask, centre, sigma, levels, robust, options, options.sweeps, way)

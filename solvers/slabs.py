@@ -15,7 +15,7 @@ from .results import CompletionResult
 
 Floats = npt.NDArray[np.floating]
 
-SLAB_VOXELS = 1 << 22
+SLAB_VOXELS = 1 << 20
 """Largest number of voxels that are handled at a time."""
 
 THICK, FEW_VOXELS = 16, 1 << 18

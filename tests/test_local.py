@@ -838,3 +838,12 @@ def test_every_option_has_a_default_and_a_sentence_for_the_command_line(name: st
 def test_bad_options_are_said(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LocalOptions(**options)
+
+
+def test_data_are_written_over_only_where_this_was_asked_for() -> None:
+    data = noise_like(np.ones((8, 12, 12)), 1.0, 3) + 5
+    before = data.copy()
+    kept = local_tucker(data, noise=1.0)
+    assert np.array_equal(data, before)
+    np.testing.assert_array_equal(local_tucker(data, noise=1.0, overwrite_data=True).value, kept.value)
+    np.testing.assert_array_equal(data, before - np.float32(before.mean(dtype=np.float64)))

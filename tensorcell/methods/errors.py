@@ -38,6 +38,10 @@ NO_NOISE_FOUND = (
 )
 
 
+OwnErrors = tuple[NeighbourErrors, tuple[str, ...]]
+"""The errors of the global estimate, and what is to be said of them."""
+
+
 class Errors(NamedTuple):
     """Standard deviations, shaped like the stack, and what is to be said of them."""
 
@@ -52,6 +56,7 @@ def errors_of(
     *,
     gap: GapError | None = None,
     denoised: Array | None = None,
+    own: OwnErrors | None = None,
 ) -> Errors:
     """Errors of an estimate at measured voxels and in gaps; an outlier is a gap.
 
@@ -59,13 +64,16 @@ def errors_of(
     ----------
     problem : Problem
     start : NeighbourEstimate or None
-        The global estimate, which gives the errors that are not given here; None where all voxels were denoised.
+        The global estimate, which gives the errors that are not given here; None where all voxels were denoised,
+        or ``own`` is given.
     value : array ``(K, Y, X)``
         The estimate.
     gap : callable, optional
         Errors in gaps, where left-out voxels told them.
     denoised : array ``(K, Y, X)``, optional
         Errors at denoised voxels.
+    own : pair of NeighbourErrors and notes, optional
+        What :func:`own_errors` returns.
     """
     noise, inlier, has_gaps = problem.model.noise, problem.model.inlier, problem.has_gaps
     notes: tuple[str, ...] = ()
@@ -73,8 +81,10 @@ def errors_of(
         return Errors(np.asarray(denoised, dtype=problem.stack.values.dtype), notes)
     from_noise = denoised is None and not noise.unmeasurable and problem.keep
     if (denoised is None and not from_noise) or (has_gaps and gap is None):
-        assert start is not None
-        own, notes = own_errors(problem, start)
+        if own is None:
+            assert start is not None
+            own = own_errors(problem, start)
+        found, notes = own
     if denoised is None and noise.unmeasurable:
         notes = (*notes, NOISE_NOT_MEASURED)
     elif denoised is None and noise.sigma == 0 and problem.noise is None:
@@ -85,13 +95,13 @@ def errors_of(
         if denoised is not None:
             here = denoised[planes]
         elif noise.unmeasurable:
-            here = own.gap(intensity[planes])
+            here = found.gap(intensity[planes])
         else:
-            here = np.sqrt(noise.variance(intensity[planes])) if problem.keep else own.denoised(value[planes])
+            here = np.sqrt(noise.variance(intensity[planes])) if problem.keep else found.denoised(value[planes])
         if denoised is not None and gap is not None:
             here = np.maximum(here, with_own_measurement(gap(planes), noise.variance(value[planes])))
         if has_gaps:
-            here = np.where(inlier[planes], here, own.gap(value[planes]) if gap is None else gap(planes))
+            here = np.where(inlier[planes], here, found.gap(value[planes]) if gap is None else gap(planes))
         error[planes] = here
     return Errors(error, notes)
 
@@ -110,7 +120,7 @@ def with_own_measurement(error: Array, variance: Array) -> Array:
     return np.asarray(np.sqrt(product))
 
 
-def own_errors(problem: Problem, start: NeighbourEstimate) -> tuple[NeighbourErrors, tuple[str, ...]]:
+def own_errors(problem: Problem, start: NeighbourEstimate) -> OwnErrors:
     """The errors of the global estimate, or the spread of the data and a note where too few voxels tell them."""
     stack, model = problem.stack, problem.model
     found = neighbour_errors(stack.values, model.inlier, model.fit, start, model.noise, problem.fitting.seed)

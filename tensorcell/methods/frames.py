@@ -53,15 +53,9 @@ class Frames:
         """True = measured and no outlier."""
         return joined([one.model.inlier for one in self.problems])
 
-    @cached_property
     def starts(self) -> Sequence[NeighbourEstimate]:
-        """The global estimate of each; a stack that is only denoised needs none."""
+        """The global estimate of each; a stack that is only denoised needs none, and so they are not kept here."""
         return [global_estimate(one) for one in self.problems] if self.found is None else self.found
-
-    @property
-    def start(self) -> Array:
-        """The global estimates."""
-        return joined([start.value for start in self.starts])
 
     @cached_property
     def noise(self) -> NoiseModel:

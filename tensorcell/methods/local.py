@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.blend import blended_trial
-from tensorcell.methods.errors import errors_of
-from tensorcell.methods.frames import Frames, estimated_in_runs, separate
+from tensorcell.methods.errors import OwnErrors, errors_of, own_errors
+from tensorcell.methods.frames import Frames, estimated_in_runs, joined, separate
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
@@ -47,7 +47,7 @@ def estimates_of_run(frames: Frames) -> list[Estimate]:
 
 def from_global_models(frames: Frames, trial: GlobalTrial | None) -> list[Estimate]:
     """The global estimates of all frames."""
-    return [from_global_model(one, start, trial) for one, start in zip(frames.problems, frames.starts, strict=True)]
+    return [from_global_model(one, start, trial) for one, start in zip(frames.problems, frames.starts(), strict=True)]
 
 
 def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | None = None) -> list[Estimate]:
@@ -61,7 +61,9 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     starts: Sequence[NeighbourEstimate | None] = [None] * count
     start, sound = values, inlier
     if not denoises or not inlier.all():
-        starts, start = frames.starts, frames.start
+        starts = known = frames.starts()
+        start = joined([one.value for one in known])
+        del known
     sources = None if trial is None or trial.blend is None else trial.blend.of(values, inlier, start)
     if sources is not None:
         start, sound = sources.start, sources.sound
@@ -83,9 +85,18 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
             best = sources.with_patches(best)
     del sources, start
     samples = None
+    own: list[OwnErrors | None] = [None] * count
     if denoises and status is not Status.STOPPED:
-        whole = values if best is values else np.where(inlier, values, best)
-        found = denoise_by_patches(whole, inlier, noise, options, fitting.seed, correct, drift=frames.drift)
+        if trial is None or not trial.telling:
+            own = [
+                own_errors(one, estimate) if one.has_gaps and estimate is not None else None
+                for one, estimate in zip(frames.problems, starts, strict=True)
+            ]
+        starts = [None] * count  # that is all that the global estimates are good for
+        best = values if best is values else np.where(inlier, values, best)
+        found = denoise_by_patches(
+            best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values
+        )
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
@@ -96,15 +107,15 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     estimates = []
     histories = [history, *(one.model.fit.history for one in frames.problems[1:])]
     errors = [None] * count if denoised is None else separate(denoised, count)
-    for one, start_of_one, value, disagreement, known, records in zip(
-        frames.problems, starts, separate(best, count), separate(spread, count), errors, histories, strict=True
+    for one, start_of_one, own_of_one, value, disagreement, told, records in zip(
+        frames.problems, starts, own, separate(best, count), separate(spread, count), errors, histories, strict=True
     ):
         if one.keep:
             np.copyto(value, one.stack.values, where=one.model.inlier)
         gap = None
         if trial is not None and trial.telling:
             gap = partial(_uncertainty, trial, disagreement, value)
-        error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
+        error = errors_of(one, start_of_one, value, gap=gap, denoised=told, own=own_of_one)
         estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
     return estimates
 

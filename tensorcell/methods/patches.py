@@ -118,6 +118,7 @@ def denoise_by_patches(
     correct: Correct | None = None,
     *,
     drift: Array | None = None,
+    overwrite: bool = False,
 ) -> Denoised:
     """Denoise a stack without gaps; noise that grows with the intensity is stabilised first.
 
@@ -133,14 +134,25 @@ def denoise_by_patches(
         A function that improves the result of a single stack while the noise is stabilised.
     drift : int array ``(T, 3)``, optional
         Where the specimen lies in each frame.
+    overwrite : bool
+        Whether ``whole`` may be written over.
     """
     values, level = stabilised(whole, noise)
     above = PHOTONS if noise.gain > 0 else -np.inf
 
-    def restore(y: Array) -> LocalResult:
-        return local_tucker(y, None, noise=level, options=options, drift=drift, gaussian_above=above, seed=seed)
+    def restore(y: Array, overwrite: bool = False) -> LocalResult:
+        return local_tucker(
+            y,
+            None,
+            noise=level,
+            options=options,
+            drift=drift,
+            gaussian_above=above,
+            seed=seed,
+            overwrite_data=overwrite,
+        )
 
-    found = restore(values)
+    found = restore(values, correct is None and (overwrite or values is not whole))
     value, error, weights = found.value, np.asarray(found.error), found.weights
     del found  # its other arrays
     samples: Array | None = None
