@@ -141,8 +141,8 @@ class Defects:
         return int(np.count_nonzero(self.kinds == kind))
 
     def inliers(self, mask: Bools) -> Bools:
-        """The mask (True = measured) without them."""
-        return excluding(mask, self.positions)
+        """The mask (True = measured) without them; the mask itself where there are none."""
+        return excluding(mask, self.positions) if len(self.positions) else mask
 
 
 def find_defects(

@@ -12,8 +12,9 @@ Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 
-TOGETHER = 1 << 20
-"""Voxels that are interpolated at a time: in double precision, and the curves need several times as much."""
+TOGETHER, CURVES = 1 << 20, 1 << 16
+"""Voxels that are interpolated at a time, and how many of them in double precision, of which the curves need many
+times as much."""
 
 
 def pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floats]:
@@ -24,6 +25,7 @@ def pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floa
     from scipy.interpolate import PchipInterpolator
 
     plane = math.prod(values.shape[1:])
+    flat = values.reshape(len(values), plane)
     uppers = np.searchsorted(positions, targets)
     first = 0
     while first < len(targets):
@@ -31,9 +33,13 @@ def pchip(values: Floats, positions: Doubles, targets: Doubles) -> Iterator[Floa
         last = first + max(1, int(np.searchsorted(planes, TOGETHER / plane, side="right")))
         # Two planes on either side determine the slopes at the nearest two.
         nearby = slice(max(uppers[first] - 2, 0), uppers[last - 1] + 2)
-        with np.errstate(over="ignore"):  # the reciprocal of a slope of 1e-310 is infinite, and the mean slope 0
-            curve = PchipInterpolator(positions[nearby], values[nearby], axis=0)
-        yield from curve(targets[first:last]).astype(values.dtype)
+        found, step = np.empty((last - first, plane), values.dtype), max(1, CURVES // len(positions[nearby]))
+        for begin in range(0, plane, step):
+            part = slice(begin, begin + step)
+            with np.errstate(over="ignore"):  # the reciprocal of a slope of 1e-310 is infinite, and the mean slope 0
+                curve = PchipInterpolator(positions[nearby], flat[nearby, part], axis=0)
+            found[:, part] = curve(targets[first:last])
+        yield from found.reshape(-1, *values.shape[1:])
         first = last
 
 

@@ -38,8 +38,8 @@ class Completion(NamedTuple):
         return None if self.robust else ~self.mask
 
 
-def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array, float]:
-    """Measured data less their mean in float32 (0 elsewhere), the mask, the mean."""
+def checked(data: Array, mask: Array | None, noise: float, overwrite: bool = False) -> tuple[Array, Array, float]:
+    """Measured data less their mean in float32 (0 elsewhere), the mask, the mean; data may be written over if told."""
     xp = namespace_of(data, mask)
     if data.ndim not in (3, 4):
         raise ValueError(f"expected 3 axes (z, y, x) or 4 (t, z, y, x), got {data.ndim}")
@@ -47,8 +47,9 @@ def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array
         raise TypeError(f"expected real numbers, got dtype {data.dtype}")
     if not (noise >= 0 and math.isfinite(noise)):
         raise ValueError(f"expected noise as a standard deviation of at least 0, got {noise}")
+    overwrite = overwrite and mask is None and data.dtype == xp.float32
     if mask is None:
-        mask = xp.ones(data.shape, dtype=xp.bool)
+        mask = xp.broadcast_to(xp.ones((), dtype=xp.bool), data.shape)
     if mask.shape != data.shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}, data has {tuple(data.shape)}")
     if mask.dtype != xp.bool:
@@ -59,6 +60,9 @@ def checked(data: Array, mask: Array | None, noise: float) -> tuple[Array, Array
     centre = scalar(xp.sum(xp.where(mask, data, xp.zeros_like(data)), dtype=xp.float64)) / total
     if not math.isfinite(centre):
         raise ValueError("expected finite numbers at observed voxels")
+    if overwrite:
+        data -= centre
+        return data, mask, centre
     return xp.where(mask, xp.astype(data - centre, xp.float32), xp.zeros(data.shape, dtype=xp.float32)), mask, centre
 
 

@@ -19,6 +19,7 @@ from .arrays import Array, from_host, namespace_of, scalar, to_host
 from .patch_groups import (
     HARD,
     LEAST_SIGMA,
+    SLAB_VOXELS,
     Drift,
     Geometry,
     PatchOptions,
@@ -42,9 +43,6 @@ THIRD = {"third": 1.0, "smooth": 4.0}
 PERTURBATION = 0.1
 """Step, in standard deviations of the noise, of the divergence's finite difference."""
 
-SLAB_VOXELS = 1 << 19
-"""Voxels that are mixed at a time: temporary arrays of them are small beside the estimates."""
-
 CHANGE_WIDTH, CHANGED = 1.5, (3.5, 4.5)
 """Gaussian width, in voxels, and standard deviations of what noise is then, between which a residual is taken for a
 change that a frame shows and the frames beside it do not."""
@@ -53,11 +51,12 @@ CONTRAST_WIDTH = 1.5
 """Gaussian width, in voxels, within which the local contrast is taken."""
 
 
-class Candidate(NamedTuple):
-    """An estimate, and the standard deviation of the overlapping estimates of each voxel."""
+class Candidates(NamedTuple):
+    """Estimates by their names, and how far the overlapping estimates of each voxel disagree."""
 
-    value: Array
-    spread: Array
+    values: dict[str, Array]
+    square: Array
+    """Mean over the candidates of the variance of the overlapping estimates."""
 
 
 class Denoised(NamedTuple):
@@ -103,13 +102,13 @@ def denoised(
         Intensities above which the noise is Gaussian.
     """
     found = candidates(completed, sigma, options, drift)
-    contrast, spread = local_contrast(found["third"].value), total_spread(found)
+    contrast, spread = local_contrast(found.values["third"]), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
-    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift)
-    mixture = mixed(completed, found, contrast, spread, error_laws(trial, sigma, above))
+    laws = error_laws(tried(completed, measured, sigma, options, found, contrast, spread, rng, drift), sigma, above)
+    mixture = mixed(completed, found.values, contrast, spread, laws)
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
         return mixture
-    del found, trial, contrast, spread  # the candidates take more memory than all that follows
+    del found, contrast, spread  # the candidates take more memory than all that follows
     return with_changes(mixture, completed, measured, sigma, options)
 
 
@@ -129,16 +128,22 @@ def stages(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> tu
     return first, second, third
 
 
-def candidates(completed: Array, sigma: float, options: PatchOptions, drift: Drift = ()) -> dict[str, Candidate]:
+def candidates(completed: Array, sigma: float, options: PatchOptions, drift: Drift = ()) -> Candidates:
     """Estimates of three stages and different strengths."""
     first, *others = stages(options, completed.shape, drift)
-    found = {"first": Candidate(*filtered(completed, smoothed(completed), None, sigma, HARD, first))}
-    pilot = found["first"].value
+    pilot, square = filtered(completed, smoothed(completed), None, sigma, HARD, first)
+    square *= square
+    values = {"first": pilot}
     for strengths, geometry in zip((SECOND, THIRD), others, strict=True):
-        values, spread = filtered_by(completed, pilot, pilot, sigma, tuple(strengths.values()), geometry)
-        found |= {name: Candidate(value, spread) for name, value in zip(strengths, values, strict=True)}
-        pilot = values[0]
-    return found
+        found, spread = filtered_by(completed, pilot, pilot, sigma, tuple(strengths.values()), geometry)
+        spread *= spread
+        spread *= len(strengths)
+        square += spread
+        del spread
+        values |= dict(zip(strengths, found, strict=True))
+        pilot = found[0]
+    square /= len(values)
+    return Candidates(values, square)
 
 
 def tried(
@@ -146,17 +151,20 @@ def tried(
     measured: Array,
     sigma: float,
     options: PatchOptions,
-    found: dict[str, Candidate],
+    found: Candidates,
     contrast: Array,
     spread: Array,
     rng: np.random.Generator,
     drift: Drift = (),
 ) -> Trial:
     """Misfits and divergences of the data and of all candidates, at the measured voxels of blocks over the volume."""
-    xp = namespace_of(completed)
-    step = PERTURBATION * sigma
-    columns: list[Trial] = []
-    for block, inner in sample_blocks(completed.shape):
+    step, blocks = PERTURBATION * sigma, list(sample_blocks(completed.shape))
+    count = sum(int(namespace_of(measured).count_nonzero(measured[block][inner])) for block, inner in blocks)
+    values, contrasts, spreads = np.empty((3, count), np.float32)
+    misfits, divergences = np.zeros((2, 1 + len(found.values), count), np.float32)
+    divergences[0] = 1  # the data themselves
+    last = 0
+    for block, inner in blocks:
         part, known = completed[block], measured[block]
         direction = random_direction(rng, known)
         way = drift[block[0]] if completed.ndim == 4 else ()
@@ -164,32 +172,29 @@ def tried(
         moved = candidates(part + step * direction, sigma, options, way)
         use = known[inner]
         y, b = part[inner][use], direction[inner][use]
-        misfits, divergences = [xp.zeros_like(y)], [xp.ones_like(y)]
-        for name in found:
-            before, after = (each[name].value[inner][use] for each in (base, moved))
-            misfits.append(found[name].value[block][inner][use] - y)
-            divergences.append(divergence_terms(b, before, after, step))
-        columns.append(
-            Trial(
-                to_host(y).astype(np.float64),
-                to_host(xp.stack(misfits, axis=0)).astype(np.float64),
-                to_host(xp.stack(divergences, axis=0)).astype(np.float64),
-                to_host(contrast[block][inner][use]),
-                to_host(spread[block][inner][use]).astype(np.float64),
-            )
-        )
-    return Trial(*(np.concatenate(parts, axis=-1) for parts in zip(*columns, strict=True)))
+        here = slice(last, last + y.shape[0])
+        last = here.stop
+        for kept, array in ((values, completed), (contrasts, contrast), (spreads, spread)):
+            kept[here] = to_host(array[block][inner][use])
+        for number, (name, value) in enumerate(found.values.items(), start=1):
+            before, after = (each.values[name][inner][use] for each in (base, moved))
+            misfits[number, here] = to_host(value[block][inner][use] - y)
+            divergences[number, here] = to_host(divergence_terms(b, before, after, step))
+    return Trial(values, misfits, divergences, contrasts, spreads)
 
 
-def mixed(completed: Array, found: dict[str, Candidate], contrast: Array, spread: Array, laws: Laws) -> Denoised:
-    """The mixture, corrected; weights and error laws are interpolated between classes, so that no border shows."""
+def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Array, laws: Laws) -> Denoised:
+    """The mixture, corrected; weights and error laws are interpolated between classes, so that no border shows.
+
+    To save memory, its value is written over the first candidate, its error over the contrast.
+    """
     xp = namespace_of(completed)
-    estimates = {"data": completed, **{name: candidate.value for name, candidate in found.items()}}
-    value, error, square = xp.zeros_like(completed), xp.empty_like(completed), 0.0
+    estimates = {"data": completed, **found}
+    (value, *_), error, square = found.values(), contrast, 0.0
     shares = dict.fromkeys(estimates, 0.0)
     for planes in slabs(completed.shape, SLAB_VOXELS):
         part = planes, ...
-        between = laws.between(to_host(contrast[part]))
+        between, mixture = laws.between(to_host(contrast[part])), xp.zeros_like(completed[part])
 
         def interpolated(numbers: Sequence[float], between: Interpolated = between) -> Array:
             return from_host(between(numbers).astype(np.float32), completed)
@@ -197,8 +202,8 @@ def mixed(completed: Array, found: dict[str, Candidate], contrast: Array, spread
         for number, (name, estimate) in enumerate(estimates.items()):
             share = interpolated([law.weights[number] for law in laws.classes])
             shares[name] += scalar(xp.sum(share, dtype=xp.float64))
-            value[part] += share * estimate[part]
-        value[part] += from_host(laws.correction(to_host(value[part])).astype(np.float32), completed)
+            mixture += share * estimate[part]
+        value[part] = mixture + from_host(laws.correction(to_host(mixture)).astype(np.float32), completed)
         limit = interpolated([law.limit for law in laws.classes])
         squared = xp.where(spread[part] < limit, spread[part], limit) ** 2
         least, slope = ([getattr(law, name) for law in laws.classes] for name in ("least", "slope"))
@@ -262,19 +267,19 @@ def local_contrast(estimate: Array) -> Array:
 
     host = to_host(estimate)
     space = (-3, -2, -1)
-    mean = ndimage.gaussian_filter(host, CONTRAST_WIDTH, axes=space)
-    square = ndimage.gaussian_filter((host - mean) ** 2, CONTRAST_WIDTH, axes=space)
-    return from_host(np.sqrt(square), estimate)
+    off = ndimage.gaussian_filter(host, CONTRAST_WIDTH, axes=space)
+    np.subtract(host, off, out=off)
+    np.square(off, out=off)
+    ndimage.gaussian_filter(off, CONTRAST_WIDTH, axes=space, output=off)
+    return from_host(np.sqrt(off, out=off), estimate)
 
 
-def total_spread(found: dict[str, Candidate]) -> Array:
-    """Standard deviation over the overlapping estimates of all candidates."""
-    first, *_ = (candidate.value for candidate in found.values())
-    xp, number = namespace_of(first), len(found)
-    spread = xp.empty_like(first)
-    for planes in slabs(first.shape, SLAB_VOXELS):
+def total_spread(found: Candidates) -> Array:
+    """Standard deviation over the overlapping estimates of all candidates; it is written over ``found.square``."""
+    spread, number = found.square, len(found.values)
+    for planes in slabs(spread.shape, SLAB_VOXELS):
         part = planes, ...
-        mean = sum(candidate.value[part] for candidate in found.values()) / number
-        square = sum(one.spread[part] ** 2 + (one.value[part] - mean) ** 2 for one in found.values()) / number
-        spread[part] = xp.sqrt(square)
+        mean = sum(value[part] for value in found.values.values()) / number
+        square = sum((value[part] - mean) ** 2 for value in found.values.values()) / number
+        spread[part] = namespace_of(spread).sqrt(spread[part] + square)
     return spread

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, is_numpy, namespace_of, to_host
+from .slabs import slabs
 from .threads import share_out
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -52,6 +53,10 @@ smallest of many distances is small by chance, where noise is most of them."""
 LEAST_SIGMA = 1e-18
 """Smallest standard deviation of the noise that a pass assumes: the square of a smaller one underflows to 0 in float32,
 and Wiener's gain of an entry of 0 would be 0 / 0."""
+
+
+SLAB_VOXELS = 1 << 17
+"""Voxels that are averaged, or mixed, at a time: temporary arrays of them are small beside the estimates."""
 
 
 class PatchOptions(Protocol):
@@ -250,18 +255,19 @@ def filtered_by(
     sums = sums_numba if is_numpy(xp) else sums_arrays
     used = references_used(wanted, data.shape, geometry)
     totals, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strengths, geometry, used)
-    if wanted is not None:
-        weights = xp.where(wanted, weights, xp.ones_like(weights))
-    totals /= weights
-    squares /= weights
-    if wanted is not None:
-        totals = xp.where(wanted, totals, guide)
-        squares = xp.where(wanted, squares, xp.zeros_like(squares))
-    change = totals[0, ...] - guide
-    change *= change
-    squares -= change
-    values = tuple(totals[number, ...] for number in range(len(strengths)))
-    return values, xp.sqrt(xp.where(squares > 0, squares, xp.zeros_like(squares)))
+    for planes in slabs(data.shape, SLAB_VOXELS):
+        part = planes, ...
+        weight, total, known = weights[part], totals[:, planes, ...], guide[part]
+        if wanted is not None:
+            weight = xp.where(wanted[part], weight, xp.ones_like(weight))
+        total, square = total / weight, squares[part] / weight
+        if wanted is not None:
+            total = xp.where(wanted[part], total, known)
+            square = xp.where(wanted[part], square, xp.zeros_like(square))
+        square = square - (total[0, ...] - known) ** 2
+        totals[:, planes, ...] = total
+        squares[part] = xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
+    return tuple(totals[number, ...] for number in range(len(strengths))), squares
 
 
 def references_used(wanted: Array | None, shape: Sequence[int], geometry: Geometry) -> Bools:
@@ -287,8 +293,9 @@ def sums_numba(
     """Threaded kernel over all reference corners: weighted sums of the estimates, ``(m, ...)`` for ``m`` strengths, of
     the squares of the first one less the guide, and of 1.
 
-    The result does not depend on the number of threads. Corners are cut into chunks along one axis. Patches of a chunk
-    do not reach beyond the next one, so that first the even chunks and then the odd ones are added up side by side.
+    The result does not depend on the number of threads. Corners are cut into chunks along one axis, which is never x:
+    the search compares whole rows. Patches of a chunk do not reach beyond the next one, so that first the even chunks
+    and then the odd ones are added up side by side.
     """
     from .kernels_local import filter_groups
 
@@ -297,10 +304,10 @@ def sums_numba(
     ways = np.array(reach) + (frames > 1) * (np.max(np.abs(moves), axis=0) + np.ptp(drift, axis=0))
     places = corners_of(lengths, geometry)
     extents = [2 * frames - 1, *(2 * r + p for r, p in zip(ways, patch, strict=True))]
-    axis = max(range(4), key=lambda a: lengths[a] / extents[a])
+    axis = max(range(3), key=lambda a: lengths[a] / extents[a])
     chunks = [places[axis][places[axis] // extents[axis] == n] for n in range(lengths[axis] // extents[axis] + 1)]
     totals = np.zeros((len(strengths), data.size), np.float32)
-    squares, weights = np.zeros((2, data.size), np.float32)
+    squares, weights = np.zeros(data.size, np.float32), np.zeros(data.size, np.float32)  # one outlives the other
     arrays = (data, guide, data if pilot is None else pilot)
     y, where, model = (np.ascontiguousarray(array, dtype=np.float32).ravel() for array in arrays)
     integers = np.int32 if data.size < 2**31 else np.int64

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .results import CompletionResult
-from .slabs import block_residual, central_block, model_planes, slabs, widened
+from .slabs import block_residual, central_block, model_planes, thick_slabs, widened
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -81,7 +81,7 @@ def estimate_with_neighbours(
     own = 0.0 if keep else wiener_weight(residual, inlier[block], kernel, noise)
     value = np.empty_like(stack)
     rim = math.ceil(CUT * kernel.width_z) + 1
-    for slab in slabs(stack.shape):
+    for slab in thick_slabs(stack.shape):
         wide, inner = widened(slab, len(stack), rim)
         model = model_planes(fit, wide)
         left = np.where(inlier[wide], stack[wide] - model, 0)

@@ -15,8 +15,11 @@ from .results import CompletionResult
 
 Floats = npt.NDArray[np.floating]
 
-SLAB_VOXELS = 1 << 22
+SLAB_VOXELS = 1 << 20
 """Largest number of voxels that are handled at a time."""
+
+THICK, FEW_VOXELS = 16, 1 << 18
+"""Planes, and voxels, that are handled at least at a time where the planes around them are computed, too."""
 
 BLOCK_VOXELS = 400_000
 """Largest number of voxels of the block on which scales and widths are estimated."""
@@ -26,6 +29,11 @@ def slabs(shape: Sequence[int], voxels: int | None = None) -> list[slice]:
     """Ranges of planes that cover a volume, about so many voxels each (``SLAB_VOXELS``) and at least one plane."""
     step = max(1, (voxels or SLAB_VOXELS) // math.prod(shape[1:]))
     return [slice(first, min(shape[0], first + step)) for first in range(0, shape[0], step)]
+
+
+def thick_slabs(shape: Sequence[int]) -> list[slice]:
+    """The same with few voxels, but so many planes that it costs little to compute those around them, too."""
+    return slabs(shape, max(FEW_VOXELS, THICK * math.prod(shape[1:])))
 
 
 def widened(slab: slice, planes: int, rim: int) -> tuple[slice, slice]:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from .slabs import thick_slabs, widened
 from .spread import robust_sigma
 
 Floats = npt.NDArray[np.floating]
@@ -36,6 +37,9 @@ AXES = (-3, -2, -1)
 TOLERANCE, COARSE = 1e-3, 0.03
 """Share of the first residual at which the steps end: the fill differs by far less than it errs then. The other is for
 a smoothed stack, from which only what stands out is read."""
+
+RIM = 2
+"""Planes on either side that the energy of a plane depends on."""
 
 MOST_STEPS = 200
 """Largest number of steps of conjugate gradients; gaps of a few voxels need 20 to 80."""
@@ -76,7 +80,7 @@ def smooth_fill(
 
     Notes
     -----
-    A step takes about 30 passes over the volume; memory beyond the result: six volumes.
+    A step takes about 30 passes over the volume; memory beyond the result: three volumes and some planes.
 
     Examples
     --------
@@ -88,30 +92,53 @@ def smooth_fill(
     """
     measured = values[known]
     centre = float(np.mean(measured, dtype=np.float64))
+    low, high = measured.min(), measured.max()
+    del measured
     weights = (axial, 1.0, 1.0)
-    guess = np.zeros_like(values) if start is None else start - np.asarray(centre, values.dtype)
-    y = np.where(known, values - centre, 0).astype(values.dtype)
+    guess = np.zeros(values.shape, values.dtype) if start is None else start - np.asarray(centre, values.dtype)
     if smoothing > 0:
 
         def normal(u: Floats) -> Floats:
-            found: Floats = smoothing * bending(u, weights) + np.where(known, u, 0)
-            return found
+            found = bending(u, weights)
+            found *= smoothing
+            return np.add(found, u, out=found, where=known)
 
-        found = conjugate_gradients(normal, y, guess, tolerance)
+        found = conjugate_gradients(normal, deviation(values, known, centre), guess, tolerance)
     else:
 
         def normal(u: Floats) -> Floats:  # u is 0 at measured voxels
-            found: Floats = np.where(known, 0, bending(u, weights))
+            found = bending(u, weights)
+            np.copyto(found, 0, where=known)
             return found
 
-        right = np.where(known, 0, -bending(y, weights))
-        found = conjugate_gradients(normal, right, np.where(known, 0, guess), tolerance) + y
-    result: Floats = np.clip(found + np.asarray(centre, values.dtype), measured.min(), measured.max())
-    return result
+        right = normal(deviation(values, known, centre))
+        np.negative(right, out=right)
+        np.copyto(guess, 0, where=known)
+        found = conjugate_gradients(normal, right, guess, tolerance)
+        found += deviation(values, known, centre)
+    found += np.asarray(centre, values.dtype)
+    return np.clip(found, low, high, out=found)
+
+
+def deviation(values: Floats, known: Bools, centre: float) -> Floats:
+    """Measured values less a number, 0 elsewhere."""
+    found = values - np.asarray(centre, values.dtype)
+    np.copyto(found, 0, where=~known)
+    return found
 
 
 def bending(volume: Floats, weights: tuple[float, ...]) -> Floats:
-    """Half of the gradient of ``E``: ``sum_ab w_a w_b D_a' D_b' D_a D_b u``."""
+    """Half of the gradient of ``E``: ``sum_ab w_a w_b D_a' D_b' D_a D_b u``, a few planes at a time."""
+    found = np.empty(volume.shape, volume.dtype)
+    for frame, out in zip(stacks_of(volume), stacks_of(found), strict=True):
+        for slab in thick_slabs(frame.shape):
+            wide, inside = widened(slab, len(frame), RIM)
+            out[slab] = bending_of_slab(frame[wide], weights)[inside]
+    return found
+
+
+def bending_of_slab(volume: Floats, weights: tuple[float, ...]) -> Floats:
+    """The same for a whole volume, whose first and last planes are borders."""
     found = laplacian(laplacian(volume, weights), weights)
     for axis, weight in zip(AXES, weights, strict=True):
         if volume.shape[axis] > 1:
@@ -127,7 +154,8 @@ def laplacian(volume: Floats, weights: tuple[float, ...]) -> Floats:
     """``sum_a w_a G_a u``, with the sign of ``-u``."""
     found = np.zeros_like(volume)
     for axis, weight in zip(AXES, weights, strict=True):
-        step = weight * np.diff(np.moveaxis(volume, axis, 0), axis=0)
+        step = np.diff(np.moveaxis(volume, axis, 0), axis=0)
+        step *= weight
         out = np.moveaxis(found, axis, 0)
         out[:-1] -= step
         out[1:] += step
@@ -135,10 +163,14 @@ def laplacian(volume: Floats, weights: tuple[float, ...]) -> Floats:
 
 
 def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start: Floats, tolerance: float) -> Floats:
-    """The solution of ``normal(u) = right``, a symmetric positive system; shapes are those of the volume."""
-    found, rest = start, right - normal(start)
-    direction, square = rest, inner(rest, rest)
-    enough = tolerance**2 * max(inner(right, right), square)
+    """The solution of ``normal(u) = right``, a symmetric positive system; shapes are those of the volume.
+
+    To save memory, ``right`` and ``start`` are written over.
+    """
+    found, rest, enough = start, right, inner(right, right)
+    rest -= normal(start)
+    direction, square = rest.copy(), inner(rest, rest)
+    enough = tolerance**2 * max(enough, square)
     for _ in range(MOST_STEPS):
         if square <= enough:
             break
@@ -147,16 +179,28 @@ def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start
         if bent <= 0:  # rounding
             break
         step = square / bent
-        found = found + step * direction
-        rest = rest - step * image
+        image *= step
+        rest -= image
+        found += np.multiply(direction, step, out=image)
+        del image
         before, square = square, inner(rest, rest)
-        direction = rest + (square / before) * direction
+        direction *= square / before
+        direction += rest
     return found
 
 
 def inner(one: Floats, other: Floats) -> float:
-    """The sum of the products."""
-    return float(np.sum(one * other, dtype=np.float64))  # BLAS would sum in an order that depends on its threads
+    """The sum of the products, a few planes at a time."""
+    total = 0.0
+    for here, there in zip(stacks_of(one), stacks_of(other), strict=True):
+        for slab in thick_slabs(here.shape):  # BLAS would sum in an order that depends on its threads
+            total += float(np.sum(here[slab] * there[slab], dtype=np.float64))
+    return total
+
+
+def stacks_of(volume: Floats) -> Floats:
+    """The frames ``(T, Z, Y, X)`` of a volume, a view."""
+    return volume.reshape(-1, *volume.shape[-3:])
 
 
 def in_line(values: Floats, known: Bools, start: Floats) -> Bools:

@@ -120,7 +120,7 @@ def squared_error_terms(misfit: Array, divergence: Array, sigma: float) -> Array
 
 
 class Trial(NamedTuple):
-    """What is known of ``m`` candidates at ``n`` measured voxels, in float64 on the host."""
+    """What is known of ``m`` candidates at ``n`` measured voxels, in float32 or float64 on the host."""
 
     values: Floats
     """``y``, shape ``(n,)``."""
@@ -171,8 +171,10 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
     classes: list[ErrorLaw] = []
     before: tuple[Any, Any] = (0.0, 0.0)
     for part in parts:
-        misfits, divergences = trial.misfits[:, part], trial.divergences[:, part]
-        mean = misfits @ misfits.T / len(part), sigma**2 * divergences.mean(axis=1)
+        misfits = trial.misfits[:, part].astype(np.float64)
+        divergence = trial.divergences[:, part].mean(axis=1, dtype=np.float64)
+        mean = misfits @ misfits.T / len(part), sigma**2 * divergence
+        del misfits
         quadratic, linear = (len(part) * own + PRIOR_VOXELS * other for own, other in zip(mean, before, strict=True))
         weights, _ = simplex_weights(quadratic, linear)
         classes.append(ErrorLaw(float(np.median(trial.contrasts[part])), weights, 0.0, 0.0, 1.0))
@@ -183,13 +185,14 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
         share = at([law.weights[number] for law in classes])
         misfit += share * misfits
         divergence += share * divergences
-    estimate = trial.values + misfit
+    estimate, spreads = trial.values + misfit, trial.spreads
+    del trial, misfits, divergences  # they take more memory than all that follows
     added = correction(estimate, misfit, divergence, sigma, above)
     misfit, divergence = misfit + added(estimate), divergence * (1 + added.slope(estimate))
     risks = squared_error_terms(misfit, divergence, sigma)
     for number, part in enumerate(parts):
         most = max(sigma**2 * float(divergence[part].mean()), 1e-6 * sigma**2)
-        least, slope, limit = error_law(risks[part], trial.spreads[part], most)
+        least, slope, limit = error_law(risks[part], spreads[part].astype(np.float64), most)
         classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
     return Laws(classes, added)
 

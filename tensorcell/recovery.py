@@ -161,7 +161,7 @@ def recover(
     A low-rank model cannot predict a plane, row or column that was never measured. These are interpolated along z, y
     and x, and the notes name them. Channels are recovered one by one. Frames of a time series are recovered together by
     ``"local"`` and ``"auto"``: patches are followed from frame to frame (``frames=1``: each frame by itself). Single
-    planes (axes without Z) are recovered by what is alike within each plane. Memory: about 80 bytes a voxel for float32
+    planes (axes without Z) are recovered by what is alike within each plane. Memory: about 65 bytes a voxel for float32
     output, of at most 67 million voxels of a series at a time.
 
     The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two

@@ -15,7 +15,7 @@ from tensorcell.solvers import LocalOptions, LocalState, Status, local_tucker
 from tensorcell.solvers.kernels_local import factor, from_core, multiply, nearest, to_core
 from tensorcell.solvers.local import OUTLIER
 from tensorcell.solvers.local_problem import neighbour_mean
-from tensorcell.solvers.patch_denoising import Candidate, candidates, local_contrast, total_spread, tried
+from tensorcell.solvers.patch_denoising import Candidates, candidates, local_contrast, stages, total_spread, tried
 from tensorcell.solvers.patch_groups import (
     GUIDE_WIDTH,
     HARD,
@@ -598,8 +598,8 @@ def tested() -> Any:
 def test_later_stages_keep_structure_that_the_first_one_loses(tested: Any) -> None:
     """The gentle one most of it, at no larger error; the third one has the least error."""
     truth, noise, found = tested
-    lost = {name: float(np.mean((truth + noise - each.value) * truth)) for name, each in found.items()}
-    error = {name: rms(each.value - truth) for name, each in found.items()}
+    lost = {name: float(np.mean((truth + noise - each) * truth)) for name, each in found.values.items()}
+    error = {name: rms(each - truth) for name, each in found.values.items()}
     assert lost["gentle"] < 0.5 * lost["first"]
     assert error["gentle"] < 1.1 * error["first"]
     assert lost["third"] < 0.7 * lost["first"]
@@ -609,11 +609,11 @@ def test_later_stages_keep_structure_that_the_first_one_loses(tested: Any) -> No
 def test_the_divergence_is_what_the_estimates_owe_to_the_noise(tested: Any) -> None:
     """Stein's lemma with the noise known: ``sigma^2 div f`` is the mean of ``<n, f - v>``."""
     truth, noise, found = tested
-    contrast, spread = local_contrast(found["third"].value), total_spread(found)
+    contrast, spread = local_contrast(found.values["third"]), total_spread(found)
     everywhere, rng = np.ones(truth.shape, bool), np.random.default_rng(9)
     trial = tried(truth + noise, everywhere, 0.3, LocalOptions(), found, contrast, spread, rng)
-    for estimate, terms in zip(found.values(), trial.divergences[1:], strict=True):
-        owed = float(np.sum(noise * (estimate.value - truth), dtype=np.float64))
+    for estimate, terms in zip(found.values.values(), trial.divergences[1:], strict=True):
+        owed = float(np.sum(noise * (estimate - truth), dtype=np.float64))
         assert 0.09 * terms.sum() == pytest.approx(owed, rel=0.1)  # the random direction alone: some 3 %
     assert not trial.misfits[0].any()
     assert (trial.divergences[0] == 1).all()
@@ -654,8 +654,22 @@ def test_local_contrast_is_a_standard_deviation() -> None:
 
 def test_total_spread_is_a_standard_deviation_over_all_estimates() -> None:
     ones = np.ones((2, 2, 2))
-    assert np.allclose(total_spread({"a": Candidate(ones, 0 * ones), "b": Candidate(-ones, 0 * ones)}), 1)
-    assert np.allclose(total_spread({"a": Candidate(ones, 3 * ones), "b": Candidate(-ones, 3 * ones)}), math.sqrt(10))
+    values = {"a": ones, "b": -ones}
+    assert np.allclose(total_spread(Candidates(values, 0 * ones)), 1)
+    assert np.allclose(total_spread(Candidates(values, 9 * ones)), math.sqrt(10))
+
+
+def test_candidates_have_the_mean_variance_of_their_overlapping_estimates() -> None:
+    """Each stage counts as often as it has candidates: 1, 3 and 2 times."""
+    noisy = smooth((10, 14, 15), 7, 1.5) + noise_like(np.ones((10, 14, 15)), 0.3, 8)
+    found, options = candidates(noisy, 0.3, LocalOptions()), LocalOptions()
+    first, second, third = stages(options, noisy.shape)
+    pilot, spread = filtered(noisy, smoothed(noisy), None, 0.3, HARD, first)
+    square = spread**2
+    for times, geometry in ((3, second), (2, third)):
+        pilot, spread = filtered(noisy, pilot, pilot, 0.3, 1.0, geometry)
+        square += times * spread**2
+    assert np.allclose(found.square, square / 6, rtol=1e-5, atol=1e-9)  # rounding in float32
 
 
 def test_the_kernels_window_is_highest_in_the_middle_and_symmetric() -> None:
@@ -840,3 +854,12 @@ def test_every_option_has_a_default_and_a_sentence_for_the_command_line(name: st
 def test_bad_options_are_said(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LocalOptions(**options)
+
+
+def test_data_are_written_over_only_where_this_was_asked_for() -> None:
+    data = noise_like(np.ones((8, 12, 12)), 1.0, 3) + 5
+    before = data.copy()
+    kept = local_tucker(data, noise=1.0)
+    assert np.array_equal(data, before)
+    np.testing.assert_array_equal(local_tucker(data, noise=1.0, overwrite_data=True).value, kept.value)
+    np.testing.assert_array_equal(data, before - np.float32(before.mean(dtype=np.float64)))

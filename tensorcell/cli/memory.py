@@ -8,7 +8,7 @@ from tensorcell.memory import machine_memory
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.volume import Volume
 
-BYTES_A_VOXEL = 80
+BYTES_A_VOXEL = 65
 """Peak of memory in bytes a voxel, measured for a recovery from file to file: input, masks, output, a few slabs."""
 
 BASE = 300

@@ -10,13 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.methods.protocol import Gaps, Problem
+from tensorcell.solvers import NoiseModel
 from tensorcell.solvers.calibration import Calibration
 from tensorcell.solvers.neighbour_errors import NeighbourErrors, neighbour_errors
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
+from tensorcell.solvers.slabs import slabs
 
 Array = npt.NDArray[Any]
-GapError = Callable[[Array], Array]
-"""The standard deviation of the error in gaps, as a function of the estimate there."""
+GapError = Callable[[slice], Array]
+"""The standard deviation of the error in gaps, on a range of planes."""
+
+SLAB_VOXELS = 1 << 18
+"""Voxels whose errors are computed at a time: temporary arrays of them, in double precision, are small."""
 
 NOTHING_TOLD = (
     "uncertainty: too few measured voxels tell the error of the estimate; it is the standard deviation of the measured "
@@ -34,6 +39,10 @@ NO_NOISE_FOUND = (
 )
 
 
+OwnErrors = tuple[NeighbourErrors, tuple[str, ...]]
+"""The errors of the global estimate, and what is to be said of them."""
+
+
 class Errors(NamedTuple):
     """Standard deviations, shaped like the stack, and what is to be said of them."""
 
@@ -43,48 +52,65 @@ class Errors(NamedTuple):
 
 def errors_of(
     problem: Problem,
-    start: NeighbourEstimate,
+    start: NeighbourEstimate | None,
     value: Array,
     *,
     gap: GapError | None = None,
     denoised: Array | None = None,
+    own: OwnErrors | None = None,
 ) -> Errors:
     """Errors of an estimate at measured voxels and in gaps; an outlier is a gap.
 
     Parameters
     ----------
     problem : Problem
-    start : NeighbourEstimate
-        The global estimate, which gives the errors that are not given here.
+    start : NeighbourEstimate or None
+        The global estimate, which gives the errors that are not given here; None where all voxels were denoised,
+        or ``own`` is given.
     value : array ``(K, Y, X)``
         The estimate.
     gap : callable, optional
         Errors in gaps, where left-out voxels told them.
     denoised : array ``(K, Y, X)``, optional
         Errors at denoised voxels.
+    own : pair of NeighbourErrors and notes, optional
+        What :func:`own_errors` returns.
     """
-    noise, left_out = problem.model.noise, gap
+    noise, inlier, has_gaps = problem.model.noise, problem.model.inlier, problem.has_gaps
     notes: tuple[str, ...] = ()
+    if denoised is not None and gap is None and not has_gaps:
+        return Errors(np.asarray(denoised, dtype=problem.stack.values.dtype), notes)
     from_noise = denoised is None and not noise.unmeasurable and problem.keep
-    if (denoised is None and not from_noise) or (problem.has_gaps and gap is None):
-        own, notes = own_errors(problem, start)
-        gap = own.gap.__call__ if gap is None else gap
-    if denoised is not None:
-        error = denoised
-    elif noise.unmeasurable:
-        error, notes = own.gap(start.intensity), (*notes, NOISE_NOT_MEASURED)
-    else:
-        error = np.sqrt(noise.variance(level_of(problem, start))) if problem.keep else own.denoised(value)
-        if noise.sigma == 0 and problem.noise is None:
-            notes = (*notes, NO_NOISE_FOUND)
-    if denoised is not None and left_out is not None:
-        error = np.maximum(error, with_own_measurement(left_out(value), noise.variance(value)))
-    if gap is not None and problem.has_gaps:
-        error = np.where(problem.model.inlier, error, gap(value))
-    return Errors(np.asarray(error, dtype=problem.stack.values.dtype), notes)
+    if (denoised is None and not from_noise) or (has_gaps and gap is None):
+        if own is None:
+            assert start is not None
+            own = own_errors(problem, start)
+        found, notes = own
+    if denoised is None and noise.unmeasurable:
+        notes = (*notes, NOISE_NOT_MEASURED)
+    elif denoised is None and noise.sigma == 0 and problem.noise is None:
+        notes = (*notes, NO_NOISE_FOUND)
+    intensity = value if start is None else start.intensity
+    error = np.empty(value.shape, problem.stack.values.dtype)
+    for planes in slabs(value.shape, SLAB_VOXELS):
+        if denoised is not None:
+            here = denoised[planes]
+        elif noise.unmeasurable:
+            here = found.gap(intensity[planes])
+        elif not problem.keep:
+            here = found.denoised(value[planes])
+        else:
+            level = light_around(problem.stack.values[planes], inlier[planes], intensity[planes], noise)
+            here = np.sqrt(noise.variance(level))
+        if denoised is not None and gap is not None:
+            here = np.maximum(here, with_own_measurement(gap(planes), noise.variance(value[planes])))
+        if has_gaps:
+            here = np.where(inlier[planes], here, found.gap(value[planes]) if gap is None else gap(planes))
+        error[planes] = here
+    return Errors(error, notes)
 
 
-def level_of(problem: Problem, start: NeighbourEstimate) -> Array:
+def light_around(values: Array, inlier: Array, intensity: Array, noise: NoiseModel) -> Array:
     """The intensity that tells the noise of measured voxels: the global estimate, and the light that it lacks there.
 
     The model is too dark where structure is too rare for it. A voxel's own value would make its noise small where it
@@ -92,13 +118,12 @@ def level_of(problem: Problem, start: NeighbourEstimate) -> Array:
     """
     from scipy.ndimage import uniform_filter
 
-    inlier = problem.model.inlier
-    if problem.model.noise.gain == 0:
-        return start.intensity
-    lacking = np.where(inlier, problem.stack.values - start.intensity, 0)
+    if noise.gain == 0:
+        return intensity
+    lacking = np.where(inlier, values - intensity, 0)
     share = uniform_filter(inlier.astype(lacking.dtype), (0, 3, 3))
     mean = uniform_filter(lacking, (0, 3, 3)) / np.maximum(share, 1 / 9)
-    return np.asarray(start.intensity + np.maximum(mean, 0), start.intensity.dtype)
+    return np.asarray(intensity + np.maximum(mean, 0), intensity.dtype)
 
 
 def with_own_measurement(error: Array, variance: Array) -> Array:
@@ -115,7 +140,7 @@ def with_own_measurement(error: Array, variance: Array) -> Array:
     return np.asarray(np.sqrt(product))
 
 
-def own_errors(problem: Problem, start: NeighbourEstimate) -> tuple[NeighbourErrors, tuple[str, ...]]:
+def own_errors(problem: Problem, start: NeighbourEstimate) -> OwnErrors:
     """The errors of the global estimate, or the spread of the data and a note where too few voxels tell them."""
     stack, model = problem.stack, problem.model
     found = neighbour_errors(stack.values, model.inlier, model.fit, start, model.noise, problem.fitting.seed)

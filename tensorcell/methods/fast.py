@@ -25,7 +25,7 @@ from tensorcell.methods.trial import GlobalTrial, split_block
 from tensorcell.methods.tucker import from_global_model, global_estimate, was_stopped
 from tensorcell.solvers import NoiseModel, Status
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
-from tensorcell.solvers.patch_denoising import PERTURBATION, Candidate, Denoised, local_contrast, mixed, total_spread
+from tensorcell.solvers.patch_denoising import PERTURBATION, Candidates, Denoised, local_contrast, mixed, total_spread
 from tensorcell.solvers.residual_kriging import Kernel, NeighbourEstimate
 from tensorcell.solvers.slabs import central_block
 from tensorcell.solvers.stein import Trial, divergence_terms, error_laws, random_direction, simplex_weights
@@ -118,7 +118,7 @@ def with_errors(
 ) -> Estimate:
     """The estimate, with the errors that are known in gaps and at denoised voxels."""
     start = NeighbourEstimate(value, intensity, Kernel(1.0, 1.0, 0.0), 0.0)
-    known: GapError | None = None if gap is None else lambda _: gap
+    known: GapError | None = None if gap is None else gap.__getitem__
     error = errors_of(problem, start, value, gap=known, denoised=denoised)
     return Estimate(value, error.value, Status.COMPLETED, problem.model.fit.history, (*notes, *error.notes))
 
@@ -144,16 +144,17 @@ def denoised(
     y, known = np.ascontiguousarray(values[block]), inlier[block]
     direction = random_direction(np.random.default_rng([problem.fitting.seed, 1]), known)
     step = PERTURBATION * sigma
-    found: dict[str, Candidate] = {}
+    found: dict[str, Array] = {}
     misfits, divergences = [np.zeros(y[known].shape)], [np.ones(y[known].shape)]
     for share in OF_NOISE:
         whole = estimate_at(share * sigma)
         part = whole if y.shape == values.shape else solved(y, known, share * sigma, axial)
         moved = solved(y + step * direction, known, share * sigma, axial)
-        found[f"{share:g}"] = Candidate(whole, np.zeros_like(whole))
+        found[f"{share:g}"] = whole
         misfits.append((part - y)[known].astype(np.float64))
         divergences.append(divergence_terms(direction, part, moved, step)[known].astype(np.float64))
-    contrast, spread = local_contrast(whole), total_spread(found)  # of the smoothest estimate
+    contrast = local_contrast(whole)  # of the smoothest estimate
+    spread = total_spread(Candidates(found, np.zeros_like(whole)))
     trial = Trial(
         y[known].astype(np.float64), np.stack(misfits), np.stack(divergences), contrast[block][known],
         spread[block][known].astype(np.float64),

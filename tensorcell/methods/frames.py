@@ -30,10 +30,11 @@ FEWEST = 1000
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Problems of the frames of a series, in their order, of equal shape, and the global estimate of each."""
+    """Problems of the frames of a series, in their order, of equal shape."""
 
     problems: Sequence[Problem]
-    starts: Sequence[NeighbourEstimate]
+    found: Sequence[NeighbourEstimate] | None
+    """The global estimate of each, where it was made already."""
     drift: npt.NDArray[np.int64] | None
     """Where the specimen lies in each frame; None for a single stack."""
 
@@ -52,10 +53,9 @@ class Frames:
         """True = measured and no outlier."""
         return joined([one.model.inlier for one in self.problems])
 
-    @property
-    def start(self) -> Array:
-        """The global estimates."""
-        return joined([start.value for start in self.starts])
+    def starts(self) -> Sequence[NeighbourEstimate]:
+        """The global estimate of each; a stack that is only denoised needs none, and so they are not kept here."""
+        return [global_estimate(one) for one in self.problems] if self.found is None else self.found
 
     @cached_property
     def noise(self) -> NoiseModel:
@@ -108,12 +108,12 @@ def estimated_in_runs(
 
 
 def started(problems: Sequence[Problem]) -> list[Frames]:
-    """Runs of frames that show the same specimen, with the global estimate of each frame.
+    """Runs of frames that show the same specimen.
 
     Their noise is no larger than what two of them differ by.
     """
     if len(problems) == 1:
-        return [Frames(problems, [global_estimate(one) for one in problems], None)]
+        return [Frames(problems, None, None)]
     problems = no_noisier_than_changes(problems)
     starts = [global_estimate(one) for one in problems]
     shown = [

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.denoised_planes import between_denoised
-from tensorcell.methods.errors import errors_of
-from tensorcell.methods.frames import Frames, estimated_in_runs, separate
+from tensorcell.methods.errors import OwnErrors, errors_of, own_errors
+from tensorcell.methods.frames import Frames, estimated_in_runs, joined, separate
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import GlobalTrial, PatchTrial
 from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
+from tensorcell.solvers.residual_kriging import NeighbourEstimate
+
+Array = npt.NDArray[Any]
 
 
 def estimate(problem: Problem) -> Estimate:
@@ -42,7 +47,7 @@ def estimates_of_run(frames: Frames) -> list[Estimate]:
 
 def from_global_models(frames: Frames, trial: GlobalTrial | None) -> list[Estimate]:
     """The global estimates of all frames."""
-    return [from_global_model(one, start, trial) for one, start in zip(frames.problems, frames.starts, strict=True)]
+    return [from_global_model(one, start, trial) for one, start in zip(frames.problems, frames.starts(), strict=True)]
 
 
 def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | None = None) -> list[Estimate]:
@@ -52,28 +57,45 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     where given, improves the denoised stack.
     """
     first, count, noise = frames.problems[0], len(frames.problems), frames.noise
-    values, inlier, start, sound = frames.values, frames.inlier, frames.start, frames.inlier
+    values, inlier, denoises = frames.values, frames.inlier, not first.keep and noise.sigma > 0
+    starts: Sequence[NeighbourEstimate | None] = [None] * count
+    start, sound = values, inlier
+    if not denoises or not inlier.all():
+        starts = known = frames.starts()
+        start = joined([one.value for one in known])
+        del known
     sources = None if trial is None or trial.blend is None else trial.blend.of(values, inlier, start)
     if sources is not None:
         start, sound = sources.start, sources.sound
     options, fitting = first.option(LocalOptions), first.fitting
     notes = [*_thin(first, options), *([] if sources is None else sources.notes)]
     denoised = None
-    best, history, status, spread = start, first.model.fit.history, Status.COMPLETED, np.zeros_like(values)
+    best, history, status = start, first.model.fit.history, Status.COMPLETED
+    spread = np.zeros(values.shape, values.dtype)
     if frames.needs_sweeps and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
             values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
             callback=fitting.callback, history=history, drift=frames.drift,
         )  # fmt: skip
-        best, spread = completed.value.astype(values.dtype), completed.spread
-        if sources is not None and completed.status is Status.COMPLETED:
-            best = sources.with_patches(best)
+        best, spread = completed.value.astype(values.dtype, copy=False), completed.spread
         history, status = completed.history, completed.status
+        del completed  # its other arrays
+        if sources is not None and status is Status.COMPLETED:
+            best = sources.with_patches(best)
+    del sources, start
     samples = None
-    if not first.keep and noise.sigma > 0 and status is not Status.STOPPED:
+    own: list[OwnErrors | None] = [None] * count
+    if denoises and status is not Status.STOPPED:
+        if trial is None or not trial.telling:
+            own = [
+                own_errors(one, estimate) if one.has_gaps and estimate is not None else None
+                for one, estimate in zip(frames.problems, starts, strict=True)
+            ]
+        starts = [None] * count  # that is all that the global estimates are good for
+        best = values if best is values else np.where(inlier, values, best)
         found = denoise_by_patches(
-            np.where(inlier, values, best), inlier, noise, options, fitting.seed, correct, drift=frames.drift
+            best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values
         )
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
@@ -85,15 +107,22 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     estimates = []
     histories = [history, *(one.model.fit.history for one in frames.problems[1:])]
     errors = [None] * count if denoised is None else separate(denoised, count)
-    for one, start_of_one, value, disagreement, known, records in zip(
-        frames.problems, frames.starts, separate(best, count), separate(spread, count), errors, histories, strict=True
+    for one, start_of_one, own_of_one, value, disagreement, told, records in zip(
+        frames.problems, starts, own, separate(best, count), separate(spread, count), errors, histories, strict=True
     ):
         if one.keep:
             np.copyto(value, one.stack.values, where=one.model.inlier)
-        gap = partial(trial.uncertainty, disagreement) if trial is not None and trial.telling else None
-        error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
+        gap = None
+        if trial is not None and trial.telling:
+            gap = partial(_uncertainty, trial, disagreement, value)
+        error = errors_of(one, start_of_one, value, gap=gap, denoised=told, own=own_of_one)
         estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
     return estimates
+
+
+def _uncertainty(trial: PatchTrial, spread: Array, value: Array, planes: slice) -> Array:
+    """The standard deviation of the error in gaps, on a range of planes."""
+    return trial.uncertainty(spread[planes], value[planes])
 
 
 def _thin(problem: Problem, options: LocalOptions) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tensorcell.fitting import Callback
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
+from tensorcell.solvers.slabs import slabs
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -21,6 +22,9 @@ deviation."""
 
 MEAN_OF = 20_000
 """Voxels from which the mean of a residual is taken: its noise is then far below any error of an estimate."""
+
+SLAB_VOXELS = 1 << 18
+"""Voxels that are brought back from the stabilised scale at a time."""
 
 LEAST_SHARE = 0.01
 """Nothing is added where there is less light around than this share of the largest."""
@@ -114,6 +118,7 @@ def denoise_by_patches(
     correct: Correct | None = None,
     *,
     drift: Array | None = None,
+    overwrite: bool = False,
 ) -> Denoised:
     """Denoise a stack without gaps; noise that grows with the intensity is stabilised first.
 
@@ -129,26 +134,40 @@ def denoise_by_patches(
         A function that improves the result of a single stack while the noise is stabilised.
     drift : int array ``(T, 3)``, optional
         Where the specimen lies in each frame.
+    overwrite : bool
+        Whether ``whole`` may be written over.
     """
     values, level = stabilised(whole, noise)
     above = PHOTONS if noise.gain > 0 else -np.inf
 
-    def restore(y: Array) -> LocalResult:
-        return local_tucker(y, None, noise=level, options=options, drift=drift, gaussian_above=above, seed=seed)
+    def restore(y: Array, overwrite: bool = False) -> LocalResult:
+        return local_tucker(
+            y,
+            None,
+            noise=level,
+            options=options,
+            drift=drift,
+            gaussian_above=above,
+            seed=seed,
+            overwrite_data=overwrite,
+        )
 
-    found = restore(values)
-    value, error = found.value, np.asarray(found.error)
+    found = restore(values, correct is None and (overwrite or values is not whole))
+    value, error, weights = found.value, np.asarray(found.error), found.weights
+    del found  # its other arrays
     samples: Array | None = None
     notes: tuple[str, ...] = ()
     if correct is not None:
         value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
-    error = destabilised_error(value, error, noise)
-    value = destabilised(value, noise)
+    if noise.gain > 0:
+        for planes in slabs(value.shape, SLAB_VOXELS):
+            wide = destabilised_error(value[planes], error[planes], noise)
+            value[planes], error[planes] = destabilised(value[planes], noise), wide
     light = light_of(value, whole, measured, noise)
     value = value + light
     if samples is not None:
         samples = np.stack([destabilised(one, noise) + light for one in samples])
-    return Denoised(value.astype(whole.dtype), error, found.weights, notes, samples)
+    return Denoised(value.astype(whole.dtype), error, weights, notes, samples)
 
 
 def light_of(value: Array, whole: Array, measured: Bools, noise: NoiseModel) -> Array:
@@ -174,14 +193,17 @@ def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
     from scipy.ndimage import gaussian_filter
 
     sides, space = residual.shape[-3:], (-3, -2, -1)
-    lacking, there = (np.where(measured, values, 0).astype(np.float64) for values in (residual, photons))
+    total, light = (np.where(measured, values, 0) for values in (residual, photons))
     if math.prod(sides) <= MEAN_OF:
-        total, light = (values.sum(axis=space, keepdims=True) for values in (lacking, there))
+        total, light = (values.sum(axis=space, keepdims=True, dtype=np.float64) for values in (total, light))
     else:
         width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)
-        total, light = (gaussian_filter(values, width, axes=space, truncate=3) for values in (lacking, there))
-    share = np.divide(total, light, out=np.zeros_like(total), where=light > LEAST_SHARE * light.max())
-    return np.asarray(np.where(np.abs(share) > MOST, 0, share) * photons)
+        for values in (total, light):
+            gaussian_filter(values, width, axes=space, truncate=3, output=values)
+    bright = light > LEAST_SHARE * light.max()
+    share = np.divide(total, light, out=total, where=bright)
+    share[~bright | (np.abs(share) > MOST)] = 0
+    return np.asarray(share * photons)
 
 
 def covered(sides: Sequence[int], width: float) -> float:

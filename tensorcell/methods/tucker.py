@@ -37,9 +37,8 @@ def global_estimate(problem: Problem) -> NeighbourEstimate:
 def from_global_model(problem: Problem, start: NeighbourEstimate, trial: GlobalTrial | None) -> Estimate:
     """The global estimate as the result of a method."""
     fit = problem.model.fit
-    error = errors_of(
-        problem, start, start.value, gap=trial.uncertainty if trial is not None and trial.telling else None
-    )
+    gap = (lambda planes: trial.uncertainty(start.value[planes])) if trial is not None and trial.telling else None
+    error = errors_of(problem, start, start.value, gap=gap)
     notes = error.notes
     if fit.status in (Status.MAX_ITERATIONS, Status.DIVERGED):
         notes = (f"the fit {fit.status}", *notes)
