@@ -92,7 +92,8 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
             np.copyto(value, one.stack.values, where=one.model.inlier)
         gap = partial(trial.uncertainty, disagreement) if trial is not None and trial.telling else None
         error = errors_of(one, start_of_one, value, gap=gap, denoised=known)
-        estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
+        said = (*notes, *error.notes)
+        estimates.append(Estimate(value, error.value, status, records, said, samples, weighed=denoised is not None))
     return estimates
 
 

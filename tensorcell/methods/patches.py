@@ -134,7 +134,10 @@ def denoise_by_patches(
     above = PHOTONS if noise.gain > 0 else -np.inf
 
     def restore(y: Array) -> LocalResult:
-        return local_tucker(y, None, noise=level, options=options, drift=drift, gaussian_above=above, seed=seed)
+        return local_tucker(
+            y, None, noise=level, options=options, drift=drift, gaussian_above=above,
+            correlation=noise.autocorrelation, seed=seed,
+        )  # fmt: skip
 
     found = restore(values)
     value, error = found.value, np.asarray(found.error)
