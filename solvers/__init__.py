@@ -10,6 +10,7 @@
 
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
 from .anscombe import generalised_anscombe, inverse_anscombe
+from .autocorrelation import Autocorrelation
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .drift import frame_drift
@@ -38,6 +39,7 @@ from .units import Unit
 __all__ = [
     "AdmmOptions",
     "AdmmState",
+    "Autocorrelation",
     "BlockRanks",
     "Coherence",
     "CompletionResult",

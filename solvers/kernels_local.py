@@ -409,6 +409,40 @@ def shrink(core: Any, model: Any, noise: Any, out: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def variances_of(u: Any, correlation: Any, out: Any) -> None:
+    """``out``: the variances ``diag(u' C u)`` of the coefficients of noise of variance 1 and correlation ``C``."""
+    for r in range(len(u)):
+        out[r] = np.float32(0)
+        for i in range(len(u)):
+            for j in range(len(u)):
+                out[r] += u[i, r] * correlation[i, j] * u[j, r]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def products_of(v0: Any, v1: Any, v2: Any, out: Any) -> None:
+    """``out``: the products of one number of each, flat, in C order."""
+    n = 0
+    for a in v0:
+        for b in v1:
+            for c in v2:
+                out[n] = a * b * c
+                n += 1
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def shrunk_rows(core: Any, model: Any, wiener: bool, strength: Any, variance: Any, shares: Any, out: Any) -> Any:
+    """``threshold`` or ``shrink``, with ``shares[i]`` times the variance in row ``i``; ``sum shares g^2``."""
+    power = np.float32(0)
+    for i in range(len(core)):
+        own = variance * shares[i]
+        if wiener:
+            power += shares[i] * shrink(core[i], model[i], strength * own, out[i])
+        else:
+            power += shares[i] * threshold(core[i], strength * strength * own, out[i])
+    return power
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any) -> None:
     """Add the patches, weighted, to where they come from."""
     for i in range(len(inside)):
@@ -451,6 +485,7 @@ def filter_groups(
     shape: Any,
     wiener: bool,
     variance: Any,
+    correlations: Any,
     strengths: Any,
     patch: Any,
     frames: int,
@@ -472,7 +507,8 @@ def filter_groups(
     """Filter the groups of all reference corners that are used, and add them up: see ``patch_groups.sums_arrays``.
 
     Data, guide, pilot and sums are flat arrays of shape ``shape``, and ``drift`` has where each frame lies. All
-    estimates of a group have the weight of the first one.
+    estimates of a group have the weight of the first one. ``correlations`` has matrices of the noise of a patch along
+    z, y and x, of which the first is empty where the noise is white.
     """
     length, size = patch[0] * patch[1] * patch[2], len(halving)
     members = size // frames
@@ -486,6 +522,9 @@ def filter_groups(
     u0, u1, u2 = (np.empty((patch[0], patch[0]), np.float32), np.empty((patch[1], patch[1]), np.float32),
                   np.empty((patch[2], patch[2]), np.float32))  # fmt: skip
     t0, t1, t2 = np.empty_like(u0), np.empty_like(u1), np.empty_like(u2)
+    c0, c1, c2 = correlations
+    white, shares = len(c0) == 0, np.empty(length, np.float32)
+    v0, v1, v2 = np.empty(patch[0], np.float32), np.empty(patch[1], np.float32), np.empty(patch[2], np.float32)
     one, scale = np.float32(1), np.float32(1)
     for number in range(len(firsts)):
         frame, a = firsts[number, 0], firsts[number, 1]
@@ -531,9 +570,16 @@ def filter_groups(
                 to_core(x, u0, u1, u2, spare)
                 if wiener:
                     to_core(model, u0, u1, u2, spare)
+                if not white:
+                    variances_of(u0, c0, v0)
+                    variances_of(u1, c1, v1)
+                    variances_of(u2, c2, v2)
+                    products_of(v0, v1, v2, shares)
                 for which in range(len(strengths)):
                     strength = strengths[which]
-                    if wiener:
+                    if not white:
+                        power = shrunk_rows(x, model, wiener, strength, variance, shares, out)
+                    elif wiener:
                         power = shrink(flat, flat_model, strength * variance, flat_out)
                     else:
                         power = threshold(flat, strength * strength * variance, flat_out)

@@ -21,7 +21,8 @@ symbol      meaning                                                             
 ==========  =====================================================================  =====================
 
 Stage one: ``C <- C [|C| > 2.9 sigma]``. Stage two, with a pilot group of core ``P`` in the pilot's factors:
-``C <- C P^2 / (P^2 + c sigma^2)``.
+``C <- C P^2 / (P^2 + c sigma^2)``. Where neighbouring voxels share noise, each entry of the core has a ``sigma`` of its
+own (:mod:`tensorcell.solvers.autocorrelation`).
 
 In a series of frames, each patch of a group is followed from frame to frame, and the Haar transform runs over time
 first: what stays is averaged, what changes stays apart.
@@ -52,6 +53,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, namespace_of, scalar
+from .autocorrelation import WHITE, Autocorrelation
+from .autocorrelation import checked as checked_autocorrelation
 from .checks import one_or_three, power_of_two, whole_number
 from .iteration import Measures, iterate
 from .local_problem import Completion, checked, completion, neighbour_mean
@@ -200,6 +203,7 @@ def local_tucker(
     initial_state: LocalState | None = None,
     drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
     gaussian_above: float = -math.inf,
+    correlation: Sequence[Sequence[float]] = WHITE,
     seed: int = 0,
     overwrite_data: bool = False,
 ) -> LocalResult:
@@ -213,7 +217,7 @@ def local_tucker(
     mask : bool array of the same shape, or None
         True = measured; None: every voxel.
     noise : float
-        Standard deviation of white Gaussian noise, in the data's unit (stabilise the variance of other noise first).
+        Standard deviation of Gaussian noise, in the data's unit (stabilise the variance of other noise first).
     initial : array of the same shape, optional
         A first guess; a mean over neighbours where none is given. With ``robust`` it should not hold the data
         themselves where they were measured, since voxels are judged by it.
@@ -236,6 +240,10 @@ def local_tucker(
     drift : whole numbers ``(T, 3)``, optional
         Where the specimen lies in each frame, in voxels along z, y and x: see :func:`frame_drift`. A patch is looked
         for two voxels around the place where it would be then, in the frames before and after.
+    correlation : Autocorrelation, optional
+        Correlation of the noise of neighbouring voxels (:attr:`NoiseModel.autocorrelation` is an estimate), or three
+        sequences of it at lags of 0, 1, 2 ... voxels along z, y and x. Denoising weighs by it: noise that is shared
+        looks like structure to a filter that takes it for white. The sweeps do not. Default: white noise.
     gaussian_above : float
         Intensity above which the noise is Gaussian of that standard deviation, as that of a few photons is not: only
         above it, denoised intensities are corrected by what Stein's lemma says of them. Default: everywhere.
@@ -277,6 +285,7 @@ def local_tucker(
     True
     """
     options = (LocalOptions() if options is None else options).for_shape(data.shape)
+    shared = checked_autocorrelation(correlation)
     y, mask, centre = checked(data, mask, noise, overwrite_data)
     sigma = float(noise)
     way = checked_drift(drift, y.shape)
@@ -293,7 +302,7 @@ def local_tucker(
     )
     status = Status.COMPLETED if ended is Status.MAX_ITERATIONS else ended
     value, spread, error, weights, predicted = final_stage(
-        problem, state, status, sigma if denoise else 0, options, seed, way, gaussian_above - centre
+        problem, state, status, sigma if denoise else 0, options, seed, way, gaussian_above - centre, shared
     )
     xp = namespace_of(y)
     dtype = data.dtype if data.dtype in (xp.float32, xp.float64) else xp.float64
@@ -398,14 +407,14 @@ def misfit(problem: Completion, state: LocalState) -> float:
 
 def final_stage(
     problem: Completion, state: LocalState, status: Status, sigma: float, options: LocalOptions, seed: int,
-    drift: Drift, above: float,
+    drift: Drift, above: float, correlation: Autocorrelation,
 ) -> tuple[Array, Array, Array | None, dict[str, float], float]:  # fmt: skip
     """What follows the sweeps: value, spread, error, weights, predicted error; no voxel is denoised at ``sigma`` 0."""
     if status is not Status.COMPLETED:
         return state.estimate, state.spread, None, {}, math.nan
     whole = completed(problem, state) if problem.levels else state.estimate
     if sigma > 0:
-        return denoised(whole, problem.mask, sigma, options, seed, drift, above)
+        return denoised(whole, problem.mask, sigma, options, seed, drift, above, correlation)
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
     value, spread = filtered(

@@ -33,8 +33,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .arrays import Array, as_float, namespace_of
+from .autocorrelation import WHITE, Autocorrelation
 from .noise_classes import Classes, classes_of, line_through, without_small_outliers
-from .noise_correlation import CORRELATED, Within, correlation_along_z, correlation_within_planes, variance_left
+from .noise_correlation import (
+    CORRELATED,
+    NOT_TOLD,
+    UNKNOWN,
+    Along,
+    Within,
+    agreed,
+    correlation_along_z,
+    correlation_within_planes,
+    may_be_structure,
+    variance_left,
+    weighed,
+)
 from .noise_fits import SMOOTH, Fits, cleaned, fitted
 from .noise_patches import FEWEST_PATCHES, Sample, read_sample
 from .stripes import Stripe, without_stripes
@@ -46,6 +59,9 @@ NO_NOISE = "The flattest patches are constant but for rounding: no noise was fou
 
 FAINT = 0.1
 """Stripes of a smaller amplitude than this share of the noise are not worth a word."""
+
+LEAST_LEFT = 0.25
+"""Share of the variance of correlated noise that must be left at the frequencies from which it is estimated."""
 
 FLOOR_SHARE = 0.25
 """Share of the smallest variance of a class below which the line is not trusted."""
@@ -70,6 +86,9 @@ class NoiseModel:
         Correlation of the noise of neighbouring voxels along z, y, x; NaN where too few voxels were observed or where
         it cannot be separated from structure. ``gain``, ``offset`` and ``sigma`` are those of single voxels: the effect
         of the correlation on the residuals is undone.
+    autocorrelation : Autocorrelation
+        Correlation at several lags, which denoisers weigh with; white along axes where it is below .15 or cannot be
+        separated from structure.
     correlated : bool or None
         Whether the correlation exceeds .08 along y or x, or .1 along z; None where correlated noise cannot be told from
         structure. White noise was assumed then, and ``sigma`` is too small if the noise is correlated within planes.
@@ -99,6 +118,7 @@ class NoiseModel:
     sigma: float
     intensity: float = 0.0
     correlation: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+    autocorrelation: Autocorrelation = WHITE
     correlated: bool | None = None
     low: float | None = None
     high: float | None = None
@@ -256,22 +276,29 @@ def _estimated(data: Array, mask: Array | None, unit: Unit) -> NoiseModel:
         low_pass = fitted(sample, SMOOTH)
     pixels = sample.values.shape[1]
     fits = fitted(sample, pixels * 3 // 4 if len(sample.values) > 500 else pixels // 2)
-    if min(len(low_pass.rows), len(fits.rows)) == 0:
+    bands = pixels * 3 // 8, pixels // 4, SMOOTH
+    middle = fitted(sample, bands[0])
+    if min(len(low_pass.rows), len(fits.rows), len(middle.rows)) == 0:
         return _no_noise(sample, UNMEASURABLE)
     classes = classes_of(fits)
     if not np.any(classes.variance > sample.step**2 / 24):  # rounding alone makes twice that, and 0 on flat ground
         return _no_noise(sample, NO_NOISE)
 
-    within = correlation_within_planes(low_pass, sample.side)
+    within = correlation_within_planes(middle, sample.side)
     if within.correlated:
-        # The middle frequencies hold less structure than all but the lowest, and enough noise unless the blur is wide.
-        fits = fitted(sample, pixels * 3 // 8)
-        if variance_left(fits, sample.side, within.correlation) < 0.2:
-            fits = low_pass
-        classes = classes_of(fits)
-        left = variance_left(fits, sample.side, within.correlation)
-        classes = classes._replace(variance=classes.variance / left)
+        within = agreed(within, correlation_within_planes(low_pass, sample.side))
     along = correlation_along_z(data, mask, sample, fits)
+    if (within.correlated or along.correlated) and may_be_structure(low_pass, sample.side, within):
+        within, along = UNKNOWN if within.correlated else within, NOT_TOLD if along.correlated else along
+    if within.correlated:
+        # High frequencies hold less structure, and too little noise where the blur is wide.
+        for cosines in bands:
+            fits = fitted(sample, cosines)
+            left = variance_left(fits, sample.side, within)
+            if left >= LEAST_LEFT:
+                break
+        classes = classes_of(fits)
+        classes = classes._replace(variance=classes.variance / left)
     return _model(sample, fits, classes, within, along, unit)
 
 
@@ -302,22 +329,21 @@ def _no_noise(sample: Sample, sentence: str) -> NoiseModel:
     )
 
 
-def _model(
-    sample: Sample, fits: Fits, classes: Classes, within: Within, along: tuple[float, bool | None], unit: Unit
-) -> NoiseModel:
+def _model(sample: Sample, fits: Fits, classes: Classes, within: Within, along: Along, unit: Unit) -> NoiseModel:
     """The line through the classes, the correlations, and the sentence about them."""
     gain, offset = line_through(classes)
     rounding = sample.step**2 / 12
     floor = max(rounding, FLOOR_SHARE * float(np.maximum(gain * classes.intensity + offset, 0).min()))
     if gain == 0:
         offset = floor = max(offset, rounding)
-    flags = (within.correlated, along[1])
+    flags = (within.correlated, along.correlated)
     model = NoiseModel(
         gain=gain,
         offset=offset,
         sigma=math.sqrt(max(gain * classes.typical + offset, floor)),
         intensity=classes.typical,
-        correlation=(along[0], *within.correlation),
+        correlation=(along.z[1], within.y[1], within.x[1]),
+        autocorrelation=weighed(along, within),
         correlated=True if True in flags else None if None in flags else False,
         low=sample.low,
         high=sample.high,

@@ -1,17 +1,20 @@
 """Correlation of the noise between neighbouring voxels, within planes and along z, as opposed to structure.
 
 The noise of resampled or demosaiced images is weak at the highest frequencies. The products of neighbouring residuals,
-after a fit of few cosines, are compared with those that a Gaussian blur of white noise would leave after the same fit.
+after a fit of three eighths of the cosines, are compared with those that noise of any autocorrelation leaves after the
+same fit. A fit of fewer cosines leaves structure, so that white noise beside it seems correlated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .arrays import Array
-from .noise_classes import TOLERATED, flattest
+from .autocorrelation import WHITE, Autocorrelation, possible, toeplitz
+from .noise_classes import FLAT, TOLERATED, flattest
 from .noise_fits import Fits, cleaned, fitted, mean_operator, operator_products, residual_operators
 from .noise_patches import SIDE, Doubles, Ints, Sample, read_patches
 from .spread import MEDIAN_DEVIATION
@@ -23,41 +26,40 @@ CORRELATED = 0.08
 """Correlations within planes above this are undone. Below it, up to 10 % of sigma is missed: white noise in texture
 shows up to .07, and undoing that would err as much the other way."""
 
-UNEVEN = 1.1
+RELIED_ON, LARGEST = 0.2, 0.85
+"""Denoisers rely on correlations of neighbours between these two only: texture beside weak white noise, gaps and
+outliers alone can cause smaller ones, and what is smoother may have been drawn by the optics."""
+
+UNEVEN, DISPERSED = 1.2, 2.3
 """Noise has the same power in all patches of one intensity, structure has not: where the patches next to the flattest
-hold so many times the energy of the flattest, what looks like correlation may be structure."""
+hold so many times the energy of the flattest, or where the energy of flat patches varies so many times as much as that
+of noise, what looks like correlation may be structure."""
+
+LAGS, RIDGE = 4, 0.02
+"""Largest lag in voxels, and how much an unknown correlation of 1 counts beside an equation that is off by 1: patches
+of eight voxels tell little of the long lags."""
 
 FEWEST = 30
 """Pairs of patches without which no correlation along z is given."""
 
 
 class Within(NamedTuple):
-    """Correlation along y and x, and whether it matters (None: it cannot be told from structure)."""
+    """Autocorrelation along y and x from lag 0 on, and whether it matters (None: it cannot be told from structure)."""
 
-    correlation: tuple[float, float]
+    y: tuple[float, ...]
+    x: tuple[float, ...]
     correlated: bool | None
 
 
-UNKNOWN = Within((np.nan, np.nan), None)
-
-
-def blur_matrix(side: tuple[int, int], correlation: Doubles | tuple[float, float]) -> Doubles:
-    """Correlation ``(n, n)`` between the voxels of a patch of white noise under a separable Gaussian blur.
-
-    Along each axis it is ``c^(lag^2)`` with the correlation ``c`` of neighbours (signs alternate if it is negative).
-    """
-    parts = []
-    for length, c in zip(side, correlation, strict=True):
-        lag = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
-        parts.append(np.sign(c) ** lag * np.abs(c) ** (lag.astype(float) ** 2))
-    return np.asarray(np.kron(*parts))
+UNKNOWN = Within((1.0, np.nan), (1.0, np.nan), None)
 
 
 def correlation_within_planes(fits: Fits, side: tuple[int, int]) -> Within:
-    """Correlation of the noise along y and x under a separable Gaussian model, from products of neighbours.
+    """Autocorrelation of the noise along y and x, from products of neighbours.
 
-    With ``Q`` the operator of the fit, ``A`` the pairs of neighbours and ``C`` the correlation of the noise,
-    ``E[r' A r] / E[r' r] = tr(Q A Q C) / tr(Q Q C)``: two equations (``A`` along y, along x) for two correlations.
+    With ``Q`` the operator of the fit, ``A`` the pairs of voxels at a lag and ``C`` the correlation of the noise,
+    ``E[r' A r] / E[r' r] = tr(Q A Q C) / tr(Q Q C)``: one equation a lag along y and one along x, for the correlations
+    at these lags.
     """
     from scipy.optimize import least_squares
 
@@ -66,11 +68,10 @@ def correlation_within_planes(fits: Fits, side: tuple[int, int]) -> Within:
     chosen = flattest(fits, 0.1)
     rows = np.concatenate(chosen)
     operators = residual_operators(fits, rows[:: 1 + len(rows) // (OPERATORS * SIDE**2 // fits.basis.shape[0])])
-    neighbours = (np.kron(np.eye(side[0], k=1), np.eye(side[1])), np.kron(np.eye(side[0]), np.eye(side[1], k=1)))
     energy = np.sum(fits.residual**2, axis=1)
     found, expected = [], [np.mean(operators, axis=0)]
-    for upper in neighbours:
-        pairs = (upper + upper.T) / 2
+    most = [min(LAGS, length // 2) for length in side]
+    for pairs in (at_lag(side, axis, lag) for axis in (0, 1) for lag in range(1, most[axis] + 1)):
         products = np.sum((fits.residual @ pairs) * fits.residual, axis=1)
         ratio = np.divide(products, energy, out=np.full_like(energy, np.nan), where=energy > 0)
         ratios = [ratio[group][energy[group] > 0] for group in chosen]
@@ -79,22 +80,48 @@ def correlation_within_planes(fits: Fits, side: tuple[int, int]) -> Within:
     if not np.all(np.isfinite(found)):
         return UNKNOWN
 
-    def difference(correlation: Doubles) -> Doubles:
-        c = blur_matrix(side, correlation)
+    def difference(lags: Doubles) -> Doubles:
+        c = correlation_matrix(side, (1.0, *lags[: most[0]]), (1.0, *lags[most[0] :]))
         total = np.sum(expected[0] * c)
-        return np.array([np.sum(e * c) / total - f for e, f in zip(expected[1:], found, strict=True)])
+        off = [np.sum(e * c) / total - f for e, f in zip(expected[1:], found, strict=True)]
+        return np.concatenate([off, RIDGE * lags])
 
-    along = least_squares(difference, [0.0, 0.0], bounds=(-0.9, 0.97)).x
-    correlated = bool(np.max(np.abs(along)) > CORRELATED)
-    if correlated and is_uneven(fits):
-        return UNKNOWN
-    return Within((float(along[0]), float(along[1])), correlated)
+    lags = least_squares(difference, np.zeros(sum(most)), bounds=(-0.9, 0.97)).x
+    y, x = lags[: most[0]], lags[most[0] :]
+    correlated = bool(max(abs(y[0]), abs(x[0])) > CORRELATED)
+    return Within((1.0, *y.tolist()), (1.0, *x.tolist()), correlated)
 
 
-def variance_left(fits: Fits, side: tuple[int, int], correlation: tuple[float, float]) -> float:
+def agreed(strict: Within, smooth: Within) -> Within:
+    """Two estimates as one: their mean along axes where the strict one is relied on, the strict one elsewhere.
+
+    The strict one is made of higher frequencies, where structure is weak. It is too small where part of the noise is
+    white, which is strongest there; the one of lower frequencies is too large beside structure.
+    """
+    if strict.correlated is None or smooth.correlated is None:
+        return strict
+    y, x = (
+        tuple(np.mean([own, other], axis=0).tolist()) if abs(own[1]) > RELIED_ON else own
+        for own, other in ((strict.y, smooth.y), (strict.x, smooth.x))
+    )
+    return strict._replace(y=y, x=x)
+
+
+def at_lag(side: tuple[int, int], axis: int, lag: int) -> Doubles:
+    """``A``: for the voxels of a patch, half the sum of those that lie so far away on either side along one axis."""
+    pairs = np.kron(*(np.eye(length, k=lag if number == axis else 0) for number, length in enumerate(side)))
+    return np.asarray(pairs + pairs.T) / 2
+
+
+def correlation_matrix(side: tuple[int, int], y: Sequence[float], x: Sequence[float]) -> Doubles:
+    """Correlation ``(n, n)`` between the voxels of a patch of noise with these autocorrelations."""
+    return np.kron(toeplitz(y, side[0]), toeplitz(x, side[1])).astype(np.float64)
+
+
+def variance_left(fits: Fits, side: tuple[int, int], within: Within) -> float:
     """Variance of the residual of noise so correlated, relative to that of white noise of the same variance."""
     operator = mean_operator(fits, np.arange(len(fits.observed))[:OPERATORS])
-    return float(np.sum(operator * blur_matrix(side, correlation)) / np.trace(operator))
+    return float(np.sum(operator * correlation_matrix(side, within.y, within.x)) / np.trace(operator))
 
 
 def noise_level(classes: list[Doubles]) -> float:
@@ -110,45 +137,103 @@ def noise_level(classes: list[Doubles]) -> float:
     return float(np.quantile(means, 0.25)) + below
 
 
-def is_uneven(fits: Fits) -> bool:
-    """Whether the residual grows from the flattest tenth of the patches to the next three tenths in most classes."""
+def may_be_structure(fits: Fits, side: tuple[int, int], within: Within) -> bool:
+    """Whether the residual of a smooth fit is not spread over the patches as noise of that correlation is.
+
+    It grows from the flattest tenth of the patches to the next three tenths in most classes, or differs too much
+    between patches that are equally flat.
+    """
+    return growth(fits) > UNEVEN or dispersion(fits, side, within) > DISPERSED
+
+
+def growth(fits: Fits) -> float:
+    """Energy of the residual in the next three tenths of the patches over that in the flattest tenth, in most classes.
+
+    It is infinite where a residual is 0, or where the patches are too few.
+    """
     energy = np.sum(fits.residual**2, axis=1) / fits.freedom
-    growth = []
+    times = []
     for flat, more in zip(flattest(fits, 0.1), flattest(fits, 0.4), strict=True):
         least = float(np.median(energy[flat]))
         rest = more[len(flat) :]
         if rest.size >= 10:
-            growth.append(float(np.median(energy[rest])) / least if least > 0 else np.inf)
-    return not growth or float(np.quantile(growth, 0.25)) > UNEVEN
+            times.append(float(np.median(energy[rest])) / least if least > 0 else np.inf)
+    return float(np.quantile(times, 0.25)) if times else np.inf
 
 
-def correlation_along_z(data: Array, mask: Array | None, sample: Sample, fits: Fits) -> tuple[float, bool | None]:
-    """Correlation of the residuals of the flattest patches with those of the next plane, and whether it matters.
+def dispersion(fits: Fits, side: tuple[int, int], within: Within) -> float:
+    """Variance of the logarithm of the residual's energy in flat patches, relative to that of Gaussian noise, in most
+    classes.
 
-    The correlation is NaN where no two planes were observed one above the other; whether it matters is None where it
-    cannot be told from structure.
+    For noise of correlation ``C`` and the operator ``Q`` of the fit it is ``2 tr(Q C Q C) / tr(Q C)^2``. The energy may
+    change with the intensity, as that of shot noise does.
     """
+    rows = np.arange(len(fits.observed))
+    operators = residual_operators(fits, rows[:: 1 + len(rows) // OPERATORS])
+    coloured = np.matmul(operators, correlation_matrix(side, within.y, within.x))
+    traces = np.trace(coloured, axis1=1, axis2=2)
+    expected = float(np.mean(2 * np.sum(coloured * coloured.transpose(0, 2, 1), axis=(1, 2)) / traces**2))
+    energy = np.sum(fits.residual**2, axis=1) / fits.freedom
+    found = []
+    for group in flattest(fits, FLAT):
+        group = group[energy[group] > 0]
+        if group.size >= 10:
+            logarithm, intensity = np.log(energy[group]), fits.intensity[group] - fits.intensity[group].mean()
+            slope = float(logarithm @ intensity) / max(float(intensity @ intensity), 1e-300)
+            found.append(float(np.var(logarithm - slope * intensity)) / expected)
+    return float(np.quantile(found, 0.25)) if found else np.inf
+
+
+class Along(NamedTuple):
+    """Autocorrelation along z from lag 0 on, and whether it matters (None: it cannot be told from structure)."""
+
+    z: tuple[float, ...]
+    correlated: bool | None
+
+
+NOT_TOLD = Along((1.0, np.nan), None)
+
+
+def correlation_along_z(data: Array, mask: Array | None, sample: Sample, fits: Fits) -> Along:
+    """Correlation of the residuals of the flattest patches with those of the planes above.
+
+    The correlation is NaN where no two planes were observed one above the other. Longer lags follow as long as they are
+    certain.
+    """
+    lags = [1.0]
+    for lag in range(1, LAGS + 1):
+        c, error = correlation_with_plane(lag, data, mask, sample, fits)
+        certain = not np.isnan(c) and abs(c) > 3 * error
+        if lag == 1 and (not certain or abs(c) <= TOLERATED):
+            return Along((1.0, c), False)
+        if not certain:
+            break
+        lags.append(c)
+    return Along(tuple(lags), True)
+
+
+def correlation_with_plane(
+    lag: int, data: Array, mask: Array | None, sample: Sample, fits: Fits
+) -> tuple[float, float]:  # fmt: skip
+    """Correlation of the flattest patches with those so many planes above, and its standard error; NaN if unknown."""
     n = len(fits.basis)
     rows = np.concatenate(flattest(fits, 0.1))
-    rows = rows[fits.corners[rows, 0] + 1 < data.shape[0]]
+    rows = rows[fits.corners[rows, 0] + lag < data.shape[0]]
     complete = bool(fits.observed.all())
     if not complete:
         rows = np.random.default_rng(0).permutation(rows)[: 2 * OPERATORS * SIDE**2 // n]
     if len(rows) < FEWEST or n > 4 * SIDE**2:
-        return np.nan, False
-    partner = partner_fits(data, mask, sample, fits, rows)
+        return np.nan, np.nan
+    partner = partner_fits(data, mask, sample, fits, rows, lag)
     alike = partner.basis.shape == fits.basis.shape and bool(partner.observed.all()) == complete
     if not alike or len(partner.rows) < FEWEST:
-        return np.nan, False
-    c, error = correlation_of(fits, rows[partner.rows], partner)
-    if np.isnan(c) or abs(c) <= max(TOLERATED, 3 * error):
-        return c, False
-    return (np.nan, None) if is_uneven(fits) else (c, True)
+        return np.nan, np.nan
+    return correlation_of(fits, rows[partner.rows], partner)
 
 
-def partner_fits(data: Array, mask: Array | None, sample: Sample, fits: Fits, rows: Ints) -> Fits:
-    """Fits of the patches one plane above these; its ``rows`` are places in `rows`."""
-    above: Ints = fits.corners[rows] + np.array([1, 0, 0])
+def partner_fits(data: Array, mask: Array | None, sample: Sample, fits: Fits, rows: Ints, lag: int) -> Fits:
+    """Fits of the patches so many planes above these; its ``rows`` are places in `rows`."""
+    above: Ints = fits.corners[rows] + np.array([lag, 0, 0])
     patches = read_patches(data, mask, above, sample.side)
     moved = sample._replace(values=patches.values, observed=patches.observed, corners=above)
     return fitted(cleaned(moved)[0], fits.basis.shape[1], share=1.0)
@@ -171,3 +256,16 @@ def correlation_of(fits: Fits, rows: Ints, partner: Fits) -> tuple[float, float]
         return np.nan, np.nan
     c = float(np.sum(np.sum(r * s, axis=1)[usable] / size[usable]) / expected[usable].sum())
     return c, float(1 / np.sqrt(np.sum(expected[usable] ** 2 * fits.freedom[rows][usable])))
+
+
+def weighed(along: Along, within: Within) -> Autocorrelation:
+    """The autocorrelation that a denoiser may rely on: white along axes where it is small or may be structure.
+
+    Where it may be structure along one axis, it is relied on along none.
+    """
+    told = ((along.z, along.correlated), (within.y, within.correlated), (within.x, within.correlated))
+    if any(correlated and lags[1] > LARGEST for lags, correlated in told):
+        return WHITE
+    return Autocorrelation(
+        *(possible(lags) if correlated and abs(lags[1]) > RELIED_ON else (1.0,) for lags, correlated in told)
+    )

@@ -17,7 +17,7 @@ MASKED_PATCHES = 2048
 """Patches fitted at most where voxels are missing, since each patch then needs a fit of its own."""
 
 SMOOTH = 10
-"""Cosines of the fit that judges correlation: mean, slopes, curvatures and cubic terms."""
+"""Cosines of the smoothest fit: mean, slopes, curvatures and cubic terms."""
 
 DECISIVE = 0.9
 """Leverage above which a voxel decides the fit alone, so that its residual says nothing about the noise."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
+from .autocorrelation import WHITE, Autocorrelation, standardised_mean
 from .patch_groups import (
     HARD,
     LEAST_SIGMA,
@@ -30,7 +31,7 @@ from .patch_groups import (
     three,
 )
 from .slabs import slabs
-from .spread import robust_sigma, weighed_mean
+from .spread import robust_sigma
 from .stein import Interpolated, Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
 SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
@@ -81,6 +82,7 @@ def denoised(
     seed: int,
     drift: Drift = (),
     above: float = -math.inf,
+    correlation: Autocorrelation = WHITE,
 ) -> Denoised:
     """The candidates, mixed by the weights that minimise Stein's estimate at measured voxels.
 
@@ -100,16 +102,20 @@ def denoised(
         Where each frame lies along z, y and x; empty: all at the same place.
     above : float
         Intensities above which the noise is Gaussian.
+    correlation : Autocorrelation
+        Of the noise.
     """
-    found = candidates(completed, sigma, options, drift)
+    found = candidates(completed, sigma, options, drift, correlation)
     contrast, spread = local_contrast(found.values["third"]), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
-    laws = error_laws(tried(completed, measured, sigma, options, found, contrast, spread, rng, drift), sigma, above)
+    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift, correlation)
+    laws = error_laws(trial, sigma, above)
+    del trial
     mixture = mixed(completed, found.values, contrast, spread, laws)
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
         return mixture
     del found, contrast, spread  # the candidates take more memory than all that follows
-    return with_changes(mixture, completed, measured, sigma, options)
+    return with_changes(mixture, completed, measured, sigma, options, correlation)
 
 
 def stages(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> tuple[Geometry, Geometry, Geometry]:
@@ -128,14 +134,17 @@ def stages(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> tu
     return first, second, third
 
 
-def candidates(completed: Array, sigma: float, options: PatchOptions, drift: Drift = ()) -> Candidates:
+def candidates(
+    completed: Array, sigma: float, options: PatchOptions, drift: Drift = (), correlation: Autocorrelation = WHITE
+) -> Candidates:
     """Estimates of three stages and different strengths."""
     first, *others = stages(options, completed.shape, drift)
-    pilot, square = filtered(completed, smoothed(completed), None, sigma, HARD, first)
+    pilot, square = filtered(completed, smoothed(completed), None, sigma, HARD, first, correlation=correlation)
     square *= square
     values = {"first": pilot}
     for strengths, geometry in zip((SECOND, THIRD), others, strict=True):
-        found, spread = filtered_by(completed, pilot, pilot, sigma, tuple(strengths.values()), geometry)
+        factors = tuple(strengths.values())
+        found, spread = filtered_by(completed, pilot, pilot, sigma, factors, geometry, correlation=correlation)
         spread *= spread
         spread *= len(strengths)
         square += spread
@@ -156,6 +165,7 @@ def tried(
     spread: Array,
     rng: np.random.Generator,
     drift: Drift = (),
+    correlation: Autocorrelation = WHITE,
 ) -> Trial:
     """Misfits and divergences of the data and of all candidates, at the measured voxels of blocks over the volume."""
     step, blocks = PERTURBATION * sigma, list(sample_blocks(completed.shape))
@@ -166,10 +176,10 @@ def tried(
     last = 0
     for block, inner in blocks:
         part, known = completed[block], measured[block]
-        direction = random_direction(rng, known)
+        direction = random_direction(rng, known, correlation=correlation)
         way = drift[block[0]] if completed.ndim == 4 else ()
-        base = found if part.shape == completed.shape else candidates(part, sigma, options, way)
-        moved = candidates(part + step * direction, sigma, options, way)
+        base = found if part.shape == completed.shape else candidates(part, sigma, options, way, correlation)
+        moved = candidates(part + step * direction, sigma, options, way, correlation)
         use = known[inner]
         y, b = part[inner][use], direction[inner][use]
         here = slice(last, last + y.shape[0])
@@ -215,23 +225,26 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
     return Denoised(value, spread, error, weights, math.sqrt(square / size))
 
 
-def with_changes(mixture: Denoised, completed: Array, measured: Array, sigma: float, options: PatchOptions) -> Denoised:
+def with_changes(
+    mixture: Denoised, completed: Array, measured: Array, sigma: float, options: PatchOptions,
+    correlation: Autocorrelation,
+) -> Denoised:  # fmt: skip
     """The estimate of a series, with each frame by itself where it shows something that the others do not.
 
     A flash of one frame, or a spot that moves too fast to be followed, is rare among the patches of a group, and shrunk
     with what is noise in them. The error there grows by the difference of the two estimates.
     """
     xp = namespace_of(completed)
-    share = from_host(changes(to_host(completed - mixture.value), to_host(measured), sigma), completed)
+    share = from_host(changes(to_host(completed - mixture.value), to_host(measured), sigma, correlation), completed)
     wanted = share > 0
     if not bool(xp.any(wanted)):
         return mixture
-    alone = by_itself(completed, sigma, options, wanted)
+    alone = by_itself(completed, sigma, options, wanted, correlation)
     step = share * (alone - mixture.value)
     return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))
 
 
-def changes(residual: Array, measured: Array, sigma: float) -> Array:
+def changes(residual: Array, measured: Array, sigma: float, correlation: Autocorrelation = WHITE) -> Array:
     """Share of a frame by itself, ``(T, Z, Y, X)``: 0 where the residual is noise, 1 where it is surely none.
 
     The residual, smoothed as far as the optics smooth, is compared with the standard deviation that it has elsewhere,
@@ -240,14 +253,16 @@ def changes(residual: Array, measured: Array, sigma: float) -> Array:
     from scipy import ndimage
 
     space = (-3, -2, -1)
-    off = weighed_mean(np.where(measured, residual, 0), CHANGE_WIDTH, space)
+    off = standardised_mean(np.where(measured, residual, 0), CHANGE_WIDTH, space, correlation)
     allowed = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
     off = ndimage.maximum_filter(np.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=space)
     low, high = CHANGED
     return np.clip((off - low) / (high - low), 0, 1).astype(np.float32)
 
 
-def by_itself(completed: Array, sigma: float, options: PatchOptions, wanted: Array) -> Array:
+def by_itself(
+    completed: Array, sigma: float, options: PatchOptions, wanted: Array, correlation: Autocorrelation
+) -> Array:
     """The third stage of each frame by itself, where it is wanted; something else elsewhere."""
     from scipy import ndimage
 
@@ -255,9 +270,9 @@ def by_itself(completed: Array, sigma: float, options: PatchOptions, wanted: Arr
     near = from_host(ndimage.maximum_filter(to_host(wanted), rim), completed)
     alone = Geometry(three(options.patch), three(options.reach), options.group, options.step)
     first, second, third = stages(alone, completed.shape)
-    value, _ = filtered(completed, smoothed(completed), None, sigma, HARD, first, near)
+    value, _ = filtered(completed, smoothed(completed), None, sigma, HARD, first, near, correlation)
     for geometry, where in ((second, near), (third, wanted)):
-        value, _ = filtered(completed, value, value, sigma, 1.0, geometry, where)
+        value, _ = filtered(completed, value, value, sigma, 1.0, geometry, where, correlation)
     return value
 
 

@@ -9,6 +9,10 @@ the energy kept. The symbols are those of :mod:`tensorcell.solvers.local`::
     g = P^2 / (P^2 + strength sigma^2)          with a pilot of core P: the model is the pilot, and g Wiener's gain
     X <- (g C) x_0 H' x_1 U_1 x_2 U_2 x_3 U_3   weight: window / max(1, sum g^2)
 
+Where neighbouring voxels share noise, ``sigma^2`` is that of the entry, ``sigma^2 a_i b_j c_k`` (see
+:mod:`tensorcell.solvers.autocorrelation`), and the weight has ``sum a_i b_j c_k g^2``. That patches which overlap share
+noise, too, is left out of account, as for white noise.
+
 Cost of the kernel a group of 32 patches of 5^3 voxels (64 000 multiply-adds to the core and as many back, 16 kB of
 patches in and 48 kB of sums out), measured as shares: search 15-20 %, factors 20 %, to the core and back 30 %, sums
 25 %.
@@ -26,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, is_numpy, namespace_of, to_host
+from .autocorrelation import WHITE, Autocorrelation, toeplitz
 from .slabs import slabs
 from .threads import share_out
 
@@ -203,6 +208,7 @@ def filtered(
     strength: float,
     geometry: Geometry,
     wanted: Array | None = None,
+    correlation: Autocorrelation = WHITE,
 ) -> tuple[Array, Array]:
     """One pass over all groups: the average of the overlapping estimates, and their standard deviation.
 
@@ -224,12 +230,14 @@ def filtered(
     wanted : bool array of the same shape, optional
         True where an estimate is wanted: groups whose reference patch holds no such voxel are skipped. Elsewhere the
         guide is returned, with a standard deviation of 0. Default: everywhere.
+    correlation : Autocorrelation
+        Of the noise in ``data``. Default: white noise.
 
     Returns
     -------
     value, spread : float32 arrays of the same shape
     """
-    values, spread = filtered_by(data, guide, pilot, sigma, (strength,), geometry, wanted)
+    values, spread = filtered_by(data, guide, pilot, sigma, (strength,), geometry, wanted, correlation)
     return values[0], spread
 
 
@@ -241,6 +249,7 @@ def filtered_by(
     strengths: Sequence[float],
     geometry: Geometry,
     wanted: Array | None = None,
+    correlation: Autocorrelation = WHITE,
 ) -> tuple[tuple[Array, ...], Array]:
     """One pass with several strengths, which share groups, factors and cores; arguments as for :func:`filtered`.
 
@@ -254,7 +263,8 @@ def filtered_by(
     xp = namespace_of(data, guide)
     sums = sums_numba if is_numpy(xp) else sums_arrays
     used = references_used(wanted, data.shape, geometry)
-    totals, squares, weights = sums(data, guide, pilot, max(sigma, LEAST_SIGMA), strengths, geometry, used)
+    level = max(sigma, LEAST_SIGMA)
+    totals, squares, weights = sums(data, guide, pilot, level, strengths, geometry, used, correlation)
     for planes in slabs(data.shape, SLAB_VOXELS):
         part = planes, ...
         weight, total, known = weights[part], totals[:, planes, ...], guide[part]
@@ -289,6 +299,7 @@ def sums_numba(
     strengths: Sequence[float],
     geometry: Geometry,
     used: Bools,
+    correlation: Autocorrelation = WHITE,
 ) -> tuple[Floats, Floats, Floats]:
     """Threaded kernel over all reference corners: weighted sums of the estimates, ``(m, ...)`` for ``m`` strengths, of
     the squares of the first one less the guide, and of 1.
@@ -315,6 +326,7 @@ def sums_numba(
     factors, window = np.array(strengths, np.float32), window_of(patch)
     shape, sides = np.array(lengths), np.array(patch)
     offsets, halving = offsets_within(reach, group), halving_order(group * frames)
+    matrices = tuple(matrix.astype(np.float32) for matrix in matrices_of(correlation, patch))
 
     for parity in (0, 1):
         turn = [chunk for chunk in chunks[parity::2] if len(chunk)]
@@ -324,9 +336,9 @@ def sums_numba(
                 times, planes, seconds, thirds = (chunk if a == axis else places[a] for a in range(4))
                 firsts = grid_of([times, planes])
                 filter_groups(
-                    y, where, model, shape, pilot is not None, np.float32(sigma) ** 2, factors, sides, frames, offsets,
-                    moves, drift, np.float32(STAYS), halving, inside, window, used, firsts, seconds, thirds, totals,
-                    squares, weights,
+                    y, where, model, shape, pilot is not None, np.float32(sigma) ** 2, matrices, factors, sides, frames,
+                    offsets, moves, drift, np.float32(STAYS), halving, inside, window, used, firsts, seconds, thirds,
+                    totals, squares, weights,
                 )  # fmt: skip
 
         if turn:
@@ -342,6 +354,7 @@ def sums_arrays(
     strengths: Sequence[float],
     geometry: Geometry,
     used: Bools,
+    correlation: Autocorrelation = WHITE,
 ) -> tuple[Array, Array, Array]:
     """Array twin of :func:`sums_numba`, in batches of reference corners."""
     xp = namespace_of(data)
@@ -361,7 +374,9 @@ def sums_arrays(
         def take(array: Array, index: Array = index, shape: tuple[int, ...] = shape) -> Array:
             return xp.reshape(xp.take(xp.reshape(array, (-1,)), index), shape)
 
-        estimates, power = shrunk(take(data), None if pilot is None else take(pilot), haar, sigma, strengths)
+        estimates, power = shrunk(
+            take(data), None if pilot is None else take(pilot), haar, sigma, strengths, correlation
+        )
         scale = 1 / xp.where(power > 1, power, xp.ones_like(power))
         weight = xp.reshape(scale[:, None, None] * xp.ones((1, columns, 1)) * window[None, None, :], (-1,))
         change = xp.reshape(estimates[0], (-1,)) - xp.take(flat_guide, index)
@@ -373,21 +388,41 @@ def sums_arrays(
 
 
 def shrunk(
-    x: Array, pilot: Array | None, haar: Array, sigma: float, strengths: Sequence[float]
+    x: Array, pilot: Array | None, haar: Array, sigma: float, strengths: Sequence[float], correlation: Autocorrelation
 ) -> tuple[list[Array], Array]:
     """Groups ``(n, K, p, p, p)`` after their cores were shrunk, one array a strength, and the power ``sum g^2`` of each
-    group at the first strength, shape ``(n,)``."""
+    group at the first strength, in noise of variance 1; shape ``(n,)``."""
     xp = namespace_of(x)
-    variance = float(np.float32(sigma) ** 2)
     factors = [patch_factor(x if pilot is None else pilot, mode) for mode in (2, 3, 4)]
     core = to_core(x, factors, haar)
+    shares = 1.0 if correlation.white else shares_of(factors, correlation)
+    variance = float(np.float32(sigma) ** 2) * shares
     if pilot is None:
         gains = [xp.astype(core**2 > strength**2 * variance, core.dtype) for strength in strengths]
     else:
         energy = to_core(pilot, factors, haar) ** 2
         gains = [energy / (energy + strength * variance) for strength in strengths]
-    power = xp.sum(xp.reshape(gains[0] ** 2, (x.shape[0], -1)), axis=1)
+    power = xp.sum(xp.reshape(gains[0] ** 2 * shares, (x.shape[0], -1)), axis=1)
     return [from_core(core * gain, factors, haar) for gain in gains], power
+
+
+def shares_of(factors: Sequence[Array], correlation: Autocorrelation) -> Array:
+    """Variances ``(n, 1, p, p, p)`` of the coefficients of noise of variance 1: see
+    :mod:`tensorcell.solvers.autocorrelation`."""
+    xp = namespace_of(*factors)
+    patch = [factor.shape[1] for factor in factors]
+    z, y, x = (
+        xp.sum(factor * (from_host(matrix.astype(np.float32), factor) @ factor), axis=1)
+        for factor, matrix in zip(factors, matrices_of(correlation, patch), strict=True)
+    )
+    return z[:, None, :, None, None] * y[:, None, None, :, None] * x[:, None, None, None, :]
+
+
+def matrices_of(correlation: Autocorrelation, patch: Sequence[int]) -> tuple[Floats, ...]:
+    """Correlation matrices of the noise of a patch along z, y and x; empty ones for white noise."""
+    if correlation.white:
+        return (np.zeros((0, 0)),) * 3
+    return tuple(toeplitz(lags, size) for lags, size in zip(correlation, patch, strict=True))
 
 
 def added(values: Array, index: Array, size: int) -> Array:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .spread import NORMAL_QUANTILE, robust_sigma, weighed_mean
+from .autocorrelation import standardised_mean
+from .spread import NORMAL_QUANTILE, robust_sigma
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
@@ -48,7 +49,7 @@ def surprise(error: Floats, deviation: Floats) -> Floats | None:
     from scipy.ndimage import maximum_filter
 
     relative = np.divide(error, deviation, out=np.zeros(error.shape), where=deviation > 0)
-    mean = weighed_mean(relative, WIDTH, (-2, -1))
+    mean = standardised_mean(relative, WIDTH, (-2, -1))
     stands_out = np.abs(mean) > STANDING_OUT * max(1.0, robust_sigma(mean))
     if not stands_out.any():
         return None

@@ -7,7 +7,6 @@ from a median, or an interval from errors at left-out voxels, calls these functi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -56,38 +55,6 @@ def robust_sigma(deviations: Array) -> float:
     """
     xp = namespace_of(deviations)
     return median(xp.reshape(xp.abs(deviations), (-1,))) / MEDIAN_DEVIATION
-
-
-def weighed_mean(values: npt.NDArray[np.floating], width: float, axes: Sequence[int]) -> npt.NDArray[np.floating]:
-    """Gaussian mean around each entry, in standard deviations that it would have if all were white noise of variance 1.
-
-    What neighbours share grows beside what is each one's own; entries at the border have fewer neighbours.
-
-    Parameters
-    ----------
-    values : float array
-    width : float
-        Standard deviation of the Gaussian.
-    axes : sequence of int
-        Axes along which it is taken, as negative numbers.
-
-    Examples
-    --------
-    >>> noise = np.random.default_rng(0).standard_normal((40, 300, 300))
-    >>> mean = weighed_mean(noise, 1.5, (-2, -1))
-    >>> bool(abs(mean.std() - 1) < 0.01), bool(abs(mean[:, 0, 0].std() - 1) < 0.3)
-    (True, True)
-    """
-    from scipy import ndimage
-
-    mean = ndimage.gaussian_filter(values, width, mode="constant", axes=tuple(axes))
-    reach = int(4 * width + 0.5)
-    kernel = ndimage.gaussian_filter1d(np.eye(1, 4 * reach + 1, 2 * reach)[0], width)[reach:-reach] ** 2
-    for axis in axes:
-        size = values.shape[axis]
-        level = np.sqrt(np.convolve(np.ones(size), kernel)[reach : reach + size])
-        mean /= level.reshape(-1, *(1,) * (-1 - axis))
-    return np.asarray(mean)
 
 
 def conformal_width(

@@ -4,14 +4,16 @@ For data ``y = v + sigma n`` with white Gaussian noise ``n``, and any estimate `
 
     E |f - v|^2 = E [|f - y|^2 - N sigma^2 + 2 sigma^2 div f],        div f = E [b' (f(y + h b) - f(y)) / h],
 
-where ``b`` is a random direction and ``h`` a small step. Both sums may be taken over some of the voxels only.
+where ``b`` is a random direction and ``h`` a small step. Both sums may be taken over some of the voxels only. If the
+noise has the correlation ``C`` between voxels, ``tr(C df/dy)`` stands for the divergence, and ``b`` is drawn with that
+correlation.
 
 ========  =====================================================================  =================
 symbol    meaning                                                                shape
 ========  =====================================================================  =================
 ``y``     data; only measured voxels count                                       any
 ``f``     an estimate made of the data                                           as ``y``
-``b``     random direction: independent entries of mean 0 and variance 1         as ``y``
+``b``     random direction: entries of mean 0 and variance 1                     as ``y``
 ``h``     step, in the unit of the data                                          number
 ``a``     weights of ``m`` candidates, on the simplex                            ``(m,)``
 ========  =====================================================================  =================
@@ -37,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, namespace_of
+from .autocorrelation import WHITE, Autocorrelation, drawn
 from .intensity_correction import Correction, correction
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -60,9 +63,12 @@ PRIOR_VOXELS = 1000
 
 
 def random_direction(
-    rng: np.random.Generator, measured: Array, law: Literal["normal", "signs"] = "normal"
-) -> Array:  # fmt: skip
-    """``b``: independent float32 entries of mean 0 and variance 1 where ``measured`` is True, and 0 elsewhere.
+    rng: np.random.Generator,
+    measured: Array,
+    law: Literal["normal", "signs"] = "normal",
+    correlation: Autocorrelation = WHITE,
+) -> Array:
+    """``b``: float32 entries of mean 0 and variance 1 where ``measured`` is True, and 0 elsewhere.
 
     Parameters
     ----------
@@ -72,14 +78,16 @@ def random_direction(
         True = measured.
     law : {"normal", "signs"}
         Standard normal entries, or 1 and -1 with equal chances.
+    correlation : Autocorrelation
+        Of normal entries; signs are independent.
     """
     xp = namespace_of(measured)
     shape = tuple(measured.shape)
     if law == "signs":
-        drawn = rng.choice(np.array([-1, 1], np.float32), shape)
+        entries = rng.choice(np.array([-1, 1], np.float32), shape)
     else:
-        drawn = rng.standard_normal(shape).astype(np.float32)
-    direction = from_host(drawn, measured)
+        entries = drawn(rng, shape, correlation)
+    direction = from_host(entries, measured)
     return xp.where(measured, direction, xp.zeros_like(direction))
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
+from tensorcell.solvers.autocorrelation import WHITE
 from tensorcell.solvers.defects import find_defects
 from tensorcell.solvers.neighbourhoods import excluding, surroundings
 from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects, no_outliers
@@ -219,7 +220,8 @@ def bounded_by_fit(
     """The noise, lowered to the residual of the model where that is less than half of it.
 
     The residual is divided by the standard deviation of the noise at the model's intensity, on a central block and
-    without values that the detector clipped, and is corrected for the degrees of freedom of the model.
+    without values that the detector clipped, and is corrected for the degrees of freedom of the model. The correlation
+    that was found is then that of structure, and is not relied on.
     """
     if not noise.sigma > 0:
         return noise
@@ -245,4 +247,4 @@ def bounded_by_fit(
         f"The residual of a model of rank {rank} is only {share:.2g} of that: most of it is structure, and the "
         f"standard deviation is {unit.width(sigma):.3g}."
     )
-    return noise.reduced(share, reason)
+    return replace(noise.reduced(share, reason), autocorrelation=WHITE)

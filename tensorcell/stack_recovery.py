@@ -35,10 +35,6 @@ UNEVEN = 0.08
 """A note offers denoised planes where the noise is larger than this share of the spread of the intensities: texture
 that is taken for noise is up to some 5 % of it."""
 
-SHARED = 0.2
-"""A note warns where the estimated correlation of the noise of neighbouring voxels is larger than this; gaps and
-outliers alone can cause smaller estimates."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -125,7 +121,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     notes = [
         *constant_notes(whole.given_values, whole.mask),
         *estimate.notes,
-        *noise_notes(problem.model.noise, problem.unit),
+        *noise_notes(problem.model.noise, problem.unit, weighed=estimate.weighed),
     ]
     gap_notes: list[str] = []
     if gaps.none:
@@ -377,11 +373,14 @@ def doubt_zeros(given: GivenStack, outliers: Array, filled: Filled, grid: PlaneG
         filled.error[unsure] = max(spread, float(np.finfo(filled.error.dtype).smallest_subnormal))
 
 
-def noise_notes(noise: NoiseModel, unit: Unit) -> tuple[str, ...]:
-    """Warnings of what is taken for structure: noise that neighbouring voxels share, and periodic stripes."""
+def noise_notes(noise: NoiseModel, unit: Unit, *, weighed: bool) -> tuple[str, ...]:
+    """Warnings of what looks like structure: noise that neighbouring voxels share, and periodic stripes."""
     notes = []
-    if noise.correlated and np.nanmax(noise.correlation) > SHARED:
-        notes.append(f"{noise.sentence} Noise that neighbouring voxels share looks like structure and is not removed.")
+    if not noise.autocorrelation.white:
+        fate = "is not removed"
+        if weighed:
+            fate = "was weighed by that correlation, so that it was removed as far as it differs from structure"
+        notes.append(f"{noise.sentence} Noise that neighbouring voxels share looks like structure; it {fate}.")
     for each in noise.stripes:
         notes.append(
             f"periodic stripes, one every {each.period:.3g} voxels along {each.axis} with an amplitude of "

@@ -846,7 +846,7 @@ def test_recover_says_when_noise_is_shared_by_neighbours() -> None:
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.standard_normal((12, 64, 64)), (0, 0.8, 0.8))
     result = recover(100 + 10 * (noise / noise.std()), rank=(1, 1, 1))
-    assert any("Noise that neighbouring voxels share looks like structure" in note for note in result.notes)
+    assert any("share looks like structure; it was weighed by that correlation" in note for note in result.notes)
 
 
 def test_recover_takes_options_of_the_patches_by_name(full: SimulatedCells) -> None:

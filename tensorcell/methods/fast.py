@@ -98,7 +98,7 @@ def estimate(problem: Problem) -> Estimate:
     gap = None if gap is None else destabilised_error(whole, gap, law)
     value = destabilised(whole, law)
     value = (value + light_of(value, stack.values, inlier, law)).astype(stack.values.dtype)
-    return with_errors(problem, value, value, gap=gap, denoised=error, notes=notes)
+    return with_errors(problem, value, value, gap=gap, denoised=error, notes=notes)._replace(weighed=True)
 
 
 def solved(values: Array, mask: Bools, weight: float, axial: float) -> Array:
@@ -142,7 +142,8 @@ def denoised(
     inlier, above = problem.model.inlier, PHOTONS if problem.model.noise.gain > 0 else -np.inf
     block = central_block(values.shape, STEIN_VOXELS)
     y, known = np.ascontiguousarray(values[block]), inlier[block]
-    direction = random_direction(np.random.default_rng([problem.fitting.seed, 1]), known)
+    rng, correlation = np.random.default_rng([problem.fitting.seed, 1]), problem.model.noise.autocorrelation
+    direction = random_direction(rng, known, correlation=correlation)
     step = PERTURBATION * sigma
     found: dict[str, Array] = {}
     misfits, divergences = [np.zeros(y[known].shape)], [np.ones(y[known].shape)]

@@ -15,6 +15,7 @@ from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import GlobalTrial, global_trial
 from tensorcell.methods.tucker import global_estimate, was_stopped
 from tensorcell.solvers import NoiseModel, frame_drift
+from tensorcell.solvers.autocorrelation import mean_of
 from tensorcell.solvers.drift import is_related
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 from tensorcell.solvers.spread import robust_sigma
@@ -185,4 +186,5 @@ def mean_law(laws: Sequence[NoiseModel]) -> NoiseModel:
         float(np.mean([getattr(law, name) ** power for law in laws]))
         for name, power in (("gain", 1), ("offset", 1), ("floor", 1), ("sigma", 2))
     )
-    return replace(laws[0], gain=gain, offset=offset, floor=floor, sigma=float(np.sqrt(square)))
+    shared = mean_of([law.autocorrelation for law in laws])
+    return replace(laws[0], gain=gain, offset=offset, floor=floor, sigma=float(np.sqrt(square)), autocorrelation=shared)

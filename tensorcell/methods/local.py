@@ -116,7 +116,8 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         if trial is not None and trial.telling:
             gap = partial(_uncertainty, trial, disagreement, value)
         error = errors_of(one, start_of_one, value, gap=gap, denoised=told, own=own_of_one)
-        estimates.append(Estimate(value, error.value, status, records, (*notes, *error.notes), samples))
+        said = (*notes, *error.notes)
+        estimates.append(Estimate(value, error.value, status, records, said, samples, weighed=denoised is not None))
     return estimates
 
 

@@ -142,15 +142,9 @@ def denoise_by_patches(
 
     def restore(y: Array, overwrite: bool = False) -> LocalResult:
         return local_tucker(
-            y,
-            None,
-            noise=level,
-            options=options,
-            drift=drift,
-            gaussian_above=above,
-            seed=seed,
-            overwrite_data=overwrite,
-        )
+            y, None, noise=level, options=options, drift=drift, gaussian_above=above,
+            correlation=noise.autocorrelation, seed=seed, overwrite_data=overwrite,
+        )  # fmt: skip
 
     found = restore(values, correct is None and (overwrite or values is not whole))
     value, error, weights = found.value, np.asarray(found.error), found.weights

@@ -117,6 +117,8 @@ class Estimate(NamedTuple):
     notes: tuple[str, ...] = ()
     samples: Array | None = None
     """``(S, K, Y, X)``, where the method draws samples."""
+    weighed: bool = False
+    """Whether the noise was removed by its correlation between neighbouring voxels."""
 
 
 class Gaps(NamedTuple):
