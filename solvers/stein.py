@@ -38,6 +38,7 @@ import numpy.typing as npt
 
 from .arrays import Array, from_host, namespace_of
 from .intensity_correction import Correction, correction
+from .noise_terms import Noise
 
 Floats = npt.NDArray[np.floating[Any]]
 Interpolated = Callable[[Sequence[float]], Floats]
@@ -154,17 +155,21 @@ class Laws(NamedTuple):
         return lambda values: np.interp(place, numbers, values)
 
 
-def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
+def error_laws(trial: Trial, noise: Noise) -> Laws:
     """Weights of classes with equal numbers of sampled voxels, the correction of the mixture, and its error laws.
 
-    The noise is Gaussian at intensities above ``above``, which bounds the correction.
+    Weights have the least squared error of the measured intensity, which changes with the last candidate where the
+    values are stabilised.
     """
     order = np.argsort(trial.contrasts, kind="stable")
     parts = np.array_split(order, max(1, min(CLASSES, len(order) // CLASS_VOXELS)))
+    last = trial.values + trial.misfits[-1]
+    steep = noise.slope(last)
+    linear = steep**2 * noise.spread(last)
     classes: list[ErrorLaw] = []
     for part in parts:
-        misfits, divergences = trial.misfits[:, part], trial.divergences[:, part]
-        weights, _ = simplex_weights(misfits @ misfits.T, sigma**2 * divergences.sum(axis=1))
+        misfits = trial.misfits[:, part] * steep[part]
+        weights, _ = simplex_weights(misfits @ misfits.T, trial.divergences[:, part] @ linear[part])
         classes.append(ErrorLaw(float(np.median(trial.contrasts[part])), weights, 0.0, 0.0, 1.0))
     at = Laws(classes, Correction(np.zeros(1), np.zeros(1))).between(trial.contrasts)
     misfit, divergence = np.zeros((2, order.size))
@@ -173,14 +178,27 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
         misfit += share * misfits
         divergence += share * divergences
     estimate = trial.values + misfit
-    added = correction(estimate, misfit, divergence, sigma, above)
-    misfit, divergence = misfit + added(estimate), divergence * (1 + added.slope(estimate))
-    risks = squared_error_terms(misfit, divergence, sigma)
+    added = correction(estimate, misfit, divergence, noise)
+    risks, passed_on = risk_terms(
+        trial.values, estimate + added(estimate), divergence * (1 + added.slope(estimate)), noise
+    )
     for number, part in enumerate(parts):
-        most = max(sigma**2 * float(divergence[part].mean()), 1e-6 * sigma**2)
+        most = max(float(passed_on[part].mean()), 1e-6 * noise.sigma**2)
         least, slope, limit = error_law(risks[part], trial.spreads[part], most)
         classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
     return Laws(classes, added)
+
+
+def risk_terms(values: Floats, estimate: Floats, divergence: Floats, noise: Noise) -> tuple[Floats, Floats]:
+    """Terms of the squared error of an estimate, and of what it has of the noise, in the unit of the values.
+
+    They are ``(F - x)^2 - var(x) + 2 c F'`` and ``c F'``, with ``F`` the intensity that the estimate means. For
+    Gaussian noise they are :func:`squared_error_terms`.
+    """
+    measured, slope = noise.measured(values), noise.slope(estimate)
+    passed_on = noise.factor(values) * divergence / slope
+    misfit = (noise.expected(estimate) - measured) / slope
+    return misfit**2 - noise.variance(measured) / slope**2 + 2 * passed_on, passed_on
 
 
 def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:

@@ -15,9 +15,6 @@ from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabil
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
-PHOTONS = 4.2
-"""Stabilised value of four photons, above which the noise of stabilised values is Gaussian, to 4 % of its standard
-deviation."""
 
 MEAN_OF = 20_000
 """Voxels from which the mean of a residual is taken: its noise is then far below any error of an estimate."""
@@ -131,10 +128,9 @@ def denoise_by_patches(
         Where the specimen lies in each frame.
     """
     values, level = stabilised(whole, noise)
-    above = PHOTONS if noise.gain > 0 else -np.inf
 
     def restore(y: Array) -> LocalResult:
-        return local_tucker(y, None, noise=level, options=options, drift=drift, gaussian_above=above, seed=seed)
+        return local_tucker(y, None, noise=level, options=options, drift=drift, stabilised=noise, seed=seed)
 
     found = restore(values)
     value, error = found.value, np.asarray(found.error)
