@@ -91,13 +91,14 @@ def correction(estimate: Floats, misfits: Floats, divergences: Floats, noise: No
     >>> np.round(found(np.array([1.0, 2.0, 4.0])), 1)
     array([1., 2., 4.])
     """
-    knots, values = peaks(estimate, noise.sigma), estimate - misfits
+    knots, values = peaks(estimate, noise.sigma, noise.above), estimate - misfits
     measured, passed_on = noise.measured(values), noise.factor(values) * divergences
     lacking = measured - noise.expected(estimate)
     left, place, rise = between(estimate, knots)
     terms = lacking**2 + 2 * passed_on * noise.slope(estimate)
     squares, taken = (both(left, v * (1 - place), v * place, knots) for v in (terms, noise.variance(measured)))
-    if np.any(squares < LEAST_NOISE * taken):
+    free = slice(1 if knots[0] == noise.above else 0, None)  # the first hat covers all that lies below
+    if not len(knots[free]) or np.any((squares < LEAST_NOISE * taken)[free]):
         return Correction(np.zeros(1), np.zeros(1))
     # A photon moves the estimate by so much: the derivative is that in the middle.
     middle, _, slope = between(estimate - noise.step(values) * max(float(divergences.mean()), 0) / 2, knots)
@@ -105,7 +106,9 @@ def correction(estimate: Floats, misfits: Floats, divergences: Floats, noise: No
     right += both(middle, passed_on * slope, -passed_on * slope, knots)
     below, over = lacking * (1 - place) + passed_on * rise, lacking * place - passed_on * rise
     uncertain = products(left, below, over, knots) - np.outer(right, right) / estimate.size
-    added = shrunk(products(left, 1 - place, place, knots), right, uncertain)
+    added = np.zeros(len(knots))
+    gram = products(left, 1 - place, place, knots)
+    added[free] = shrunk(gram[free, free], right[free], uncertain[free, free])
     fine = np.interp(np.arange(FINE * (len(knots) - 1) + 1) / FINE, np.arange(len(knots)), knots)
     wanted = noise.expected(fine) + np.interp(fine, knots, added)
     return Correction(fine, noise.reached(wanted) - fine)
@@ -127,11 +130,11 @@ def shrunk(gram: Floats, right: Floats, uncertain: Floats) -> Floats:
     return np.asarray(parts @ (share * found))
 
 
-def peaks(estimate: Floats, sigma: float) -> Floats:
-    """Intensities at which hat functions have their peaks."""
+def peaks(estimate: Floats, sigma: float, above: float) -> Floats:
+    """Intensities at which hat functions have their peaks; the first is ``above`` if that is not below them all."""
     apart = APART * sigma * math.sqrt(max(1.0, APART_VOXELS / estimate.size))
     ordered = np.sort(estimate)
-    first, *others = np.quantile(ordered, KNOTS)
+    first, *others = np.maximum(np.quantile(ordered, KNOTS), above)
     found, counted = [first], np.searchsorted(ordered, first)
     for knot in others:
         count = np.searchsorted(ordered, knot)

@@ -262,7 +262,7 @@ def _of_sample(data: Array, mask: Array | None, sample: Sample, unit: Unit) -> N
     """The estimate from a sample of patches."""
     if len(sample.values) == 0:
         return _no_noise(sample, UNMEASURABLE)
-    lowest = float(np.min(sample.values, where=sample.observed, initial=np.inf))
+    counts = line_of_counts(sample)
     sample, many_outliers = cleaned(sample)
     low_pass = fitted(sample, SMOOTH)
     if many_outliers and len(low_pass.rows) > 0 and not low_pass.observed.all():
@@ -276,7 +276,6 @@ def _of_sample(data: Array, mask: Array | None, sample: Sample, unit: Unit) -> N
     if not np.any(classes.variance > sample.step**2 / 24):  # rounding alone makes twice that, and 0 on flat ground
         return _no_noise(sample, NO_NOISE)
 
-    counts = line_of_counts(fits, sample.step, lowest) if sample.step > 0 and sample.low is None else None
     within = correlation_within_planes(low_pass, sample.side)
     if counts is not None:  # photons arrive one by one, whatever structure makes of their correlation
         within = within._replace(correlated=False)

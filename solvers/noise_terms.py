@@ -25,6 +25,7 @@ mixed Poisson-Gaussian noise, doi:10.1109/TIP.2010.2073477 (the squared error of
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,10 @@ Floats = npt.NDArray[np.floating[Any]]
 STEP = 0.01
 """Distance, in stabilised values, at which the way from photons to stabilised values is tabulated."""
 
+FEW = 4.2
+"""Stabilised value of four photons, above which the noise of stabilised values is Gaussian, to 4 % of its standard
+deviation, and what few photons are does not matter."""
+
 LEAST_SLOPE = 0.5
 """Least change of the photons with the stabilised value: that of dark estimates, which lie below any mean, is 0."""
 
@@ -46,6 +51,16 @@ class Gaussian(NamedTuple):
     """White Gaussian noise: values are the measurement."""
 
     sigma: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether the values are counts of photons."""
+        return False
+
+    @property
+    def above(self) -> float:
+        """Denoised values above which these terms hold."""
+        return -math.inf
 
     def measured(self, values: Floats) -> Floats:
         """``x`` of each value."""
@@ -100,9 +115,9 @@ class Photons(NamedTuple):
     """``max(b, 0) / a^2``: variance of the read noise; an offset that is negative is a pedestal."""
     centre: float
     """What was subtracted from the stabilised values."""
-    exact: bool = True
-    """Whether the law is that of counts. A law that was estimated may be wrong where it says that there is hardly any
-    noise: the variance of stabilised values is taken for 1 then."""
+    counts: bool = True
+    """Whether the values are counts. If not, gain and offset are no better than their estimate, and what they say of a
+    few photons is not relied on: the variance of stabilised values is taken for 1."""
 
     @staticmethod
     def of(noise: NoiseModel, centre: float = 0.0) -> Photons:
@@ -113,6 +128,11 @@ class Photons(NamedTuple):
     def sigma(self) -> float:
         """Standard deviation of the noise of the values."""
         return 1.0
+
+    @property
+    def above(self) -> float:
+        """Denoised values above which these terms hold."""
+        return -math.inf if self.counts else FEW - self.centre
 
     @property
     def law(self) -> NoiseModel:
@@ -151,7 +171,7 @@ class Photons(NamedTuple):
 
     def spread(self, estimates: Floats) -> Floats:
         """Variance of the values where the denoised one is this."""
-        if not self.exact:
+        if not self.counts:
             return np.ones(estimates.shape)
         return stabilised_variance(estimates + self.centre, self.law)
 
@@ -165,6 +185,6 @@ def terms_of(noise: NoiseModel, sigma: float, centre: float = 0.0) -> Noise:
     ``centre`` is what was subtracted from them.
 
     >>> terms_of(NoiseModel.white(2.0), 2.0), terms_of(NoiseModel(gain=2.0, offset=8.0, sigma=3.0), 1.0, centre=5.0)
-    (Gaussian(sigma=2.0), Photons(read=2.0, centre=5.0, exact=False))
+    (Gaussian(sigma=2.0), Photons(read=2.0, centre=5.0, counts=False))
     """
     return Gaussian(sigma) if noise.gain == 0 else Photons.of(noise, centre)

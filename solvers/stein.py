@@ -192,9 +192,11 @@ def error_laws(trial: Trial, noise: Noise) -> Laws:
 def risk_terms(values: Floats, estimate: Floats, divergence: Floats, noise: Noise) -> tuple[Floats, Floats]:
     """Terms of the squared error of an estimate, and of what it has of the noise, in the unit of the values.
 
-    They are ``(F - x)^2 - var(x) + 2 c F'`` and ``c F'``, with ``F`` the intensity that the estimate means. For
-    Gaussian noise they are :func:`squared_error_terms`.
+    They are ``(F - x)^2 - var(x) + 2 c F'`` and ``c F'``, with ``F`` the intensity that the estimate means. Without
+    counts of photons they are :func:`squared_error_terms` and ``sigma^2 f'``.
     """
+    if not noise.counts:
+        return squared_error_terms(estimate - values, divergence, noise.sigma), noise.sigma**2 * divergence
     measured, slope = noise.measured(values), noise.slope(estimate)
     passed_on = noise.factor(values) * divergence / slope
     misfit = (noise.expected(estimate) - measured) / slope

@@ -41,7 +41,7 @@ def hats(estimate: Array, knots: Array) -> tuple[Array, Array]:
 def test_the_correction_solves_its_equations() -> None:
     """Against dense hat functions, and the covariance of the terms as NumPy has it."""
     _, estimate, misfit, divergence = pulled_in(5000, 0.8, 1.0, 0.1)
-    found, knots = correction(estimate, misfit, divergence, UNIT), peaks(estimate, 1.0)
+    found, knots = correction(estimate, misfit, divergence, UNIT), peaks(estimate, 1.0, -math.inf)
     weights, slopes = hats(estimate, knots)
     added = found(knots)
     np.testing.assert_allclose(found(estimate), added @ weights, atol=1e-12)
@@ -140,12 +140,29 @@ def test_the_mean_of_few_photons_is_right_at_every_estimate(read: float, most: f
     assert bias(estimate + found(estimate)).mean() < 0.02
 
 
+def test_nothing_is_added_to_few_photons_where_they_were_not_counted() -> None:
+    """Four photons have the stabilised value 4.2."""
+    rng = np.random.default_rng(0)
+    mean = rng.gamma(2.0, 4.0, 200_000)
+    values = generalised_anscombe(rng.poisson(mean), NoiseModel(gain=1.0, offset=0.0, sigma=1.0)) - 2
+    for counts in (True, False):
+        noise = Photons(0.0, 2.0, counts)
+        about = noise.reached(mean)
+        estimate = 3 + 0.7 * (about - 3) + 0.06 * (values - about)
+        found = correction(estimate, estimate - values, np.full(mean.size, 0.06), noise)
+        assert found(np.array([8.0]))[0] > 1
+        assert found.added[found.intensities < 2.0].any() == counts
+    assert found.intensities[0] == pytest.approx(2.2)
+    assert found.slope(np.array([1.0, 5.0]))[0] == 0
+    assert not correction(estimate - 9, estimate - values, np.full(mean.size, 0.06), noise).added.any()
+
+
 def test_peaks_are_apart() -> None:
     values = np.random.default_rng(0).standard_normal(60_000)
-    found = peaks(values, 2.0)
+    found = peaks(values, 2.0, -math.inf)
     assert np.all(np.diff(found) >= 0.5)
     assert len(found) > 4
-    assert len(peaks(np.zeros(50), 0.0)) == 1
+    assert len(peaks(np.zeros(50), 0.0, -math.inf)) == 1
 
 
 def test_denoising_a_sparse_stack_gains_from_it_and_tells_its_error(monkeypatch: pytest.MonkeyPatch) -> None:

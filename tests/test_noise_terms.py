@@ -85,7 +85,7 @@ def test_terms_belong_to_the_stabilised_values() -> None:
     np.testing.assert_array_equal(loose.spread(values), np.ones(values.shape))
     assert terms_of(NoiseModel.white(0.5), 0.5) == Gaussian(0.5)
     camera = NoiseModel(gain=2.0, offset=8.0, sigma=3.0)
-    assert terms_of(camera, 1.0) == Photons(read=2.0, centre=0.0, exact=False)
+    assert terms_of(camera, 1.0) == Photons(read=2.0, centre=0.0, counts=False)
     stable = generalised_anscombe(np.array([6.0]), camera)
     assert float(Photons.of(camera).measured(stable)[0]) == pytest.approx(6 / 2 + 8 / 4)
     assert math.isclose(float(Photons.of(camera).variance(np.array([5.0]))[0]), 5.0)
