@@ -61,7 +61,7 @@ def test_denoise_by_patches_lets_a_correction_work_where_all_noise_is_alike() ->
 
 
 def test_denoise_by_patches_knows_its_error_at_few_photons() -> None:
-    """Intervals of 90 % at a photon a voxel, in the whole stack and where it is bright, and the mean of bright classes."""
+    """Intervals of 90 % at a photon a voxel, everywhere and where it is bright, and the mean of bright classes."""
     covered, bright, off = [], [], []
     for seed in range(3):
         rng = np.random.default_rng([seed, 5])
