@@ -9,6 +9,7 @@ M. Makitalo, A. Foi, Optimal inversion of the generalized Anscombe transformatio
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from .arrays import Array, as_float, from_host, is_cupy, is_numpy, namespace_of,
 from .noise import NoiseModel
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 def stabilised(values: Array, noise: NoiseModel) -> tuple[Array, float]:
@@ -125,7 +127,7 @@ def inverse_anscombe(d: Array, noise: NoiseModel) -> Array:
     a, b = noise.gain, noise.offset
     if a == 0:
         return d * _positive(noise.sigma)
-    places, corrections, tail = _inverse_table(max(b, 0.0) / a**2)
+    places, corrections, tail, _ = _inverse_table(max(b, 0.0) / a**2)
     xp = namespace_of(d)
     high = float(places[-1])
     zero = xp.asarray(0.0, dtype=d.dtype)
@@ -141,6 +143,27 @@ def inverse_anscombe(d: Array, noise: NoiseModel) -> Array:
     return a * mean - min(b, 0.0) / a
 
 
+def stabilised_variance(d: Floats, noise: NoiseModel) -> Floats:
+    """Variance of the noise of transformed values whose expectation is `d`; it is below 1 for a few photons.
+
+    Parameters
+    ----------
+    d : float array of any shape
+        Denoised values of :func:`generalised_anscombe`, on the host.
+    noise : NoiseModel
+        With a gain.
+
+    Examples
+    --------
+    >>> noise = NoiseModel(gain=1.0, offset=0.0, sigma=1.0)
+    >>> stable = generalised_anscombe(np.random.default_rng(0).poisson(0.5, 1_000_000), noise)
+    >>> round(float(stable.var()), 2), round(float(stabilised_variance(stable.mean(), noise)), 2)
+    (0.47, 0.47)
+    """
+    places, _, _, variances = _inverse_table(max(noise.offset, 0.0) / noise.gain**2)
+    return np.asarray(np.interp(d, places, variances))
+
+
 def _positive(sigma: float) -> float:
     if not sigma > 0:
         raise ValueError(f"expected noise with a positive standard deviation, got sigma = {sigma:g}")
@@ -148,8 +171,10 @@ def _positive(sigma: float) -> float:
 
 
 @lru_cache(maxsize=16)
-def _inverse_table(read: float) -> tuple[Doubles, Doubles, float]:
-    """``d``, ``m - d^2 / 4`` and the factor of ``1 / d^2`` in its tail, for read noise of variance ``read`` at gain 1.
+def _inverse_table(read: float) -> tuple[Doubles, Doubles, float, Doubles]:
+    """``d``, ``m - d^2 / 4``, the factor of ``1 / d^2`` in its tail and the variance about ``d``.
+
+    The variance of the read noise is ``read``, the gain 1.
 
     ``E[d | m] = sum_k P(k; m) E_n[2 sqrt(max(k + n + 3/8 + read, 0))]``, `n` Gaussian (trapezoidal rule).
     """
@@ -159,9 +184,10 @@ def _inverse_table(read: float) -> tuple[Doubles, Doubles, float]:
     k = np.arange(260.0)  # P(k >= 260; 100) < 1e-37
     n, step = np.linspace(-9, 9, 721, retstep=True)
     weight = np.exp(-(n**2) / 2) * step / np.sqrt(2 * np.pi)
-    given = 2 * np.sqrt(np.maximum(k[:, None] + np.sqrt(read) * n + 0.375 + read, 0)) @ weight
+    squares = 4 * np.maximum(k[:, None] + np.sqrt(read) * n + 0.375 + read, 0)
     poisson = np.exp(xlogy(k, means[:, None]) - gammaln(k + 1) - means[:, None])
-    d = poisson @ given
+    d = poisson @ (np.sqrt(squares) @ weight)
+    variances = poisson @ (squares @ weight) - d**2
     corrections = means - d**2 / 4
     tail = (corrections[-1] + 0.125 + read) * d[-1] ** 2
-    return d, corrections, float(tail)
+    return d, corrections, float(tail), variances

@@ -1,20 +1,22 @@
-"""A function of the estimated intensity, added to the estimate: chosen by Stein's estimate of the squared error.
+"""A function of the estimated intensity, added to the estimate: chosen by an unbiased estimate of the squared error.
 
 A mixture of linear filters draws bright structures too dark, and the empty background uneven. How far the truth lies
-from the estimate at an intensity, ``E[v - f | f]``, follows from the data. For white Gaussian noise and hat functions
-``w_k`` of the estimate, Stein's lemma gives
+from the estimate at an intensity, ``E[v - F | f]``, follows from the data. For hat functions ``w_k`` of the estimate
+``f``, which means an intensity ``F``, the lemmas of :mod:`tensorcell.solvers.noise_terms` give
 
-    E [(v - f) w_k(f)] = E [(y - f) w_k(f) - sigma^2 w_k'(f) f'],
+    E [(v - F) w_k(f)] = E [(x - F) w_k(f) - c w_k'(f) f'],
 
-where ``f'`` is the derivative of the estimate at a voxel by the datum there, of which the trial has unbiased terms. The
-second term is what the noise of the datum does: without it, voxels of high estimates would seem too bright in truth,
-since their noise is. The correction ``sum c_k w_k(f)`` has the least squared error where ``A c = r``, ``A_kl = E [w_k
-w_l]`` and ``r`` the expectations above. It is shrunk by what the uncertainty of ``r`` alone would make of it.
+where ``f'`` is the derivative of the estimate at a voxel by the datum there, of which the trial has unbiased terms, and
+``c = sigma^2`` for Gaussian noise. The second term is what the noise of the datum does: without it, voxels of high
+estimates would seem too bright in truth, since their noise is. The correction ``sum a_k w_k(f)`` has the least squared
+error where ``A a = r``, ``A_kl = E [w_k w_l]`` and ``r`` the expectations above. It is a sum of parts whose
+uncertainties are independent, and each part is shrunk by its own (the nonnegative garrote).
 
 References
 ----------
 F. Luisier, T. Blu, M. Unser, A new SURE approach to image denoising, doi:10.1109/TIP.2007.891064 (a linear expansion of
-thresholds, whose coefficients follow from Stein's estimate).
+thresholds, whose coefficients follow from Stein's estimate). L. Breiman, Better subset regression using the nonnegative
+garrote, doi:10.1080/00401706.1995.10484371.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from .noise_terms import Noise
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -39,10 +43,10 @@ LEAST_VOXELS = 300
 
 LEAST_NOISE = 0.8
 """Nothing is added if the noise at some intensity has a variance of less than this share of what it is taken for: its
-variance is the residual's and twice ``sigma^2 f'``, less the squared error."""
+variance is the residual's and twice ``c f'``, less the squared error."""
 
-CAUTION = 2.0
-"""The correction is shrunk as if its uncertainty were so many times as large."""
+FINE = 8
+"""Pieces between two peaks, in each of which an intensity that was added is one stabilised value added."""
 
 
 class Correction(NamedTuple):
@@ -65,49 +69,65 @@ class Correction(NamedTuple):
         return np.asarray(np.diff(self.added)[left] * rise)
 
 
-def correction(
-    estimate: Floats, misfits: Floats, divergences: Floats, sigma: float, above: float = -math.inf
-) -> Correction:
+def correction(estimate: Floats, misfits: Floats, divergences: Floats, noise: Noise) -> Correction:
     """The correction of an estimate.
 
     Parameters
     ----------
     estimate, misfits, divergences : float arrays (n,)
         ``f``, ``f - y`` and terms of ``f'`` at measured voxels, see :class:`tensorcell.solvers.stein.Trial`.
-    sigma : float
-        Standard deviation of the noise.
-    above : float
-        The noise is Gaussian at higher intensities; nothing is added below.
+    noise : Gaussian or Photons
+        The error is that of the intensity which the estimate means.
 
     Examples
     --------
     An estimate that has half of the contrast of the truth, and noise of its own:
 
+    >>> from tensorcell.solvers.noise_terms import Gaussian
     >>> rng = np.random.default_rng(0)
     >>> truth, noise = rng.uniform(0, 10, 100_000), rng.standard_normal(100_000)
     >>> estimate = 0.5 * truth + 0.1 * noise
-    >>> found = correction(estimate, estimate - truth - noise, np.full(truth.size, 0.1), 1.0)
+    >>> found = correction(estimate, estimate - truth - noise, np.full(truth.size, 0.1), Gaussian(1.0))
     >>> np.round(found(np.array([1.0, 2.0, 4.0])), 1)
     array([1., 2., 4.])
     """
-    knots = peaks(estimate, sigma, above)
+    knots, values = peaks(estimate, noise.sigma, noise.above), estimate - misfits
+    measured, passed_on = noise.measured(values), noise.factor(values) * divergences
+    lacking = measured - noise.expected(estimate)
     left, place, rise = between(estimate, knots)
-    noise = sigma**2 * divergences
-    squares, total = (both(left, v * (1 - place), v * place, knots) for v in (misfits**2 + 2 * noise, 1.0))
-    free = slice(1 if knots[0] == above else 0, None)  # the first hat covers all that lies below
-    if not len(knots[free]) or np.min(squares[free] / total[free]) < LEAST_NOISE * sigma**2:
+    terms = lacking**2 + 2 * passed_on * noise.slope(estimate)
+    squares, taken = (both(left, v * (1 - place), v * place, knots) for v in (terms, noise.variance(measured)))
+    free = slice(1 if knots[0] == noise.above else 0, None)  # the first hat covers all that lies below
+    if not len(knots[free]) or np.any((squares < LEAST_NOISE * taken)[free]):
         return Correction(np.zeros(1), np.zeros(1))
-    below, over = -misfits * (1 - place) + noise * rise, -misfits * place - noise * rise
-    right = both(left, below, over, knots)[free]
-    gram = products(left, 1 - place, place, knots)[free, free]
-    found = np.linalg.lstsq(gram, right, rcond=None)[0]
-    uncertain = products(left, below, over, knots)[free, free] - np.outer(right, right) / estimate.size
-    gain = float(right @ found)
-    chance = float(np.trace(np.linalg.lstsq(gram, uncertain, rcond=None)[0]))
-    share = max(0.0, 1 - CAUTION * chance / gain) if gain > 0 else 0.0
+    # A photon moves the estimate by so much: the derivative is that in the middle.
+    middle, _, slope = between(estimate - noise.step(values) * max(float(divergences.mean()), 0) / 2, knots)
+    right = both(left, lacking * (1 - place), lacking * place, knots)
+    right += both(middle, passed_on * slope, -passed_on * slope, knots)
+    below, over = lacking * (1 - place) + passed_on * rise, lacking * place - passed_on * rise
+    uncertain = products(left, below, over, knots) - np.outer(right, right) / estimate.size
     added = np.zeros(len(knots))
-    added[free] = share * found
-    return Correction(knots, added)
+    gram = products(left, 1 - place, place, knots)
+    added[free] = shrunk(gram[free, free], right[free], uncertain[free, free])
+    fine = np.interp(np.arange(FINE * (len(knots) - 1) + 1) / FINE, np.arange(len(knots)), knots)
+    wanted = noise.expected(fine) + np.interp(fine, knots, added)
+    return Correction(fine, noise.reached(wanted) - fine)
+
+
+def shrunk(gram: Floats, right: Floats, uncertain: Floats) -> Floats:
+    """The solution of ``gram a = right`` in parts, each less by its variance over its square, or 0.
+
+    ``uncertain`` is the covariance of ``right``; the parts are orthogonal by ``gram``, and not correlated.
+
+    >>> shrunk(np.eye(2), np.array([10.0, 1.0]), np.array([[10.0, 0.0], [0.0, 2.0]]))
+    array([9., 0.])
+    """
+    from scipy.linalg import eigh
+
+    variances, parts = eigh(uncertain, gram)
+    found = parts.T @ right
+    share = np.maximum(1 - variances / np.maximum(found**2, np.finfo(float).tiny), 0)
+    return np.asarray(parts @ (share * found))
 
 
 def peaks(estimate: Floats, sigma: float, above: float) -> Floats:

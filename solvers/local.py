@@ -58,6 +58,8 @@ from .autocorrelation import checked as checked_autocorrelation
 from .checks import one_or_three, power_of_two, whole_number
 from .iteration import Measures, iterate
 from .local_problem import Completion, checked, completion, neighbour_mean
+from .noise import NoiseModel
+from .noise_terms import Noise, terms_of
 from .patch_denoising import denoised
 from .patch_groups import HARD, SLAB_VOXELS, Drift, filtered, fitted, three
 from .results import IterationRecord, Status
@@ -202,8 +204,8 @@ def local_tucker(
     history: tuple[IterationRecord, ...] = (),
     initial_state: LocalState | None = None,
     drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
-    gaussian_above: float = -math.inf,
     correlation: Sequence[Sequence[float]] = WHITE,
+    stabilised: NoiseModel | None = None,
     seed: int = 0,
     overwrite_data: bool = False,
 ) -> LocalResult:
@@ -244,9 +246,10 @@ def local_tucker(
         Correlation of the noise of neighbouring voxels (:attr:`NoiseModel.autocorrelation` is an estimate), or three
         sequences of it at lags of 0, 1, 2 ... voxels along z, y and x. Denoising weighs by it: noise that is shared
         looks like structure to a filter that takes it for white. The sweeps do not. Default: white noise.
-    gaussian_above : float
-        Intensity above which the noise is Gaussian of that standard deviation, as that of a few photons is not: only
-        above it, denoised intensities are corrected by what Stein's lemma says of them. Default: everywhere.
+    stabilised : NoiseModel, optional
+        Noise of the measurement, where the data are its values of :func:`tensorcell.solvers.generalised_anscombe`:
+        filters are then mixed, denoised intensities corrected and errors told by what the noise of photons does to
+        them. Default: the noise of the data is Gaussian.
     seed : int
         Seed of the perturbation that Stein's estimate needs.
     overwrite_data : bool
@@ -302,8 +305,9 @@ def local_tucker(
     )
     status = Status.COMPLETED if ended is Status.MAX_ITERATIONS else ended
     value, spread, error, weights, predicted = final_stage(
-        problem, state, status, sigma if denoise else 0, options, seed, way, gaussian_above - centre, shared
-    )
+        problem, state, status, sigma if denoise else 0, options, seed, way,
+        None if stabilised is None else terms_of(stabilised, sigma, centre), shared,
+    )  # fmt: skip
     xp = namespace_of(y)
     dtype = data.dtype if data.dtype in (xp.float32, xp.float64) else xp.float64
     return LocalResult(
@@ -407,14 +411,14 @@ def misfit(problem: Completion, state: LocalState) -> float:
 
 def final_stage(
     problem: Completion, state: LocalState, status: Status, sigma: float, options: LocalOptions, seed: int,
-    drift: Drift, above: float, correlation: Autocorrelation,
+    drift: Drift, terms: Noise | None, correlation: Autocorrelation,
 ) -> tuple[Array, Array, Array | None, dict[str, float], float]:  # fmt: skip
     """What follows the sweeps: value, spread, error, weights, predicted error; no voxel is denoised at ``sigma`` 0."""
     if status is not Status.COMPLETED:
         return state.estimate, state.spread, None, {}, math.nan
     whole = completed(problem, state) if problem.levels else state.estimate
     if sigma > 0:
-        return denoised(whole, problem.mask, sigma, options, seed, drift, above, correlation)
+        return denoised(whole, problem.mask, sigma, options, seed, drift, terms, correlation)
     if not problem.levels:
         return whole, state.spread, None, {}, math.nan
     value, spread = filtered(

@@ -12,7 +12,8 @@ sampled finely enough that the fit of a patch leaves no more structure than the 
 2. The residual of the flattest patches of a class of intensity is a mixture of a Gaussian and a uniform background of
    outliers and edges; the variance of the Gaussian is the noise of the class (:mod:`tensorcell.solvers.noise_classes`).
 3. A line through the classes gives gain and offset. The gain is accepted where the line is better than a constant by
-   more than the scatter of the classes explains.
+   more than the scatter of the classes explains. Where the values are counts of photons, gain and offset are those of
+   the levels.
 4. Noise that is correlated between voxels (resampled or demosaiced images) is weak at the highest frequencies
    (:mod:`tensorcell.solvers.noise_correlation`). Structure looks the same but is not spread evenly: where the flattest
    patches hold less than the others do, the question stays open, and the answer says so.
@@ -34,7 +35,7 @@ import numpy as np
 
 from .arrays import Array, as_float, namespace_of
 from .autocorrelation import WHITE, Autocorrelation
-from .noise_classes import Classes, classes_of, line_through, without_small_outliers
+from .noise_classes import Classes, classes_of, line_of_counts, line_through, without_small_outliers
 from .noise_correlation import (
     CORRELATED,
     NOT_TOLD,
@@ -102,6 +103,8 @@ class NoiseModel:
         Smallest variance that :meth:`variance` returns: below the darkest patches the line is not trusted.
     patches : int
         Number of patches that the estimate rests on; 0 where it was given.
+    counted : bool
+        Whether the values count photons, so that the law is exact, whatever few photons there are.
     stripes : tuple of Stripe
         Periodic stripes of the data, which are not counted as noise.
     sentence : str
@@ -125,6 +128,7 @@ class NoiseModel:
     step: float = 0.0
     floor: float = 0.0
     patches: int = 0
+    counted: bool = False
     stripes: tuple[Stripe, ...] = ()
     sentence: str = ""
 
@@ -267,8 +271,18 @@ def estimate_noise(data: Array, mask: Array | None = None, *, unit: Unit = AS_GI
 def _estimated(data: Array, mask: Array | None, unit: Unit) -> NoiseModel:
     """The estimate for a stack without periodic stripes."""
     sample = read_sample(data, mask)
+    if sample.low is not None and sample.step > 0:  # few photons leave many voxels without any, too
+        found = _of_sample(data, mask, read_sample(data, mask, dark=True), unit)
+        if found.counted:
+            return found
+    return _of_sample(data, mask, sample, unit)
+
+
+def _of_sample(data: Array, mask: Array | None, sample: Sample, unit: Unit) -> NoiseModel:
+    """The estimate from a sample of patches."""
     if len(sample.values) == 0:
         return _no_noise(sample, UNMEASURABLE)
+    counts = line_of_counts(sample)
     sample, many_outliers = cleaned(sample)
     low_pass = fitted(sample, SMOOTH)
     if many_outliers and len(low_pass.rows) > 0 and not low_pass.observed.all():
@@ -285,9 +299,13 @@ def _estimated(data: Array, mask: Array | None, unit: Unit) -> NoiseModel:
         return _no_noise(sample, NO_NOISE)
 
     within = correlation_within_planes(middle, sample.side)
+    if counts is not None:  # photons arrive one by one, whatever structure makes of their correlation
+        within = within._replace(correlated=False)
     if within.correlated:
         within = agreed(within, correlation_within_planes(low_pass, sample.side))
     along = correlation_along_z(data, mask, sample, fits)
+    if counts is not None:
+        along = along._replace(correlated=False)
     if (within.correlated or along.correlated) and may_be_structure(low_pass, sample.side, within):
         within, along = UNKNOWN if within.correlated else within, NOT_TOLD if along.correlated else along
     if within.correlated:
@@ -299,7 +317,7 @@ def _estimated(data: Array, mask: Array | None, unit: Unit) -> NoiseModel:
                 break
         classes = classes_of(fits)
         classes = classes._replace(variance=classes.variance / left)
-    return _model(sample, fits, classes, within, along, unit)
+    return _model(sample, fits, classes, within, along, unit, counts)
 
 
 def _check(data: Array, mask: Array | None) -> None:
@@ -329,9 +347,12 @@ def _no_noise(sample: Sample, sentence: str) -> NoiseModel:
     )
 
 
-def _model(sample: Sample, fits: Fits, classes: Classes, within: Within, along: Along, unit: Unit) -> NoiseModel:
-    """The line through the classes, the correlations, and the sentence about them."""
-    gain, offset = line_through(classes)
+def _model(
+    sample: Sample, fits: Fits, classes: Classes, within: Within, along: Along, unit: Unit,
+    counts: tuple[float, float] | None,
+) -> NoiseModel:  # fmt: skip
+    """The line of the counts or through the classes, the correlations, and the sentence about them."""
+    gain, offset = counts or line_through(classes)
     rounding = sample.step**2 / 12
     floor = max(rounding, FLOOR_SHARE * float(np.maximum(gain * classes.intensity + offset, 0).min()))
     if gain == 0:
@@ -350,6 +371,7 @@ def _model(sample: Sample, fits: Fits, classes: Classes, within: Within, along: 
         step=sample.step,
         floor=floor,
         patches=len(fits.intensity),
+        counted=counts is not None,
     )
     return replace(model, sentence=_sentence(model.in_unit(unit), sample.side))
 
@@ -366,7 +388,12 @@ def _stripes_in_words(stripes: tuple[Stripe, ...], unit: Unit) -> str:
 def _sentence(model: NoiseModel, side: tuple[int, int]) -> str:
     """What the model says, in words."""
     basis = f"estimated from {model.patches} patches of {side[0]} x {side[1]} voxels"
-    if model.gain > 0:
+    if model.counted:
+        said = (
+            f"The noise is that of photons, which the values count: its variance is {model.gain:.3g} x intensity "
+            f"{model.offset:+.3g}, as {model.patches} patches of {side[0]} x {side[1]} voxels confirm."
+        )
+    elif model.gain > 0:
         said = (
             f"The noise is Poisson-Gaussian: its variance is {model.gain:.3g} x intensity {model.offset:+.3g}, and its "
             f"standard deviation at intensity {model.intensity:.3g} is {model.sigma:.3g}, {basis}."

@@ -1,7 +1,8 @@
 """Classes of intensity: the variance of the noise in each of them, and the line through them.
 
 The residual of the flattest patches of a class is a mixture of a Gaussian, whose variance is that of the noise, and a
-uniform background of outliers and edges.
+uniform background of outliers and edges. Where the values are counts of photons, which a few levels show, the line is
+known from the levels.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .noise_fits import Fits
+from .noise_fits import Fits, cleaned, fitted
 from .noise_patches import Doubles, Ints, Sample
 from .spread import MEDIAN_SQUARE, robust_sigma
 
@@ -22,6 +23,9 @@ SETTLED = 1e-7
 
 TOLERATED = 0.1
 """Smaller changes of the variance with the intensity are ignored (5 % in sigma), and smaller correlations along z."""
+
+ZEROS = 30
+"""Counts of none that are expected of photons at the least; the lowest value is no count of none without them."""
 
 
 class Classes(NamedTuple):
@@ -140,6 +144,36 @@ def line_through(classes: Classes) -> tuple[float, float]:
     if rise <= 4 * error or rise <= TOLERATED * max(ends[0], 0):
         return 0.0, float(constant[0])
     return float(slope), float(ends[0] - slope * x[0])
+
+
+def line_of_counts(sample: Sample) -> tuple[float, float] | None:
+    """Gain and offset of counted photons, ``step`` and ``-step lowest``, where this is the noise of the sample.
+
+    Each photon raises a value by one step, and the lowest value is a count of none: so many voxels must be expected to
+    have none. The variance must be that of photons, up to :data:`TOLERATED`, in the darker half of the classes and in
+    the brighter one. It is a mean of squares, which the skewness of few counts does not bias.
+    """
+    if sample.step == 0 or sample.low is not None:
+        return None
+    step, lowest = sample.step, float(np.min(sample.values, where=sample.observed, initial=np.inf))
+    count = sample.observed.sum(axis=1)
+    photons = (sample.values.sum(axis=1) / count - lowest) / step
+    if count @ np.exp(-photons) < ZEROS:
+        return None
+    pixels = sample.values.shape[1]
+    # The median of few counts says that there is no noise, and most photons would be outliers.
+    fits = fitted(cleaned(sample, step * np.sqrt(photons)[:, None])[0], pixels * 3 // 4)
+    if len(fits.rows) == 0:
+        return None
+    chosen = [group for group in flattest(fits, FLAT) if (fits.intensity[group] > lowest).any()]
+    for half in (chosen[: (len(chosen) + 1) // 2], chosen[len(chosen) // 2 :]):
+        if not half:
+            return None
+        rows = np.concatenate(half)
+        expected = step * (fits.intensity[rows] - lowest) @ np.sum(np.isfinite(fits.scaled[rows]), axis=1)
+        if not abs(float(np.nansum(fits.scaled[rows] ** 2)) / expected - 1) <= TOLERATED:
+            return None
+    return step, 0.0 - step * lowest
 
 
 def reweighted(design: Doubles, classes: Classes, slope: float) -> tuple[Doubles, Doubles]:

@@ -55,12 +55,13 @@ def products_of(basis: Doubles) -> Doubles:
     return (basis[:, :, None] * basis[:, None, :]).reshape(len(basis), -1)
 
 
-def cleaned(sample: Sample) -> tuple[Sample, bool]:
+def cleaned(sample: Sample, least: Doubles | float = 0.0) -> tuple[Sample, bool]:
     """The sample without voxels far from a robust fit of slopes and curvatures, and whether there were many of them.
 
     The fit is Tukey's biweight. A voxel may lie within six robust standard deviations of its patch, a limit that cuts
     off none of a Gaussian and little of a Poisson distribution. Where more than one voxel in 200 lies beyond it,
-    smaller outliers are likely, and the limit is four (a Gaussian loses .1 % of its variance).
+    smaller outliers are likely, and the limit is four (a Gaussian loses .1 % of its variance). ``least`` is a standard
+    deviation ``(P, 1)`` below which that of a patch is not taken to be.
     """
     values, observed, side = sample.values, sample.observed, sample.side
     basis = cosines_of(side)[0][:, : max(1, min(6, side[0] * side[1] // 4))]
@@ -79,7 +80,7 @@ def cleaned(sample: Sample) -> tuple[Sample, bool]:
         gram = (weights @ products).reshape(-1, q, q) + 1e-3 * np.eye(q)
         right = (known * weights) @ basis
         distance = np.abs(given - np.linalg.solve(gram, right[:, :, None])[:, :, 0] @ basis.T)
-    scale = np.maximum(medians(distance) / MEDIAN_DEVIATION, 0.5 * sample.step)
+    scale = np.maximum(medians(distance) / MEDIAN_DEVIATION, np.maximum(0.5 * sample.step, least))
     distance[np.isnan(distance)] = np.inf
     near = observed & (distance <= 6 * scale)
     many = bool(1 - near.sum() / max(1, observed.sum()) > 0.005)

@@ -69,10 +69,11 @@ class Grid(NamedTuple):
     """Patches read at a time."""
 
 
-def read_sample(data: Array, mask: Array | None) -> Sample:
+def read_sample(data: Array, mask: Array | None, *, dark: bool = False) -> Sample:
     """Random patches of a grid, without those that are clipped to a tenth or hold hardly an observed voxel.
 
-    Where most patches are clipped (background set to zero), up to eight times as many are read.
+    Where most patches are clipped (background set to zero), up to eight times as many are read. With ``dark``, the
+    lowest value is taken for a measurement like all others, however often it is found.
     """
     grid, first = grid_and_first_draw(data, mask)
     if not first.observed.any():
@@ -80,6 +81,7 @@ def read_sample(data: Array, mask: Array | None) -> Sample:
     pool = first.values[first.observed]
     step = step_of(pool)
     low, high = clipped_ends(pool, step)
+    low = None if dark else low
     pixels = grid.side[0] * grid.side[1]
     most = PATCHES * SIDE**2 // max(SIDE**2, pixels)
     free: list[Patches] = []

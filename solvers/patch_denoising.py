@@ -17,6 +17,7 @@ import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
 from .autocorrelation import WHITE, Autocorrelation, standardised_mean
+from .noise_terms import Gaussian, Noise
 from .patch_groups import (
     HARD,
     LEAST_SIGMA,
@@ -81,7 +82,7 @@ def denoised(
     options: PatchOptions,
     seed: int,
     drift: Drift = (),
-    above: float = -math.inf,
+    noise: Noise | None = None,
     correlation: Autocorrelation = WHITE,
 ) -> Denoised:
     """The candidates, mixed by the weights that minimise Stein's estimate at measured voxels.
@@ -100,8 +101,8 @@ def denoised(
         Seed of the divergence's random directions.
     drift : T times three ints
         Where each frame lies along z, y and x; empty: all at the same place.
-    above : float
-        Intensities above which the noise is Gaussian.
+    noise : Gaussian or Photons, optional
+        What the noise of the data is, where they are stabilised; Gaussian by default.
     correlation : Autocorrelation
         Of the noise.
     """
@@ -109,7 +110,7 @@ def denoised(
     contrast, spread = local_contrast(found.values["third"]), total_spread(found)
     rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
     trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift, correlation)
-    laws = error_laws(trial, sigma, above)
+    laws = error_laws(trial, noise or Gaussian(sigma))
     del trial
     mixture = mixed(completed, found.values, contrast, spread, laws)
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:

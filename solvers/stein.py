@@ -41,6 +41,7 @@ import numpy.typing as npt
 from .arrays import Array, from_host, namespace_of
 from .autocorrelation import WHITE, Autocorrelation, drawn
 from .intensity_correction import Correction, correction
+from .noise_terms import Noise
 
 Floats = npt.NDArray[np.floating[Any]]
 Interpolated = Callable[[Sequence[float]], Floats]
@@ -169,19 +170,23 @@ class Laws(NamedTuple):
         return lambda values: np.interp(place, numbers, values)
 
 
-def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
+def error_laws(trial: Trial, noise: Noise) -> Laws:
     """Weights of classes with equal numbers of sampled voxels, the correction of the mixture, and its error laws.
 
-    The noise is Gaussian at intensities above ``above``, which bounds the correction.
+    Weights have the least squared error of the measured intensity, which changes with the last candidate where the
+    values are stabilised.
     """
     order = np.argsort(trial.contrasts, kind="stable")
     parts = contrast_classes(order)
+    last = trial.values + trial.misfits[-1]
+    steep = noise.slope(last)
+    level = steep**2 * noise.spread(last)
+    del last
     classes: list[ErrorLaw] = []
     before: tuple[Any, Any] = (0.0, 0.0)
     for part in parts:
-        misfits = trial.misfits[:, part].astype(np.float64)
-        divergence = trial.divergences[:, part].mean(axis=1, dtype=np.float64)
-        mean = misfits @ misfits.T / len(part), sigma**2 * divergence
+        misfits = trial.misfits[:, part] * steep[part]
+        mean = misfits @ misfits.T / len(part), trial.divergences[:, part] @ level[part] / len(part)
         del misfits
         quadratic, linear = (len(part) * own + PRIOR_VOXELS * other for own, other in zip(mean, before, strict=True))
         weights, _ = simplex_weights(quadratic, linear)
@@ -193,13 +198,13 @@ def error_laws(trial: Trial, sigma: float, above: float = -math.inf) -> Laws:
         share = at([law.weights[number] for law in classes])
         misfit += share * misfits
         divergence += share * divergences
-    estimate, spreads = trial.values + misfit, trial.spreads
-    del trial, misfits, divergences  # they take more memory than all that follows
-    added = correction(estimate, misfit, divergence, sigma, above)
-    misfit, divergence = misfit + added(estimate), divergence * (1 + added.slope(estimate))
-    risks = squared_error_terms(misfit, divergence, sigma)
+    values, spreads = trial.values.astype(np.float64), trial.spreads
+    del trial, misfits, divergences, steep, level  # they take more memory than all that follows
+    estimate = values + misfit
+    added = correction(estimate, misfit, divergence, noise)
+    risks, passed_on = risk_terms(values, estimate + added(estimate), divergence * (1 + added.slope(estimate)), noise)
     for number, part in enumerate(parts):
-        most = max(sigma**2 * float(divergence[part].mean()), 1e-6 * sigma**2)
+        most = max(float(passed_on[part].mean()), 1e-6 * noise.sigma**2)
         least, slope, limit = error_law(risks[part], spreads[part].astype(np.float64), most)
         classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
     return Laws(classes, added)
@@ -216,6 +221,20 @@ def contrast_classes(order: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
         parts.append(last[:-tail])
         last = last[-tail:]
     return [*parts, last]
+
+
+def risk_terms(values: Floats, estimate: Floats, divergence: Floats, noise: Noise) -> tuple[Floats, Floats]:
+    """Terms of the squared error of an estimate, and of what it has of the noise, in the unit of the values.
+
+    They are ``(F - x)^2 - var(x) + 2 c F'`` and ``c F'``, with ``F`` the intensity that the estimate means. Without
+    counts of photons they are :func:`squared_error_terms` and ``sigma^2 f'``.
+    """
+    if not noise.counts:
+        return squared_error_terms(estimate - values, divergence, noise.sigma), noise.sigma**2 * divergence
+    measured, slope = noise.measured(values), noise.slope(estimate)
+    passed_on = noise.factor(values) * divergence / slope
+    misfit = (noise.expected(estimate) - measured) / slope
+    return misfit**2 - noise.variance(measured) / slope**2 + 2 * passed_on, passed_on
 
 
 def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from tensorcell.solvers.anscombe import (
     generalised_anscombe,
     inverse_anscombe,
     stabilised,
+    stabilised_variance,
 )
 from tensorcell.solvers.noise import NoiseModel
 
@@ -63,6 +64,14 @@ def test_transform_makes_the_variance_one(read: float) -> None:
         first = expectation(mean, 0.3, 0.3 * read, 0.0)
         second = expectation(mean, 0.3, 0.3 * read, 0.0, power=2)
         assert math.sqrt(second - first**2) == pytest.approx(1, abs=0.04)  # as stated for four photons and more
+
+
+@pytest.mark.parametrize("read", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("mean", [0.05, 0.7, 3.0, 50.0, 150.0])
+def test_variance_of_few_photons(read: float, mean: float) -> None:
+    model = NoiseModel(gain=0.3, offset=(0.3 * read) ** 2, sigma=1.0)
+    first, second = (expectation(mean, 0.3, 0.3 * read, 0.0, power=power) for power in (1, 2))
+    assert float(stabilised_variance(np.array(first), model)) == pytest.approx(second - first**2, abs=2e-3)
 
 
 @pytest.mark.parametrize("offset", [-3.0, 0.0, 0.01, 4.0, 1e4])

@@ -170,7 +170,9 @@ def test_the_divergence_is_what_the_estimates_owe_to_correlated_noise() -> None:
         owed = [float(np.sum(noise * (each - truth), dtype=np.float64)) for each in found.values.values()]
         return [0.09 * float(terms.sum()) / o for terms, o in zip(trial.divergences[1:], owed, strict=True)]
 
-    assert shares(LATERAL) == pytest.approx([1.0] * len(found.values), rel=0.12)  # random direction and noise: some 4 % each
+    assert shares(LATERAL) == pytest.approx(
+        [1.0] * len(found.values), rel=0.12
+    )  # random direction and noise: some 4 % each
 
 
 def test_the_variance_of_smoothed_noise_is_that_of_the_matrices() -> None:

@@ -222,6 +222,37 @@ def test_few_observed_voxels_give_an_answer(count: int) -> None:
         assert found.patches > 0 or "no noise could be measured" in found.sentence
 
 
+@pytest.mark.parametrize("peak", [2, 5, 20])
+@pytest.mark.parametrize(("step", "pedestal"), [(1.0, 0.0), (3.0, 100.0)])
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_counts_of_photons_have_the_law_of_their_levels(
+    peak: float, step: float, pedestal: float, share: float
+) -> None:
+    """Most voxels have no photon: this is no background that was set to zero."""
+    rng = np.random.default_rng(26)
+    volume = pedestal + step * rng.poisson(peak * (0.05 + cells()))
+    found = estimate_noise(volume, rng.random(volume.shape) < share)
+    assert (found.gain, found.offset, found.low) == (step, -step * pedestal, None)
+    assert found.counted
+    assert found.correlated is False
+    assert "photons, which the values count" in found.sentence
+    assert found.variance(np.array([pedestal + 7 * step])) == pytest.approx([7 * step**2])
+
+
+def test_integers_that_are_no_counts_of_photons_are_told() -> None:
+    rng = np.random.default_rng(27)
+    truth = 0.05 + cells()
+    camera = np.round(100 + 2.3 * rng.poisson(5 * truth) + 1.5 * rng.standard_normal(truth.shape))
+    clipped = np.round(np.maximum(40 * cells() - 5 + 3 * rng.standard_normal(truth.shape), 0))
+    excess = rng.poisson(20 * truth * rng.gamma(2.0, 0.5, truth.shape))  # the specimen itself is grainy
+    doubled = rng.poisson(5 * truth) + 2 * rng.poisson(2.5 * truth)  # some photons count twice
+    for volume in (camera, clipped, excess, doubled, rng.poisson(5 * truth) + 0.3 * rng.standard_normal(truth.shape)):
+        assert not estimate_noise(volume).counted
+    found = estimate_noise(camera)
+    assert found.gain == pytest.approx(2.3, rel=0.15)  # of the line
+    assert found.offset == pytest.approx(1.5**2 + 1 / 12 - 230, rel=0.15)
+
+
 # Correlation ---------------------------------------------------------------------------------------------------------
 
 

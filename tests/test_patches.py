@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tensorcell.methods.patches import Corrected, Stabilised, denoise_by_patches
-from tensorcell.solvers import LocalOptions, NoiseModel
+from tensorcell.solvers import LocalOptions, NoiseModel, estimate_noise
 
 OPTIONS = LocalOptions()
 NOISE = NoiseModel(gain=2.0, offset=1.0, sigma=20.0, intensity=200.0)
@@ -57,3 +58,27 @@ def test_denoise_by_patches_lets_a_correction_work_where_all_noise_is_alike() ->
     # Going to stabilised values and back is biased by the noise taken off, a quarter of its gain or so: .5.
     assert np.median(np.abs(found.samples[1] - noisy)) < 1
     assert plain.samples is None
+
+
+def test_denoise_by_patches_knows_its_error_at_few_photons() -> None:
+    """Intervals of 90 % at a photon a voxel, everywhere and where it is bright, and the mean of bright classes."""
+    covered, bright, off = [], [], []
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 5])
+        blobs = ndimage.gaussian_filter(rng.standard_normal((20, 48, 48)), 2.5)
+        truth = 0.25 + 1.5 * np.maximum(blobs / blobs.std(), 0)
+        data = rng.poisson(truth).astype(np.float32)
+        noise = estimate_noise(data)
+        assert noise.counted
+        found = denoise_by_patches(data, np.ones(data.shape, bool), noise, OPTIONS, seed)
+        inside = np.abs(found.value - truth) <= 1.645 * found.error
+        covered.append(inside.mean())
+        bright.append(inside[truth > np.quantile(truth, 0.9)].mean())
+        parts = np.array_split(np.argsort(found.value, axis=None), 4)
+        off.append([found.value.ravel()[part].mean() / truth.ravel()[part].mean() - 1 for part in parts])
+    # With the noise of more photons, of variance 1, they were .80 and .55 in simulated cells.
+    assert 0.8 < np.mean(covered) < 0.98
+    assert np.mean(bright) > 0.75
+    # The counts of a fourth are known to 1 % in three stacks. In the dark half, where the truth is flat, estimates that
+    # differ by a tenth are not told from each other.
+    assert np.abs(np.mean(off, axis=0))[2:].max() < 0.04

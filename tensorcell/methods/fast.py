@@ -19,12 +19,13 @@ import numpy.typing as npt
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.errors import GapError, errors_of
 from tensorcell.methods.kriging import between_by_kriging
-from tensorcell.methods.patches import PHOTONS, light_of
+from tensorcell.methods.patches import light_of
 from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import GlobalTrial, split_block
 from tensorcell.methods.tucker import from_global_model, global_estimate, was_stopped
 from tensorcell.solvers import NoiseModel, Status
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
+from tensorcell.solvers.noise_terms import terms_of
 from tensorcell.solvers.patch_denoising import PERTURBATION, Candidates, Denoised, local_contrast, mixed, total_spread
 from tensorcell.solvers.residual_kriging import Kernel, NeighbourEstimate
 from tensorcell.solvers.slabs import central_block
@@ -139,7 +140,7 @@ def denoised(
     estimate_at : callable
         The estimate of all voxels at a weight.
     """
-    inlier, above = problem.model.inlier, PHOTONS if problem.model.noise.gain > 0 else -np.inf
+    inlier = problem.model.inlier
     block = central_block(values.shape, STEIN_VOXELS)
     y, known = np.ascontiguousarray(values[block]), inlier[block]
     rng, correlation = np.random.default_rng([problem.fitting.seed, 1]), problem.model.noise.autocorrelation
@@ -161,7 +162,7 @@ def denoised(
         spread[block][known].astype(np.float64),
     )  # fmt: skip
     data = np.where(inlier, values, filled)
-    return mixed(data, found, contrast, spread, error_laws(trial, sigma, above))
+    return mixed(data, found, contrast, spread, error_laws(trial, terms_of(problem.model.noise, sigma)))
 
 
 def said(mixture: Mixture, trial: GlobalTrial | None) -> str:

@@ -16,9 +16,6 @@ from tensorcell.solvers.slabs import slabs
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
-PHOTONS = 4.2
-"""Stabilised value of four photons, above which the noise of stabilised values is Gaussian, to 4 % of its standard
-deviation."""
 
 MEAN_OF = 20_000
 """Voxels from which the mean of a residual is taken: its noise is then far below any error of an estimate."""
@@ -138,11 +135,10 @@ def denoise_by_patches(
         Whether ``whole`` may be written over.
     """
     values, level = stabilised(whole, noise)
-    above = PHOTONS if noise.gain > 0 else -np.inf
 
     def restore(y: Array, overwrite: bool = False) -> LocalResult:
         return local_tucker(
-            y, None, noise=level, options=options, drift=drift, gaussian_above=above,
+            y, None, noise=level, options=options, drift=drift, stabilised=noise,
             correlation=noise.autocorrelation, seed=seed, overwrite_data=overwrite,
         )  # fmt: skip
 
