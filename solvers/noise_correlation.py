@@ -39,6 +39,9 @@ LAGS, RIDGE = 4, 0.02
 """Largest lag in voxels, and how much an unknown correlation of 1 counts beside an equation that is off by 1: patches
 of eight voxels tell little of the long lags."""
 
+LARGE = 1e9
+"""A ratio of which no more is said than that it is large: there is nothing between two infinite numbers."""
+
 FEWEST = 30
 """Pairs of patches without which no correlation along z is given."""
 
@@ -149,7 +152,7 @@ def may_be_structure(fits: Fits, side: tuple[int, int], within: Within) -> bool:
 def growth(fits: Fits) -> float:
     """Energy of the residual in the next three tenths of the patches over that in the flattest tenth, in most classes.
 
-    It is infinite where a residual is 0, or where the patches are too few.
+    It is as large as can be where a residual is 0, or where the patches are too few.
     """
     energy = np.sum(fits.residual**2, axis=1) / fits.freedom
     times = []
@@ -157,8 +160,8 @@ def growth(fits: Fits) -> float:
         least = float(np.median(energy[flat]))
         rest = more[len(flat) :]
         if rest.size >= 10:
-            times.append(float(np.median(energy[rest])) / least if least > 0 else np.inf)
-    return float(np.quantile(times, 0.25)) if times else np.inf
+            times.append(float(np.median(energy[rest])) / least if least > 0 else LARGE)
+    return float(np.quantile(times, 0.25)) if times else LARGE
 
 
 def dispersion(fits: Fits, side: tuple[int, int], within: Within) -> float:

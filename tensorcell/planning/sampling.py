@@ -117,7 +117,7 @@ def plan(
     --------
     >>> from tensorcell.datasets import simulate_cells
     >>> pilot = simulate_cells((17, 32, 32), cells=6, seed=1).measured
-    >>> plan(pilot, axial_factors=(2, 4), target_psnr=18).best.axial_factor
+    >>> plan(pilot, axial_factors=(2, 4), target_psnr=22).best.axial_factor
     2
     """
     start = time.perf_counter()
