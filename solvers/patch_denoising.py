@@ -46,8 +46,12 @@ PERTURBATION = 0.1
 """Step, in standard deviations of the noise, of the divergence's finite difference."""
 
 CHANGE_WIDTH, CHANGED = 1.5, (3.5, 4.5)
-"""Gaussian width, in voxels, and standard deviations of what noise is then, between which a residual is taken for a
-change that a frame shows and the frames beside it do not."""
+"""Gaussian width, in voxels, and standard deviations of what noise is then, between which a residual is taken for
+structure: in a series, for a change that a frame shows and the frames beside it do not."""
+
+LOST_WIDTH, ADDED_WIDTH = 1.0, 0.7
+"""Gaussian widths, in voxels, within which a stack's residual shows that a spot lost its peak, and of what is added of
+it: the peak is narrower than the spot."""
 
 CONTRAST_WIDTH = 1.5
 """Gaussian width, in voxels, within which the local contrast is taken."""
@@ -113,9 +117,9 @@ def denoised(
     laws = error_laws(trial, noise or Gaussian(sigma))
     del trial
     mixture = mixed(completed, found.values, contrast, spread, laws)
-    if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
-        return mixture
     del found, contrast, spread  # the candidates take more memory than all that follows
+    if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
+        return with_residue(mixture, completed, measured, sigma, correlation)
     return with_changes(mixture, completed, measured, sigma, options, correlation)
 
 
@@ -245,8 +249,31 @@ def with_changes(
     return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))
 
 
-def changes(residual: Array, measured: Array, sigma: float, correlation: Autocorrelation = WHITE) -> Array:
-    """Share of a frame by itself, ``(T, Z, Y, X)``: 0 where the residual is noise, 1 where it is surely none.
+def with_residue(
+    mixture: Denoised, completed: Array, measured: Array, sigma: float, correlation: Autocorrelation
+) -> Denoised:
+    """The estimate of a stack, with what it lacks of the measurement where that is surely no noise.
+
+    A spot is rare among the patches of its group, and shrunk with what is noise in them. Where the smoothed residual
+    stands out, it is added, smoothed less, and the error grows by what was added.
+    """
+    from scipy import ndimage
+
+    there = to_host(measured)
+    residual = np.where(there, to_host(completed - mixture.value), 0)
+    share = changes(residual, there, sigma, correlation, LOST_WIDTH)
+    if not share.any():
+        return mixture
+    share *= ndimage.gaussian_filter(residual, ADDED_WIDTH, mode="constant", axes=(-3, -2, -1))
+    step = from_host(share, completed)
+    xp = namespace_of(completed)
+    return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))
+
+
+def changes(
+    residual: Array, measured: Array, sigma: float, correlation: Autocorrelation = WHITE, width: float = CHANGE_WIDTH
+) -> Array:
+    """Where a residual ``(..., Z, Y, X)`` is more than noise: 0 where it is noise, 1 where it is surely none.
 
     The residual, smoothed as far as the optics smooth, is compared with the standard deviation that it has elsewhere,
     or that noise would have then, whichever is smaller.
@@ -254,7 +281,7 @@ def changes(residual: Array, measured: Array, sigma: float, correlation: Autocor
     from scipy import ndimage
 
     space = (-3, -2, -1)
-    off = standardised_mean(np.where(measured, residual, 0), CHANGE_WIDTH, space, correlation)
+    off = standardised_mean(np.where(measured, residual, 0), width, space, correlation)
     allowed = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
     off = ndimage.maximum_filter(np.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=space)
     low, high = CHANGED

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tensorcell.solvers import LocalOptions, LocalState, Status, local_tucker
+from tensorcell.solvers import LocalOptions, LocalState, Status, local_tucker, patch_denoising
 from tensorcell.solvers.kernels_local import factor, from_core, multiply, nearest, to_core
 from tensorcell.solvers.local import OUTLIER
 from tensorcell.solvers.local_problem import neighbour_mean
@@ -742,6 +742,27 @@ def test_rare_structure_gets_weights_and_errors_of_its_own() -> None:
     assert there.mean() < 0.005
     assert np.mean(covered) > 0.75  # .3 without classes of rare contrast
     assert 0.6 < np.mean(ratio) < 1.4  # 2.6 without
+
+
+def test_a_spot_in_structure_is_not_shrunk_with_the_noise_of_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spots of five standard deviations of the noise, in structure of three: rare among patches that are alike."""
+    places = [(z, y, x) for z in (4, 10, 16) for y in (12, 32, 52) for x in (12, 32, 52)]
+    spots = np.zeros((21, 64, 64))
+    spots[tuple(np.array(places).T)] = 1
+    spots = ndimage.gaussian_filter(spots, (1.1, 1.2, 1.2))
+    spots *= 5 / spots.max()
+    truth = (spots + 3 * smooth(spots.shape, 5, 5.0)).astype(np.float32)
+    noisy = truth + noise_like(truth, 1.0, 6)
+    at = tuple(np.array(places).T)
+    left, covered = {}, {}
+    for limits in (patch_denoising.CHANGED, (1e3, 2e3)):
+        monkeypatch.setattr(patch_denoising, "CHANGED", limits)
+        found = local_tucker(noisy, noise=1.0)
+        left[limits] = float(np.mean((found.value - truth)[at]))
+        covered[limits] = np.mean(np.abs(found.value - truth)[at] <= 1.645 * found.error[at])
+    taken, without = left
+    assert 0 > left[taken] > 0.75 * left[without]
+    assert covered[taken] > covered[without] + 0.3
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 40), (32, 128, 128), (124, 86, 94), (57, 256, 256), (400, 500, 600)])
