@@ -260,11 +260,11 @@ def with_residue(
     from scipy import ndimage
 
     there = to_host(measured)
-    residual = np.where(there, to_host(completed - mixture.value), 0)
+    residual = to_host(completed - mixture.value)
     share = changes(residual, there, sigma, correlation, LOST_WIDTH)
     if not share.any():
         return mixture
-    share *= ndimage.gaussian_filter(residual, ADDED_WIDTH, mode="constant", axes=(-3, -2, -1))
+    share *= ndimage.gaussian_filter(np.where(there, residual, 0), ADDED_WIDTH, mode="constant", axes=(-3, -2, -1))
     step = from_host(share, completed)
     xp = namespace_of(completed)
     return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))

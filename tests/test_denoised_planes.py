@@ -93,6 +93,17 @@ def test_noise_far_below_the_error_between_planes_costs_no_denoising(monkeypatch
         share_of(gaps_of(planes, 0.2))
 
 
+def test_a_stopped_run_is_not_denoised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(denoised_planes, "denoised", refused)
+    planes = np.random.default_rng(9).standard_normal((9, 24, 24)).astype(np.float32)
+    gaps = gaps_of(planes, 1.0)
+    gaps = gaps._replace(estimate=gaps.estimate._replace(status=Status.STOPPED))
+    np.testing.assert_array_equal(between_denoised(gaps).volume, between_by_kriging(gaps).volume)
+
+
 def test_too_few_planes_to_judge_keep_their_noise() -> None:
     planes = np.random.default_rng(6).standard_normal((4, 24, 24)).astype(np.float32)
     assert share_of(gaps_of(planes, 1.0)) == Share(0.0)

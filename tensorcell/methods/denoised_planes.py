@@ -19,7 +19,7 @@ from tensorcell.methods.errors import interpolated_along_z
 from tensorcell.methods.kriging import filled_by_kriging
 from tensorcell.methods.patches import Denoised, denoise_by_patches
 from tensorcell.methods.protocol import Filled, Gaps, Problem
-from tensorcell.solvers import LocalOptions, NoiseModel
+from tensorcell.solvers import LocalOptions, NoiseModel, Status
 from tensorcell.solvers.interplane import judged_slope
 from tensorcell.solvers.kriging import kriged
 from tensorcell.solvers.left_out_planes import every_second
@@ -79,7 +79,8 @@ class Source(NamedTuple):
 def source_of(gaps: Gaps) -> Source:
     """The measured planes, denoised as far as left-out planes justify it where measured voxels are kept."""
     problem, estimate = gaps.problem, gaps.estimate
-    share = share_denoised(problem, estimate.value, gaps.grid) if problem.keep else NONE
+    worth_it = problem.keep and estimate.status is not Status.STOPPED  # who stops a run does not wait for more
+    share = share_denoised(problem, estimate.value, gaps.grid) if worth_it else NONE
     if share.value < LEAST_SHARE:
         return Source(gaps, problem.noise_passed_on)
     found = denoised(problem, estimate.value, problem.model.inlier)
