@@ -43,6 +43,7 @@ from .noise_correlation import (
     Along,
     Within,
     agreed,
+    as_given,
     correlation_along_z,
     correlation_within_planes,
     may_be_structure,
@@ -216,7 +217,9 @@ class NoiseModel:
         return xp.where(line < self.floor, xp.asarray(self.floor, dtype=line.dtype), line)
 
 
-def estimate_noise(data: Array, mask: Array | None = None, *, unit: Unit = AS_GIVEN) -> NoiseModel:
+def estimate_noise(
+    data: Array, mask: Array | None = None, *, correlation: Autocorrelation | None = None, unit: Unit = AS_GIVEN
+) -> NoiseModel:
     """Estimate of the noise of a stack, which is separated from its structure.
 
     Parameters
@@ -225,6 +228,8 @@ def estimate_noise(data: Array, mask: Array | None = None, *, unit: Unit = AS_GI
         In any unit; values that are not finite count as missing. Planes may be any distance apart.
     mask : bool array ``(Z, Y, X)``, optional
         True = observed.
+    correlation : Autocorrelation, optional
+        Of the noise, where it is known, as from other frames of the same detector; by default it is estimated.
     unit : Unit
         How values become intensities of the caller; only the sentence of the result is in the caller's unit.
 
@@ -258,27 +263,29 @@ def estimate_noise(data: Array, mask: Array | None = None, *, unit: Unit = AS_GI
     (0.1, 0.0, False)
     """
     _check(data, mask)
-    found = _estimated(data, mask, unit)
+    found = _estimated(data, mask, correlation, unit)
     if found.patches == 0:
         return found
     plain, stripes = without_stripes(data, mask)
     if plain is None or max(each.amplitude for each in stripes) < FAINT * found.sigma:
         return found
-    found = _estimated(plain, mask, unit)
+    found = _estimated(plain, mask, correlation, unit)
     return replace(found, stripes=stripes, sentence=f"{found.sentence} {_stripes_in_words(stripes, unit)}")
 
 
-def _estimated(data: Array, mask: Array | None, unit: Unit) -> NoiseModel:
+def _estimated(data: Array, mask: Array | None, correlation: Autocorrelation | None, unit: Unit) -> NoiseModel:
     """The estimate for a stack without periodic stripes."""
     sample = read_sample(data, mask)
     if sample.low is not None and sample.step > 0:  # few photons leave many voxels without any, too
-        found = _of_sample(data, mask, read_sample(data, mask, dark=True), unit)
+        found = _of_sample(data, mask, read_sample(data, mask, dark=True), correlation, unit)
         if found.counted:
             return found
-    return _of_sample(data, mask, sample, unit)
+    return _of_sample(data, mask, sample, correlation, unit)
 
 
-def _of_sample(data: Array, mask: Array | None, sample: Sample, unit: Unit) -> NoiseModel:
+def _of_sample(
+    data: Array, mask: Array | None, sample: Sample, correlation: Autocorrelation | None, unit: Unit
+) -> NoiseModel:
     """The estimate from a sample of patches."""
     if len(sample.values) == 0:
         return _no_noise(sample, UNMEASURABLE)
@@ -298,16 +305,17 @@ def _of_sample(data: Array, mask: Array | None, sample: Sample, unit: Unit) -> N
     if not np.any(classes.variance > sample.step**2 / 24):  # rounding alone makes twice that, and 0 on flat ground
         return _no_noise(sample, NO_NOISE)
 
-    within = correlation_within_planes(middle, sample.side)
-    if counts is not None:  # photons arrive one by one, whatever structure makes of their correlation
-        within = within._replace(correlated=False)
-    if within.correlated:
-        within = agreed(within, correlation_within_planes(low_pass, sample.side))
-    along = correlation_along_z(data, mask, sample, fits)
-    if counts is not None:
-        along = along._replace(correlated=False)
-    if (within.correlated or along.correlated) and may_be_structure(low_pass, sample.side, within):
-        within, along = UNKNOWN if within.correlated else within, NOT_TOLD if along.correlated else along
+    if correlation is not None:
+        within, along = as_given(correlation)
+    else:
+        within = correlation_within_planes(middle, sample.side)
+        if within.correlated:
+            within = agreed(within, correlation_within_planes(low_pass, sample.side))
+        along = correlation_along_z(data, mask, sample, fits)
+        if counts is not None:  # photons arrive one by one, whatever structure makes of their correlation
+            within, along = within._replace(correlated=False), along._replace(correlated=False)
+        if (within.correlated or along.correlated) and may_be_structure(low_pass, sample.side, within):
+            within, along = UNKNOWN if within.correlated else within, NOT_TOLD if along.correlated else along
     if within.correlated:
         # High frequencies hold less structure, and too little noise where the blur is wide.
         for cosines in bands:

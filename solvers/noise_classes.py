@@ -21,6 +21,9 @@ FLAT = 0.3
 SETTLED = 1e-7
 """Relative change of a variance at which it is settled."""
 
+SHRUNK = 0.01
+"""A variance that falls below this share of the robust one is that of residuals that are all but 0, not of noise."""
+
 TOLERATED = 0.1
 """Smaller changes of the variance with the intensity are ignored (5 % in sigma), and smaller correlations along z."""
 
@@ -58,10 +61,13 @@ def groups_of(intensity: Doubles, fewest: int = 40) -> list[Ints]:
     return groups
 
 
-def flattest(fits: Fits, share: float, fewest: int = 30) -> list[Ints]:
-    """The patches of each class whose fits have the least gradients: this share of them, but at least `fewest`."""
+def flattest(fits: Fits, share: float, fewest: int = 30, in_class: int = 40) -> list[Ints]:
+    """The patches of each class whose fits have the least gradients: this share of them, but at least `fewest`.
+
+    A class has at least `in_class` patches.
+    """
     chosen = []
-    for group in groups_of(fits.intensity):
+    for group in groups_of(fits.intensity, in_class):
         count = max(int(share * len(group)), min(len(group), fewest))
         chosen.append(group[np.argsort(fits.roughness[group], kind="stable")[:count]])
     return chosen
@@ -89,12 +95,18 @@ def classes_of(fits: Fits) -> Classes:
 def gaussian_variance(values: Doubles) -> float:
     """Variance of the Gaussian in a mixture with a uniform distribution over the range (at most 40 steps of EM).
 
-    The range is at least ten standard deviations either way: a narrower one would take part of the Gaussian.
+    The range is at least ten standard deviations either way: a narrower one would take part of the Gaussian. Where many
+    residuals are 0, as on background that was set to one value, the Gaussian that is most likely is a spike on them;
+    the variance is the robust one of all residuals then.
+
+    >>> noise = np.random.default_rng(0).standard_normal(1000)
+    >>> gaussian_variance(np.append(noise, np.zeros(800))) > 0.01
+    True
     """
     squares = values[np.isfinite(values)] ** 2
     if squares.size == 0:
         return 0.0
-    variance = float(np.median(squares)) / MEDIAN_SQUARE
+    robust = variance = float(np.median(squares)) / MEDIAN_SQUARE
     if variance == 0:
         return float(squares.mean())
     reach = max(float(np.sqrt(squares.max())), 10 * np.sqrt(variance))
@@ -103,6 +115,8 @@ def gaussian_variance(values: Doubles) -> float:
         bell = (1 - share) * np.exp(-squares / (2 * variance)) / np.sqrt(2 * np.pi * variance)
         belongs = bell / (bell + share / (2 * reach))
         before, variance = variance, float(belongs @ squares / belongs.sum())
+        if variance < SHRUNK * robust:
+            return robust
         share = float(1 - belongs.mean())
         if abs(variance - before) <= SETTLED * before:
             break

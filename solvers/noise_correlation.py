@@ -35,6 +35,12 @@ UNEVEN, DISPERSED = 1.2, 2.3
 hold so many times the energy of the flattest, or where the energy of flat patches varies so many times as much as that
 of noise, what looks like correlation may be structure."""
 
+FEWEST_COMPARED = 150
+"""Fewest patches of a class, of which the flattest are compared with those next to them."""
+
+FEWEST_WEAK = 300
+"""Fewest patches that tell a correlation below what denoisers rely on from chance."""
+
 LAGS, RIDGE = 4, 0.02
 """Largest lag in voxels, and how much an unknown correlation of 1 counts beside an equation that is off by 1: patches
 of eight voxels tell little of the long lags."""
@@ -91,7 +97,8 @@ def correlation_within_planes(fits: Fits, side: tuple[int, int]) -> Within:
 
     lags = least_squares(difference, np.zeros(sum(most)), bounds=(-0.9, 0.97)).x
     y, x = lags[: most[0]], lags[most[0] :]
-    correlated = bool(max(abs(y[0]), abs(x[0])) > CORRELATED)
+    certain = CORRELATED if len(fits.rows) >= FEWEST_WEAK else RELIED_ON
+    correlated = bool(max(abs(y[0]), abs(x[0])) > certain)
     return Within((1.0, *y.tolist()), (1.0, *x.tolist()), correlated)
 
 
@@ -156,7 +163,8 @@ def growth(fits: Fits) -> float:
     """
     energy = np.sum(fits.residual**2, axis=1) / fits.freedom
     times = []
-    for flat, more in zip(flattest(fits, 0.1), flattest(fits, 0.4), strict=True):
+    few, many = (flattest(fits, share, FEWEST // 2, FEWEST_COMPARED) for share in (0.1, 0.4))
+    for flat, more in zip(few, many, strict=True):
         least = float(np.median(energy[flat]))
         rest = more[len(flat) :]
         if rest.size >= 10:
@@ -195,6 +203,16 @@ class Along(NamedTuple):
 
 
 NOT_TOLD = Along((1.0, np.nan), None)
+
+
+def as_given(correlation: Autocorrelation) -> tuple[Within, Along]:
+    """A correlation that is known, in the form of an estimate.
+
+    >>> as_given(Autocorrelation(x=(1.0, 0.5)))
+    (Within(y=(1.0, 0.0), x=(1.0, 0.5), correlated=True), Along(z=(1.0, 0.0), correlated=False))
+    """
+    z, y, x = (lags if len(lags) > 1 else (1.0, 0.0) for lags in correlation)
+    return Within(y, x, bool(max(abs(y[1]), abs(x[1])) > CORRELATED)), Along(z, bool(abs(z[1]) > TOLERATED))
 
 
 def correlation_along_z(data: Array, mask: Array | None, sample: Sample, fits: Fits) -> Along:

@@ -223,6 +223,7 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
         squared = xp.where(spread[part] < limit, spread[part], limit) ** 2
         least, slope = ([getattr(law, name) for law in laws.classes] for name in ("least", "slope"))
         squared = interpolated(least) + interpolated(slope) * squared
+        squared *= xp.maximum(contrast[part] / laws.highest, xp.ones((), dtype=squared.dtype)) ** 2
         square += scalar(xp.sum(squared, dtype=xp.float64))
         error[part] = xp.sqrt(squared)
     size = math.prod(completed.shape)

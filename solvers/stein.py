@@ -59,6 +59,10 @@ TAIL, TAIL_VOXELS = 0.1, 300
 """Share of a class that a class of still higher contrast takes from it, and the fewest voxels of that one: what is rare
 may be all that matters, and the mean over many other voxels does not speak for it."""
 
+UNCERTAIN, GROUPS = 2.0, 16
+"""Standard errors of the mean of what an estimate has of the noise: no less is believed. They are told by the means of
+so many groups of voxels that lie together, since errors of neighbours are alike."""
+
 PRIOR_VOXELS = 1000
 """Voxels of the class below for which its sums count in the weights of a small class."""
 
@@ -163,6 +167,11 @@ class Laws(NamedTuple):
     correction: Correction
     """Function of the mixture that is added to it."""
 
+    @property
+    def highest(self) -> float:
+        """Contrast above which no class tells the error; it is taken to grow as the contrast does."""
+        return self.classes[-1].contrast or 1.0
+
     def between(self, contrasts: Floats) -> Interpolated:
         """A function that interpolates one number a class at these contrasts."""
         numbers = np.arange(len(self.classes))
@@ -204,7 +213,7 @@ def error_laws(trial: Trial, noise: Noise) -> Laws:
     added = correction(estimate, misfit, divergence, noise)
     risks, passed_on = risk_terms(values, estimate + added(estimate), divergence * (1 + added.slope(estimate)), noise)
     for number, part in enumerate(parts):
-        most = max(float(passed_on[part].mean()), 1e-6 * noise.sigma**2)
+        most = max(float(passed_on[part].mean()), UNCERTAIN * standard_error(passed_on[np.sort(part)]))
         least, slope, limit = error_law(risks[part], spreads[part].astype(np.float64), most)
         classes[number] = classes[number]._replace(least=least, slope=slope, limit=limit)
     return Laws(classes, added)
@@ -235,6 +244,17 @@ def risk_terms(values: Floats, estimate: Floats, divergence: Floats, noise: Nois
     passed_on = noise.factor(values) * divergence / slope
     misfit = (noise.expected(estimate) - measured) / slope
     return misfit**2 - noise.variance(measured) / slope**2 + 2 * passed_on, passed_on
+
+
+def standard_error(terms: Floats) -> float:
+    """Standard error of the mean of terms whose neighbours are alike.
+
+    >>> terms = np.repeat(np.random.default_rng(0).standard_normal(64), 100)
+    >>> round(standard_error(terms), 2), round(float(np.std(terms)) / 80, 2)
+    (0.13, 0.01)
+    """
+    means = [float(group.mean()) for group in np.array_split(terms, GROUPS)]
+    return float(np.std(means, ddof=1)) / math.sqrt(GROUPS)
 
 
 def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:

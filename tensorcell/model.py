@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
-from tensorcell.solvers.autocorrelation import WHITE
+from tensorcell.solvers.autocorrelation import WHITE, Autocorrelation
 from tensorcell.solvers.defects import find_defects
 from tensorcell.solvers.neighbourhoods import excluding, surroundings
 from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects, no_outliers
@@ -95,6 +95,7 @@ def model_of(
     noise: float | None = None,
     rank: Sequence[int] | None = None,
     psf: Sequence[float] | None = None,
+    correlation: Autocorrelation | None = None,
     unit: Unit = AS_GIVEN,
 ) -> StackModel:
     """Noise, rank, fit and outliers of a stack.
@@ -113,6 +114,8 @@ def model_of(
         Multilinear rank, where it was given.
     psf : three floats, optional
         Standard deviation of the point spread function along z, y and x in voxels, where it was given.
+    correlation : Autocorrelation, optional
+        Of the noise, where it is known.
     unit : Unit
         How values become intensities of the caller, whose unit the sentence on the noise is in.
 
@@ -122,7 +125,11 @@ def model_of(
         If more than half of the measured voxels were taken for wrong.
     """
     given = None if noise is None else NoiseModel.white(noise, unit)
-    law = given or estimate_noise(values, mask, unit=unit)
+
+    def estimated(known: Bools) -> NoiseModel:
+        return given or estimate_noise(values, known, correlation=correlation, unit=unit)
+
+    law = estimated(mask)
     robust, measured = fitting.options.robust, int(np.count_nonzero(mask))
     defects, sound = no_defects(), mask
     for _ in range(ROUNDS if robust else 0):  # defects that were not known hide others, and make the noise seem larger
@@ -133,7 +140,7 @@ def model_of(
         sound = defects.inliers(mask)
         if abs(wrong - before) <= FEW_OUTLIERS * measured:
             break
-        law = given or estimate_noise(values, sound, unit=unit)
+        law = estimated(sound)
 
     def fitted(wrong: Array) -> tuple[RankEstimate, CompletionResult]:
         stack, known = without(values, mask, wrong)
@@ -151,7 +158,7 @@ def model_of(
         if not further or abs(len(outliers.positions) - wrong) <= FEW_OUTLIERS * measured:
             break
         wrong = len(outliers.positions)
-        law = given or estimate_noise(values, inlier, unit=unit)
+        law = estimated(inlier)
         found, fit = fitted(outliers.positions)
     if given is None:
         law = anchored(bounded_by_fit(law, values, inlier, fit, unit), values[inlier])

@@ -19,6 +19,7 @@ from tensorcell.errors import InputError
 from tensorcell.lacking_planes import with_planes_of_others
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import LocalOptions
+from tensorcell.solvers.autocorrelation import mean_of
 from tensorcell.solvers.units import Unit
 from tensorcell.stack_recovery import Posed, Request, StackResult, finished, posed_stack
 from tensorcell.volume import Stack
@@ -84,6 +85,8 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
                 continue
             unit = unit or (one.unit if together else None)
             posed.append(one)
+        if together:
+            posed = with_shared_correlation(posed, frames[window], request, complete=whole, like=unit)
         estimates = estimated(posed, request, notes) if together else {}
         results: list[StackResult | InputError] = []
         for number, each in enumerate(posed):
@@ -105,6 +108,36 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
             yield from zip(frames[window][inner], completed_by_others(results, notes), strict=True)
     if together:
         notes += notes_on_brightness(brightness)
+
+
+def with_shared_correlation(
+    posed: Sequence[Posed | InputError], frames: Sequence[Stack], request: Request, *, complete: bool, like: Unit | None
+) -> list[Posed | InputError]:
+    """The problems, posed again for frames that do not tell whether their noise is correlated as that of most is.
+
+    One detector took them all. A frame is left as it was if its noise would differ from that of the others even so.
+    """
+    laws = {
+        number: one.problem.model.noise
+        for number, one in enumerate(posed)
+        if isinstance(one, Posed) and one.problem is not None
+    }
+    told = [law for law in laws.values() if not law.autocorrelation.white]
+    again: list[Posed | InputError] = list(posed)
+    if request.noise is not None or 2 * len(told) <= len(laws):
+        return again
+    shared = mean_of([law.autocorrelation for law in told])
+    level = float(np.median([law.sigma for law in told]))
+    for number in (number for number, law in laws.items() if law.correlated is None):
+        one = posed_stack(frames[number], request, complete=complete, like=like, correlation=shared)
+        if one.problem is not None and is_as_noisy(one.problem, level):
+            again[number] = one
+    return again
+
+
+def is_as_noisy(problem: Problem, level: float) -> bool:
+    """Whether the noise is about as large as that."""
+    return level <= NOISIER * problem.model.noise.sigma <= NOISIER**2 * level
 
 
 def completed_by_others(
@@ -171,11 +204,7 @@ def alike_frames(problems: dict[int, Problem]) -> list[int]:
     kinds = {number: (tuple(one.stack.planes.tolist()), one.unit) for number, one in problems.items()}
     (usual, _), *_ = Counter(kinds.values()).most_common(1)
     level = float(np.median([problems[number].model.noise.sigma for number in problems if kinds[number] == usual]))
-    return [
-        number
-        for number, one in problems.items()
-        if kinds[number] == usual and level <= NOISIER * one.model.noise.sigma <= NOISIER**2 * level
-    ]
+    return [number for number, one in problems.items() if kinds[number] == usual and is_as_noisy(one, level)]
 
 
 def notes_on_brightness(means: Sequence[float]) -> list[str]:

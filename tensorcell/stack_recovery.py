@@ -22,7 +22,7 @@ from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
 from tensorcell.plane_grid import PlaneGrid
-from tensorcell.solvers import IterationRecord, NoiseModel, Status
+from tensorcell.solvers import Autocorrelation, IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
 from tensorcell.standard import check_representable, intensities, uncertainties, widths
@@ -95,10 +95,14 @@ class Posed(NamedTuple):
         return float(whole.unit.intensity(float(np.mean(whole.values[whole.mask], dtype=np.float64))))
 
 
-def posed_stack(stack: Stack, request: Request, *, complete: bool | None = None, like: Unit | None = None) -> Posed:
+def posed_stack(
+    stack: Stack, request: Request, *, complete: bool | None = None, like: Unit | None = None,
+    correlation: Autocorrelation | None = None,
+) -> Posed:  # fmt: skip
     """Check a stack and pose its problem (see the top of `tensorcell.recovery` for the stages).
 
-    For the frame of a series, ``complete`` is whether all of it was measured, and ``like`` the unit of another frame.
+    For the frame of a series, ``complete`` is whether all of it was measured, ``like`` the unit of another frame, and
+    ``correlation`` that of the noise of the other frames, where this one alone does not tell it.
     """
     whole, lines = checked_stack(stack, like)
     check_arguments(whole, lines, request)
@@ -106,7 +110,8 @@ def posed_stack(stack: Stack, request: Request, *, complete: bool | None = None,
     if whole.constant:
         return Posed(whole, lines, given, None)
     complete = whole.complete if complete is None else complete
-    return Posed(whole, lines, given, posed(given, stack.label, in_unit_of(request, whole.unit), complete=complete))
+    own = in_unit_of(request, whole.unit)
+    return Posed(whole, lines, given, posed(given, stack.label, own, complete=complete, correlation=correlation))
 
 
 def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> StackResult:
@@ -255,7 +260,9 @@ def with_finer_pixels(result: StackResult, factor: int) -> StackResult:
     return result._replace(volume=volume, uncertainty=unsure, measured=np.zeros(volume.shape, bool))
 
 
-def posed(given: GivenStack, label: str, request: Request, *, complete: bool) -> Problem:
+def posed(
+    given: GivenStack, label: str, request: Request, *, complete: bool, correlation: Autocorrelation | None
+) -> Problem:
     """The problem that the method is given: the measured planes and their model.
 
     ``complete`` is whether every voxel of the stack was measured, those of rows and columns set aside among them.
@@ -269,7 +276,7 @@ def posed(given: GivenStack, label: str, request: Request, *, complete: bool) ->
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
     model = model_of(
         stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
-        psf=psf, unit=given.unit,
+        psf=psf, correlation=correlation, unit=given.unit,
     )  # fmt: skip
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -10,8 +11,8 @@ import pytest
 from scipy import ndimage
 
 import tensorcell as tc
-from tensorcell import series
-from tensorcell.solvers import LocalOptions, frame_drift, local_tucker
+from tensorcell import model, series
+from tensorcell.solvers import Autocorrelation, LocalOptions, NoiseModel, estimate_noise, frame_drift, local_tucker
 from tensorcell.solvers.drift import believable, is_related, smooth
 from tensorcell.solvers.patch_denoising import CHANGE_WIDTH, changes
 from tensorcell.solvers.patch_groups import (
@@ -282,7 +283,8 @@ def test_frames_that_show_something_else_share_nothing() -> None:
 
 
 def test_a_plane_that_one_frame_lacks_comes_from_the_frames_beside_it() -> None:
-    truth = np.stack([300 + 100 * texture((10, 32, 32), 7, 0.8)] * 5)
+    envelope = np.clip(1.5 * np.sin(np.arange(32) / 5), 0, 1)  # the same texture everywhere would look like noise
+    truth = np.stack([300 + 100 * envelope * texture((10, 32, 32), 7, 0.8)] * 5)
     truth[:, :, 8:16, 8:16] += 200 * np.random.default_rng(0).standard_normal((5, 1, 1, 1))  # this part changes
     data = truth.copy()
     data[2, 4] = np.nan
@@ -295,7 +297,7 @@ def test_a_plane_that_one_frame_lacks_comes_from_the_frames_beside_it() -> None:
         assert rms(together.uncertainty[where]) < rms(alone.uncertainty[where])
     still = np.ones((32, 32), bool)
     still[5:19, 5:19] = False
-    assert rms((together.volume.data - truth)[2, 4][still]) < 0.1 * rms((alone.volume.data - truth)[2, 4][still])
+    assert rms((together.volume.data - truth)[2, 4][still]) < 0.2 * rms((alone.volume.data - truth)[2, 4][still])
     assert together.uncertainty[2, 4, 12, 12] > 5 * np.median(together.uncertainty[2, 4][still])
     kept = together.measured
     assert np.array_equal(together.volume.data[kept], data[kept])
@@ -351,3 +353,41 @@ def test_channels_have_series_of_their_own() -> None:
     assert [note[:4] for note in found.notes[:2]] == ["C=0:", "C=1:"]
     swapped = tc.recover(np.moveaxis(both, 0, 1), axes="TCZYX", noise=30.0)
     assert np.array_equal(np.moveaxis(swapped.volume.data, 1, 0), found.volume.data)
+
+
+def correlated_film() -> tuple[Array, Array]:
+    """Three frames whose noise neighbours share within planes, and their truth."""
+    truth = np.stack([texture((8, 48, 48), width=3)] * 3)
+    drawn = np.random.default_rng(4).standard_normal(truth.shape)
+    blurred = ndimage.convolve1d(ndimage.convolve1d(drawn, [0.25, 0.5, 0.25], axis=2), [0.25, 0.5, 0.25], axis=3)
+    return truth, np.asarray(truth + 0.5 * blurred / blurred.std(), np.float32)
+
+
+def test_a_frame_that_does_not_tell_the_correlation_of_its_noise_has_that_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth, data = correlated_film()
+
+    def blind(values: Array, *args: Any, correlation: Any = None, **kwargs: Any) -> NoiseModel:
+        law = estimate_noise(values, *args, correlation=correlation, **kwargs)
+        if correlation is not None or abs(float(values[0, 0, 0]) - float(data[1, 0, 0, 0])) > 1e-6:
+            return law
+        return replace(law.reduced(0.15, ""), autocorrelation=Autocorrelation(), correlated=None)
+
+    monkeypatch.setattr(model, "estimate_noise", blind)
+    found = tc.recover(data, axes="TZYX")
+    assert isinstance(found.noise, dict)
+    assert all(sigma == pytest.approx(0.5, rel=0.15) for sigma in found.noise.values())
+    assert not any("without the others" in note for note in found.notes)
+    first, middle, last = (rms(one) for one in found.volume.data - truth)
+    assert middle < min(first, last)
+
+
+def test_a_frame_with_less_noise_than_the_others_is_not_given_theirs() -> None:
+    truth, data = correlated_film()
+    clean = texture((8, 48, 48), width=3) + 0.02 * np.random.default_rng(1).standard_normal((8, 48, 48))
+    data[1] = clean
+    found = tc.recover(data, axes="TZYX")
+    assert isinstance(found.noise, dict)
+    assert found.noise["T=1"] < 0.05
+    assert rms(found.volume.data[1] - truth[1]) < 0.03
