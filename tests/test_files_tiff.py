@@ -200,3 +200,18 @@ def test_axes_given_by_the_user_count(tmp_path: Path) -> None:
 def test_an_axis_beside_z_keeps_its_letter(tmp_path: Path) -> None:
     path = tiff(tmp_path / "a.tif", np.stack([STACK, STACK]), metadata={"axes": "QZYX"})
     assert read(path).axes == "QZYX"
+
+
+def test_a_series_is_chosen_by_number_or_name(tmp_path: Path) -> None:
+    small, large = np.zeros((4, 8, 8), np.uint16), np.ones((6, 16, 16), np.uint16)
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as tif:
+        tif.write(small, metadata={"axes": "ZYX", "Name": "overview"})
+        tif.write(large, metadata={"axes": "ZYX", "Name": "stack"})
+    assert read(tmp_path / "two.ome.tif").shape == large.shape
+    for series in (0, "0", "overview"):
+        found = read(tmp_path / "two.ome.tif", series=series)
+        assert found.shape == small.shape
+        assert found.metadata["series"] == "0 of 2: overview"
+    refuses(lambda: read(tmp_path / "two.ome.tif", series="third"), "has no series 'third', it has 0: overview, 1")
+    np.save(tmp_path / "one.npy", large)
+    refuses(lambda: read(tmp_path / "one.npy", series=0), "series= is for TIFF and OME-TIFF files, expected none")

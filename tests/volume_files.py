@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import Format, Stored
+from tensorcell.files.formats import Format, Stored, Wanted
 from tensorcell.volume import Volume
 
 RANDOM = np.random.default_rng(0)
@@ -73,11 +73,11 @@ def names(place: Path) -> list[str]:
     return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
 
 
-def read_dummy(path: Path, dataset: str | None, axes: str | None) -> Volume:
+def read_dummy(path: Path, wanted: Wanted) -> Volume:
     """Numbers as text, after a line with the shape."""
     head, *lines = path.read_text().splitlines()
     data = np.array(" ".join(lines).split(), np.uint16).reshape([int(size) for size in head.split()])
-    return Volume(data, axes or "ZYX", metadata={"format": "Dummy", "dataset": dataset})
+    return Volume(data, wanted.axes or "ZYX", metadata={"format": "Dummy", "dataset": wanted.dataset})
 
 
 def write_dummy(part: Path, volume: Volume, _dataset: str | None, _compress: bool) -> Stored:
@@ -86,8 +86,8 @@ def write_dummy(part: Path, volume: Volume, _dataset: str | None, _compress: boo
     return Stored("Dummy", ())
 
 
-def read_folder(path: Path, dataset: str | None, axes: str | None) -> Volume:
-    return read_dummy(path / (dataset or "data"), None, axes)
+def read_folder(path: Path, wanted: Wanted) -> Volume:
+    return read_dummy(path / (wanted.dataset or "data"), wanted._replace(dataset=None))
 
 
 def write_folder(part: Path, volume: Volume, dataset: str | None, compress: bool) -> Stored:

@@ -11,6 +11,7 @@ import typer
 from tensorcell.cli.exits import MISSED, Interrupted
 from tensorcell.cli.parsing import (
     AXES_HELP,
+    DATASET_HELP,
     FACTOR_HELP,
     JSON_HELP,
     MASK_HELP,
@@ -20,6 +21,7 @@ from tensorcell.cli.parsing import (
     PAGE_SUFFIXES,
     PSF_HELP,
     RANK_HELP,
+    SERIES_HELP,
     SOURCE_HELP,
     SPACING_HELP,
     noise_of,
@@ -49,6 +51,8 @@ def diagnose(
         str | None, typer.Option(help="Exit status 3 below this: unlikely, likely, guaranteed.")
     ] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
+    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
+    series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for random subsets of voxels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
@@ -62,7 +66,7 @@ def diagnose(
     try:
         if html is not None:
             check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
-        volume = read(source, axes=axes)
+        volume = read(source, dataset=dataset, series=series, axes=axes)
         if spacing is not None:
             volume = replace(volume, spacing=spacing_of(spacing, volume.axes))
         report = diagnose_volume(

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from tensorcell.cli.exits import Interrupted
-from tensorcell.cli.parsing import JSON_HELP, MISSING_HELP, NOISE_HELP, PAGE_HELP, PAGE_SUFFIXES, list_of, noise_of
+from tensorcell.cli.parsing import (
+    AXES_HELP,
+    DATASET_HELP,
+    JSON_HELP,
+    MISSING_HELP,
+    NOISE_HELP,
+    PAGE_HELP,
+    PAGE_SUFFIXES,
+    SERIES_HELP,
+    list_of,
+    noise_of,
+)
 from tensorcell.files import check_outputs, read
 from tensorcell.missing_value import missing_value_of
 
@@ -26,7 +37,9 @@ def plan(
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Number of trials for each choice.")] = 1,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
-    axes: Annotated[str | None, typer.Option(help="Axes, such as ZYX, where the file does not state them.")] = None,
+    axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
+    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
+    series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for pixels, noise and intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
@@ -37,7 +50,7 @@ def plan(
         if html is not None:
             check_outputs({"IN": source}, {"--html": html}, PAGE_SUFFIXES)
         result = plan_sampling(
-            read(source, axes=axes),
+            read(source, dataset=dataset, series=series, axes=axes),
             axial_factors=list_of(axial_factors, "--axial-factors", int),
             pixel_fractions=list_of(pixel_fractions, "--pixel-fractions", float),
             exposure_factors=list_of(exposure_factors, "--exposure-factors", float),

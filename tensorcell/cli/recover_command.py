@@ -17,6 +17,7 @@ from tensorcell.cli.flags import given_options, with_flags
 from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
     AXES_HELP,
+    DATASET_HELP,
     FACTOR_HELP,
     JSON_HELP,
     LATERAL_HELP,
@@ -26,6 +27,7 @@ from tensorcell.cli.parsing import (
     PAGE_SUFFIXES,
     PSF_HELP,
     RANK_HELP,
+    SERIES_HELP,
     SOURCE_HELP,
     SPACING_HELP,
     SPACING_Z_HELP,
@@ -85,6 +87,8 @@ def recover(
     ] = None,
     psf_fwhm: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
+    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
+    series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of left-out voxels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
@@ -117,7 +121,7 @@ def recover(
     }  # fmt: skip
     try:
         check_outputs({"IN": source, "--mask": mask}, outputs, PAGE_SUFFIXES)
-        before = read(source, axes=axes)
+        before = read(source, dataset=dataset, series=series, axes=axes)
         if spacing is not None:
             before = replace(before, spacing=spacing_of(spacing, before.axes))
         measured = read_mask(mask, like=before) if mask is not None else None

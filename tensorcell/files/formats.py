@@ -26,15 +26,26 @@ class Stored(NamedTuple):
     """What the file does not hold: ``"mask"``, ``"axes"``, ``"spacing"``, ``"metadata"`` ..."""
 
 
+class Wanted(NamedTuple):
+    """What a user wants of a file; None where nothing was said."""
+
+    dataset: str | None = None
+    """Path of the dataset inside an HDF5 file, name of the array in an ``.npz``."""
+    series: str | int | None = None
+    """Number or name of an image in a file that holds several."""
+    axes: str | None = None
+    """Names of the axes."""
+
+
 class Reader(Protocol):
     """The function that reads a format.
 
-    It is called with an existing source that is not empty, the path of the dataset inside it (or None), and the axes
-    that the user gave (or None). It opens the source for reading only, raises an error rather than return part of the
-    data, and says in ``metadata["format"]`` what it found. Any exception becomes one line for the user.
+    It is called with an existing source that is not empty, and with what the user wants of it. It opens the source for
+    reading only, raises an error rather than return part of the data, and says in ``metadata["format"]`` what it found.
+    Any exception becomes one line for the user.
     """
 
-    def __call__(self, path: Path, dataset: str | None, axes: str | None, /) -> Volume: ...
+    def __call__(self, path: Path, wanted: Wanted, /) -> Volume: ...
 
 
 class Writer(Protocol):
@@ -65,6 +76,8 @@ class Format:
     """The data types that can be written; empty if all can."""
     axes: str = ""
     """The axes that can be written; empty if all can."""
+    has_series: bool = False
+    """Whether a file may hold several images, chosen by ``series=``."""
     complete: bool = False
     """Whether a file keeps everything that a `Volume` holds: axes, voxel size, mask and metadata."""
     folder_marks: tuple[str, ...] = ()

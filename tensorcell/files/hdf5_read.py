@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
 from tensorcell.files.notes import json_object, text_of
 from tensorcell.files.units import Spacing
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
     import h5py
 
 
-def read_hdf5(path: Path, dataset: str | None, axes: str | None) -> Volume:
+def read_hdf5(path: Path, wanted: Wanted) -> Volume:
     """Read the dataset of that name, or the only one that can be a volume, and its mask if there is one."""
     import h5py
 
     if not h5py.is_hdf5(path):
         raise InputError("is no HDF5 file, or its beginning is damaged")
     with h5py.File(path, "r") as file:
-        stored = _choose_dataset(file, dataset)
+        stored = _choose_dataset(file, wanted.dataset)
         _check_written(stored)
         attributes = stored.attrs
         mask_name = attributes.get("mask")
         mask = None if mask_name is None or mask_name not in file else file[mask_name][()].astype(bool)
-        names = axes or _axes(stored)
+        names = wanted.axes or _axes(stored)
         data = native(stored[()])
         spacing = _spacing(attributes.get("element_size_um"), names)
         metadata = json_object(attributes.get("metadata"))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
 from tensorcell.files.messages import reason
 from tensorcell.files.units import length, voxel_size
@@ -78,7 +79,7 @@ class Header:
         return int(self.fields.nbytes) + int(self.fields.nsymbt)
 
 
-def read_mrc(path: Path, _dataset: str | None, axes: str | None) -> Volume:
+def read_mrc(path: Path, wanted: Wanted) -> Volume:
     """Read the sections of an MRC file."""
     try:
         import mrcfile
@@ -100,7 +101,7 @@ def read_mrc(path: Path, _dataset: str | None, axes: str | None) -> Volume:
             data = file.data
     data.flags.writeable = True  # the buffer belongs to nobody else
     data = native(data).view(header.dtype).reshape(shape)
-    return Volume(data, axes or names or guess_axes(data), spacing, metadata=metadata)
+    return Volume(data, wanted.axes or names or guess_axes(data), spacing, metadata=metadata)
 
 
 def _read_header(mrcfile: Any, path: Path) -> Header:

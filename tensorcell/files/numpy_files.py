@@ -10,21 +10,21 @@ from typing import IO, Any
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import Stored
+from tensorcell.files.formats import Stored, Wanted
 from tensorcell.files.notes import json_object, plain_metadata
 from tensorcell.volume import Volume, guess_axes
 
 FORM = "NumPy"
 
 
-def read_npy(path: Path, _dataset: str | None, axes: str | None) -> Volume:
+def read_npy(path: Path, wanted: Wanted) -> Volume:
     """Read the array."""
     with path.open("rb") as file:
         data = _read_array(file)
-    return Volume(data, axes or guess_axes(data), metadata={"format": FORM})
+    return Volume(data, wanted.axes or guess_axes(data), metadata={"format": FORM})
 
 
-def read_npz(path: Path, dataset: str | None, axes: str | None) -> Volume:
+def read_npz(path: Path, wanted: Wanted) -> Volume:
     """Read the array of that name, else ``data``, else the only one.
 
     Beside ``data`` lie the parts that `write_npz` stores: ``axes``, ``spacing``, ``mask`` and ``metadata``.
@@ -33,13 +33,13 @@ def read_npz(path: Path, dataset: str | None, axes: str | None) -> Volume:
         raise InputError("is no .npz file, or it is truncated")
     with zipfile.ZipFile(path) as archive:
         names = [entry[:-4] for entry in archive.namelist() if entry.endswith(".npy")]
-        chosen = _choose_array(names, dataset)
-        ours = ("mask", "spacing", "metadata") + (() if axes else ("axes",))
+        chosen = _choose_array(names, wanted.dataset)
+        ours = ("mask", "spacing", "metadata") + (() if wanted.axes else ("axes",))
         data = _read_member(archive, chosen)
         parts = {name: _read_member(archive, name) for name in ours if chosen == "data" and name in names}
     mask = parts["mask"].astype(bool) if "mask" in parts else None
     spacing = parts["spacing"].tolist() if "spacing" in parts else None
-    named = axes or (str(parts["axes"]) if "axes" in parts else None)
+    named = wanted.axes or (str(parts["axes"]) if "axes" in parts else None)
     metadata = json_object(str(parts["metadata"])) if "metadata" in parts else {}
     metadata["format"] = FORM
     return Volume(data, named or guess_axes(data), spacing, mask, metadata)

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import FilePath, Format
+from tensorcell.files.formats import FilePath, Format, Wanted
 from tensorcell.files.layout import arrange
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.paths import check_source, split_path
-from tensorcell.files.table import format_of, names_with_datasets
+from tensorcell.files.table import format_of, names_with_datasets, names_with_series
 from tensorcell.volume import Volume
 
 
-def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None) -> Volume:
+def read(
+    path: FilePath, *, dataset: str | None = None, series: str | int | None = None, axes: str | None = None
+) -> Volume:
     """Read a volume from a file.
 
     Parameters
@@ -26,6 +28,8 @@ def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None)
         ``scan.h5:/group/raw``. The file is never written to.
     dataset : str, optional
         Path inside an HDF5 file or name inside an ``.npz``, where the file holds more than one volume.
+    series : int or str, optional
+        Number (from 0) or name of the image, where a file holds several images.
     axes : str, optional
         Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
         letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).
@@ -67,18 +71,23 @@ def read(path: FilePath, *, dataset: str | None = None, axes: str | None = None)
     file, inside = split_path(path)
     with naming(path):
         form = format_of(file)
-        volume = _read_as(form, file, _one_dataset(form, inside, dataset), axes)
+        volume = _read_as(form, file, Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes))
     return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
 
 
 def read_mask(
-    path: FilePath, *, dataset: str | None = None, axes: str | None = None, like: Volume | None = None
+    path: FilePath,
+    *,
+    dataset: str | None = None,
+    series: str | int | None = None,
+    axes: str | None = None,
+    like: Volume | None = None,
 ) -> np.ndarray:
     """Read a mask from a file of any format: nonzero = measured.
 
     Parameters
     ----------
-    path, dataset, axes
+    path, dataset, series, axes
         As in `read`.
     like : Volume, optional
         The volume that the mask is for: the mask is brought into its order of axes and must have its shape;
@@ -94,7 +103,7 @@ def read_mask(
     InputError
         As `read`; if the file holds NaN; if the shape does not fit ``like``.
     """
-    volume = read(path, dataset=dataset, axes=axes)
+    volume = read(path, dataset=dataset, series=series, axes=axes)
     mask = volume.mask
     with naming(path):
         if mask is None:
@@ -112,10 +121,10 @@ def read_mask(
         return np.broadcast_to(mask, like.shape).copy()
 
 
-def _read_as(form: Format, file: Path, dataset: str | None, axes: str | None) -> Volume:
+def _read_as(form: Format, file: Path, wanted: Wanted) -> Volume:
     try:
         check_source(file, form)
-        return form.read(file, dataset, axes)
+        return form.read(file, wanted)
     except InputError:
         raise
     except MemoryError as error:
@@ -132,3 +141,10 @@ def _one_dataset(form: Format, inside: str | None, dataset: str | None) -> str |
     if inside is not None and wanted is not None and inside != wanted:
         raise InputError(f"two datasets are named, {inside!r} in the path and dataset={dataset!r}; expected one")
     return inside or wanted
+
+
+def _series(form: Format, series: str | int | None) -> str | int | None:
+    """The image that is wanted, where the format may hold several."""
+    if series is not None and not form.has_series:
+        raise InputError(f"series= is for {names_with_series()} files, expected none here")
+    return series

@@ -38,8 +38,16 @@ from tensorcell.files.tiff_read import read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
 
 FORMATS: tuple[Format, ...] = (
-    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff),
-    Format("OME-TIFF", (".ome.tif", ".ome.tiff"), read_tiff, write_ome_tiff, dtypes=OME_DTYPES, axes=OME_AXES),
+    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True),
+    Format(
+        "OME-TIFF",
+        (".ome.tif", ".ome.tiff"),
+        read_tiff,
+        write_ome_tiff,
+        dtypes=OME_DTYPES,
+        axes=OME_AXES,
+        has_series=True,
+    ),
     Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True),
     Format(".npy", (".npy",), read_npy, write_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
@@ -90,6 +98,11 @@ def tree_suffixes() -> tuple[str, ...]:
 def names_with_datasets() -> str:
     """The names of the formats of which one file may hold several datasets, such as ``HDF5 and .npz``."""
     return _listed([one.name for one in FORMATS if one.holds != "one"], "and")
+
+
+def names_with_series() -> str:
+    """The names of the formats of which one file may hold several images."""
+    return _listed([one.name for one in FORMATS if one.has_series], "and")
 
 
 def complete_suffixes() -> str:

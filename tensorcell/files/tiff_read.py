@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from tensorcell.errors import InputError
+from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
 from tensorcell.files.notes import NOTES_KEY, apply_notes
 from tensorcell.files.tiff_pages import check_complete, check_directories
@@ -23,15 +24,15 @@ Details = tuple[Spacing | None, dict[str, Any], Any]
 """Voxel size, metadata, and the text of our own notes or None."""
 
 
-def read_tiff(path: Path, _dataset: str | None, axes: str | None) -> Volume:
-    """Read the largest image of a TIFF file, the first one if several are equally large."""
+def read_tiff(path: Path, wanted: Wanted) -> Volume:
+    """Read the image that is wanted, else the largest one of the file, of equally large ones the first."""
     import tifffile
 
     check_directories(path)
     with quiet_tifffile(), tifffile.TiffFile(path) as tif:
         every = list(tif.series)
-        series = max(every, key=lambda one: one.size)  # `max` takes the first of equals
-        number = next(i for i, one in enumerate(every) if one is series)
+        number = chosen_series([one.name for one in every], [one.size for one in every], wanted.series)
+        series = every[number]
         check_complete(tif, series)
         names, shape = series.axes, series.shape
         if "S" in names:
@@ -43,10 +44,33 @@ def read_tiff(path: Path, _dataset: str | None, axes: str | None) -> Volume:
     data, names, spacing, stored = apply_notes(native(data), names, spacing, notes)
     if len(every) > 1:
         metadata["series"] = f"{number} of {len(every)}: {series.name}".rstrip(": ")
-    names = _stack_axes(names, data.shape) if axes is None else axes
+    names = _stack_axes(names, data.shape) if wanted.axes is None else wanted.axes
     if "Z" not in names:  # single planes need no distance
         spacing = metadata.pop("pixel_size", spacing)
     return Volume(data, names, spacing, metadata={**stored, **metadata})
+
+
+def chosen_series(names: Sequence[str], sizes: Sequence[int], wanted: str | int | None) -> int:
+    """The number of the image that is wanted by number or name; that of the first of the largest where none is.
+
+    >>> chosen_series(["overview", "stack"], [10, 1000], None), chosen_series(["overview", "stack"], [10, 1000], "0")
+    (1, 0)
+
+    Raises
+    ------
+    InputError
+        If there is no such image; the message lists them.
+    """
+    if wanted is None:
+        return max(range(len(sizes)), key=lambda number: sizes[number])  # `max` takes the first of equals
+    if wanted in names and list(names).count(str(wanted)) == 1:
+        return list(names).index(str(wanted))
+    number = int(wanted) if str(wanted).isdecimal() else -1
+    if not 0 <= number < len(names):
+        listed = ", ".join(f"{number}: {name}".rstrip(": ") for number, name in enumerate(names[:8]))
+        more = ", ..." if len(names) > 8 else ""
+        raise InputError(f"has no series {wanted!r}, it has {listed}{more}")
+    return number
 
 
 @contextmanager
