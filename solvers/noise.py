@@ -314,7 +314,7 @@ def _of_sample(
         along = correlation_along_z(data, mask, sample, fits)
         if counts is not None:  # photons arrive one by one, whatever structure makes of their correlation
             within, along = within._replace(correlated=False), along._replace(correlated=False)
-        if (within.correlated or along.correlated) and may_be_structure(low_pass, sample.side, within):
+        if (within.correlated or along.correlated) and may_be_structure(low_pass, sample.side, within, along):
             within, along = UNKNOWN if within.correlated else within, NOT_TOLD if along.correlated else along
     if within.correlated:
         # High frequencies hold less structure, and too little noise where the blur is wide.

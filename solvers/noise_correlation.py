@@ -41,6 +41,9 @@ FEWEST_COMPARED = 150
 FEWEST_WEAK = 300
 """Fewest patches that tell a correlation below what denoisers rely on from chance."""
 
+FEWEST_IN_SPACE = 1500
+"""Fewest patches that tell noise which is correlated along all three axes from structure."""
+
 LAGS, RIDGE = 4, 0.02
 """Largest lag in voxels, and how much an unknown correlation of 1 counts beside an equation that is off by 1: patches
 of eight voxels tell little of the long lags."""
@@ -147,12 +150,16 @@ def noise_level(classes: list[Doubles]) -> float:
     return float(np.quantile(means, 0.25)) + below
 
 
-def may_be_structure(fits: Fits, side: tuple[int, int], within: Within) -> bool:
+def may_be_structure(fits: Fits, side: tuple[int, int], within: Within, along: Along) -> bool:
     """Whether the residual of a smooth fit is not spread over the patches as noise of that correlation is.
 
     It grows from the flattest tenth of the patches to the next three tenths in most classes, or differs too much
-    between patches that are equally flat.
+    between patches that are equally flat. Few patches do not tell this of what is correlated along all three axes, as
+    all is that the optics draw.
     """
+    shared = [lags[1] for lags in (along.z, within.y, within.x)]
+    if len(fits.rows) < FEWEST_IN_SPACE and min(shared) > RELIED_ON:
+        return True
     return growth(fits) > UNEVEN or dispersion(fits, side, within) > DISPERSED
 
 

@@ -278,3 +278,37 @@ def test_recover_weighs_noise_that_neighbours_share_and_says_so() -> None:
     assert "was weighed by that correlation" in note
     (note,) = (each for each in kept.notes if "neighbouring voxels share" in each)
     assert note.endswith("looks like structure; it is not removed.")
+
+
+# Small stacks --------------------------------------------------------------------------------------------------------
+
+
+def small_stack(seed: int, correlated: bool) -> np.ndarray:
+    """A smooth volume of few patches with noise of .3."""
+    shape = (9, 32, 32)
+    noise = filtered_laterally(shape, seed) if correlated else np.random.default_rng(seed).standard_normal(shape)
+    return (2 * smooth(shape, 50 + seed, 4.0) + 0.3 * noise).astype(np.float32)
+
+
+def test_correlated_noise_is_told_in_small_stacks_too() -> None:
+    laws = [estimate_noise(small_stack(seed, True)) for seed in range(8)]
+    assert sum(not law.autocorrelation.white for law in laws) >= 6
+    assert np.median([law.sigma for law in laws]) == pytest.approx(0.3, rel=0.15)
+    assert all(estimate_noise(small_stack(seed, False)).autocorrelation.white for seed in range(8))
+
+
+def test_texture_as_the_optics_draw_it_is_no_noise_in_a_small_stack() -> None:
+    """In few patches nothing tells it from noise, and the measurement is kept."""
+    texture = smooth((9, 32, 32), 3, 0.8)
+    law = estimate_noise(texture)
+    assert law.correlated is None
+    assert law.sigma < 0.4
+
+
+def test_a_correlation_that_is_known_is_not_estimated() -> None:
+    data = small_stack(1, True)
+    law = estimate_noise(data, correlation=LATERAL)
+    assert law.correlated
+    assert law.sigma == pytest.approx(0.3, rel=0.1)
+    assert law.correlation[1:] == pytest.approx((2 / 3, 2 / 3))
+    assert estimate_noise(data, correlation=WHITE).sigma < 0.1  # what is left at the highest frequencies

@@ -283,8 +283,7 @@ def test_frames_that_show_something_else_share_nothing() -> None:
 
 
 def test_a_plane_that_one_frame_lacks_comes_from_the_frames_beside_it() -> None:
-    envelope = np.clip(1.5 * np.sin(np.arange(32) / 5), 0, 1)  # the same texture everywhere would look like noise
-    truth = np.stack([300 + 100 * envelope * texture((10, 32, 32), 7, 0.8)] * 5)
+    truth = np.stack([300 + 100 * texture((10, 32, 32), 7, 0.8)] * 5)
     truth[:, :, 8:16, 8:16] += 200 * np.random.default_rng(0).standard_normal((5, 1, 1, 1))  # this part changes
     data = truth.copy()
     data[2, 4] = np.nan
@@ -297,7 +296,7 @@ def test_a_plane_that_one_frame_lacks_comes_from_the_frames_beside_it() -> None:
         assert rms(together.uncertainty[where]) < rms(alone.uncertainty[where])
     still = np.ones((32, 32), bool)
     still[5:19, 5:19] = False
-    assert rms((together.volume.data - truth)[2, 4][still]) < 0.2 * rms((alone.volume.data - truth)[2, 4][still])
+    assert rms((together.volume.data - truth)[2, 4][still]) < 0.1 * rms((alone.volume.data - truth)[2, 4][still])
     assert together.uncertainty[2, 4, 12, 12] > 5 * np.median(together.uncertainty[2, 4][still])
     kept = together.measured
     assert np.array_equal(together.volume.data[kept], data[kept])
