@@ -27,7 +27,7 @@ from tensorcell.diffusion_guidance.denoising import CONDITION, PriorDenoised, de
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.plane_samples import PlaneSamples, calibrated, sample_planes, smoothed
 from tensorcell.diffusion_guidance.planes import FEWEST_PLANES, PriorFill, fill_with_prior, grid_rows, kriged_alone
-from tensorcell.diffusion_guidance.priors import CONFIG, LateralPrior, load_prior, shipped_prior
+from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, load_prior, shipped_prior
 from tensorcell.diffusion_guidance.slices import matched_stretch
 from tensorcell.diffusion_guidance.training import estimate_fit, fit_lateral_prior
 from tensorcell.diffusion_guidance.training_loop import STOPPED
@@ -43,6 +43,9 @@ Say = Callable[[str], None]
 
 MOST_GAPS = 0.05
 """No prior for noise is fitted where a larger share of the voxels than this was not measured."""
+
+NOISE = "noise"
+"""Folder of a cache that holds the prior for noise."""
 
 LOWEST_LEVEL = 1e-2
 """The lowest level of priors that were fitted to slices without noise."""
@@ -258,7 +261,7 @@ def _denoised(
     def progress(step: int, steps: int, loss: float, _: float) -> bool:
         return bool(request.report("noise", step, steps, loss))
 
-    cache = None if request.cache is None else request.cache / "noise"
+    cache = None if request.cache is None else request.cache / NOISE
     prior, name = request.prior, request.prior_name
     if prior is None or not is_for_noise(prior):
         prior, name = kept_prior(cache, request.key), f"prior {cache}, fitted earlier"
@@ -325,13 +328,15 @@ def checked_cache(cache: Any) -> Path | None:
     Raises
     ------
     ValueError
-        If a file has that name, or the folder cannot be written to.
+        If a file has that name, or the folder cannot be written to or holds something else than priors.
     """
     if cache is None:
         return None
     folder = Path(os.path.abspath(cache))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{cache}: expected a folder or a new name as cache, got a file")
+    if folder.exists() and not {path.name for path in folder.iterdir()} <= {CONFIG, WEIGHTS, NOISE}:
+        raise ValueError(f"{cache}: expected the cache of an earlier run or a new name, got a folder of something else")
     above = next(parent for parent in folder.parents if parent.exists())
     if not os.access(folder if folder.exists() else above, os.W_OK):
         raise ValueError(f"{cache}: expected a cache that can be written to, got one that cannot")

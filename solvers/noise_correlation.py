@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import Array
-from .autocorrelation import WHITE, Autocorrelation, possible, toeplitz
+from .autocorrelation import Autocorrelation, possible, toeplitz
 from .noise_classes import FLAT, TOLERATED, flattest
 from .noise_fits import Fits, cleaned, fitted, mean_operator, operator_products, residual_operators
 from .noise_patches import SIDE, Doubles, Ints, Sample, read_patches
@@ -26,9 +26,9 @@ CORRELATED = 0.08
 """Correlations within planes above this are undone. Below it, up to 10 % of sigma is missed: white noise in texture
 shows up to .07, and undoing that would err as much the other way."""
 
-RELIED_ON, LARGEST = 0.2, 0.85
-"""Denoisers rely on correlations of neighbours between these two only: texture beside weak white noise, gaps and
-outliers alone can cause smaller ones, and what is smoother may have been drawn by the optics."""
+RELIED_ON, LARGEST, LARGEST_OF_FEW = 0.2, 0.85, 0.75
+"""Denoisers rely on correlations of neighbours between these only: texture beside weak white noise, gaps and outliers
+alone can cause smaller ones, and what is smoother may have been drawn by the optics. The last is for few patches."""
 
 UNEVEN, DISPERSED = 1.2, 2.3
 """Noise has the same power in all patches of one intensity, structure has not: where the patches next to the flattest
@@ -42,7 +42,7 @@ FEWEST_WEAK = 300
 """Fewest patches that tell a correlation below what denoisers rely on from chance."""
 
 FEWEST_IN_SPACE = 1500
-"""Fewest patches that tell noise which is correlated along all three axes from structure."""
+"""Fewest patches that tell noise which is correlated along all three axes, or over long ways, from structure."""
 
 LAGS, RIDGE = 4, 0.02
 """Largest lag in voxels, and how much an unknown correlation of 1 counts beside an equation that is off by 1: patches
@@ -154,11 +154,11 @@ def may_be_structure(fits: Fits, side: tuple[int, int], within: Within, along: A
     """Whether the residual of a smooth fit is not spread over the patches as noise of that correlation is.
 
     It grows from the flattest tenth of the patches to the next three tenths in most classes, or differs too much
-    between patches that are equally flat. Few patches do not tell this of what is correlated along all three axes, as
-    all is that the optics draw.
+    between patches that are equally flat. What is as smooth as the optics draw is not told from structure, and few
+    patches do not tell what is correlated along all three axes, either.
     """
-    shared = [lags[1] for lags in (along.z, within.y, within.x)]
-    if len(fits.rows) < FEWEST_IN_SPACE and min(shared) > RELIED_ON:
+    shared, few = [lags[1] for lags in (along.z, within.y, within.x)], len(fits.rows) < FEWEST_IN_SPACE
+    if any(c > (LARGEST_OF_FEW if few else LARGEST) for c in shared) or (few and min(shared) > RELIED_ON):
         return True
     return growth(fits) > UNEVEN or dispersion(fits, side, within) > DISPERSED
 
@@ -287,13 +287,8 @@ def correlation_of(fits: Fits, rows: Ints, partner: Fits) -> tuple[float, float]
 
 
 def weighed(along: Along, within: Within) -> Autocorrelation:
-    """The autocorrelation that a denoiser may rely on: white along axes where it is small or may be structure.
-
-    Where it may be structure along one axis, it is relied on along none.
-    """
+    """The autocorrelation that a denoiser may rely on: white along axes where it is small or may be structure."""
     told = ((along.z, along.correlated), (within.y, within.correlated), (within.x, within.correlated))
-    if any(correlated and lags[1] > LARGEST for lags, correlated in told):
-        return WHITE
     return Autocorrelation(
         *(possible(lags) if correlated and abs(lags[1]) > RELIED_ON else (1.0,) for lags, correlated in told)
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -23,6 +22,8 @@ import numpy.typing as npt
 
 from tensorcell.errors import InputError
 from tensorcell.files import read, same_file, split_path
+from tensorcell.files.messages import naming
+from tensorcell.files.whole_files import whole_file
 from tensorcell.methods.protocol import Stage
 from tensorcell.progress import ProgressBar
 from tensorcell.solvers import IterationRecord, estimate_noise
@@ -374,22 +375,8 @@ def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, 
 
 def write_folder(save: Callable[[Path], Any], out: Path) -> None:
     """Write the folder under a temporary name and rename it; an earlier one there is replaced or stays whole."""
-    target = Path(os.path.realpath(out))  # a link stays a link
-    stem = f".tensorcell-{secrets.token_hex(8)}"
-    part, old = target.with_name(stem), target.with_name(stem + ".old")
-    try:
+    with naming(out), whole_file(out) as part:
         save(part)
-        if target.exists():
-            os.replace(target, old)
-        try:
-            os.replace(part, target)
-        except BaseException:
-            if old.exists():
-                os.replace(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_state(request: AnyRequest) -> None:

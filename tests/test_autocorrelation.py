@@ -312,3 +312,12 @@ def test_a_correlation_that_is_known_is_not_estimated() -> None:
     assert law.sigma == pytest.approx(0.3, rel=0.1)
     assert law.correlation[1:] == pytest.approx((2 / 3, 2 / 3))
     assert estimate_noise(data, correlation=WHITE).sigma < 0.1  # what is left at the highest frequencies
+
+
+@pytest.mark.parametrize("shape", [(9, 30, 30), (20, 96, 96)])
+def test_what_is_as_smooth_as_the_optics_draw_is_no_noise(shape: tuple[int, int, int]) -> None:
+    """Planes that have nothing in common, each of smooth structure without noise."""
+    field = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal(shape), (0, 2, 2))
+    law = estimate_noise(field / field.std())
+    assert law.correlated is None
+    assert law.sigma < 0.05

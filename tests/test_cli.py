@@ -318,7 +318,7 @@ def test_interrupt_in_the_middle_leaves_nothing_behind(
         process.kill()
         process.communicate()
         os.close(master)
-    assert (process.returncode, out) == (130, b"")
+    assert (process.returncode, out) == (128 + number, b"")
     assert b"about" in shown
     assert b"MiB of memory will be needed" in shown
     assert re.search(rb"T=\d \(\d of 8\): (admm|polish)", shown)
@@ -410,3 +410,37 @@ def test_a_wrong_psf_is_one_line(
     assert err.count("\n") == 1
     assert said in err
     assert contents(hot) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("heeds_interrupts")
+def test_a_signal_while_packages_are_imported_ends_with_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "typer.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *(p for p in sys.path if p)])}
+    words = [sys.executable, "-m", "tensorcell", "--version"]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+    assert (run.returncode, run.stdout) == (128 + number, "")
+    assert run.stderr == "tensorcell: interrupted; nothing was begun\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to write to")
+def test_standard_output_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.full((4, 5, 6), 7, np.uint8))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    words = [sys.executable, "-m", "tensorcell", "recover", "in.npy", "out.npy"]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert run.returncode == 2
+    assert re.fullmatch(r"tensorcell: standard output cannot be written, and the result is not shown: .*\n", run.stderr)
+    assert (tmp_path / "out.npy").exists()
+
+
+def test_an_output_that_is_no_file_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "in.npy", BAD.stack())
+    os.mkfifo(tmp_path / "out.npy")
+    assert call(monkeypatch, tmp_path, "recover", "in.npy", "out.npy") == 2
+    assert "out.npy: is no regular file" in capsys.readouterr().err
+    assert (tmp_path / "out.npy").is_fifo()

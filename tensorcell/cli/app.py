@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,13 +10,17 @@ import typer
 from typer.core import TyperGroup
 
 import tensorcell
+from tensorcell.cli import signals
 from tensorcell.cli.diagnose_command import diagnose
 from tensorcell.cli.evaluate_command import evaluate
-from tensorcell.cli.exits import INTERRUPTED, USER, Interrupted
+from tensorcell.cli.exits import USER, Interrupted
 from tensorcell.cli.plan_command import plan
 from tensorcell.cli.recover_command import recover
 from tensorcell.cli.train_command import train
 from tensorcell.errors import InputError
+
+BY_TYPER = 130
+"""What some versions of typer turn Ctrl-C into."""
 
 APP = typer.Typer(
     help="Recover 3-D and 4-D microscopy volumes from too few, too noisy measurements.",
@@ -65,15 +68,15 @@ def main() -> None:
 
     A request to terminate (as schedulers of clusters send it) is handled like Ctrl-C: nothing partial is left behind.
     """
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    earlier = signals.raise_interrupts()
     try:
         status = APP(standalone_mode=False)
     except InputError as error:
         fail(str(error), USER)
     except Interrupted as error:
-        fail(str(error), INTERRUPTED)
+        fail(str(error), signals.status())
     except (typer.Abort, KeyboardInterrupt):
-        fail("interrupted", INTERRUPTED)
+        fail("interrupted", signals.status())
     except MemoryError:
         fail("not enough memory for this volume; crop it or use a machine with more", USER)
     except Exception as error:
@@ -85,7 +88,7 @@ def main() -> None:
             raise SystemExit(USER) from None
         fail(message(), USER)
     finally:
-        signal.signal(signal.SIGTERM, earlier)
-    if status == INTERRUPTED:  # some versions of typer turn Ctrl-C into this
-        fail("interrupted", INTERRUPTED)
+        signals.restore(earlier)
+    if status == BY_TYPER:
+        fail("interrupted", signals.status())
     raise SystemExit(status or 0)

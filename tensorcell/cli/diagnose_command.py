@@ -29,6 +29,7 @@ from tensorcell.cli.parsing import (
     rank_of,
     spacing_of,
 )
+from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, read, read_mask
 from tensorcell.missing_value import missing_value_of
@@ -87,7 +88,7 @@ def diagnose(
             report.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    print(json.dumps(report.to_dict()) if as_json else report)
+    show(json.dumps(report.to_dict()) if as_json else report)
     if report.not_diagnosed:
         label, reason = next(iter(report.not_diagnosed.items()))
         raise InputError(f"{len(report.not_diagnosed)} of the stacks could not be diagnosed, first {label}: {reason}")

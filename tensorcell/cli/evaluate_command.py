@@ -10,6 +10,8 @@ import typer
 
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.parsing import JSON_HELP, list_of
+from tensorcell.cli.screen import show
+from tensorcell.files import claimed
 
 
 def evaluate(
@@ -43,23 +45,24 @@ def evaluate(
     if paper_table and wanted is None:
         wanted = [*evaluation.TABLE_2, *evaluation.FIGURES]
     try:
-        result = evaluation.evaluate(
-            sources,
-            out=out,
-            methods=None if methods == "all" else methods.split(","),
-            cases=wanted,
-            crop=None if crop is None else list_of(crop, "--crop", int),
-            noise=noise,  # type: ignore[arg-type]
-            seed=seed,
-            jobs=jobs,
-            time_limit=time_limit,
-            retry=retry,
-            progress=True,
-        )
+        with claimed([out]):
+            result = evaluation.evaluate(
+                sources,
+                out=out,
+                methods=None if methods == "all" else methods.split(","),
+                cases=wanted,
+                crop=None if crop is None else list_of(crop, "--crop", int),
+                noise=noise,  # type: ignore[arg-type]
+                seed=seed,
+                jobs=jobs,
+                time_limit=time_limit,
+                retry=retry,
+                progress=True,
+            )
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; finished cells are in {out}, the same command goes on from there") from None
     if as_json:
-        print(json.dumps(result.to_dict(), allow_nan=False))
+        show(json.dumps(result.to_dict(), allow_nan=False))
         return
-    print(result.paper_tables() if paper_table else result.summary())
-    print(result.sentence)
+    show(result.paper_tables() if paper_table else result.summary())
+    show(result.sentence)

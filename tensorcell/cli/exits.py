@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-DONE, USER, MISSED, INTERRUPTED = 0, 2, 3, 130
+DONE, USER, MISSED = 0, 2, 3
 """Exit statuses: done; unusable input (of several stacks perhaps only some: then the others were written); verdict
-below ``--fail-under``; stopped by Ctrl-C or a request to terminate."""
+below ``--fail-under``. That of a command which was interrupted is `tensorcell.cli.signals.status`."""
 
 
 class Interrupted(Exception):

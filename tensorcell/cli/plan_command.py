@@ -20,6 +20,7 @@ from tensorcell.cli.parsing import (
     list_of,
     noise_of,
 )
+from tensorcell.cli.screen import show
 from tensorcell.files import check_outputs, read
 from tensorcell.missing_value import missing_value_of
 
@@ -66,4 +67,4 @@ def plan(
             result.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    print(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)
+    show(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)

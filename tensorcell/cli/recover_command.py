@@ -38,8 +38,9 @@ from tensorcell.cli.parsing import (
     spacing_of,
     spacing_z_of,
 )
+from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
-from tensorcell.files import Written, check_outputs, read, read_mask, rehearse, staged, write
+from tensorcell.files import Written, check_outputs, claimed, read, read_mask, rehearse, split_path, staged, write
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
@@ -121,23 +122,24 @@ def recover(
     }  # fmt: skip
     try:
         check_outputs({"IN": source, "--mask": mask}, outputs, PAGE_SUFFIXES)
-        before = read(source, dataset=dataset, series=series, axes=axes)
-        if spacing is not None:
-            before = replace(before, spacing=spacing_of(spacing, before.axes))
-        measured = read_mask(mask, like=before) if mask is not None else None
-        wanted = before.dtype if dtype == "input" else dtype
-        rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
-        grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
-        check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
-        if not quiet:
-            say_cost(source, before, grid)
-        labels = [stack.label for stack in stacks(before)]
-        with ProgressBar(labels, enabled=False if quiet else None) as bar:
-            result = recover_volume(before, measured, callback=bar.update, **options)
-        facts = {"input": source, "output": target, **reports.facts(before, result)}
-        fitting, lost_type = storable(wanted, result)
-        given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
-        written = write_all(outputs, given, result, signed(result.volume, options), fitting)
+        with claimed([split_path(path)[0] for path in outputs.values() if path is not None]):
+            before = read(source, dataset=dataset, series=series, axes=axes)
+            if spacing is not None:
+                before = replace(before, spacing=spacing_of(spacing, before.axes))
+            measured = read_mask(mask, like=before) if mask is not None else None
+            wanted = before.dtype if dtype == "input" else dtype
+            rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
+            grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
+            check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
+            if not quiet:
+                say_cost(source, before, grid)
+            labels = [stack.label for stack in stacks(before)]
+            with ProgressBar(labels, enabled=False if quiet else None) as bar:
+                result = recover_volume(before, measured, callback=bar.update, **options)
+            facts = {"input": source, "output": target, **reports.facts(before, result)}
+            fitting, lost_type = storable(wanted, result)
+            given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
+            written = write_all(outputs, given, result, signed(result.volume, options), fitting)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend(lost_type)
@@ -153,9 +155,9 @@ def recover(
     if written.lost:
         facts["notes"].append(f"{written.format} does not hold: {', '.join(written.lost)}")
     if as_json:
-        print(json.dumps(facts))
+        show(json.dumps(facts))
     elif not quiet:
-        print(summary(facts))
+        show(summary(facts))
     if result.not_recovered:
         raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
 

@@ -11,7 +11,9 @@ import typer
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.memory import peak_memory
 from tensorcell.cli.parsing import JSON_HELP, NOISE_HELP, numbers_of
+from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
+from tensorcell.files import claimed
 
 PRIORS = ("lateral", "volume")
 """Kinds of priors; all others are networks that restore."""
@@ -179,9 +181,9 @@ def train(
             raise InputError(f"expected --kind microdiffuse3d or a baseline with --{name}, got --kind {kind}")
         facts, text = fitted_prior(sources, common | {"kind": kind, "noise": sigma})
     if as_json:
-        print(json.dumps({**facts, "peak_memory_mib": peak_memory()}, allow_nan=False))
+        show(json.dumps({**facts, "peak_memory_mib": peak_memory()}, allow_nan=False))
     elif not quiet:
-        print(text)
+        show(text)
 
 
 def fitted_prior(sources: list[str], options: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -190,7 +192,8 @@ def fitted_prior(sources: list[str], options: dict[str, Any]) -> tuple[dict[str,
 
     request = prior_training.TrainRequest(sources=tuple(sources), **options)
     try:
-        facts = prior_training.train(request)
+        with claimed([request.out]):
+            facts = prior_training.train(request)
     except KeyboardInterrupt:
         raise Interrupted(prior_training.how_to_go_on(request)) from None
     return facts, prior_training.summary(facts)
@@ -203,7 +206,8 @@ def fitted_networks(sources: list[str], options: dict[str, Any]) -> tuple[dict[s
     low = training.sources_of(options.pop("low", ()))
     request = training.ModelRequest(sources=training.sources_of(sources), low=low, **options)
     try:
-        facts = training.train(request)
+        with claimed([request.out]):
+            facts = training.train(request)
     except KeyboardInterrupt:
         raise Interrupted(training.how_to_go_on(request)) from None
     return facts, training.summary(facts)

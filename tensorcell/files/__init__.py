@@ -4,10 +4,11 @@
 
 A file that is damaged or cut off is an error, never a partly empty array: TIFF files are checked directory
 by directory and strip by strip against the length of the file before anything is decoded, HDF5 files for
-chunks that were never written. An output appears whole or not at all.
+chunks that were never written. An output appears whole or not at all, and one run at a time makes it.
 """
 
 from tensorcell.files.casting import Cast, cast
+from tensorcell.files.claims import claimed
 from tensorcell.files.paths import check_writable, same_file, split_path
 from tensorcell.files.reading import read, read_mask
 from tensorcell.files.staging import check_outputs, rehearse, staged
@@ -21,6 +22,7 @@ __all__ = [
     "cast",
     "check_outputs",
     "check_writable",
+    "claimed",
     "read",
     "read_mask",
     "readable_formats",

@@ -11,7 +11,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.formats import FilePath, Format
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.table import tree_suffixes, unknown_suffix, writable_format_of
-from tensorcell.files.whole_files import remove, temporary_name
+from tensorcell.files.temporary import remove, temporary_name
 
 
 def split_path(path: FilePath) -> tuple[Path, str | None]:
@@ -76,6 +76,8 @@ def check_target(file: Path, form: Format | None = None) -> None:
             _check_folder_target(file, form)
         elif file.is_dir():
             raise InputError("is a folder, expected a file name")
+        elif file.exists() and not file.is_file():
+            raise InputError("is no regular file, expected a file name")
         folder = Path(os.path.realpath(file)).parent
         if not folder.is_dir():
             raise InputError(f"the folder {folder} does not exist")

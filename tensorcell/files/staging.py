@@ -11,7 +11,8 @@ from tensorcell.errors import InputError
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.paths import check_writable, same_file, split_path
 from tensorcell.files.table import suffix_of
-from tensorcell.files.whole_files import Move, remove
+from tensorcell.files.temporary import remove
+from tensorcell.files.whole_files import Move
 from tensorcell.files.writing import write
 from tensorcell.volume import Volume
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from tensorcell.errors import InputError
 from tensorcell.files.formats import FilePath
 from tensorcell.files.messages import naming, reason
+from tensorcell.files.temporary import OLD, place_of, remove, temporary_name
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Move:
     @staticmethod
     def to(path: Path, ending: str = ".part") -> Move:
         """The move to ``path`` of an output whose temporary name ends with ``ending``."""
-        target = Path(os.path.realpath(path))  # a link stays a link
-        return Move(target, temporary_name(path, ending), temporary_name(path, ".old"), target.exists())
+        target = place_of(path)  # a link stays a link
+        return Move(target, temporary_name(path, ending), temporary_name(path, OLD), target.exists())
 
     def copy_target(self) -> None:
         """Make the temporary output a copy of what lies at the target, to be extended."""
@@ -99,22 +99,6 @@ def write_whole(path: FilePath, content: bytes) -> None:
     """Write a file that appears whole or not at all."""
     with naming(path), whole_file(Path(path)) as part:
         part.write_bytes(content)
-
-
-def temporary_name(path: Path, ending: str = ".part") -> Path:
-    """A new hidden name in the folder of ``path``; if ``path`` is a link, in the folder of its target."""
-    return Path(os.path.realpath(path)).with_name(f".tensorcell-{secrets.token_hex(8)}{ending}")
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder if it exists; no error is raised, so that an earlier one is shown."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    except (OSError, ValueError):
-        return
 
 
 def _flush(part: Path) -> None:

@@ -9,12 +9,16 @@ from typing import Any
 
 from tensorcell.errors import InputError
 from tensorcell.files.casting import Cast, cast
+from tensorcell.files.claims import claimed
 from tensorcell.files.formats import FilePath, NotHeld
 from tensorcell.files.messages import naming
 from tensorcell.files.paths import check_target, split_path
 from tensorcell.files.table import complete_suffixes, writable_format_of
 from tensorcell.files.whole_files import whole_file
 from tensorcell.volume import Volume
+
+WAIT = 60.0
+"""Seconds for which another one that writes the same file is waited for."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def write(
     InputError
         In one line that starts with the path, if the suffix is unknown or of a format that can only be read, if the
         folder is missing or cannot be written to, if the disk is full, if the format does not have the dtype or the
-        axes, or if NaN would have to become an integer.
+        axes, if NaN would have to become an integer, or if another run is writing the file.
 
     Notes
     -----
@@ -79,6 +83,7 @@ def write(
     with naming(path):
         form, writer = writable_format_of(file)
         check_target(file, form)
+    with claimed([file], WAIT), naming(path):
         if not overwrite and file.exists():
             raise InputError("exists already, expected a new name (or overwrite=True)")
         converted = Cast(volume.data, 0, 0) if dtype is None else cast(volume.data, dtype)

@@ -1,0 +1,28 @@
+"""What a command says on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from tensorcell.errors import InputError
+from tensorcell.files.messages import reason
+
+
+def show(text: object) -> None:
+    """Print a text.
+
+    Raises
+    ------
+    InputError
+        If nobody reads it any more, or the disk that it goes to is full.
+    """
+    if sys.stdout is None:
+        raise InputError("standard output is closed, and the result is not shown")
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # Python would try to write what is left of it once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(f"standard output cannot be written, and the result is not shown: {reason(error)}") from None
