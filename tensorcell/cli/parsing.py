@@ -8,7 +8,8 @@ from tensorcell.errors import InputError
 from tensorcell.files import readable_formats, writable_suffixes
 
 SOURCE_HELP = f"Stack to read: {readable_formats()}"
-TARGET_HELP = f"Output file; its suffix sets the format: {', '.join(writable_suffixes())}"
+SOURCES_HELP = f"{SOURCE_HELP}; several files, a pattern in quotes, or a folder of them"
+TARGET_HELP = f"Output file, its suffix sets the format: {', '.join(writable_suffixes())}; a folder for several inputs"
 AXES_HELP = "Axes, such as TZYX, where the file does not state them."
 DATASET_HELP = "Dataset to read, where the file holds several: /group/name in HDF5, a name in .npz."
 SERIES_HELP = "Number (from 0) or name of the image to read, where the file holds several."

@@ -14,6 +14,7 @@ import typer
 import tensorcell
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.flags import given_options, with_flags
+from tensorcell.cli.many_files import are_many, recover_many
 from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
     AXES_HELP,
@@ -28,7 +29,7 @@ from tensorcell.cli.parsing import (
     PSF_HELP,
     RANK_HELP,
     SERIES_HELP,
-    SOURCE_HELP,
+    SOURCES_HELP,
     SPACING_HELP,
     SPACING_Z_HELP,
     TARGET_HELP,
@@ -59,7 +60,8 @@ METHOD_HELP = " ".join(f"{method.name}: {method.summary}" for method in METHODS.
 
 @with_flags(METHODS)
 def recover(
-    source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
+    context: typer.Context,
+    sources: Annotated[list[str], typer.Argument(metavar="IN...", help=SOURCES_HELP)],
     target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET_HELP)],
     axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
     spacing_z: Annotated[str | None, typer.Option(help=SPACING_Z_HELP)] = None,
@@ -92,6 +94,9 @@ def recover(
     series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of left-out voxels.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Several inputs: files at a time.")] = 1,
+    suffix: Annotated[str | None, typer.Option(help="Several inputs: suffix of the outputs, such as .h5.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Several inputs: show what would be done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no summary.")] = False,
     **flags: Any,
@@ -100,7 +105,17 @@ def recover(
 
     Of several channels and frames, one that cannot be recovered is NaN in OUT and named on stderr; the others are
     written, and the exit status is 2.
+
+    Several inputs (files, a pattern such as 'in/*.tif', or a folder) are recovered one by one into the folder OUT; one
+    of them that cannot be read does not stop the others, and the same command goes on where it was stopped. {name} in
+    the names of other files stands for the name of each input.
     """
+    if are_many(sources, target):
+        recover_many(context, sources, target, jobs=jobs, suffix=suffix, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        return
+    if dry_run or jobs > 1 or suffix is not None:
+        raise InputError("--dry-run, --jobs and --suffix are for several inputs, got one")
+    (source,) = sources
     options = {
         "axial_factor": axial_factor,
         "method": method,

@@ -12,7 +12,7 @@ from tensorcell.files.claims import claimed
 from tensorcell.files.paths import check_writable, same_file, split_path
 from tensorcell.files.reading import read, read_mask
 from tensorcell.files.staging import check_outputs, rehearse, staged
-from tensorcell.files.table import readable_formats, writable_suffixes
+from tensorcell.files.table import is_readable, readable_formats, suffix_of, writable_suffixes
 from tensorcell.files.whole_files import write_whole
 from tensorcell.files.writing import Written, write
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_outputs",
     "check_writable",
     "claimed",
+    "is_readable",
     "read",
     "read_mask",
     "readable_formats",
@@ -30,6 +31,7 @@ __all__ = [
     "same_file",
     "split_path",
     "staged",
+    "suffix_of",
     "writable_suffixes",
     "write",
     "write_whole",

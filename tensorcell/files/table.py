@@ -63,6 +63,11 @@ def format_of(path: Path) -> Format:
     return found[0]
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a path has the suffix of a format in the table."""
+    return _find(path) is not None
+
+
 def writable_format_of(path: Path) -> tuple[Format, Writer]:
     """The format by the suffix, and its writer; an `InputError` that lists the writable suffixes if it is none."""
     found = _find(path)
