@@ -8,6 +8,8 @@ suffix            holds                                does not hold
 .tif .tiff        axes, voxel size, metadata           the mask
 .ome.tif(f)       the same, axes among T, C, Z, Y, X   the mask; int64, uint64, float16
 .h5 .hdf5         everything
+.ims              (read only) axes, voxel size
+.xml              (read only) BigDataViewer: the same
 .npz              everything
 .npy              the array                            axes, voxel size, metadata, the mask
 .mrc .st .rec     (read only) axes, voxel size
@@ -48,7 +50,9 @@ FORMATS: tuple[Format, ...] = (
         axes=OME_AXES,
         has_series=True,
     ),
-    Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True),
+    Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True, has_series=True),
+    Format("Imaris", (".ims",), read_hdf5, holds="tree"),
+    Format("BigDataViewer XML", (".xml",), read_hdf5, has_series=True),
     Format(".npy", (".npy",), read_npy, write_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc),
