@@ -96,8 +96,10 @@ def _opened(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     """A member of a group; files with the values of a dataset are looked for in its folder."""
     import h5py
 
-    if group.get(name, getclass=True) is not h5py.Dataset:
-        return group[name]
+    item = group[name]
+    if not isinstance(item, h5py.Dataset) or not item.external:
+        return item
+    del item  # a dataset that is open keeps its folder
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_efile_prefix(os.fsencode(Path(group.file.filename).resolve().parent))
     return h5py.Dataset(h5py.h5d.open(group.id, name.encode(), access))

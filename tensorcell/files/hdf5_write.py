@@ -74,13 +74,25 @@ def _make_room(file: h5py.File, name: str) -> None:
 
     parts = name.split("/")
     for parent in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
+        _check_no_link(file, parent)
         if isinstance(file.get(parent), h5py.Dataset):
             raise InputError(f"{parent!r} is a dataset in the file, expected a group")
     for old in (name, f"{name}_mask"):
+        _check_no_link(file, old)
         if isinstance(file.get(old), h5py.Group):
             raise InputError(f"{old!r} is a group in the file, expected the name of a dataset")
         if old in file:
             del file[old]
+
+
+def _check_no_link(file: h5py.File, name: str) -> None:
+    """Raise `InputError` if the name leads elsewhere: into another file even, which is no output."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+        place = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
+        raise InputError(f"{name!r} is a link to {link.path}{place} in the file, expected a group or dataset")
 
 
 def _reserve(path: Path, size: int) -> None:
