@@ -73,8 +73,19 @@ def test_virtual_datasets_without_all_their_values_are_refused(away: Path) -> No
     refuses(lambda: read(virtual(away / "v.h5")), "more than 16 virtual datasets that lead to each other")
     external(away / "a.h5", ("a.raw", 0, STACK.nbytes))
     refuses(lambda: read(virtual(away / "v.h5")), "those of 'raw' lie in further files; expected them in one")
-    numbered = virtual(away / "v.h5", "a-%b.h5")
-    refuses(lambda: read(numbered), "is made of numbered files 'a-%b.h5', expected files by name")
+
+
+def test_virtual_datasets_of_numbered_files_are_refused(away: Path) -> None:
+    """Their shape is that of the files which happen to be there."""
+    space = h5py.h5s.create_simple(STACK.shape, (h5py.h5s.UNLIMITED, *STACK.shape[1:]))
+    space.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), STACK.shape, STACK.shape)
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_virtual(space, b"a-%b.h5", b"raw", h5py.h5s.create_simple(STACK.shape))
+    for number in range(2):
+        hdf5(away / f"a-{number}.h5", raw=STACK)
+    with h5py.File(away / "v.h5", "w") as file:
+        h5py.h5d.create(file.id, b"raw", h5py.h5t.NATIVE_UINT16, space, made)
+    refuses(lambda: read(away / "v.h5"), "values of /raw lie in the numbered 'a-%b.h5', expected files by name")
 
 
 def test_growing_virtual_datasets_are_read(away: Path) -> None:

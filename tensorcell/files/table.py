@@ -95,8 +95,8 @@ def writable_suffixes() -> tuple[str, ...]:
 
 
 def tree_suffixes() -> tuple[str, ...]:
-    """The suffixes after which a path inside the file may follow a colon."""
-    return _suffixes(one for one in FORMATS if one.holds == "tree")
+    """The suffixes after which a path inside the file, or a name in it, may follow a colon."""
+    return _suffixes(one for one in FORMATS if one.holds != "one")
 
 
 def names_with_datasets() -> str:
@@ -116,10 +116,8 @@ def complete_suffixes() -> str:
 
 def readable_formats() -> str:
     """The formats that can be read, for a help text, such as ``TIFF, HDF5 (file.h5:/path) or .npy``."""
-    names = [
-        f"{one.name} (file{one.suffixes[0]}:/path)" if one.holds == "tree" else one.name for one in FORMATS
-    ]  # fmt: skip
-    return _listed(names, "or")
+    inside = {"one": "", "several": " (file{}:name)", "tree": " (file{}:/path)"}
+    return _listed([one.name + inside[one.holds].format(one.suffixes[0]) for one in FORMATS], "or")
 
 
 def unknown_suffix(path: Path, expected: Sequence[str]) -> InputError:

@@ -11,7 +11,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.casting import Cast, cast
 from tensorcell.files.formats import FilePath, NotHeld
 from tensorcell.files.messages import naming
-from tensorcell.files.paths import check_target, split_path
+from tensorcell.files.paths import check_inside, check_target, split_path
 from tensorcell.files.table import complete_suffixes, writable_format_of
 from tensorcell.files.whole_files import whole_file
 from tensorcell.volume import Volume
@@ -78,6 +78,7 @@ def write(
     volume = Volume.from_array(volume)
     with naming(path):
         form, writer = writable_format_of(file)
+        check_inside(form, inside)
         check_target(file, form)
         if not overwrite and file.exists():
             raise InputError("exists already, expected a new name (or overwrite=True)")
