@@ -21,6 +21,7 @@ from tensorcell.files.hdf5_found import Found, read_found
 from tensorcell.files.hdf5_sources import find
 from tensorcell.files.imaris_read import find_imaris
 from tensorcell.files.notes import json_object, text_of
+from tensorcell.files.probing import try_first
 from tensorcell.files.units import SECONDS, Spacing, finite, length, voxel_size
 from tensorcell.volume import Volume
 
@@ -28,10 +29,27 @@ if TYPE_CHECKING:
     import h5py
 
 
+LOOK = "tensorcell.files.hdf5_read:look"
+
+
 def read_hdf5(path: Path, wanted: Wanted) -> Volume:
-    """Read the volume that is wanted, or the only one; of a BigDataViewer XML, from the HDF5 file that it names."""
+    """Read the volume that is wanted, or the only one; of a BigDataViewer XML, from the HDF5 file that it names.
+
+    All but the values is read in a child process first, unless this process has written or read the file before:
+    damaged files can crash HDF5.
+    """
+    import h5py
+
+    if path.suffix.lower() == ".xml" or h5py.is_hdf5(path):
+        try_first(LOOK, path, *wanted)
     with opened(path, wanted) as found:
         return read_found(found)
+
+
+def look(path: Path, *wanted: Any) -> None:
+    """Do all that reading a file takes except for the values."""
+    with opened(path, Wanted(*wanted)):
+        pass
 
 
 @contextmanager
