@@ -119,7 +119,11 @@ HOSTILE: list[tuple[str, Callable[[Path], object], str]] = [
     ("words.npy", lambda p: np.save(p, STACK.astype(str)), "data has dtype <U5"),
     ("photo.npy", lambda p: np.save(p, np.ones((16, 18, 3), "u1")), "looks like an RGB photo"),
     ("text.npz", text_file, "is no .npz file"),
-    ("several.npz", lambda p: npz(p, a=STACK, b=STACK), "has several arrays, name one with dataset=: a, b"),
+    (
+        "several.npz",
+        lambda p: npz(p, a=STACK, b=STACK),
+        "has several arrays, name one with dataset= or after a colon: a, b",
+    ),
     ("pickle.npz", lambda p: npz(p, data=np.array([{}])), "Object arrays cannot be loaded"),
     ("mask.npz", lambda p: npz(p, data=STACK, mask=STACK[0] > 0), r"mask has shape \(16, 18\), data has shape"),
 ]

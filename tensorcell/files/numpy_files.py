@@ -79,7 +79,9 @@ def _choose_array(names: list[str], wanted: str | None) -> str:
     if chosen is None and len(names) == 1:
         chosen = names[0]
     if chosen is None or chosen not in names:
-        problem = f"has no array {wanted!r}" if wanted else "has several arrays, name one with dataset="
+        problem = (
+            f"has no array {wanted!r}" if wanted else "has several arrays, name one with dataset= or after a colon"
+        )
         raise InputError(f"{problem}: {', '.join(names[:8]) or 'none'}")
     return chosen
 
