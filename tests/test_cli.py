@@ -99,6 +99,21 @@ def test_recover_writes_all_outputs(
     assert "http" not in page  # self-contained
 
 
+def test_names_in_a_file_follow_a_colon(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = tc.read(stack / "in.tif").data
+    np.savez(stack / "two.npz", raw=counts, other=counts[:3])
+    arguments = ("--method", "fast", "--spacing", "0.5,0.2,0.1", "--json")
+    assert call(monkeypatch, stack, "recover", "two.npz:raw", "all.h5:/fast/raw", *arguments) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == list(counts.shape)
+    assert tc.read("all.h5:/fast/raw").shape == counts.shape
+    assert call(monkeypatch, stack, "recover", "two.npz", "out.tif", *arguments) == 2
+    assert "has several arrays, name one with dataset=" in capsys.readouterr().err
+    assert call(monkeypatch, stack, "recover", "in.tif", "two.npz:new", *arguments) == 2
+    assert "two.npz:new: .npz is written with one volume" in capsys.readouterr().err
+
+
 def test_dtype_input_counts_rounding(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

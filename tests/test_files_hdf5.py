@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from volume_files import KNOWN, STACK, assert_same, hdf5, npz, refuses, tiff
 
-from tensorcell.files import read, write
+from tensorcell.files import check_writable, read, write
 from tensorcell.volume import Volume
 
 
@@ -90,7 +90,7 @@ def test_hdf5_paths_inside(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(f"{path}:/raw", dataset="raw").data, STACK)
     refuses(lambda: read(f"{path}:/none"), r"has no dataset 'none', it has /g/label \(5, 16, 18\), /raw")
     refuses(lambda: read(f"{path}:/raw", dataset="g"), "two datasets are named, 'raw' in the path and dataset='g'")
-    refuses(lambda: read(tiff(tmp_path / "a.tif"), dataset="raw"), "dataset= is for HDF5 and .npz files")
+    refuses(lambda: read(tiff(tmp_path / "a.tif"), dataset="raw"), "dataset= is for HDF5, Imaris and .npz files")
 
 
 def test_hdf5_contiguous_and_virtual_layouts(tmp_path: Path) -> None:
@@ -106,7 +106,17 @@ def test_npz_of_other_programs(tmp_path: Path) -> None:
     assert_same(read(npz(tmp_path / "a.npz", volume=STACK)), Volume(STACK))
     path = npz(tmp_path / "b.npz", x=STACK, y=STACK[0])
     assert_same(read(path, dataset="x"), Volume(STACK))
+    assert_same(read(f"{path}:x"), Volume(STACK))
+    assert read(f"{path}:/y").axes == "YX"
     refuses(lambda: read(path, dataset="z"), "has no array 'z': x, y")
+    refuses(lambda: read(f"{path}:x", dataset="y"), "two datasets are named, 'x' in the path and dataset='y'")
     with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
         archive.writestr("readme.txt", "x")
-    refuses(lambda: read(tmp_path / "c.npz"), "has several arrays, name one with dataset=: none")
+    refuses(lambda: read(tmp_path / "c.npz"), "has several arrays, name one with dataset= or after a colon: none")
+
+
+def test_a_name_in_an_npz_is_not_written(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", x=STACK)
+    for call in (write, lambda output, _: check_writable(output)):
+        refuses(lambda: call(f"{path}:x", STACK), "npz:x: .npz is written with one volume, expected a path without 'x'")  # noqa: B023
+    assert_same(read(path), Volume(STACK))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import re
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import tifffile
 from volume_files import KNOWN, STACK, assert_same, hdf5, npz, refuses, text_file, tiff
 
 from tensorcell.errors import InputError
-from tensorcell.files import read, write
+from tensorcell.files import claimed_sizes, read, write
 from tensorcell.volume import Volume
 
 
@@ -117,7 +119,11 @@ HOSTILE: list[tuple[str, Callable[[Path], object], str]] = [
     ("words.npy", lambda p: np.save(p, STACK.astype(str)), "data has dtype <U5"),
     ("photo.npy", lambda p: np.save(p, np.ones((16, 18, 3), "u1")), "looks like an RGB photo"),
     ("text.npz", text_file, "is no .npz file"),
-    ("several.npz", lambda p: npz(p, a=STACK, b=STACK), "has several arrays, name one with dataset=: a, b"),
+    (
+        "several.npz",
+        lambda p: npz(p, a=STACK, b=STACK),
+        "has several arrays, name one with dataset= or after a colon: a, b",
+    ),
     ("pickle.npz", lambda p: npz(p, data=np.array([{}])), "Object arrays cannot be loaded"),
     ("mask.npz", lambda p: npz(p, data=STACK, mask=STACK[0] > 0), r"mask has shape \(16, 18\), data has shape"),
 ]
@@ -245,3 +251,67 @@ def test_a_flipped_bit_in_an_npz_is_noticed(tmp_path: Path) -> None:
     raw[raw.index(STACK.tobytes()) + 100] ^= 1
     path.write_bytes(raw)
     refuses(lambda: read(path), "cannot be read: Bad CRC-32 for file 'data.npy'")
+
+
+def header(shape: tuple[int, ...], dtype: str = "<u2") -> bytes:
+    """The beginning of an ``.npy`` file."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": dtype})
+    return stream.getvalue()
+
+
+def archive(path: Path, content: bytes, name: str = "data.npy") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(name, content)
+    return path
+
+
+HUGE = (10**4, 10**4, 10**4)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5"])
+def test_headers_that_claim_more_than_the_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(claimed_sizes, "free_memory", lambda: 10**9)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("raw", HUGE, "u2", chunks=(50,) * 3)
+    elif suffix == ".npz":
+        archive(path, header(HUGE))
+    else:
+        path.write_bytes(header(HUGE))
+    said = "claims 10000 x 10000 x 10000 values of uint16, which need 2 TB of memory; 1 GB are free"
+    refuses(lambda: read(path), said)
+
+
+def test_numpy_headers_must_claim_what_follows_them(tmp_path: Path) -> None:
+    """A small archive can expand to any size: its directory says to which, before anything is decompressed."""
+    values = STACK.tobytes()
+    bomb = archive(tmp_path / "bomb.npz", header(STACK.shape) + values + bytes(30 * 2**20))
+    assert bomb.stat().st_size < 50_000
+    refuses(lambda: read(bomb), "is damaged: its header claims 2880 bytes of values, 31460160 follow it")
+    refuses(lambda: read(archive(tmp_path / "a.npz", header(STACK.shape) + values[:-2])), "claims 2880 .*, 2878 follow")
+    path = tmp_path / "a.npy"
+    for content, there in ((values[:-2], 2878), (values + b"??", 2882), (b"", 0)):
+        path.write_bytes(header(STACK.shape) + content)
+        refuses(lambda: read(path), f"is damaged: its header claims 2880 bytes of values, {there} follow it")
+    refuses(lambda: read(archive(tmp_path / "b.npz", b"?" * 100)), "cannot be read: the magic string is not correct")
+
+
+def test_the_parts_beside_an_array_are_bounded_too(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", data=STACK)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("mask.npy", header(STACK.shape, "|b1") + bytes(2**20))
+    refuses(lambda: read(path), "is damaged: its header claims 1440 bytes of values, 1048576 follow it")
+
+
+def test_a_zip_directory_that_lies_is_noticed(tmp_path: Path) -> None:
+    """The sizes in the directory are those that the archive is read by: no more comes out of it."""
+    path = archive(tmp_path / "a.npz", header(STACK.shape) + STACK.tobytes() + bytes(2**20))
+    raw = bytearray(path.read_bytes())
+    entry = raw.rindex(b"PK\x01\x02")
+    struct.pack_into("<I", raw, entry + 24, len(header(STACK.shape)) + STACK.nbytes)
+    path.write_bytes(raw)
+    refuses(lambda: read(path), "cannot be read: (Bad CRC-32|File size)")

@@ -100,7 +100,7 @@ def test_texts_list_the_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     by_name = {one.name: one for one in table.FORMATS}
     formats = [by_name[name] for name in ("TIFF", "HDF5", ".npz")]
     monkeypatch.setattr(table, "FORMATS", (*formats, DUMMY))
-    assert readable_formats() == "TIFF, HDF5 (file.h5:/path), .npz or Dummy"
+    assert readable_formats() == "TIFF, HDF5 (file.h5:/path), .npz (file.npz:name) or Dummy"
     assert writable_suffixes() == (".tif", ".tiff", ".h5", ".hdf5", ".npz")
     assert table.names_with_datasets() == "HDF5 and .npz"
     assert table.complete_suffixes() == ".h5 or .npz"

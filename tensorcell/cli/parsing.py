@@ -11,7 +11,10 @@ SOURCE_HELP = f"Stack to read: {readable_formats()}"
 SOURCES_HELP = f"{SOURCE_HELP}; several files, a pattern in quotes, or a folder of them"
 TARGET_HELP = f"Output file, its suffix sets the format: {', '.join(writable_suffixes())}; a folder for several inputs"
 AXES_HELP = "Axes, such as TZYX, where the file does not state them."
-DATASET_HELP = "Dataset to read, where the file holds several: /group/name in HDF5, a name in .npz."
+DATASET_HELP = (
+    "Dataset to read, where the file holds several: /group/name in HDF5, a name in .npz; it may also follow the file's "
+    "name after a colon."
+)
 SERIES_HELP = "Number (from 0) or name of the image to read, where the file holds several."
 MASK_HELP = "Mask file of the input's shape; not zero = measured."
 MISSING_HELP = "Voxels that have exactly this value were not measured, such as 0 for padding."

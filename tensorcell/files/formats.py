@@ -71,7 +71,10 @@ class Format:
     write: Writer | None = None
     """None for a format that can only be read."""
     holds: Literal["one", "several", "tree"] = "one"
-    """A file holds one dataset; several, chosen by ``dataset=``; or a tree, with paths that may also follow a colon."""
+    """A file holds one dataset; several, of which one is read by its name; or a tree, in which one is written, too.
+
+    The name or path is given as ``dataset=`` or after a colon.
+    """
     dtypes: tuple[str, ...] = ()
     """The data types that can be written; empty if all can."""
     axes: str = ""

@@ -1,98 +1,152 @@
-"""Read HDF5 files: those of tensorcell, plantseg and ilastik, and any whose dimensions are labelled."""
+"""Read HDF5 files: those of tensorcell, plantseg, Fiji and ilastik, any whose dimensions are labelled, and two layouts.
+
+The layouts of BigDataViewer (`bdv_read`) and Imaris (`imaris_read`) are known by their groups, whatever the suffix.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.bdv_read import find_bdv
+from tensorcell.files.bdv_xml import description, image_file, parsed
 from tensorcell.files.formats import Wanted
-from tensorcell.files.layout import native
+from tensorcell.files.hdf5_found import Found, read_found
+from tensorcell.files.hdf5_sources import find
+from tensorcell.files.imaris_read import find_imaris
 from tensorcell.files.notes import json_object, text_of
-from tensorcell.files.units import Spacing
-from tensorcell.volume import Volume, guess_axes
+from tensorcell.files.probing import try_first
+from tensorcell.files.units import SECONDS, Spacing, finite, length, voxel_size
+from tensorcell.volume import Volume
 
 if TYPE_CHECKING:
     import h5py
 
 
+LOOK = "tensorcell.files.hdf5_read:look"
+
+
 def read_hdf5(path: Path, wanted: Wanted) -> Volume:
-    """Read the dataset of that name, or the only one that can be a volume, and its mask if there is one."""
+    """Read the volume that is wanted, or the only one; of a BigDataViewer XML, from the HDF5 file that it names.
+
+    All but the values is read in a child process first, unless this process has written or read the file before:
+    damaged files can crash HDF5.
+    """
     import h5py
 
+    if path.suffix.lower() == ".xml" or h5py.is_hdf5(path):
+        try_first(LOOK, path, *wanted)
+    with opened(path, wanted) as found:
+        return read_found(found)
+
+
+def look(path: Path, *wanted: Any) -> None:
+    """Do all that reading a file takes except for the values."""
+    with opened(path, Wanted(*wanted)):
+        pass
+
+
+@contextmanager
+def opened(path: Path, wanted: Wanted) -> Iterator[Found]:
+    """The volume that is wanted, in an open file; all of it is there, and none of its values have been read."""
+    import h5py
+
+    told = None
+    if path.suffix.lower() == ".xml":
+        root = parsed(path)
+        path, told = image_file(path, root), description(root)
+        if not path.is_file():
+            raise InputError(f"names the file {str(path)!r}, which is missing")
     if not h5py.is_hdf5(path):
         raise InputError("is no HDF5 file, or its beginning is damaged")
-    with h5py.File(path, "r") as file:
-        stored = _choose_dataset(file, wanted.dataset)
-        _check_written(stored)
-        attributes = stored.attrs
-        mask_name = attributes.get("mask")
-        mask = None if mask_name is None or mask_name not in file else file[mask_name][()].astype(bool)
-        names = wanted.axes or _axes(stored)
-        data = native(stored[()])
-        spacing = _spacing(attributes.get("element_size_um"), names)
-        metadata = json_object(attributes.get("metadata"))
+    with h5py.File(path.resolve(), "r") as file:  # beside the file itself, not beside a link to it, lie its sources
+        found = find_bdv(file, wanted, told) or find_imaris(file, wanted) or _find_dataset(file, wanted)
+        found = found._replace(axes=wanted.axes or found.axes)
+        found.check()
+        yield found
+
+
+def _find_dataset(file: h5py.File, wanted: Wanted) -> Found:
+    """A dataset, and what its attributes say."""
+    import h5py
+
+    if wanted.series is not None:
+        raise InputError("has no series, expected dataset= or a path after a colon where it holds several volumes")
+    stored = _choose_dataset(file, wanted.dataset)
+    attributes = stored.attrs
+    mask_name = text_of(attributes.get("mask"))
+    mask = None if mask_name is None else find(file, mask_name)
+    tags = _tags(attributes.get("axistags"))
+    names = wanted.axes or _axes(stored, tags)
+    metadata = json_object(attributes.get("metadata"))
     metadata["format"] = "HDF5"
-    return Volume(data, names or guess_axes(data), spacing, mask, metadata)
+    spacing = _spacing(attributes.get("element_size_um"), names)
+    if spacing is None and names is not None and len(names) == len(tags):
+        spacing = _spacing_of_tags(tags, json_object(attributes.get("axis_units")), names, metadata)
+    return Found([stored], names, spacing, metadata, mask=mask if isinstance(mask, h5py.Dataset) else None)
 
 
 def _choose_dataset(file: h5py.File, name: str | None) -> h5py.Dataset:
     """The dataset called ``name``, or the only one in the file or group that can be a volume."""
     import h5py
 
-    start = file if name is None else file.get(name)
+    start = file if name is None else find(file, name)
     if isinstance(start, h5py.Dataset):
         return start
-    found: dict[str, h5py.Dataset] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    masks: set[str | None] = set()
 
     def visit(_: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "buif":
-            found[item.name] = item
+            shapes[item.name] = item.shape
+            masks.add(text_of(item.attrs.get("mask")))
 
     (file if start is None else start).visititems(visit)
-    if any(item.ndim > 2 for item in found.values()):  # what has two axes beside a volume belongs to it
-        found = {key: item for key, item in found.items() if item.ndim > 2}
-    masks = {text_of(item.attrs.get("mask")) for item in found.values()}
-    listed = [key for key in found if key not in masks]
-    names = ", ".join(f"{key} {found[key].shape}" for key in listed[:8]) + (", ..." if len(listed) > 8 else "")
+    if any(len(shape) > 2 for shape in shapes.values()):  # what has two axes beside a volume belongs to it
+        shapes = {key: shape for key, shape in shapes.items() if len(shape) > 2}
+    listed = [key for key in shapes if key not in masks]
+    names = ", ".join(f"{key} {shapes[key]}" for key in listed[:8]) + (", ..." if len(listed) > 8 else "")
     if start is None:
         raise InputError(f"has no dataset {name!r}, it has {names or 'none that can be a volume'}")
     if not listed:
         raise InputError("has no dataset of two or more axes, expected a volume")
     if len(listed) > 1:
         raise InputError(f"has {len(listed)} volumes, name one with dataset= or after a colon: {names}")
-    return found[listed[0]]
+    chosen = find(start, listed[0])
+    assert isinstance(chosen, h5py.Dataset)
+    return chosen
 
 
-def _check_written(stored: h5py.Dataset) -> None:
-    """Raise `InputError` if parts of the dataset were never written: they would read as zeros."""
-    if stored.size in (None, 0) or stored.is_virtual or stored.external:
-        return
-    if stored.chunks is not None:
-        pairs = zip(stored.shape, stored.chunks, strict=True)
-        wanted = math.prod(-(-length // chunk) for length, chunk in pairs)
-        missing = wanted - stored.id.get_num_chunks()
-        if missing > 0:
-            raise InputError(f"is incomplete: {missing} of {wanted} chunks of {stored.name} were never written")
-    elif stored.id.get_storage_size() == 0:
-        raise InputError(f"is incomplete: {stored.name} was never written")
+def _tags(value: Any) -> list[dict[str, Any]]:
+    """ilastik's ``axistags``: for each axis its key, resolution and description; empty if there are none."""
+    tags = json_object(value).get("axes")
+    return tags if isinstance(tags, list) and all(isinstance(tag, dict) for tag in tags) else []
 
 
-def _axes(stored: h5py.Dataset) -> str | None:
-    """Axes from our ``axes`` attribute, ilastik's ``axistags`` or HDF5's dimension labels."""
-    own = text_of(stored.attrs.get("axes"))
-    tags = json_object(stored.attrs.get("axistags")).get("axes")
-    keys = [str(tag.get("key", "")) for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
+def _axes(stored: h5py.Dataset, tags: Sequence[dict[str, Any]]) -> str | None:
+    """Axes from our ``axes`` attribute, ilastik's ``axistags`` or HDF5's dimension labels.
+
+    The labels are read only where the others do not decide: in damaged files HDF5 is seen to crash there.
+    """
+    own, keys = text_of(stored.attrs.get("axes")), "".join(str(tag.get("key", "")) for tag in tags)
+    return _named(own, stored.ndim) or _named(keys, stored.ndim) or _named(_labels(stored), stored.ndim)
+
+
+def _labels(stored: h5py.Dataset) -> str:
     words = {"depth": "Z", "height": "Y", "width": "X"}
-    labels = [words.get(dim.label.lower(), dim.label[:1]) for dim in stored.dims]
-    for candidate in (own, "".join(keys), "".join(labels)):
-        named = (candidate or "").upper()
-        if len(named) == stored.ndim and set("YX") <= set(named) and len(set(named)) == len(named):
-            return named
-    return None
+    return "".join(words.get(dim.label.lower(), dim.label[:1]) for dim in stored.dims)
+
+
+def _named(text: str | None, count: int) -> str | None:
+    """The text as names of axes, if it names that many."""
+    named = (text or "").upper()
+    return named if len(named) == count and set("YX") <= set(named) and len(set(named)) == count else None
 
 
 def _spacing(value: Any, axes: str | None) -> Spacing | None:
@@ -106,3 +160,23 @@ def _spacing(value: Any, axes: str | None) -> Spacing | None:
     if len(steps) != 3 or not all(math.isfinite(step) and step > 0 for step in steps):
         return None
     return steps[0], steps[1], steps[2]
+
+
+def _spacing_of_tags(
+    tags: Sequence[dict[str, Any]], units: dict[str, Any], axes: str, metadata: dict[str, Any]
+) -> Spacing | None:
+    """Voxel size from ilastik's resolutions and their units; the time between frames goes into the metadata.
+
+    The unit of an axis is that of ``axis_units``; without that attribute, the description of the tag may be one.
+    """
+    steps: dict[str, float | None] = {}
+    for letter, tag in zip(axes, tags, strict=True):
+        unit = units.get(str(tag.get("key")), "") if units else tag.get("description", "")
+        if letter == "T":
+            step, seconds = finite(tag.get("resolution")), SECONDS.get(str(unit).strip().lower())
+            if step is not None and step > 0 and seconds is not None:
+                metadata["time_interval"] = step * seconds
+        else:
+            steps[letter] = length(tag.get("resolution"), unit)
+    planes = "Z" if "Z" in steps else "Y"  # of single planes dz says nothing
+    return voxel_size([steps.get(letter) for letter in (planes, "Y", "X")], metadata)

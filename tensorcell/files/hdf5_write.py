@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Stored
 from tensorcell.files.notes import plain_metadata
+from tensorcell.files.probing import trust, try_first
 from tensorcell.volume import Volume
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 BLOCK = {"Z": 8, "Y": 128, "X": 128}
 """The largest length of a chunk along each axis; it is 1 along other axes."""
+
+VISIT = "tensorcell.files.hdf5_write:visit"
 
 ATTRIBUTE_LIMIT = 60_000
 """The largest number of characters of the metadata: an HDF5 attribute holds 64 kB."""
@@ -34,6 +37,8 @@ def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) 
         h5py.File(part, "w-").close()
     elif not h5py.is_hdf5(part):
         raise InputError("exists and is no HDF5 file, so nothing can be put into it")
+    else:
+        try_first(VISIT, part)
     chunks, count = _chunks(volume)
     chunk_bytes = math.prod(chunks) * (volume.dtype.itemsize + 1)  # 1 for the mask
     _reserve(part, count * (chunk_bytes + 200) + 2**16)
@@ -57,7 +62,16 @@ def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) 
         if volume.mask is not None:
             file.create_dataset(f"{name}_mask", data=volume.mask, **options).attrs["axes"] = volume.axes
             stored.attrs["mask"] = f"/{name}_mask"
+    trust(part)
     return Stored("HDF5", lost)
+
+
+def visit(path: Path) -> None:
+    """Look at everything in a file, as far as its values."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, item: None)
 
 
 def _chunks(volume: Volume) -> tuple[tuple[int, ...], int]:
@@ -74,13 +88,25 @@ def _make_room(file: h5py.File, name: str) -> None:
 
     parts = name.split("/")
     for parent in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
+        _check_no_link(file, parent)
         if isinstance(file.get(parent), h5py.Dataset):
             raise InputError(f"{parent!r} is a dataset in the file, expected a group")
     for old in (name, f"{name}_mask"):
+        _check_no_link(file, old)
         if isinstance(file.get(old), h5py.Group):
             raise InputError(f"{old!r} is a group in the file, expected the name of a dataset")
         if old in file:
             del file[old]
+
+
+def _check_no_link(file: h5py.File, name: str) -> None:
+    """Raise `InputError` if the name leads elsewhere: into another file even, which is no output."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+        place = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
+        raise InputError(f"{name!r} is a link to {link.path}{place} in the file, expected a group or dataset")
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -55,6 +55,11 @@ def apply_notes(
     return arrange(data, axes, notes["axes"]), notes["axes"], spacing, metadata
 
 
+def add_note(metadata: dict[str, Any], note: str) -> None:
+    """Add a sentence to what the metadata say about the file."""
+    metadata["notes"] = [*metadata.get("notes", ()), note]
+
+
 def text_of(value: Any) -> str | None:
     """The text of an attribute, however it is stored, or None if the attribute holds no text."""
     if isinstance(value, np.ndarray) and value.size == 1:

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Stored, Wanted
 from tensorcell.files.notes import json_object, plain_metadata
 from tensorcell.volume import Volume, guess_axes
@@ -20,7 +21,7 @@ FORM = "NumPy"
 def read_npy(path: Path, wanted: Wanted) -> Volume:
     """Read the array."""
     with path.open("rb") as file:
-        data = _read_array(file)
+        data = _read_array(file, path.stat().st_size)
     return Volume(data, wanted.axes or guess_axes(data), metadata={"format": FORM})
 
 
@@ -78,18 +79,39 @@ def _choose_array(names: list[str], wanted: str | None) -> str:
     if chosen is None and len(names) == 1:
         chosen = names[0]
     if chosen is None or chosen not in names:
-        problem = f"has no array {wanted!r}" if wanted else "has several arrays, name one with dataset="
+        problem = (
+            f"has no array {wanted!r}" if wanted else "has several arrays, name one with dataset= or after a colon"
+        )
         raise InputError(f"{problem}: {', '.join(names[:8]) or 'none'}")
     return chosen
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
-        array = _read_array(file)
-        file.read()  # to the end, where the checksum is compared
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as file:
+        array = _read_array(file, member.file_size)
+        file.read(1)  # to the end, where the checksum is compared
     return array
 
 
-def _read_array(file: IO[bytes]) -> np.ndarray:
-    """An array in NumPy's format; pickled objects are refused."""
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array in NumPy's format, in a file that holds ``size`` bytes once it is decompressed; pickles are refused.
+
+    The header must claim as many bytes as follow it, and no more than fit into memory: what is compressed can be
+    small and expand without end.
+    """
+    shape, dtype = _read_header(file)
+    if not dtype.hasobject:
+        claimed, there = check_claim(shape, dtype), size - file.tell()
+        if claimed != there:
+            raise InputError(f"is damaged: its header claims {claimed} bytes of values, {there} follow it")
+    file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and data type."""
+    version = np.lib.format.read_magic(file)
+    older = version == (1, 0)
+    shape, _, dtype = (np.lib.format.read_array_header_1_0 if older else np.lib.format.read_array_header_2_0)(file)
+    return shape, dtype

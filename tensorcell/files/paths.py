@@ -17,8 +17,8 @@ from tensorcell.files.temporary import remove, temporary_name
 def split_path(path: FilePath) -> tuple[Path, str | None]:
     """The file and the path inside it: ``scan.h5:/raw`` is (scan.h5, raw), anything else is (path, None).
 
-    >>> split_path("scan.h5:/group/raw")[1]
-    'group/raw'
+    >>> split_path("scan.h5:/group/raw")[1], split_path("scan.npz:raw")[1]
+    ('group/raw', 'raw')
     """
     text = os.fspath(path)
     suffixes = "|".join(map(re.escape, tree_suffixes()))
@@ -54,18 +54,27 @@ def check_writable(path: FilePath, suffixes: Sequence[str] | None = None) -> Non
     Raises
     ------
     InputError
-        If the suffix is unknown or of a format that can only be read, if the path is a folder or a write-protected
-        file, or if its folder does not exist or takes no new file (tried with a temporary one, which is removed).
+        If the suffix is unknown or of a format that can only be read, if a name in an ``.npz`` follows a colon (it can
+        be read, not written), if the path is a folder or a write-protected file, or if its folder does not exist or
+        takes no new file (tried with a temporary one, which is removed).
         Where the format is a folder: if a file or a folder of something else lies there.
     """
-    file, _ = split_path(path)
+    file, inside = split_path(path)
     with naming(path):
         if suffixes is None:
-            check_target(file, writable_format_of(file)[0])
+            form = writable_format_of(file)[0]
+            check_inside(form, inside)
+            check_target(file, form)
             return
         if file.suffix.lower() not in suffixes:
             raise unknown_suffix(file, suffixes)
         check_target(file)
+
+
+def check_inside(form: Format, inside: str | None) -> None:
+    """Raise `InputError` if a path inside the output is given, and the format has no place for several volumes."""
+    if inside is not None and form.holds != "tree":
+        raise InputError(f"{form.name} is written with one volume, expected a path without {inside!r} (or write .h5)")
 
 
 def check_target(file: Path, form: Format | None = None) -> None:

@@ -24,12 +24,12 @@ def read(
     Parameters
     ----------
     path : path
-        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file may follow a colon, as in
-        ``scan.h5:/group/raw``. The file is never written to.
+        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file or the name in an ``.npz`` may
+        follow a colon, as in ``scan.h5:/group/raw`` and ``scan.npz:raw``. The file is never written to.
     dataset : str, optional
         Path inside an HDF5 file or name inside an ``.npz``, where the file holds more than one volume.
     series : int or str, optional
-        Number (from 0) or name of the image, where a file holds several images.
+        Number (from 0) or name of the image, where a file holds several images (of a BigDataViewer file, the setup).
     axes : str, optional
         Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
         letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).

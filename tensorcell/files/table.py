@@ -8,6 +8,8 @@ suffix            holds                                does not hold
 .tif .tiff        axes, voxel size, metadata           the mask
 .ome.tif(f)       the same, axes among T, C, Z, Y, X   the mask; int64, uint64, float16
 .h5 .hdf5         everything
+.ims              (read only) axes, voxel size
+.xml              (read only) BigDataViewer: the same
 .npz              everything
 .npy              the array                            axes, voxel size, metadata, the mask
 .mrc .st .rec     (read only) axes, voxel size
@@ -48,7 +50,9 @@ FORMATS: tuple[Format, ...] = (
         axes=OME_AXES,
         has_series=True,
     ),
-    Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True),
+    Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True, has_series=True),
+    Format("Imaris", (".ims",), read_hdf5, holds="tree"),
+    Format("BigDataViewer XML", (".xml",), read_hdf5, has_series=True),
     Format(".npy", (".npy",), read_npy, write_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc),
@@ -96,8 +100,8 @@ def writable_suffixes() -> tuple[str, ...]:
 
 
 def tree_suffixes() -> tuple[str, ...]:
-    """The suffixes after which a path inside the file may follow a colon."""
-    return _suffixes(one for one in FORMATS if one.holds == "tree")
+    """The suffixes after which a path inside the file, or a name in it, may follow a colon."""
+    return _suffixes(one for one in FORMATS if one.holds != "one")
 
 
 def names_with_datasets() -> str:
@@ -117,10 +121,8 @@ def complete_suffixes() -> str:
 
 def readable_formats() -> str:
     """The formats that can be read, for a help text, such as ``TIFF, HDF5 (file.h5:/path) or .npy``."""
-    names = [
-        f"{one.name} (file{one.suffixes[0]}:/path)" if one.holds == "tree" else one.name for one in FORMATS
-    ]  # fmt: skip
-    return _listed(names, "or")
+    inside = {"one": "", "several": " (file{}:name)", "tree": " (file{}:/path)"}
+    return _listed([one.name + inside[one.holds].format(one.suffixes[0]) for one in FORMATS], "or")
 
 
 def unknown_suffix(path: Path, expected: Sequence[str]) -> InputError:

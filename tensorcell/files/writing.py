@@ -9,10 +9,10 @@ from typing import Any
 
 from tensorcell.errors import InputError
 from tensorcell.files.casting import Cast, cast
-from tensorcell.files.claims import claimed
 from tensorcell.files.formats import FilePath, NotHeld
+from tensorcell.files.held_outputs import claimed
 from tensorcell.files.messages import naming
-from tensorcell.files.paths import check_target, split_path
+from tensorcell.files.paths import check_inside, check_target, split_path
 from tensorcell.files.table import complete_suffixes, writable_format_of
 from tensorcell.files.whole_files import whole_file
 from tensorcell.volume import Volume
@@ -82,6 +82,7 @@ def write(
     volume = Volume.from_array(volume)
     with naming(path):
         form, writer = writable_format_of(file)
+        check_inside(form, inside)
         check_target(file, form)
     with claimed([file], WAIT), naming(path):
         if not overwrite and file.exists():
