@@ -24,12 +24,13 @@ def read(
     Parameters
     ----------
     path : path
-        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file may follow a colon, as in
-        ``scan.h5:/group/raw``. The file is never written to.
+        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file or a zarr may follow a colon, as
+        in ``scan.h5:/group/raw``. The file is never written to.
     dataset : str, optional
-        Path inside an HDF5 file or name inside an ``.npz``, where the file holds more than one volume.
+        Path inside an HDF5 file or a zarr, or name inside an ``.npz``, where the file holds more than one volume.
     series : int or str, optional
-        Number (from 0) or name of the image, where a file holds several images.
+        Number (from 0) or name of the image, where a file holds several images; of an OME-Zarr with one image the
+        number or path of the level.
     axes : str, optional
         Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
         letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).
@@ -41,8 +42,9 @@ def read(
         micrometres where the file gives all three steps in a unit of length (ImageJ's calibration, OME's
         PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
         name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
-        ``description``, ``info``, ``series``, ``pixel_size`` (dy, dx in micrometres where the step along z
-        is unknown) and ``notes`` (what was wrong with an MRC header).
+        ``description``, ``info``, ``series``, ``origin`` (centre of the first voxel along z, y and x in micrometres),
+        ``omero`` (how OME-Zarr shows the channels), ``pixel_size`` (dy, dx in micrometres where the step along z
+        is unknown) and ``notes`` (what one should know of the file, a sentence each).
 
     Raises
     ------

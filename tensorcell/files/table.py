@@ -10,6 +10,8 @@ suffix            holds                                does not hold
 .h5 .hdf5         everything
 .npz              everything
 .npy              the array                            axes, voxel size, metadata, the mask
+.zarr             everything, axes among T, C, Z, Y,
+                  X, as a folder
 .mrc .st .rec     (read only) axes, voxel size
 ================  ===================================  =====================================
 
@@ -20,7 +22,7 @@ float16, which neither has, become a plain TIFF whose description holds the axes
 axes in the order that it wants; they come back in the order in which they were written.
 
 Every question about a format goes to the functions of this module. The modules of the formats load
-tifffile, h5py and mrcfile when they are first used.
+tifffile, h5py, zarr and mrcfile when they are first used.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from tensorcell.files.mrc_read import read_mrc
 from tensorcell.files.numpy_files import read_npy, read_npz, write_npy, write_npz
 from tensorcell.files.tiff_read import read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
+from tensorcell.files.zarr_read import MARKS, read_zarr
+from tensorcell.files.zarr_write import AXES, write_zarr
 
 FORMATS: tuple[Format, ...] = (
     Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True),
@@ -51,6 +55,17 @@ FORMATS: tuple[Format, ...] = (
     Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True),
     Format(".npy", (".npy",), read_npy, write_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
+    Format(
+        "OME-Zarr",
+        (".zarr",),
+        read_zarr,
+        write_zarr,
+        holds="tree",
+        axes=AXES,
+        has_series=True,
+        complete=True,
+        folder_marks=MARKS,
+    ),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc),
 )
 
