@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from tensorcell.files.notes import NOTES_KEY, apply_notes
 from tensorcell.memory import free_memory, size_text
 from tensorcell.volume import Volume, guess_axes
 
-Array = Group = Any
+Array: TypeAlias = Any
+Group: TypeAlias = Any
 """Those of the package zarr, which need not be installed."""
 
 MARKS = ("zarr.json", ".zgroup", ".zarray")
