@@ -12,7 +12,7 @@ suffix            holds                                does not hold
 .npy              the array                            axes, voxel size, metadata, the mask
 .zarr             everything, axes among T, C, Z, Y,
                   X, as a folder
-.mrc .st .rec     (read only) axes, voxel size
+.mrc .st .rec     the array of one stack, voxel size   metadata, the mask; other axes
 ================  ===================================  =====================================
 
 A ``.tif`` is an ImageJ hyperstack where ImageJ has the data type (uint8, uint16, int16, float32): Fiji opens
@@ -35,6 +35,9 @@ from tensorcell.files.formats import Format, Writer
 from tensorcell.files.hdf5_read import read_hdf5
 from tensorcell.files.hdf5_write import write_hdf5
 from tensorcell.files.mrc_read import read_mrc
+from tensorcell.files.mrc_write import AXES as MRC_AXES
+from tensorcell.files.mrc_write import DTYPES as MRC_DTYPES
+from tensorcell.files.mrc_write import write_mrc
 from tensorcell.files.numpy_files import read_npy, read_npz, write_npy, write_npz
 from tensorcell.files.tiff_read import read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
@@ -66,7 +69,7 @@ FORMATS: tuple[Format, ...] = (
         complete=True,
         folder_marks=MARKS,
     ),
-    Format("MRC", (".mrc", ".st", ".rec"), read_mrc),
+    Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES),
 )
 
 
