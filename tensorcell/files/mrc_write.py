@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from tensorcell.files.formats import Stored
@@ -20,7 +21,8 @@ ANGSTROM = 1e4
 
 def write_mrc(part: Path, volume: Volume, _dataset: str | None, _compress: bool) -> Stored:
     """Write the stack as a volume (space group 1), which has a step along z; the voxel size is rounded to 32 bits."""
-    with mrcfile_library().new(part) as file:
+    with warnings.catch_warnings(), mrcfile_library().new(part) as file:
+        warnings.simplefilter("ignore")  # of NaN, which is not measured
         file.set_data(arrange(volume.data, volume.axes, AXES))
         file.set_volume()  # before the voxel size, which mrcfile changes with this; a plane would be an image stack
         if volume.spacing is not None:

@@ -81,6 +81,11 @@ def format_of(path: Path) -> Format:
     return found[0]
 
 
+def is_known(path: Path) -> bool:
+    """Whether the name has the suffix of a format."""
+    return _find(path) is not None
+
+
 def writable_format_of(path: Path) -> tuple[Format, Writer]:
     """The format by the suffix, and its writer; an `InputError` that lists the writable suffixes if it is none."""
     found = _find(path)
