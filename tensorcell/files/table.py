@@ -12,6 +12,8 @@ suffix            holds                                does not hold
 .npy              the array                            axes, voxel size, metadata, the mask
 .zarr             everything, axes among T, C, Z, Y,
                   X, as a folder
+.nd2 .lif .czi    (read only) axes, voxel size
+.oir .oib ...     (read only) axes, voxel size
 .mrc .st .rec     the array of one stack, voxel size   metadata, the mask; other axes
 ================  ===================================  =====================================
 
@@ -31,6 +33,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tensorcell.errors import InputError
+from tensorcell.files.bioio_read import read_bioio
 from tensorcell.files.formats import Format, Writer
 from tensorcell.files.hdf5_read import read_hdf5
 from tensorcell.files.hdf5_write import write_hdf5
@@ -70,6 +73,10 @@ FORMATS: tuple[Format, ...] = (
         folder_marks=MARKS,
     ),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES),
+    Format("ND2", (".nd2",), read_bioio, has_series=True),
+    Format("LIF", (".lif",), read_bioio, has_series=True),
+    Format("CZI", (".czi",), read_bioio, has_series=True),
+    Format("OIR", (".oir", ".oib", ".oif", ".vsi"), read_bioio, has_series=True),
 )
 
 

@@ -16,6 +16,7 @@ from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import arrange, native
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
+from tensorcell.files.tiff_read import chosen_series
 from tensorcell.memory import free_memory, size_text
 from tensorcell.volume import Volume, guess_axes
 
@@ -144,7 +145,7 @@ def _in_group(zarr: Any, group: Group, series: Any) -> Found:
     names = list(candidates)
     if series is None and len(names) > 1:
         raise InputError(f"holds {len(names)} images, name one with series= or dataset=: {_listed(candidates)}")
-    chosen = names[0] if series is None else _by_name_or_number(names, series)
+    chosen = names[0 if series is None else _number_of(names, series)]
     one = group[chosen]
     if isinstance(one, zarr.Array):
         return _plain(one, None)
@@ -159,7 +160,7 @@ def _level(group: Group, levels: list[Level], series: Any) -> Found:
     import zarr
 
     names = [level.path for level in levels]
-    number = 0 if series is None else names.index(_by_name_or_number(names, series))
+    number = 0 if series is None else _number_of(names, series)
     level = levels[number]
     array = group.get(level.path)
     if not isinstance(array, zarr.Array):
@@ -227,15 +228,10 @@ def _listed(candidates: dict[str, str]) -> str:
     return named + (", ..." if len(candidates) > LISTED else "")
 
 
-def _by_name_or_number(names: list[str], series: Any) -> str:
-    """The name that is meant: a number counts from 0, unless it is itself a name."""
-    text = str(series).strip("/")
-    if text in names:
-        return text
-    if text.isdecimal() and int(text) < len(names):
-        return names[int(text)]
-    listed = ", ".join(f"{number}: {name}" for number, name in enumerate(names[:LISTED]))
-    raise InputError(f"has no series {series!r}, it has {listed}{', ...' if len(names) > LISTED else ''}")
+def _number_of(names: list[str], series: str | int) -> int:
+    """The place of the name that is meant by its number or as a path."""
+    wanted = series.strip("/") if isinstance(series, str) else series
+    return chosen_series(names, [1] * len(names), wanted)
 
 
 def _check_array(array: Array) -> None:
