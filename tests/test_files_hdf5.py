@@ -90,7 +90,7 @@ def test_hdf5_paths_inside(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(f"{path}:/raw", dataset="raw").data, STACK)
     refuses(lambda: read(f"{path}:/none"), r"has no dataset 'none', it has /g/label \(5, 16, 18\), /raw")
     refuses(lambda: read(f"{path}:/raw", dataset="g"), "two datasets are named, 'raw' in the path and dataset='g'")
-    refuses(lambda: read(tiff(tmp_path / "a.tif"), dataset="raw"), "dataset= is for HDF5, Imaris and .npz files")
+    refuses(lambda: read(tiff(tmp_path / "a.tif"), dataset="raw"), "dataset= is for HDF5, Imaris, .npz and OME-Zarr")
 
 
 def test_hdf5_contiguous_and_virtual_layouts(tmp_path: Path) -> None:

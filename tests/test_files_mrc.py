@@ -15,6 +15,7 @@ from volume_files import STACK, refuses
 import tensorcell as tc
 from tensorcell.files import read, write
 from tensorcell.pairs import read_biotisr
+from tensorcell.volume import Volume
 
 mrcfile = pytest.importorskip("mrcfile")
 
@@ -93,6 +94,49 @@ def test_imod_bytes_are_unsigned_unless_its_flag_says_otherwise(tmp_path: Path) 
     np.testing.assert_array_equal(read(path).data.ravel(), np.array([0, 127, 128, 255], np.uint8))
     assert read(path).dtype == np.uint8
     np.testing.assert_array_equal(read(changed(path, 156, "i", 1)).data, data)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "kind"), [(0, 255, "u1"), (3, 128, "u1"), (0, 127, "i1"), (-9, 200, "i1")]
+)
+def test_bytes_are_unsigned_where_the_header_gives_values_beyond_signed_ones(
+    tmp_path: Path, lowest: int, highest: int, kind: str
+) -> None:
+    """As programs older than MRC2014 wrote mode 0."""
+    data = np.array([0, 127, -128, -1], np.int8).reshape(2, 2, 1)
+    volume = read(changed(mrc(tmp_path / "a.mrc", data), 76, "2f", lowest, highest))
+    np.testing.assert_array_equal(volume.data, data.view(kind))
+    assert volume.dtype == kind
+
+
+def sized(file: Any) -> None:
+    file.voxel_size = (1080.0, 1200.0, 5000.0)
+
+
+def stacked(file: Any) -> None:
+    file.set_image_stack()
+
+
+@pytest.mark.parametrize(
+    ("change", "cell"),
+    [(stacked, 2.5), (lambda file: (stacked(file), sized(file)), 0.5)],
+)
+def test_the_step_of_an_image_stack_is_unknown(tmp_path: Path, change: Callable[[Any], object], cell: float) -> None:
+    """mrcfile 1.5.4: a step that was set before the file became an image stack is multiplied by the sections."""
+    volume = read(mrc(tmp_path / "a.mrc", change=change))
+    np.testing.assert_array_equal(volume.data, STACK)
+    assert (volume.axes, volume.spacing) == ("ZYX", None)
+    assert volume.metadata["pixel_size"] == pytest.approx((0.12, 0.108))
+    (note,) = volume.metadata["notes"]
+    assert note.startswith("The step along z is unknown: the file is a stack of images, whose cell of ")
+    assert f"{cell:g} micrometres may be that of one section or of all 5 ({cell / 5:g} each)" in note
+
+
+def test_a_volume_again_and_planes_have_their_step(tmp_path: Path) -> None:
+    path = mrc(tmp_path / "a.mrc", change=lambda file: (stacked(file), file.set_volume()))
+    assert read(path).spacing == pytest.approx((0.5, 0.12, 0.108))
+    path = mrc(tmp_path / "a.mrc", STACK[0])
+    assert (read(path).shape, read(path).spacing) == ((1, 16, 18), pytest.approx((0.5, 0.12, 0.108)))
 
 
 def test_axes_of_the_header_are_honoured(tmp_path: Path) -> None:
@@ -207,8 +251,36 @@ def test_without_mrcfile_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     refuses(lambda: read(path), r'a.mrc: needs the package mrcfile; pip install "tensorcell\[mrc\]" installs it$')
 
 
-def test_mrc_is_not_written(tmp_path: Path) -> None:
-    refuses(lambda: write(tmp_path / "a.mrc", STACK), r"MRC \(.mrc\) can be read but not written")
+@pytest.mark.parametrize("name", ["int8", "int16", "uint16", "float32"])
+def test_a_written_stack_is_what_mrcfile_reads(tmp_path: Path, name: str) -> None:
+    volume = Volume(STACK.astype(name), spacing=(0.5, 0.12, 0.108), metadata={"note": 1})
+    assert write(tmp_path / "a.mrc", volume).lost == ("metadata",)
+    with mrcfile.open(tmp_path / "a.mrc") as file:
+        np.testing.assert_array_equal(file.data, volume.data)
+        assert file.is_volume()
+        assert [float(file.voxel_size[axis]) for axis in "zyx"] == pytest.approx([5000, 1200, 1080])
+    assert mrcfile.validate(tmp_path / "a.mrc")
+    again = read(tmp_path / "a.mrc")
+    assert (again.dtype, again.axes) == (name, "ZYX")
+    np.testing.assert_array_equal(again.data, volume.data)
+    assert again.spacing == pytest.approx(volume.spacing)
+
+
+def test_nan_is_written(tmp_path: Path) -> None:
+    data = np.where(STACK > 2000, np.nan, STACK).astype(np.float32)
+    write(tmp_path / "a.mrc", data)
+    np.testing.assert_array_equal(read(tmp_path / "a.mrc").data, data)
+
+
+def test_what_mrc_does_not_hold_is_said(tmp_path: Path) -> None:
+    volume = Volume(STACK, "YXZ", mask=STACK > 9)
+    assert write(tmp_path / "a.mrc", volume).lost == ("axes", "mask")
+    np.testing.assert_array_equal(read(tmp_path / "a.mrc").data, STACK.transpose(2, 0, 1))
+    plane = Volume(STACK[0], "YX", (0.12, 0.108))
+    assert write(tmp_path / "a.mrc", plane).lost == ("axes",)
+    assert read(tmp_path / "a.mrc").spacing == pytest.approx((0.12, 0.12, 0.108))
+    refuses(lambda: write(tmp_path / "a.mrc", Volume(STACK[None], "TZYX")), "MRC has no axes TZYX, expected Z, Y, X")
+    refuses(lambda: write(tmp_path / "a.mrc", STACK.astype("u1")), "MRC has no dtype uint8, expected int8, int16")
 
 
 # --------------------------------------------------------------------------------------------------------- Priism

@@ -117,7 +117,7 @@ def test_the_plan_refuses_what_would_lose_something(stacks: Path) -> None:
         "c0.tif": "to do", "c9.tif": "refused", "notes.txt": "refused",
     }  # fmt: skip
     assert plan("in/c0.tif", suffix=".h5")[0].target == "out/c0.h5"
-    assert plan("in/c0.mrc")[0].target == "out/c0.ome.tif"  # a format that cannot be written
+    assert plan("in/c0.ims")[0].target == "out/c0.ome.tif"  # a format that cannot be written
     (stacks / "out").mkdir()
     (stacks / "out" / "c0.tif").write_bytes(b"something else")
     refused = plan("in/c0.tif")[0]
@@ -134,7 +134,7 @@ def test_the_plan_refuses_what_would_lose_something(stacks: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in", "out.tif"], "out.tif: expected a folder for the outputs of several inputs, got the name of a file"),
+        (["in", "out.tif"], "in: holds files of several kinds"),
         (
             ["in", "out", "--uncertainty", "u.tif"],
             "expected {name} in --uncertainty, which stands for the name",
@@ -183,3 +183,21 @@ def test_a_process_that_dies_is_one_line(stacks: Path, monkeypatch: pytest.Monke
     (one,) = batch.processes([batch.Item("in/c0.tif", "out/c0.tif", "to do")], [], 1)
     assert not one.written
     assert one.problem == "its process was ended by signal 9; if memory ran out, use fewer --jobs"
+
+
+def test_with_one_output_the_files_are_the_planes_of_a_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planes").mkdir()
+    data = np.random.default_rng(0).random((11, 20, 20)).astype(np.float32)
+    for number, plane in enumerate(data):
+        tc.write(tmp_path / "planes" / f"z{number}.tif", tc.Volume(plane, "YX"))
+    tc.write("stack.tif", data)
+    for sources in (["planes/*.tif"], ["planes"], ["stack.tif"]):
+        monkeypatch.setattr(sys, "argv", ["tensorcell", "recover", *sources, "out.tif", "--json", "--quiet"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        assert json.loads(capsys.readouterr().out)["shape"] == [11, 20, 20]
+        assert np.array_equal(tc.read("out.tif").data, tc.recover(data).volume.data)

@@ -15,6 +15,7 @@ from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
 from tensorcell.files import check_writable, claimed, is_readable
+from tensorcell.files.plane_files import natural_order
 from tensorcell.solvers.iteration import duration
 
 OWN = ("sources", "target", "jobs", "suffix", "dry_run", "as_json", "quiet")
@@ -25,19 +26,19 @@ PER_FILE = ("outliers", "uncertainty", "invented", "report", "mask")
 
 
 def are_many(sources: Sequence[str], target: str) -> bool:
-    """Whether several files are meant, each with an output of its own in a folder.
-
-    Raises
-    ------
-    InputError
-        If several files are meant, but one output is named.
-    """
+    """Whether several files are meant, each with an output of its own in a folder, and not the planes of one stack."""
     (first, *others) = sources
     several = bool(others) or (not Path(first).exists() and batch.is_pattern(first))
     several |= Path(first).is_dir() and not is_readable(Path(first))
-    if several and is_readable(Path(target)):
-        raise InputError(f"{target}: expected a folder for the outputs of several inputs, got the name of a file")
-    return several
+    return several and not is_readable(Path(target))
+
+
+def one_stack(sources: Sequence[str]) -> str | list[str]:
+    """What `read` is to be given for one output: a file or folder, or the files with the planes of a stack."""
+    (first, *others) = sources
+    if not others and (Path(first).exists() or not batch.is_pattern(first)):
+        return first
+    return sorted(batch.inputs_of(sources), key=natural_order)
 
 
 def words_of(context: typer.Context) -> list[str]:

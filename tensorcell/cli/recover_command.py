@@ -14,7 +14,7 @@ import typer
 import tensorcell
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.flags import given_options, with_flags
-from tensorcell.cli.many_files import are_many, recover_many
+from tensorcell.cli.many_files import are_many, one_stack, recover_many
 from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
     AXES_HELP,
@@ -106,16 +106,18 @@ def recover(
     Of several channels and frames, one that cannot be recovered is NaN in OUT and named on stderr; the others are
     written, and the exit status is 2.
 
-    Several inputs (files, a pattern such as 'in/*.tif', or a folder) are recovered one by one into the folder OUT; one
+    Several inputs (files, a pattern such as 'in/*.tif', or a folder) are recovered one by one if OUT is a folder; one
     of them that cannot be read does not stop the others, and the same command goes on where it was stopped. {name} in
-    the names of other files stands for the name of each input.
+    the names of other files stands for the name of each input. If OUT is a file, they are the planes of one stack.
     """
     if are_many(sources, target):
         recover_many(context, sources, target, jobs=jobs, suffix=suffix, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
     if dry_run or jobs > 1 or suffix is not None:
         raise InputError("--dry-run, --jobs and --suffix are for several inputs, got one")
-    (source,) = sources
+    given_as = one_stack(sources)
+    planes = [given_as] if isinstance(given_as, str) else given_as
+    source = planes[0] if len(planes) == 1 else f"{planes[0]} ... {planes[-1]} ({len(planes)} files)"
     options = {
         "axial_factor": axial_factor,
         "method": method,
@@ -136,9 +138,10 @@ def recover(
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
     try:
-        check_outputs({"IN": source, "--mask": mask}, outputs, PAGE_SUFFIXES)
+        inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
+        check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
         with claimed([split_path(path)[0] for path in outputs.values() if path is not None]):
-            before = read(source, dataset=dataset, series=series, axes=axes)
+            before = read(given_as, dataset=dataset, series=series, axes=axes)
             if spacing is not None:
                 before = replace(before, spacing=spacing_of(spacing, before.axes))
             measured = read_mask(mask, like=before) if mask is not None else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Stored
+from tensorcell.files.layout import chunk_shape
 from tensorcell.files.notes import plain_metadata
 from tensorcell.files.probing import trust, try_first
 from tensorcell.volume import Volume
@@ -39,7 +40,8 @@ def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) 
         raise InputError("exists and is no HDF5 file, so nothing can be put into it")
     else:
         try_first(VISIT, part)
-    chunks, count = _chunks(volume)
+    chunks = chunk_shape(volume.shape, volume.axes, BLOCK)
+    count = math.prod(-(-size // chunk) for size, chunk in zip(volume.shape, chunks, strict=True))
     chunk_bytes = math.prod(chunks) * (volume.dtype.itemsize + 1)  # 1 for the mask
     _reserve(part, count * (chunk_bytes + 200) + 2**16)
     plain, lost = plain_metadata(volume)
@@ -72,14 +74,6 @@ def visit(path: Path) -> None:
 
     with h5py.File(path, "r") as file:
         file.visititems(lambda name, item: None)
-
-
-def _chunks(volume: Volume) -> tuple[tuple[int, ...], int]:
-    """Shape of a chunk, such that all are nearly equal along each axis, and the number of chunks."""
-    sizes = dict(zip(volume.axes, volume.shape, strict=True))
-    counts = [math.ceil(size / BLOCK.get(letter, 1)) for letter, size in sizes.items()]
-    shape = tuple(math.ceil(size / count) for size, count in zip(sizes.values(), counts, strict=True))
-    return shape, math.prod(counts)
 
 
 def _make_room(file: h5py.File, name: str) -> None:

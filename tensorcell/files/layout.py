@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -20,3 +23,13 @@ def arrange(array: np.ndarray, axes: str, wanted: str) -> np.ndarray:
 def native(array: np.ndarray) -> np.ndarray:
     """The array in the byte order of this machine."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def chunk_shape(shape: tuple[int, ...], axes: str, largest: Mapping[str, int]) -> tuple[int, ...]:
+    """Shape of a chunk of at most ``largest`` along each axis (1 along others), such that all are nearly equal.
+
+    >>> chunk_shape((3, 20, 300), "TZX", {"Z": 16, "X": 256})
+    (1, 10, 150)
+    """
+    counts = [math.ceil(size / largest.get(letter, 1)) for letter, size in zip(axes, shape, strict=True)]
+    return tuple(math.ceil(size / count) for size, count in zip(shape, counts, strict=True))

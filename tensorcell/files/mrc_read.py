@@ -68,10 +68,30 @@ class Header:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Data type of the voxels; bytes are unsigned in Priism files, and in IMOD's unless a flag says otherwise."""
+        """Data type of the voxels.
+
+        Bytes are unsigned in Priism files, in IMOD's unless a flag says otherwise, and where the header gives a largest
+        value that no signed byte has.
+        """
         kind = MODES[int(self.fields.mode)]
-        imod = self.number("extra2", 40, "i4") == IMOD_STAMP and not self.number("extra2", 44, "i4") & 1
-        return np.dtype("u1" if kind == "i1" and (self.priism or imod) else kind)
+        imod = self.number("extra2", 40, "i4") == IMOD_STAMP
+        unsigned = not self.number("extra2", 44, "i4") & 1 if imod else self.priism or self.beyond_signed_bytes
+        return np.dtype("u1" if kind == "i1" and unsigned else kind)
+
+    @property
+    def beyond_signed_bytes(self) -> bool:
+        """Whether the smallest and the largest value in the header are those of unsigned bytes, not of signed ones."""
+        lowest, highest = float(self.fields.dmin), float(self.fields.dmax)
+        return 0 <= lowest <= highest and 127 < highest <= 255
+
+    @property
+    def image_stack(self) -> bool:
+        """Whether the sections are images by themselves: space group 0, a cell of one section.
+
+        Their distance has no place in the standard. Programs write the cell of one section or of all: mrcfile 1.5.4
+        multiplies the step by the number of sections when a volume is turned into an image stack.
+        """
+        return not self.priism and int(self.fields.ispg) == 0 and int(self.fields.mz) == 1 < int(self.fields.nz)
 
     @property
     def bytes_before(self) -> int:
@@ -81,10 +101,7 @@ class Header:
 
 def read_mrc(path: Path, wanted: Wanted) -> Volume:
     """Read the sections of an MRC file."""
-    try:
-        import mrcfile
-    except ImportError as error:
-        raise InputError('needs the package mrcfile; pip install "tensorcell[mrc]" installs it') from error
+    mrcfile = mrcfile_library()
     header = _read_header(mrcfile, path)
     extra = _check_complete(header, path.stat().st_size)
     shape, names = _layout(header)
@@ -102,6 +119,15 @@ def read_mrc(path: Path, wanted: Wanted) -> Volume:
     data.flags.writeable = True  # the buffer belongs to nobody else
     data = native(data).view(header.dtype).reshape(shape)
     return Volume(data, wanted.axes or names or guess_axes(data), spacing, metadata=metadata)
+
+
+def mrcfile_library() -> Any:
+    """The module mrcfile, or one line that says how to install it."""
+    try:
+        import mrcfile
+    except ImportError as error:
+        raise InputError('needs the package mrcfile; pip install "tensorcell[mrc]" installs it') from error
+    return mrcfile
 
 
 def _read_header(mrcfile: Any, path: Path) -> Header:
@@ -185,4 +211,10 @@ def _steps(header: Header, notes: list[str]) -> tuple[float | None, ...]:
     if header.priism and any(step is not None and step < SMALLEST_PIXEL for step in steps):
         notes.append(f"The voxel size is unknown: the header says {lengths} micrometres in {counts} steps.")
         return None, None, None
+    if header.image_stack and steps[0] is not None:
+        notes.append(
+            f"The step along z is unknown: the file is a stack of images, whose cell of {steps[0]:g} micrometres may "
+            f"be that of one section or of all {header.sizes[0]} ({steps[0] / header.sizes[0]:g} each)."
+        )
+        return None, *steps[1:]
     return steps

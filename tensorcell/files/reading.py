@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +14,36 @@ from tensorcell.files.formats import FilePath, Format, Wanted
 from tensorcell.files.layout import arrange
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.paths import check_source, split_path
-from tensorcell.files.table import format_of, names_with_datasets, names_with_series
+from tensorcell.files.plane_files import files_of_folder, read_in_order
+from tensorcell.files.table import format_of, is_readable, names_with_datasets, names_with_series
 from tensorcell.volume import Volume
 
 
 def read(
-    path: FilePath, *, dataset: str | None = None, series: str | int | None = None, axes: str | None = None
+    path: FilePath | Sequence[FilePath],
+    *,
+    dataset: str | None = None,
+    series: str | int | None = None,
+    axes: str | None = None,
 ) -> Volume:
-    """Read a volume from a file.
+    """Read a volume from a file, or a stack from several files with a plane in each.
 
     Parameters
     ----------
     path : path
-        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file or the name in an ``.npz`` may
-        follow a colon, as in ``scan.h5:/group/raw`` and ``scan.npz:raw``. The file is never written to.
+        A file of a format in `tensorcell.files.table`; the path inside an HDF5 file or a zarr, or the name in an
+        ``.npz``, may follow a colon, as in ``scan.h5:/group/raw`` and ``scan.npz:raw``. The file is never written to. A
+        list of paths, or a folder of files of one kind in the order of the numbers in their names, are planes of one
+        shape and data type, put together along Z.
     dataset : str, optional
-        Path inside an HDF5 file or name inside an ``.npz``, where the file holds more than one volume.
+        Path inside an HDF5 file or a zarr, or name inside an ``.npz``, where the file holds more than one volume.
     series : int or str, optional
-        Number (from 0) or name of the image, where a file holds several images (of a BigDataViewer file, the setup).
+        Number (from 0) or name of the image, where a file holds several images (of a BigDataViewer file, the setup); of
+        an OME-Zarr with one image the number or path of the level.
     axes : str, optional
         Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
-        letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count).
+        letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count). Of several
+        files the first letter is the axis along which they are put together: ``"TZYX"`` for files with a stack each.
 
     Returns
     -------
@@ -41,8 +52,9 @@ def read(
         micrometres where the file gives all three steps in a unit of length (ImageJ's calibration, OME's
         PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
         name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
-        ``description``, ``info``, ``series``, ``pixel_size`` (dy, dx in micrometres where the step along z
-        is unknown) and ``notes`` (what was wrong with an MRC header).
+        ``description``, ``info``, ``series``, ``origin`` (centre of the first voxel along z, y and x in micrometres),
+        ``omero`` (how OME-Zarr shows the channels), ``pixel_size`` (dy, dx in micrometres where the step along z
+        is unknown) and ``notes`` (what one should know of the file, a sentence each).
 
     Raises
     ------
@@ -68,7 +80,14 @@ def read(
     ...     read(path)
     Volume(5 x 8 x 9 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
     """
+    if not isinstance(path, str | os.PathLike):
+        return read_in_order(path, lambda one: read(one, dataset=dataset, series=series), axes)
     file, inside = split_path(path)
+    if _is_folder_of_files(file):
+        with naming(path):
+            paths = files_of_folder(file)
+        volume = read_in_order(paths, lambda one: read(one, dataset=dataset, series=series), axes)
+        return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
     with naming(path):
         form = format_of(file)
         volume = _read_as(form, file, Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes))
@@ -119,6 +138,11 @@ def read_mask(
             raise InputError(f"mask has shape {mask.shape} ({volume.axes}), data has shape {like.shape} ({like.axes})")
         mask = arrange(mask, volume.axes, like.axes)
         return np.broadcast_to(mask, like.shape).copy()
+
+
+def _is_folder_of_files(file: Path) -> bool:
+    """Whether this is a folder that is no volume of a format by its name."""
+    return file.is_dir() and not is_readable(file)
 
 
 def _read_as(form: Format, file: Path, wanted: Wanted) -> Volume:

@@ -12,7 +12,11 @@ suffix            holds                                does not hold
 .xml              (read only) BigDataViewer: the same
 .npz              everything
 .npy              the array                            axes, voxel size, metadata, the mask
-.mrc .st .rec     (read only) axes, voxel size
+.zarr             everything, axes among T, C, Z, Y,
+                  X, as a folder
+.nd2 .lif .czi    (read only) axes, voxel size
+.oir .oib ...     (read only) axes, voxel size
+.mrc .st .rec     the array of one stack, voxel size   metadata, the mask; other axes
 ================  ===================================  =====================================
 
 A ``.tif`` is an ImageJ hyperstack where ImageJ has the data type (uint8, uint16, int16, float32): Fiji opens
@@ -22,7 +26,7 @@ float16, which neither has, become a plain TIFF whose description holds the axes
 axes in the order that it wants; they come back in the order in which they were written.
 
 Every question about a format goes to the functions of this module. The modules of the formats load
-tifffile, h5py and mrcfile when they are first used.
+tifffile, h5py, zarr and mrcfile when they are first used.
 """
 
 from __future__ import annotations
@@ -31,13 +35,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tensorcell.errors import InputError
+from tensorcell.files.bioio_read import read_bioio
 from tensorcell.files.formats import Format, Writer
 from tensorcell.files.hdf5_read import read_hdf5
 from tensorcell.files.hdf5_write import write_hdf5
 from tensorcell.files.mrc_read import read_mrc
+from tensorcell.files.mrc_write import AXES as MRC_AXES
+from tensorcell.files.mrc_write import DTYPES as MRC_DTYPES
+from tensorcell.files.mrc_write import write_mrc
 from tensorcell.files.numpy_files import read_npy, read_npz, write_npy, write_npz
 from tensorcell.files.tiff_read import read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
+from tensorcell.files.zarr_read import MARKS, read_zarr
+from tensorcell.files.zarr_write import AXES, write_zarr
 
 FORMATS: tuple[Format, ...] = (
     Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True),
@@ -55,7 +65,22 @@ FORMATS: tuple[Format, ...] = (
     Format("BigDataViewer XML", (".xml",), read_hdf5, has_series=True),
     Format(".npy", (".npy",), read_npy, write_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
-    Format("MRC", (".mrc", ".st", ".rec"), read_mrc),
+    Format(
+        "OME-Zarr",
+        (".zarr",),
+        read_zarr,
+        write_zarr,
+        holds="tree",
+        axes=AXES,
+        has_series=True,
+        complete=True,
+        folder_marks=MARKS,
+    ),
+    Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES),
+    Format("ND2", (".nd2",), read_bioio, has_series=True),
+    Format("LIF", (".lif",), read_bioio, has_series=True),
+    Format("CZI", (".czi",), read_bioio, has_series=True),
+    Format("OIR", (".oir", ".oib", ".oif", ".vsi"), read_bioio, has_series=True),
 )
 
 

@@ -1,0 +1,131 @@
+"""Smaller versions of a volume for viewers: means over blocks of two voxels, which keep the mean of integers, too."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tensorcell.files.units import Spacing
+
+LARGEST = 256
+"""No smaller version is made of a level that has at most so many rows and columns."""
+
+PHASE_STEP = 0.6180339887498949
+"""Fractions of the multiples of the golden ratio: the most even series of starting points for rounding."""
+
+
+class PyramidLevel(NamedTuple):
+    """A level of a pyramid."""
+
+    data: np.ndarray
+    mask: np.ndarray | None
+    """True where a voxel of the block was measured; None if everything was."""
+    factors: dict[str, int]
+    """Voxels of the volume in a block along Z, Y and X."""
+
+
+def pyramid(data: np.ndarray, mask: np.ndarray | None, axes: str, spacing: Spacing | None) -> Iterator[PyramidLevel]:
+    """The volume itself and smaller versions, each made of the one before.
+
+    Y and X are halved as long as one of them is longer than `LARGEST`; Z is halved where its step is less than twice
+    the smallest one, so that voxels become cubes and then stay cubes. Without a voxel size Z is left as it is.
+    """
+    factors = {letter: 1 for letter in "ZYX" if letter in axes}
+    steps = dict(zip("ZYX", spacing, strict=True)) if spacing is not None else {"Z": np.inf, "Y": 1.0, "X": 1.0}
+    yield PyramidLevel(data, mask, dict(factors))
+    while max(data.shape[axes.index(letter)] for letter in "YX") > LARGEST:
+        now = {letter: steps[letter] * factor for letter, factor in factors.items()}
+        halved = [letter for letter in factors if now[letter] < 2 * min(now.values())]
+        halved = [letter for letter in halved if data.shape[axes.index(letter)] > 1]
+        data, mask = halve(data, mask, axes, halved)
+        factors = {letter: factor * (2 if letter in halved else 1) for letter, factor in factors.items()}
+        yield PyramidLevel(data, mask, dict(factors))
+
+
+def halve(
+    data: np.ndarray, mask: np.ndarray | None, axes: str, halved: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Means over blocks of two voxels along some axes, of the voxels that were measured.
+
+    Parameters
+    ----------
+    data : numpy.ndarray
+        Intensities; NaN is not measured. Bool becomes True where at least half of a block is.
+    mask : numpy.ndarray of bool or None
+        True = measured.
+    axes : str
+        Names of the axes.
+    halved : list of str
+        Axes that become shorter. Of an odd length the last voxel is a block by itself, so that no voxel is left out.
+
+    Returns
+    -------
+    data : numpy.ndarray
+        Of the same dtype. Integers are rounded up or down in turn, so that sums over rows are kept (see
+        `mean_keeping`). Where nothing of a block was measured, NaN for floats and 0 for integers.
+    mask : numpy.ndarray of bool or None
+        True where something of a block was measured.
+
+    Examples
+    --------
+    >>> halve(np.array([[1, 2, 2, 3, 9]]), None, "YX", ["X"])[0]
+    array([[2, 2, 9]])
+    """
+    measured = np.ones(data.shape, bool) if mask is None else mask
+    if data.dtype.kind == "f":
+        measured = measured & ~np.isnan(data)
+    count = _sums(measured, np.uint8, axes, halved)
+    smaller = None if mask is None else count > 0
+    divisor = np.maximum(count, 1)
+    if data.dtype.kind == "f":
+        total = _sums(np.where(measured, data, 0), np.float64, axes, halved)
+        return np.where(count > 0, total / divisor, np.nan).astype(data.dtype), smaller
+    if data.dtype == bool:
+        flags = _sums(data & measured, np.uint8, axes, halved)
+        return (2 * flags >= divisor) & (count > 0), smaller
+    whole, rest = np.zeros(count.shape, data.dtype), np.zeros(count.shape, np.uint8)
+    wide = divisor.astype(data.dtype)
+    for part in _parts(np.where(measured, data, 0), axes, halved):  # sums of whole parts and of rests never overflow
+        whole += part // wide
+        rest += (part % wide).astype(np.uint8)
+    whole += (rest // divisor).astype(data.dtype)
+    return mean_keeping(whole, (rest % divisor) / divisor), smaller
+
+
+def _sums(array: np.ndarray, kind: Any, axes: str, halved: list[str]) -> np.ndarray:
+    """Sums over blocks, in a data type that holds them."""
+    return functools.reduce(np.add, (part.astype(kind) for part in _parts(array, axes, halved)))
+
+
+def _parts(array: np.ndarray, axes: str, halved: list[str]) -> Iterator[np.ndarray]:
+    """The voxels of all blocks that have the same place in their block; zeros where a last block is cut off."""
+    numbers = [axes.index(letter) for letter in halved]
+    odd = [(0, array.shape[axis] % 2 if axis in numbers else 0) for axis in range(array.ndim)]
+    padded = np.pad(array, odd) if any(after for _, after in odd) else array
+    for offsets in itertools.product((0, 1), repeat=len(numbers)):
+        place = [slice(None)] * array.ndim
+        for axis, offset in zip(numbers, offsets, strict=True):
+            place[axis] = slice(offset, None, 2)
+        yield padded[tuple(place)]
+
+
+def mean_keeping(whole: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """``whole + rest`` rounded up or down such that sums along rows stay, whatever the numbers are.
+
+    Along each row the sum of ``rest`` (in [0, 1)) is followed, and a voxel is rounded up where it passes the next whole
+    number; each row starts at another fraction. So the mean over some tens of voxels is kept, where rounding to the
+    nearest would turn counts of 3.4 into 3, and a volume of single ones into an empty one.
+
+    >>> int(mean_keeping(np.zeros((10, 10), int), np.full((10, 10), 0.2)).sum())
+    20
+    """
+    rows = rest.reshape(-1, rest.shape[-1])
+    start = (PHASE_STEP * np.arange(1, len(rows) + 1)) % 1.0
+    passed = np.floor(np.cumsum(rows, axis=1) + start[:, None] + 1e-9)  # 1e-9: thirds that add up to one
+    up = np.diff(passed, axis=1, prepend=0)
+    rounded: np.ndarray = whole + up.reshape(whole.shape).astype(whole.dtype)
+    return rounded
