@@ -48,13 +48,14 @@ def read(
     Returns
     -------
     Volume
-        ``data`` with the file's dtype and intensities, in the file's order of axes. ``spacing`` in
-        micrometres where the file gives all three steps in a unit of length (ImageJ's calibration, OME's
-        PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
-        name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
-        ``description``, ``info``, ``series``, ``origin`` (centre of the first voxel along z, y and x in micrometres),
-        ``omero`` (how OME-Zarr shows the channels), ``pixel_size`` (dy, dx in micrometres where the step along z
-        is unknown) and ``notes`` (what one should know of the file, a sentence each).
+        ``data`` with the file's dtype and intensities, in the file's order of axes. ``spacing`` in micrometres where
+        the file gives all three steps in a unit of length (ImageJ's calibration, OME's PhysicalSize, HDF5's
+        ``element_size_um``, ilastik's resolutions, BigDataViewer's XML, Imaris' extents), else None. ``metadata`` holds
+        ``source`` (the file's name), ``format`` and, where the file has them, ``channel_names``, ``time_interval``
+        (seconds), ``description``, ``info``, ``series``, ``origin`` (centre of the first voxel along z, y and x in
+        micrometres), ``omero`` (how OME-Zarr shows the channels), ``pixel_size`` (dy, dx in micrometres where the step
+        along z is unknown), ``affine`` (3 x 4, of x, y and z: what a BigDataViewer XML says, which is not applied) and
+        ``notes`` (what one should know of the file, a sentence each).
 
     Raises
     ------
@@ -66,6 +67,11 @@ def read(
     -----
     Of several images in a TIFF file the largest is read (the first, if several are equally large); then
     ``metadata["series"]`` says which one.
+    HDF5 files may have values in other files of the same folder or below; names are never looked for in the working
+    folder. Of a BigDataViewer file all frames are read at full resolution, and its setups as channels where they have
+    one shape, voxel size, angle, tile and illumination. All but the values of an HDF5 file is read in a child process
+    first, once for each file that this process has not written: where that crashes, or takes longer than a minute, the
+    file is refused. This takes less than a second at the first file and a few milliseconds at others.
     A page axis without a name is Z. ImageJ leaves ``spacing=1`` out, so that a calibrated ImageJ file
     without it has a step of 1 in its unit. This is not assumed for files that other programs write in ImageJ's
     form.
