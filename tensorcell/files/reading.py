@@ -13,6 +13,7 @@ from tensorcell.files.layout import arrange
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.paths import check_source, split_path
 from tensorcell.files.table import format_of, names_with_datasets, names_with_series
+from tensorcell.files.units import notes_on_steps
 from tensorcell.volume import Volume
 
 
@@ -42,7 +43,11 @@ def read(
         PhysicalSize, HDF5's ``element_size_um``), else None. ``metadata`` holds ``source`` (the file's
         name), ``format`` and, where the file has them, ``channel_names``, ``time_interval`` (seconds),
         ``description``, ``info``, ``series``, ``pixel_size`` (dy, dx in micrometres where the step along z
-        is unknown) and ``notes`` (what was wrong with an MRC header).
+        is unknown) and ``notes`` (sentences: which image of several was read, pages that were not, what is odd
+        in a header, what was not kept); of TIFF files further ``name``, ``acquisition_date``, ``channel_colors``,
+        ``emission_wavelengths`` and ``excitation_wavelengths`` (nanometres), ``planes`` (positions in micrometres
+        and times in seconds, by plane in the order T, C, Z), ``labels``, ``display_ranges``, ``luts``,
+        ``properties`` and ``calibration`` (ImageJ's, where it was not applied).
 
     Raises
     ------
@@ -52,8 +57,11 @@ def read(
 
     Notes
     -----
-    Of several images in a TIFF file the largest is read (the first, if several are equally large); then
-    ``metadata["series"]`` says which one.
+    Of several images in a TIFF file a stack is read rather than a plane, and the largest one (the first, if several
+    are equally large); then ``metadata["series"]`` says which one. Pages that may be further planes of the image, and
+    that the file's metadata do not count or that differ in size or type, are an error unless ``series=`` is given;
+    ``series="all pages"`` reads the pages of a TIFF file as they follow one another, whatever its metadata say.
+    Signed 16-bit stacks of ImageJ, stored with an offset, come out as int16.
     A page axis without a name is Z. ImageJ leaves ``spacing=1`` out, so that a calibrated ImageJ file
     without it has a step of 1 in its unit. This is not assumed for files that other programs write in ImageJ's
     form.
@@ -72,7 +80,9 @@ def read(
     with naming(path):
         form = format_of(file)
         volume = _read_as(form, file, Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes))
-    return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
+    odd = [] if volume.spacing is None else notes_on_steps(dict(zip("ZYX", volume.spacing, strict=True)), volume.axes)
+    noted = {"notes": [*volume.metadata.get("notes", ()), *odd]} if odd else {}
+    return dataclasses.replace(volume, metadata={**volume.metadata, **noted, "source": file.name})
 
 
 def read_mask(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensorcell.files.notes import NOTES_KEY
+from tensorcell.files.tiff_ome import Details
 from tensorcell.files.units import (
     NO_UNITS,
     SECONDS,
-    Spacing,
     finite,
     is_plausible,
     length,
@@ -24,9 +24,6 @@ from tensorcell.files.units import (
 
 if TYPE_CHECKING:
     import tifffile
-
-Details = tuple[Spacing | None, dict[str, Any], Any]
-"""Voxel size, metadata, and the text of our own notes or None."""
 
 RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 """The resolution tag's units of length."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,14 @@ from tensorcell.errors import InputError
 from tensorcell.files.notes import NOTES_KEY
 from tensorcell.files.units import SECONDS, Spacing, finite, length, micrometres, voxel_size
 
+Details = tuple[Spacing | None, dict[str, Any], Any]
+"""Voxel size, metadata, and the text of our own notes or None."""
+
 PLANE_LENGTHS, PLANE_TIMES = ("PositionX", "PositionY", "PositionZ"), ("DeltaT", "ExposureTime")
 """Attributes of a plane that are kept: lengths and times."""
+
+NO_NAME = re.compile(r"(Image\d+)?")
+"""Names that tifffile gives images without one."""
 
 KEPT = frozenset({"Image", "StructuredAnnotations", "BinaryOnly"})
 """Elements of OME-XML that are read; StructuredAnnotations hold, if nothing else, our own notes."""
@@ -39,18 +46,30 @@ def metadata_file_of(xml: str, folder: Path) -> Path | None:
 
 def missing_files(xml: str, folder: Path) -> list[str]:
     """Names of the files with planes of the set that are not in the folder."""
-    names = [element.get("FileName", "") for element in ElementTree.fromstring(xml).iterfind(".//{*}UUID")]
-    return [name for name in dict.fromkeys(names) if name and not (folder / name).is_file()]
+    return [name for name in _files_of(ElementTree.fromstring(xml)) if name and not (folder / name).is_file()]
 
 
-def images_of(xml: str, series: Sequence[Any]) -> list[Any]:
-    """The Image element of each series; those without planes in any file have none."""
-    elements = iter(ElementTree.fromstring(xml).findall("{*}Image"))
-    found = []
+def image_of(xml: str, series: Sequence[Any], number: int, folder: Path) -> tuple[Any, list[str]]:
+    """The Image element of a series, and a note on each image of which no file has planes: it is no series."""
+    elements = ElementTree.fromstring(xml).findall("{*}Image")
+    found, without = [], []
     for one in series:
-        element = next((each for each in elements if _is_image_of(each, one)), None)
-        found.append(element)
-    return found
+        while elements and not _is_image_of(elements[0], one):
+            without.append(elements.pop(0))
+        found.append(elements.pop(0) if elements else None)
+    if found[number] is None:  # their sizes do not agree: then they are taken in their order
+        return ElementTree.fromstring(xml).findall("{*}Image")[number], []
+    notes = []
+    for image in [*without, *elements]:
+        files = [name for name in _files_of(image) if not (folder / name).is_file()]
+        why = f": {', '.join(map(repr, files))} is not there" if files else ""
+        notes.append(f"image {image.get('Name', '')!r} has no planes{why}")
+    return found[number], notes
+
+
+def _files_of(element: Any) -> list[str]:
+    """Names of the files that the planes are in, each once."""
+    return list(dict.fromkeys(one.get("FileName", "") for one in element.iterfind(".//{*}UUID")))
 
 
 def _is_image_of(image: Any, series: Any) -> bool:
@@ -61,14 +80,14 @@ def _is_image_of(image: Any, series: Any) -> bool:
     return bool(math.prod(sizes) == series.size)
 
 
-def ome_details(image: Any, xml: str) -> tuple[Spacing | None, dict[str, Any], Any]:
-    """Voxel size, metadata, and the text of our own notes or None."""
+def ome_details(
+    xml: str, series: Sequence[Any], number: int, folder: Path
+) -> tuple[Spacing | None, dict[str, Any], Any]:
+    """Voxel size, metadata, and the text of our own notes or None, of the image that is this one of the series."""
     metadata: dict[str, Any] = {"format": "OME-TIFF"}
-    notes: list[str] = []
     root = ElementTree.fromstring(xml)
-    pixels = None if image is None else image.find("{*}Pixels")
-    if pixels is None:
-        return None, metadata, None
+    image, notes = image_of(xml, series, number, folder)
+    pixels = image.find("{*}Pixels")
     steps = []
     for letter in "ZYX":
         value, unit = pixels.get(f"PhysicalSize{letter}"), pixels.get(f"PhysicalSize{letter}Unit", "um")
@@ -80,7 +99,7 @@ def ome_details(image: Any, xml: str) -> tuple[Spacing | None, dict[str, Any], A
         text = image.findtext(f"{{*}}{tag}")
         if text:
             metadata[key] = text
-    if image.get("Name"):
+    if not NO_NAME.fullmatch(image.get("Name", "")):
         metadata["name"] = image.get("Name")
     planes, said = _planes(pixels)
     if planes:

@@ -147,7 +147,8 @@ def _pages_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[Any]:
         _check_like(page, series.keyframe, number)
         end, size = _end_of_data(page, number), page.parent.filehandle.size
         if end > size:
-            raise InputError(f"is truncated: plane {number} ends at byte {end}, the file has {size}")
+            file = "the file" if page.parent is chains.tif else page.parent.filename
+            raise InputError(f"is truncated: plane {number} ends at byte {end}, {file} has {size}")
         pages.append(page)
     return pages
 

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
 from tensorcell.files.notes import apply_notes
-from tensorcell.files.tiff_details import Details, calibrated, description_details
+from tensorcell.files.tiff_details import calibrated, description_details
 from tensorcell.files.tiff_directories import directories_of
-from tensorcell.files.tiff_ome import images_of, metadata_file_of, ome_details
+from tensorcell.files.tiff_ome import Details, metadata_file_of, ome_details
 from tensorcell.files.tiff_pages import Chains, read_planes
 from tensorcell.files.tiff_series import ALL_PAGES, Choice, chosen_image
 from tensorcell.volume import Volume
@@ -46,6 +48,9 @@ def read_tiff(path: Path, wanted: Wanted) -> Volume:
     said = [*stored.get("notes", ()), *metadata.get("notes", ()), *choice.notes]
     if said:
         metadata["notes"] = list(dict.fromkeys(said))
+    noted = stored.pop("pixel_size", None)
+    if "pixel_size" in metadata and noted is not None and np.allclose(noted, metadata["pixel_size"], rtol=1e-4, atol=0):
+        metadata["pixel_size"] = tuple(noted)  # as it was before it became a ratio of integers
     names = _stack_axes(names, data.shape) if wanted.axes is None else wanted.axes
     if "Z" not in names:  # single planes need no distance
         spacing = metadata.pop("pixel_size", spacing)
@@ -91,5 +96,5 @@ def _stack_axes(axes: str, shape: tuple[int, ...]) -> str:
 def _details(tif: Any, choice: Choice) -> Details:
     """Details of the image from OME-XML, an ImageJ description, tifffile's JSON or resolution tags."""
     if tif.is_ome and tif.ome_metadata and choice.series.kind == "ome":
-        return ome_details(images_of(tif.ome_metadata, tif.series)[choice.number], tif.ome_metadata)
+        return ome_details(tif.ome_metadata, tif.series, choice.number, Path(tif.filehandle.dirname))
     return description_details(tif, choice.series.keyframe)

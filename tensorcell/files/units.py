@@ -98,8 +98,8 @@ def is_plausible(step: float) -> bool:
     return SMALLEST_STEP <= step <= LARGEST_STEP
 
 
-def notes_on_steps(steps: Mapping[str, float]) -> list[str]:
-    """A sentence for each voxel size, by the name of its axis, that a microscope hardly has.
+def notes_on_steps(steps: Mapping[str, float], axes: str = "ZYX") -> list[str]:
+    """A sentence for each step along one of the axes that a microscope hardly has.
 
     >>> notes_on_steps({"Z": 0.5, "X": 25400.0})
     ['the voxel size along X is 25400 um, which is not between 1 nm and 1 mm']
@@ -107,7 +107,7 @@ def notes_on_steps(steps: Mapping[str, float]) -> list[str]:
     return [
         f"the voxel size along {letter} is {step:g} um, which is not between 1 nm and 1 mm"
         for letter, step in steps.items()
-        if not is_plausible(step)
+        if letter in axes and not is_plausible(step)
     ]
 
 
