@@ -13,7 +13,7 @@ from tensorcell.files.notes import NOTES_KEY, notes_of, plain_metadata
 from tensorcell.files.tiff_ome import PLANE_LENGTHS, PLANE_TIMES
 from tensorcell.files.tiff_read import quiet_tifffile
 from tensorcell.files.units import finite
-from tensorcell.volume import Volume
+from tensorcell.volume import Volume, pixel_size_of
 
 IMAGEJ_DTYPES = ("uint8", "uint16", "int16", "float32")
 CALIBRATED_DTYPES = ("uint8", "uint16")
@@ -77,12 +77,8 @@ def _write(part: Path, volume: Volume, form: str, compress: bool) -> Stored:
 
 def _steps(volume: Volume) -> tuple[float | None, float | None, float | None]:
     """(dz, dy, dx) in micrometres, as far as they are known."""
-    if volume.spacing is not None:
-        return volume.spacing
-    known = volume.metadata.get("pixel_size")
-    if not isinstance(known, list | tuple) or len(known) != 2 or not all(finite(step) for step in known):
-        return None, None, None
-    return None, float(known[0]), float(known[1])
+    dy, dx = pixel_size_of(volume) or (None, None)
+    return None if volume.spacing is None else volume.spacing[0], dy, dx
 
 
 def _resolution(volume: Volume, form: str) -> tuple[tuple[float, float] | None, str | None]:
