@@ -46,7 +46,7 @@ from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult
 from tensorcell.time_limit import method_within
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
-from tensorcell.volume import Stack, Volume, stacks, zyx_view
+from tensorcell.volume import Stack, Volume, notes_on_file, pixel_size_of, stacks, zyx_view
 
 Array = npt.NDArray[Any]
 
@@ -194,7 +194,8 @@ def recover(
         )  # fmt: skip
         check_affordable(volume, request.grid, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
         found = recover_volume(volume, request, start)
-    return replace(found, notes=(*notes, *decided, *notes_on_planes(volume), *request.grid.notes(), *found.notes))
+    said = (*notes_on_file(volume), *notes, *decided, *notes_on_planes(volume), *request.grid.notes())
+    return replace(found, notes=(*said, *found.notes))
 
 
 def notes_on_planes(volume: Volume) -> list[str]:
@@ -274,7 +275,12 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     if volume.spacing is not None and request.grid.spacing is not None:
         _, dy, dx = volume.spacing
         fine = request.grid.spacing, dy / request.lateral_factor, dx / request.lateral_factor
-    metadata = {k: v for k, v in volume.metadata.items() if k not in ("format",)}
+    metadata = {
+        k: v for k, v in volume.metadata.items() if k not in ("format", "notes")
+    }  # the result's notes have them
+    pixels = pixel_size_of(volume)
+    if "pixel_size" in metadata and pixels is not None:
+        metadata["pixel_size"] = tuple(step / request.lateral_factor for step in pixels)
     return Recovery(
         volume=Volume(out, axes=volume.axes, spacing=fine, metadata=metadata),
         measured=measured,

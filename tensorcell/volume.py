@@ -295,6 +295,31 @@ def check_data(data: np.ndarray) -> None:
         raise InputError(f"data is empty: shape {data.shape}")
 
 
+def notes_on_file(volume: Volume) -> tuple[str, ...]:
+    """What the reader of a file noted, and the pixel size where the step along z is unknown.
+
+    >>> notes_on_file(Volume(np.zeros((5, 8, 8)), metadata={"notes": ["a"], "pixel_size": (0.2, 0.1)}))
+    ('a', 'the pixels are 0.2 x 0.1 um (y, x); the step along z is unknown')
+    """
+    noted = volume.metadata.get("notes", ())
+    notes = [str(note) for note in noted] if isinstance(noted, list | tuple) else [str(noted)]
+    pixels = pixel_size_of(volume)
+    if volume.spacing is None and pixels is not None:
+        notes.append(f"the pixels are {pixels[0]:g} x {pixels[1]:g} um (y, x); the step along z is unknown")
+    return tuple(notes)
+
+
+def pixel_size_of(volume: Volume) -> tuple[float, float] | None:
+    """(dy, dx) in micrometres where they are known, with or without a step along z; else None."""
+    if volume.spacing is not None:
+        return volume.spacing[1:]
+    try:
+        known = check_spacing(volume.metadata.get("pixel_size"), "YX")
+    except InputError:
+        return None
+    return None if known is None else known[1:]
+
+
 def check_axes(axes: str, shape: tuple[int, ...]) -> None:
     """Raise `InputError` unless ``axes`` names each axis once, Y and X among them, and no colour samples (S)."""
     if not isinstance(axes, str):

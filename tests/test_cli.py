@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
@@ -258,6 +259,26 @@ def test_constant_stack_comes_back_with_a_notice(
     assert call(monkeypatch, tmp_path, "recover", "in.npy", "out.npy") == 0
     assert "have the value 7" in capsys.readouterr().out
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), np.full((4, 5, 6), 7.0))
+
+
+def test_what_the_reader_noted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which image was read, what else there is, and a pixel size without a step along z."""
+    data = np.random.default_rng(0).poisson(50, (6, 20, 24)).astype(np.uint16)
+    sizes = {"PhysicalSizeX": 0.1, "PhysicalSizeY": 0.2}
+    with tifffile.TiffWriter(tmp_path / "in.ome.tif", ome=True) as writer:
+        writer.write(data[0], photometric="minisblack", metadata={"Name": "overview"})
+        writer.write(data, photometric="minisblack", metadata={"axes": "ZYX", "Name": "stack", **sizes})
+    assert call(monkeypatch, tmp_path, "recover", "in.ome.tif", "out.ome.tif", "--method", "fast", "--json") == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert notes[0].startswith("of 2 images number 1 was read, 'stack' 6 x 20 x 24 ZYX uint16; not 0: 'overview'")
+    assert notes[1] == "the pixels are 0.2 x 0.1 um (y, x); the step along z is unknown"
+    out = tc.read(tmp_path / "out.ome.tif")
+    assert out.metadata["pixel_size"] == (0.2, 0.1)
+    assert "notes" not in out.metadata
+    assert call(monkeypatch, tmp_path, "diagnose", "in.ome.tif") == 0
+    assert "Of 2 images number 1 was read" in capsys.readouterr().out
 
 
 INTERRUPTED_FIT = """

@@ -17,21 +17,10 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from volume_files import KNOWN, STACK, assert_same, hdf5, npz, refuses, text_file, tiff
+from volume_files import KNOWN, STACK, assert_same, hdf5, npz, read_or_line, refuses, text_file, tiff
 
-from tensorcell.errors import InputError
 from tensorcell.files import claimed_sizes, read, write
 from tensorcell.volume import Volume
-
-
-def read_or_line(path: Path) -> Volume | str:
-    """The volume, or the one line of an `InputError`; anything else fails the test."""
-    try:
-        return read(path)
-    except InputError as error:
-        line = str(error)
-    assert "\n" not in line
-    return line
 
 
 def never_written(path: Path, **options: Any) -> Path:

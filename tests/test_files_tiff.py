@@ -216,5 +216,5 @@ def test_a_series_is_chosen_by_number_or_name(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", large)
     refuses(
         lambda: read(tmp_path / "one.npy", series=0),
-        "series= is for TIFF, OME-TIFF, HDF5 and BigDataViewer XML files, expected",
+        "series= is for TIFF, OME-TIFF, HDF5, BigDataViewer XML, OME-Zarr, ND2, LIF, CZI and",
     )

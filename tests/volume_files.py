@@ -12,6 +12,7 @@ import pytest
 import tifffile
 
 from tensorcell.errors import InputError
+from tensorcell.files import read
 from tensorcell.files.formats import Format, Stored, Wanted
 from tensorcell.volume import Volume
 
@@ -49,6 +50,16 @@ def refuses(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def read_or_line(path: Path) -> Volume | str:
+    """The volume, or the one line of an `InputError`; anything else fails the test."""
+    try:
+        return read(path)
+    except InputError as error:
+        line = str(error)
+    assert "\n" not in line
+    return line
 
 
 def text_file(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +29,15 @@ PER_FILE = ("outliers", "uncertainty", "invented", "report", "mask")
 def are_many(sources: Sequence[str], target: str) -> bool:
     """Whether several files are meant, each with an output of its own in a folder, and not the planes of one stack."""
     (first, *others) = sources
-    several = bool(others) or (not Path(first).exists() and batch.is_pattern(first))
-    several |= Path(first).is_dir() and not is_readable(Path(first))
+    several = bool(others) or (not os.path.exists(first) and batch.is_pattern(first))
+    several |= os.path.isdir(first) and not is_readable(Path(first))
     return several and not is_readable(Path(target))
 
 
 def one_stack(sources: Sequence[str]) -> str | list[str]:
     """What `read` is to be given for one output: a file or folder, or the files with the planes of a stack."""
     (first, *others) = sources
-    if not others and (Path(first).exists() or not batch.is_pattern(first)):
+    if not others and (os.path.exists(first) or not batch.is_pattern(first)):
         return first
     return sorted(batch.inputs_of(sources), key=natural_order)
 

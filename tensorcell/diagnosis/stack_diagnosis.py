@@ -34,7 +34,7 @@ from tensorcell.missing_value import without_value
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
-from tensorcell.volume import Stack, Volume, stacks
+from tensorcell.volume import Stack, Volume, notes_on_file, stacks
 
 Array = npt.NDArray[Any]
 
@@ -150,7 +150,7 @@ def diagnose(
     grid = PlaneGrid(volume.planes, Fraction(request.axial_factor))
     check_affordable(volume, grid, BYTES_OF_DIAGNOSIS, all_stacks=False)
     volume, notes = without_value(volume, missing_value)
-    notes = tuple(map(as_sentence, notes))
+    notes = tuple(map(as_sentence, (*notes_on_file(volume), *notes)))
     reports: list[Diagnosis] = []
     refused: dict[str, str] = {}
     for stack in stacks(volume):

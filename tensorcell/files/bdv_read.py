@@ -15,11 +15,10 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.bdv_xml import Description, read_description
-from tensorcell.files.formats import Wanted
+from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.hdf5_found import Found
 from tensorcell.files.hdf5_sources import find
 from tensorcell.files.notes import add_note, text_of
-from tensorcell.files.tiff_read import chosen_series
 from tensorcell.files.units import Spacing, length
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import Wanted
+from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.layout import native
-from tensorcell.files.tiff_read import chosen_series
 from tensorcell.files.units import SECONDS, finite, length, voxel_size
 from tensorcell.volume import Volume
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from tensorcell.errors import InputError
 from tensorcell.volume import Volume
 
 FilePath = str | os.PathLike[str]
+
+MOST_LISTED = 8
+"""Images that a message lists."""
 
 
 class NotHeld(InputError):
@@ -97,3 +101,26 @@ class Format:
             raise NotHeld(f"{self.name} has no dtype {volume.dtype.name}, expected {', '.join(self.dtypes)}")
         if self.axes and not set(volume.axes) <= set(self.axes):
             raise NotHeld(f"{self.name} has no axes {volume.axes}, expected {', '.join(self.axes)}")
+
+
+def chosen_series(names: Sequence[str], sizes: Sequence[Any], wanted: str | int | None) -> int:
+    """The number of the image that is wanted by number or name; that of the first of the largest where none is.
+
+    >>> chosen_series(["overview", "stack"], [10, 1000], None), chosen_series(["overview", "stack"], [10, 1000], "0")
+    (1, 0)
+
+    Raises
+    ------
+    InputError
+        If there is no such image; the message lists them.
+    """
+    if wanted is None:
+        return max(range(len(sizes)), key=lambda number: sizes[number])  # `max` takes the first of equals
+    if wanted in names and list(names).count(str(wanted)) == 1:
+        return list(names).index(str(wanted))
+    number = int(wanted) if str(wanted).isdecimal() else -1
+    if not 0 <= number < len(names):
+        listed = ", ".join(f"{number}: {name}".rstrip(": ") for number, name in enumerate(names[:MOST_LISTED]))
+        more = ", ..." if len(names) > MOST_LISTED else ""
+        raise InputError(f"has no series {wanted!r}, it has {listed}{more}")
+    return number

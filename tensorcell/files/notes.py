@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,26 @@ from tensorcell.volume import Volume
 
 NOTES_KEY = "tensorcell"
 
+COUNTED = {
+    "planes": "TCZ",
+    "labels": "TCZ",
+    "channel_colors": "C",
+    "emission_wavelengths": "C",
+    "excitation_wavelengths": "C",
+    "display_ranges": "C",
+    "luts": "C",
+}
+"""Items that are lists, or lists by name, with an entry for each index along these axes; others are not written."""
+
 
 def plain_metadata(volume: Volume) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The metadata that JSON can hold, and a name for each item that it cannot."""
+    """The metadata that JSON can hold and that fit the volume, and a name for each other item."""
     metadata, lost = {}, []
     for key, value in volume.metadata.items():
         if key in ("source", "format", "series"):  # `read` sets these anew
+            continue
+        if key in COUNTED and not _fits(value, volume, COUNTED[key]):
+            lost.append(f"metadata {key!r}")
             continue
         try:
             metadata[str(key)] = json.loads(json.dumps(value, default=_plain))
@@ -76,6 +92,14 @@ def json_object(value: Any) -> dict[str, Any]:
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def _fits(value: Any, volume: Volume, axes: str) -> bool:
+    """Whether a list, or each list of a mapping, has an entry for each index along the axes."""
+    sizes = dict(zip(volume.axes, volume.shape, strict=True))
+    count = math.prod(sizes.get(letter, 1) for letter in axes)
+    lists = value.values() if isinstance(value, Mapping) else [value]
+    return all(isinstance(one, Sized) and len(one) == count for one in lists)
 
 
 def _plain(value: Any) -> Any:

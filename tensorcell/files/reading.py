@@ -16,6 +16,7 @@ from tensorcell.files.messages import naming, reason
 from tensorcell.files.paths import check_source, split_path
 from tensorcell.files.plane_files import files_of_folder, read_in_order
 from tensorcell.files.table import format_of, is_readable, names_with_datasets, names_with_series
+from tensorcell.files.units import notes_on_steps
 from tensorcell.volume import Volume
 
 
@@ -55,7 +56,11 @@ def read(
         (seconds), ``description``, ``info``, ``series``, ``origin`` (centre of the first voxel along z, y and x in
         micrometres), ``omero`` (how OME-Zarr shows the channels), ``pixel_size`` (dy, dx in micrometres where the step
         along z is unknown), ``affine`` (3 x 4, of x, y and z: what a BigDataViewer XML says, which is not applied) and
-        ``notes`` (what one should know of the file, a sentence each).
+        ``notes`` (sentences: which image of several was read, pages that were not, what is odd in a header, what was
+        assumed or not kept); of TIFF files further ``name``, ``acquisition_date``, ``channel_colors``,
+        ``emission_wavelengths`` and ``excitation_wavelengths`` (nanometres), ``planes`` (positions in micrometres and
+        times in seconds, by plane in the order T, C, Z), ``labels``, ``display_ranges``, ``luts``, ``properties`` and
+        ``calibration`` (ImageJ's, where it was not applied).
 
     Raises
     ------
@@ -65,13 +70,18 @@ def read(
 
     Notes
     -----
-    Of several images in a TIFF file the largest is read (the first, if several are equally large); then
-    ``metadata["series"]`` says which one.
+    Of several images in a TIFF file a stack is read rather than a plane, and the largest one (the first, if several
+    are equally large); then ``metadata["series"]`` says which one. Pages that may be further planes of the image, and
+    that the file's metadata do not count or that differ in size or type, are an error unless ``series=`` is given;
+    ``series="all pages"`` reads the pages of a TIFF file as they follow one another, whatever its metadata say.
+    Signed 16-bit stacks of ImageJ, stored with an offset, come out as int16.
+
     HDF5 files may have values in other files of the same folder or below; names are never looked for in the working
     folder. Of a BigDataViewer file all frames are read at full resolution, and its setups as channels where they have
     one shape, voxel size, angle, tile and illumination. All but the values of an HDF5 file is read in a child process
     first, once for each file that this process has not written: where that crashes, or takes longer than a minute, the
     file is refused. This takes less than a second at the first file and a few milliseconds at others.
+
     A page axis without a name is Z. ImageJ leaves ``spacing=1`` out, so that a calibrated ImageJ file
     without it has a step of 1 in its unit. This is not assumed for files that other programs write in ImageJ's
     form.
@@ -97,7 +107,9 @@ def read(
     with naming(path):
         form = format_of(file)
         volume = _read_as(form, file, Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes))
-    return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
+    odd = [] if volume.spacing is None else notes_on_steps(dict(zip("ZYX", volume.spacing, strict=True)), volume.axes)
+    noted = {"notes": [*volume.metadata.get("notes", ()), *odd]} if odd else {}
+    return dataclasses.replace(volume, metadata={**volume.metadata, **noted, "source": file.name})
 
 
 def read_mask(
@@ -148,7 +160,7 @@ def read_mask(
 
 def _is_folder_of_files(file: Path) -> bool:
     """Whether this is a folder that is no volume of a format by its name."""
-    return file.is_dir() and not is_readable(file)
+    return os.path.isdir(file) and not is_readable(file)  # it takes names that are too long
 
 
 def _read_as(form: Format, file: Path, wanted: Wanted) -> Volume:

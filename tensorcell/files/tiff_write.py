@@ -9,12 +9,16 @@ import numpy as np
 
 from tensorcell.files.formats import NotHeld, Stored
 from tensorcell.files.layout import arrange
-from tensorcell.files.notes import NOTES_KEY, notes_of
+from tensorcell.files.notes import NOTES_KEY, notes_of, plain_metadata
+from tensorcell.files.tiff_ome import PLANE_LENGTHS, PLANE_TIMES
 from tensorcell.files.tiff_read import quiet_tifffile
 from tensorcell.files.units import finite
-from tensorcell.volume import Volume
+from tensorcell.volume import Volume, pixel_size_of
 
 IMAGEJ_DTYPES = ("uint8", "uint16", "int16", "float32")
+CALIBRATED_DTYPES = ("uint8", "uint16")
+"""Data types whose intensities ImageJ calibrates."""
+
 OME_DTYPES = ("bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 OME_AXES = "TCZYX"
 CLASSIC_LIMIT = 2**32 - 2**25
@@ -66,14 +70,23 @@ def _write(part: Path, volume: Volume, form: str, compress: bool) -> Stored:
             metadata=describe(volume, axes, notes, form),
         )
         writer.close()
+    if "calibration" in volume.metadata and (form != "ImageJ TIFF" or volume.dtype.name not in CALIBRATED_DTYPES):
+        lost = (*lost, "calibration")
     return Stored(form, (("mask",) if volume.mask is not None else ()) + lost)
+
+
+def _steps(volume: Volume) -> tuple[float | None, float | None, float | None]:
+    """(dz, dy, dx) in micrometres, as far as they are known."""
+    dy, dx = pixel_size_of(volume) or (None, None)
+    return None if volume.spacing is None else volume.spacing[0], dy, dx
 
 
 def _resolution(volume: Volume, form: str) -> tuple[tuple[float, float] | None, str | None]:
     """Pixels per unit along x and y, and the unit; None and None if the tags cannot say it."""
-    if volume.spacing is None:
+    _, dy, dx = _steps(volume)
+    if dy is None or dx is None:
         return None, None
-    x, y = 1 / volume.spacing[2], 1 / volume.spacing[1]  # per micrometre
+    x, y = 1 / dx, 1 / dy  # per micrometre
     if form == "OME-TIFF":
         return (1e4 * x, 1e4 * y), "CENTIMETER"
     if max(x, y) >= 2**32:  # the tags are ratios of 32-bit integers
@@ -84,8 +97,9 @@ def _resolution(volume: Volume, form: str) -> tuple[tuple[float, float] | None, 
 def _imagej_description(volume: Volume, axes: str, notes: str, form: str) -> dict[str, Any]:
     """The items of ImageJ's description; in a plain TIFF tifffile writes the same ones as JSON."""
     metadata: dict[str, Any] = {"axes": axes, NOTES_KEY: notes}
-    if volume.spacing is not None:
-        metadata |= {"unit": "um"} | ({"spacing": volume.spacing[0]} if "Z" in volume.axes else {})
+    dz, _, dx = _steps(volume)
+    if dx is not None:
+        metadata |= {"unit": "um"} | ({"spacing": dz} if dz is not None and "Z" in volume.axes else {})
     interval = finite(volume.metadata.get("time_interval"))
     if interval:
         metadata["finterval"] = interval
@@ -100,25 +114,78 @@ def _imagej_description(volume: Volume, axes: str, notes: str, form: str) -> dic
         metadata["Labels"] = names * (volume.planes * sizes.get("T", 1))
     if isinstance(volume.metadata.get("info"), str):
         metadata["Info"] = _printable(volume.metadata["info"])
-    return metadata
+    return metadata | _imagej_display(volume)
+
+
+def _imagej_display(volume: Volume) -> dict[str, Any]:
+    """Labels of the planes, ranges, colour tables and properties, and the meaning of integer intensities."""
+    fitting, _ = plain_metadata(volume)
+    found: dict[str, Any] = {}
+    if fitting.get("labels"):
+        found["Labels"] = [_printable(str(label)) for label in fitting["labels"]]
+    ranges = fitting.get("display_ranges")
+    if ranges:
+        found |= {"min": float(ranges[0][0]), "max": float(ranges[0][1])}
+        found["Ranges"] = tuple(float(end) for pair in ranges for end in pair)
+    if fitting.get("luts"):
+        found["LUTs"] = [np.asarray(table, np.uint8) for table in fitting["luts"]]
+    if isinstance(fitting.get("properties"), dict):
+        found["Properties"] = {str(key): _printable(str(value)) for key, value in fitting["properties"].items()}
+    known = fitting.get("calibration")
+    if known and volume.dtype.name in CALIBRATED_DTYPES:
+        found |= {"cf": known["function"], "vunit": _printable(str(known["unit"]))}
+        found |= {f"c{number}": value for number, value in enumerate(known["coefficients"])}
+    return found
 
 
 def _ome_description(volume: Volume, axes: str, notes: str, _form: str) -> dict[str, Any]:
     """The items of tifffile's OME-XML."""
     metadata: dict[str, Any] = {"axes": axes, "MapAnnotation": {NOTES_KEY: notes}}
-    if volume.spacing is not None:
-        for letter, step in zip("ZYX", volume.spacing, strict=True):
-            if letter in volume.axes:
-                metadata |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "\u00b5m"}
+    for letter, step in zip("ZYX", _steps(volume), strict=True):
+        if letter in volume.axes and step is not None:
+            metadata |= {f"PhysicalSize{letter}": step, f"PhysicalSize{letter}Unit": "\u00b5m"}
     interval = finite(volume.metadata.get("time_interval"))
     if interval:
         metadata |= {"TimeIncrement": interval, "TimeIncrementUnit": "s"}
-    names = _channel_names(volume, dict(zip(volume.axes, volume.shape, strict=True)).get("C", 1))
-    if names:
-        metadata["Channel"] = {"Name": names}
-    if isinstance(volume.metadata.get("description"), str):
-        metadata["Description"] = _printable(volume.metadata["description"])
+    channels = _ome_channels(volume)
+    if channels:
+        metadata["Channel"] = channels
+    fitting, _ = plain_metadata(volume)
+    planes = _ome_planes(fitting.get("planes", {}))
+    if planes:
+        metadata["Plane"] = planes
+    for key, item in (("description", "Description"), ("name", "Name"), ("acquisition_date", "AcquisitionDate")):
+        if isinstance(fitting.get(key), str):
+            metadata[item] = _printable(fitting[key])
     return metadata
+
+
+def _ome_channels(volume: Volume) -> dict[str, list[Any]]:
+    """Names, colours and wavelengths of the channels."""
+    fitting, _ = plain_metadata(volume)
+    count = dict(zip(volume.axes, volume.shape, strict=True)).get("C", 1)
+    found: dict[str, list[Any]] = {}
+    names = _channel_names(volume, count)
+    if names:
+        found["Name"] = names
+    if fitting.get("channel_colors"):
+        found["Color"] = fitting["channel_colors"]
+    for kind in ("Emission", "Excitation"):
+        waves = fitting.get(f"{kind.lower()}_wavelengths")
+        if waves:
+            found |= {f"{kind}Wavelength": waves, f"{kind}WavelengthUnit": [wave and "nm" for wave in waves]}
+    return found
+
+
+def _ome_planes(planes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Positions in micrometres and times in seconds of the planes."""
+    found: dict[str, list[Any]] = {}
+    for names, unit in ((PLANE_LENGTHS, "\u00b5m"), (PLANE_TIMES, "s")):
+        for name in names:
+            if name in planes:
+                values = planes[name]
+                found |= {name: values, f"{name}Unit": [None if value is None else unit for value in values]}
+    return found
 
 
 def _channel_names(volume: Volume, channels: int) -> list[str]:

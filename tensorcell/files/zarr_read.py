@@ -12,11 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import Wanted
+from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.layout import arrange, native
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
-from tensorcell.files.tiff_read import chosen_series
 from tensorcell.memory import free_memory, size_text
 from tensorcell.volume import Volume, guess_axes
 
