@@ -92,7 +92,8 @@ def test_a_missing_file_of_a_set_is_named(tmp_path: Path) -> None:
     write_spread(tmp_path)
     (tmp_path / "b.ome.tif").unlink()
     refuses(
-        lambda: read(tmp_path / "a.ome.tif"), "plane 4 of 6 is in none of its files; expected 'b.ome.tif' beside it"
+        lambda: read(tmp_path / "a.ome.tif"),
+        "plane 4 of 6 is in none of its files; expected 'b.ome.tif' beside it; series='all pages'",
     )
     assert_same(read(tmp_path / "a.ome.tif", series="all pages"), Volume(A[:4]))
 

@@ -198,7 +198,10 @@ def _check_present(series: Any, tif: tifffile.TiffFile) -> None:
     if gaps:
         names = missing_files(tif.ome_metadata, Path(tif.filehandle.dirname)) if tif.ome_metadata else []
         where = f"; expected {', '.join(map(repr, names[:MOST_LISTED]))} beside it" if names else ""
-        raise InputError(f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}")
+        raise InputError(
+            f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}; series={ALL_PAGES!r} reads "
+            "the pages of this file"
+        )
 
 
 def _check_one(every: Sequence[Any]) -> None:
