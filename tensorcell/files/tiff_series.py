@@ -199,8 +199,8 @@ def _check_present(series: Any, tif: tifffile.TiffFile) -> None:
         names = missing_files(tif.ome_metadata, Path(tif.filehandle.dirname)) if tif.ome_metadata else []
         where = f"; expected {', '.join(map(repr, names[:MOST_LISTED]))} beside it" if names else ""
         raise InputError(
-            f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}; series={ALL_PAGES!r} reads "
-            "the pages of this file"
+            f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}; "
+            f"series={ALL_PAGES!r} reads the pages of this file"
         )
 
 
