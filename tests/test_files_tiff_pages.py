@@ -247,6 +247,26 @@ def test_a_stopped_run_of_micro_manager_is_said(tmp_path: Path) -> None:
     refuses(lambda: read(path), r"has 6 pages \(18, 19, .*\) .* that are not among the 18 of its image")
 
 
+def test_a_claim_of_countless_planes_is_refused_before_they_are_listed(tmp_path: Path) -> None:
+    path, _ = run(tmp_path / "a_MMStack.tif", 12)
+    raw = path.read_bytes()
+    place = raw.rindex(struct.pack("<II", 3453623, 12)) + 8
+    path.write_bytes(raw[: place + 8] + struct.pack("<I", 2**31) + raw[place + 12 :])  # the frame of the first page
+    refuses(lambda: read(path), "its metadata claim 1.29e[+]10 planes, expected at most 1e[+]07")
+    xml = tiff(tmp_path / "b.ome.tif", ome=True, metadata={"axes": "ZYX"})
+    text = str(tifffile.tiffcomment(xml)).replace('SizeZ="5"', 'SizeZ="5000000000"')
+    tifffile.tiffcomment(xml, text.encode())
+    refuses(lambda: read(xml), "its metadata claim 5e[+]09 planes")
+
+
+def test_scanimage_pages_of_two_kinds_are_no_planes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for plane in [*np.zeros((5, 8, 9), np.int16), np.zeros((8, 9), np.uint16)]:
+            writer.write(plane, **PLAIN, description=OLD)
+    refuses(lambda: read(path), "has pages of 2 kinds, expected one: 5 of 8 x 9 int16; 1 of 8 x 9 uint16; series=0")
+
+
 DAMAGED: dict[str, Callable[[Path], object]] = {
     "plain.tif": lambda p: tiff(p, metadata=None),
     "deflate.tif": lambda p: tiff(p, metadata=None, compression="zlib", rowsperstrip=5),
