@@ -74,6 +74,14 @@ def test_images_in_several_files_are_read_from_their_own(tmp_path: Path, opened:
             assert_same(read(tmp_path / opened, series=series), Volume(truth))
 
 
+@pytest.mark.parametrize(("opened", "truth"), [("a.ome.tif", A), ("b.ome.tif", B)])
+def test_of_equal_images_that_in_the_file_opened_is_read(tmp_path: Path, opened: str, truth: Any) -> None:
+    write_set(tmp_path)
+    volume = read(tmp_path / opened)
+    assert_same(volume, Volume(truth))
+    assert "of 3 images number" in volume.metadata["notes"][0]
+
+
 def write_spread(folder: Path) -> str:
     """One image whose planes are in two files: the first four, and the other two stored otherwise."""
     images = image_xml(0, "A", A, tiff_data("a.ome.tif", 4) + tiff_data("b.ome.tif", 2, first=4))
@@ -92,7 +100,8 @@ def test_a_missing_file_of_a_set_is_named(tmp_path: Path) -> None:
     write_spread(tmp_path)
     (tmp_path / "b.ome.tif").unlink()
     refuses(
-        lambda: read(tmp_path / "a.ome.tif"), "plane 4 of 6 is in none of its files; expected 'b.ome.tif' beside it"
+        lambda: read(tmp_path / "a.ome.tif"),
+        "plane 4 of 6 is in none of its files; expected 'b.ome.tif' beside it; series='all pages'",
     )
     assert_same(read(tmp_path / "a.ome.tif", series="all pages"), Volume(A[:4]))
 

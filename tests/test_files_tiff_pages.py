@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from micro_manager_files import micro_manager_stack
 from volume_files import RANDOM, STACK, assert_same, imagej, read_or_line, refuses, tiff
 
 from tensorcell.files import read
@@ -216,6 +217,54 @@ def test_channels_of_micro_manager_are_no_planes(tmp_path: Path) -> None:
         lambda: read(path), "has 5 pages, Micro-Manager numbers them by SliceIndex to 2, ChannelIndex to 1, expected 6"
     )
     assert_same(read(path, series="all pages"), Volume(data))
+
+
+def run(path: Path, pages: int, *, indexed: int | None = None) -> tuple[Path, Any]:
+    """A Micro-Manager run of 2 channels, 3 slices and 4 frames that was stopped after so many pages."""
+    indices = [(c, z, t) for t in range(4) for z in range(3) for c in range(2)][:pages]
+    data = RANDOM.integers(0, 999, (pages, 8, 9)).astype(np.uint16)
+    summary = {"Channels": 2, "Slices": 3, "Frames": 4, "z-step_um": 0.5, "ChNames": ["DAPI", "GFP"]}
+    return micro_manager_stack(path, data, indices, summary, indexed=indexed), data
+
+
+def test_a_run_of_micro_manager_is_read_by_its_index(tmp_path: Path) -> None:
+    path, data = run(tmp_path / "a_MMStack.tif", 24)
+    volume = read(path)
+    assert_same(volume, Volume(data.reshape(4, 3, 2, 8, 9), "TZCYX", (0.5, 0.1, 0.1)))
+    assert volume.metadata["channel_names"] == ["DAPI", "GFP"]
+    assert "notes" not in volume.metadata
+
+
+def test_a_stopped_run_of_micro_manager_is_said(tmp_path: Path) -> None:
+    path, data = run(tmp_path / "a_MMStack.tif", 12)
+    volume = read(path)
+    np.testing.assert_array_equal(volume.data, data.reshape(2, 3, 2, 8, 9))
+    assert volume.metadata["notes"] == ["the run was stopped or is in further files: Frames 2 of 4"]
+    path, data = run(tmp_path / "b_MMStack.tif", 15)
+    refuses(lambda: read(path), "plane 15 of 18 is in none of its files; series='all pages' reads")
+    np.testing.assert_array_equal(read(path, series="all pages").data, data)
+    path, _ = run(tmp_path / "c_MMStack.tif", 24, indexed=18)
+    refuses(lambda: read(path), r"has 6 pages \(18, 19, .*\) .* that are not among the 18 of its image")
+
+
+def test_a_claim_of_countless_planes_is_refused_before_they_are_listed(tmp_path: Path) -> None:
+    path, _ = run(tmp_path / "a_MMStack.tif", 12)
+    raw = path.read_bytes()
+    place = raw.rindex(struct.pack("<II", 3453623, 12)) + 8
+    path.write_bytes(raw[: place + 8] + struct.pack("<I", 2**31) + raw[place + 12 :])  # the frame of the first page
+    refuses(lambda: read(path), "its metadata claim 1.29e[+]10 planes, expected at most 1e[+]07")
+    xml = tiff(tmp_path / "b.ome.tif", ome=True, metadata={"axes": "ZYX"})
+    text = str(tifffile.tiffcomment(xml)).replace('SizeZ="5"', 'SizeZ="5000000000"')
+    tifffile.tiffcomment(xml, text.encode())
+    refuses(lambda: read(xml), "its metadata claim 5e[+]09 planes")
+
+
+def test_scanimage_pages_of_two_kinds_are_no_planes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for plane in [*np.zeros((5, 8, 9), np.int16), np.zeros((8, 9), np.uint16)]:
+            writer.write(plane, **PLAIN, description=OLD)
+    refuses(lambda: read(path), "has pages of 2 kinds, expected one: 5 of 8 x 9 int16; 1 of 8 x 9 uint16; series=0")
 
 
 DAMAGED: dict[str, Callable[[Path], object]] = {

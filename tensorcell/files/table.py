@@ -23,7 +23,9 @@ A ``.tif`` is an ImageJ hyperstack where ImageJ has the data type (uint8, uint16
 it with its axes and voxel size. Other types are not converted: int8, int32, uint32, float64 and bool,
 and volumes of 4 GB and more, become OME-TIFF inside, which Fiji opens through Bio-Formats; int64, uint64 and
 float16, which neither has, become a plain TIFF whose description holds the axes as JSON. A format stores the
-axes in the order that it wants; they come back in the order in which they were written.
+axes in the order that it wants; they come back in the order in which they were written. What ImageJ and OME have a
+place for is written there, too: labels, display ranges, colour tables and a calibration of intensities in ImageJ TIFF;
+name, date of acquisition, colours and wavelengths of channels, positions and times of planes in OME-TIFF.
 
 Every question about a format goes to the functions of this module. The modules of the formats load
 tifffile, h5py, zarr and mrcfile when they are first used.

@@ -25,6 +25,8 @@ from tensorcell.files.units import (
 if TYPE_CHECKING:
     import tifffile
 
+    from tensorcell.files.tiff_series import Choice
+
 RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 """The resolution tag's units of length."""
 
@@ -35,8 +37,9 @@ SIGNED_16_BIT = (0, -32768.0, 1.0)
 """ImageJ's calibration of signed 16-bit stacks, which it stores unsigned: a straight line, its offset and slope."""
 
 
-def description_details(tif: tifffile.TiffFile, page: Any) -> Details:
+def description_details(tif: tifffile.TiffFile, choice: Choice) -> Details:
     """Voxel size, metadata and notes from an ImageJ description or tifffile's JSON, or the resolution tags alone."""
+    page = choice.series.keyframe
     metadata: dict[str, Any] = {"format": "ImageJ TIFF" if tif.is_imagej else "TIFF", "notes": []}
     said = tif.imagej_metadata if tif.is_imagej else (tif.shaped_metadata or ({},))[0] if tif.is_shaped else {}
     said = said or {}
@@ -47,6 +50,11 @@ def description_details(tif: tifffile.TiffFile, page: Any) -> Details:
     if interval is not None and interval > 0:
         metadata["time_interval"] = interval * SECONDS.get(str(said.get("tunit", "s")).lower(), 1.0)
     metadata |= _shown(said, page)
+    if choice.series.kind == "mmstack":
+        depth, about = _micro_manager_summary(tif, choice.series)
+        dz = depth or dz
+        metadata["notes"] += about.pop("notes")
+        metadata |= about
     left_out = [name for name in DROPPED if name in said]
     if left_out:
         metadata["notes"].append(f"not kept of ImageJ's metadata: {', '.join(left_out)}")
@@ -76,6 +84,25 @@ def _shown(said: Mapping[str, Any], page: Any) -> dict[str, Any]:
     if "cf" in said and coefficients:
         found["calibration"] = {"function": said["cf"], "coefficients": coefficients, "unit": said.get("vunit", "")}
     return found
+
+
+def _micro_manager_summary(tif: tifffile.TiffFile, series: Any) -> tuple[float | None, dict[str, Any]]:
+    """The step along z, and names of channels and notes, from Micro-Manager's summary of the run."""
+    summary = (tif.micromanager_metadata or {}).get("Summary", {})
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    planned = {"T": "Frames", "Z": "Slices", "C": "Channels", "R": "Positions"}
+    missing = [
+        f"{name} {sizes.get(letter, 1)} of {summary[name]}"
+        for letter, name in planned.items()
+        if (finite(summary.get(name)) or 1) > sizes.get(letter, 1)
+    ]
+    found: dict[str, Any] = {
+        "notes": [f"the run was stopped or is in further files: {', '.join(missing)}"] * bool(missing)
+    }
+    names = summary.get("ChNames")
+    if isinstance(names, list) and len(names) == sizes.get("C", 1):
+        found["channel_names"] = [str(name) for name in names]
+    return length(summary.get("z-step_um"), "um"), found
 
 
 def calibrated(data: np.ndarray, metadata: dict[str, Any]) -> np.ndarray:

@@ -44,6 +44,17 @@ def metadata_file_of(xml: str, folder: Path) -> Path | None:
     return path
 
 
+def planes_claimed(xml: str) -> float:
+    """The largest number of planes that an image, or a part of one in a file, is said to have."""
+    root = ElementTree.fromstring(xml)
+    counts = [
+        math.prod(finite(one.get(f"Size{letter}")) or 1 for letter in "ZCT") for one in root.iterfind(".//{*}Pixels")
+    ]
+    names = ("IFD", "NumPlanes", "PlaneCount", "FirstZ", "FirstC", "FirstT")
+    parts = [finite(one.get(name)) or 1 for one in root.iterfind(".//{*}TiffData") for name in names]
+    return max([*counts, *parts], default=0)
+
+
 def missing_files(xml: str, folder: Path) -> list[str]:
     """Names of the files with planes of the set that are not in the folder."""
     return [name for name in _files_of(ElementTree.fromstring(xml)) if name and not (folder / name).is_file()]

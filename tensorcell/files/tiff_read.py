@@ -97,4 +97,4 @@ def _details(tif: Any, choice: Choice) -> Details:
     """Details of the image from OME-XML, an ImageJ description, tifffile's JSON or resolution tags."""
     if tif.is_ome and tif.ome_metadata and choice.series.kind == "ome":
         return ome_details(tif.ome_metadata, tif.series, choice.number, Path(tif.filehandle.dirname))
-    return description_details(tif, choice.series.keyframe)
+    return description_details(tif, choice)

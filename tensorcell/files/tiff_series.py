@@ -16,8 +16,9 @@ from tensorcell.errors import InputError
 from tensorcell.files.formats import MOST_LISTED, chosen_series
 from tensorcell.files.scanimage import axes_of_pages, header_of, plane_step
 from tensorcell.files.tiff_directories import Directory
-from tensorcell.files.tiff_ome import missing_files
+from tensorcell.files.tiff_ome import missing_files, planes_claimed
 from tensorcell.files.tiff_pages import WHITE_IS_ZERO, Chains, block_of, kind_of, page_at
+from tensorcell.files.units import finite
 
 if TYPE_CHECKING:
     import tifffile
@@ -27,6 +28,9 @@ ALL_PAGES = "all pages"
 
 PLAIN_KINDS = ("uniform", "generic", "scanimage")
 """Kinds of tifffile's series that are put together here instead: pages whose order it takes from no metadata."""
+
+MOST_PLANES = 10**7
+"""Planes that the metadata of an image may claim."""
 
 MICRO_MANAGER = 51123
 """Tag in which Micro-Manager says what a page is."""
@@ -57,6 +61,7 @@ def chosen_image(chains: Chains, wanted: str | int | None) -> Choice:
         those of the image may be further planes of it.
     """
     tif = chains.tif
+    check_claimed_planes(tif)
     every: list[Any] = list(tif.series)
     notes: list[str] = []
     plain = wanted == ALL_PAGES or not every or every[0].kind in PLAIN_KINDS
@@ -66,11 +71,13 @@ def chosen_image(chains: Chains, wanted: str | int | None) -> Choice:
             _check_one(every)
             return Choice(every[0], 0, 1, [])
         _check_claims(tif)
+        if wanted is None and (tif.is_scanimage or tif.is_micromanager):
+            _check_one(every)
         if len(every) == 1 and tif.is_scanimage:
             every, notes = in_order_of_scanimage(every[0])
         elif len(every) == 1 and tif.is_micromanager:
             every, notes = in_order_of_micro_manager(every[0], chains)
-    number = chosen_series([one.name for one in every], [_worth(one) for one in every], wanted)
+    number = chosen_series([one.name for one in every], [_worth(one, tif) for one in every], wanted)
     if len(every) > 1:
         others = [f"{k}: {_said(one)}" for k, one in enumerate(every) if k != number]
         more = ", ..." if len(others) > MOST_LISTED else ""
@@ -81,6 +88,18 @@ def chosen_image(chains: Chains, wanted: str | int | None) -> Choice:
     _check_present(every[number], tif)
     notes += _notes_on_other_pages(chains, every, number, named=wanted is not None)
     return Choice(every[number], number, len(every), notes)
+
+
+def check_claimed_planes(tif: tifffile.TiffFile) -> None:
+    """Raise `InputError` if metadata claim more planes than a file has; tifffile would make a list of all of them."""
+    claimed = planes_claimed(tif.ome_metadata) if tif.ome_metadata else 0
+    if tif.is_mmstack:
+        known = tif.micromanager_metadata or {}
+        counts = [finite(known["Summary"].get(name)) or 1 for name in ("Frames", "Slices", "Channels", "Positions")]
+        lengths = known["IndexMap"][:, :4].astype(float).max(axis=0, initial=0) + 1
+        claimed = max(claimed, math.prod(counts), lengths.prod())
+    if claimed > MOST_PLANES:
+        raise InputError(f"is damaged: its metadata claim {claimed:.3g} planes, expected at most {MOST_PLANES:.0g}")
 
 
 def pages_alike(chains: Chains) -> list[Any]:
@@ -94,9 +113,11 @@ def pages_alike(chains: Chains) -> list[Any]:
     for number, directory in enumerate(chains.first):
         page = page_at(chains.tif, number, directory, keyframes.get(directory.layout))
         keyframes.setdefault(directory.layout, page)
+        of = page.keyframe
         if 0 in page.shape or page.dtype is None:
             raise InputError(f"is damaged: its directory {number} describes no image")
-        of = page.keyframe
+        if page is of and of.is_contiguous and page.dataoffsets[0] + of.nbytes > chains.tif.filehandle.size:
+            raise InputError(f"is truncated or damaged: page {number} ({kind_of(page)}) is not within the file")
         groups.setdefault((of.shaped, of.dtype, of.photometric == WHITE_IS_ZERO), []).append(page)
     every = list(groups.values())
     whole = [pages for pages in every if not all(page.keyframe.is_reduced for page in pages)] or every
@@ -132,8 +153,14 @@ def in_order_of_micro_manager(series: Any, chains: Chains) -> tuple[list[Any], l
     """The image with the axes that Micro-Manager's tag gives its pages, where every page has one."""
     pages = list(series)
     tags = [page_at(chains.tif, *_found(page, chains)).tags.valueof(MICRO_MANAGER) for page in pages]
-    if not all(isinstance(tag, dict) and INDICES["C"] in tag for tag in tags):
-        return [series], ["not every page says which channel and plane it is; they are taken for planes"]
+    without = [number for number, tag in enumerate(tags) if not isinstance(tag, dict) or INDICES["C"] not in tag]
+    if len(without) == len(pages):
+        return [series], ["Micro-Manager's tags do not say which channel and plane a page is; all are taken for planes"]
+    if without:
+        raise InputError(
+            f"has pages, first {without[0]}, of which Micro-Manager's tag does not say the channel and plane; "
+            f"series={ALL_PAGES!r} reads the pages as they follow one another"
+        )
     table = np.array([[int(tag.get(name, 0)) for name in INDICES.values()] for tag in tags])
     lengths = table.max(axis=0) + 1
     if len(np.unique(table, axis=0)) != len(pages) or lengths.prod() != len(pages):
@@ -154,11 +181,11 @@ def _found(page: Any, chains: Chains) -> tuple[int, Directory]:
     return found
 
 
-def _worth(series: Any) -> tuple[bool, int]:
-    """Order of images where none is named: a stack before a plane, then the larger one."""
-    return any(letter not in "YXS" and size > 1 for letter, size in zip(series.axes, series.shape, strict=True)), (
-        series.size
-    )
+def _worth(series: Any, tif: tifffile.TiffFile) -> tuple[bool, int, bool]:
+    """Order of images where none is named: a stack before a plane, the larger one, the one in the file opened."""
+    sizes = zip(series.axes, series.shape, strict=True)
+    is_stack = any(letter not in "YXS" and size > 1 for letter, size in sizes)
+    return is_stack, series.size, series.keyframe.parent is tif
 
 
 def _said(series: Any) -> str:
@@ -173,14 +200,17 @@ def _check_present(series: Any, tif: tifffile.TiffFile) -> None:
     if gaps:
         names = missing_files(tif.ome_metadata, Path(tif.filehandle.dirname)) if tif.ome_metadata else []
         where = f"; expected {', '.join(map(repr, names[:MOST_LISTED]))} beside it" if names else ""
-        raise InputError(f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}")
+        raise InputError(
+            f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}; "
+            f"series={ALL_PAGES!r} reads the pages of this file"
+        )
 
 
 def _check_one(every: Sequence[Any]) -> None:
     """Raise `InputError` if the pages of a file are not one stack."""
     if len(every) > 1:
         kinds = "; ".join(f"{len(one)} of {kind_of(one.keyframe)}" for one in every[:MOST_LISTED])
-        raise InputError(f"has pages of {len(every)} kinds, expected one for series={ALL_PAGES!r}: {kinds}")
+        raise InputError(f"has pages of {len(every)} kinds, expected one: {kinds}; series=0 reads those of the first")
 
 
 def _check_claims(tif: tifffile.TiffFile) -> None:
