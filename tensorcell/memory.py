@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -64,6 +65,19 @@ def free_memory() -> int | None:
     except (OSError, KeyError, ValueError, IndexError):
         total = machine_memory()
         return None if total is None else int(total * 2**20)
+
+
+def check_readable(name: str, shape: tuple[int, ...], itemsize: int) -> None:
+    """Raise `InputError` where an array that a file claims to hold needs more memory than is free.
+
+    >>> check_readable("data", (10**6, 10**6, 10**6), 1)
+    Traceback (most recent call last):
+        ...
+    tensorcell.errors.InputError: data (1000000, 1000000, 1000000) needs 1e+06 TB of memory, ...
+    """
+    needed, free = math.prod(shape) * itemsize, free_memory()
+    if free is not None and needed > free:
+        raise InputError(f"{name} {shape} needs {size_text(needed)} of memory, {size_text(free)} are free")
 
 
 def machine_memory() -> float | None:

@@ -17,7 +17,7 @@ from tensorcell.files.layout import arrange, native
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
 from tensorcell.files.tiff_read import chosen_series
-from tensorcell.memory import free_memory, size_text
+from tensorcell.memory import check_readable
 from tensorcell.volume import Volume, guess_axes
 
 Array: TypeAlias = Any
@@ -240,9 +240,8 @@ def _check_array(array: Array) -> None:
         raise InputError(
             f"{array.name} has shape {array.shape} and dtype {array.dtype}, expected intensities in planes"
         )
-    needed, free = max(array.size, math.prod(array.chunks)) * array.dtype.itemsize, free_memory()
-    if free is not None and needed > free:
-        raise InputError(f"{array.name} {array.shape} needs {size_text(needed)} of memory, {size_text(free)} are free")
+    check_readable(f"{array.name} of chunks {array.chunks} and shape", array.shape, array.dtype.itemsize)
+    check_readable(f"{array.name} of shape {array.shape} and chunks", array.chunks, array.dtype.itemsize)
 
 
 def _missing_chunks(array: Array, own: bool) -> list[str]:
