@@ -156,6 +156,15 @@ def test_claims_beyond_memory_are_refused(tmp_path: Path) -> None:
     refuses(lambda: read(tmp_path / "b.nii.gz"), r"b.nii.gz \(30000, 30000, 30000\) needs 216 TB of memory")
 
 
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = nifti(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[252:254] = np.array(-14848, "<i2").tobytes()  # a code of the placement that does not exist
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path).data, STACK)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_missing_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = nifti(tmp_path / "a.nii"), nrrd_file(tmp_path / "a.nrrd")
     monkeypatch.setitem(sys.modules, "nibabel", None)

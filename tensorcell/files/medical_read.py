@@ -34,7 +34,8 @@ def read_nifti(path: Path, wanted: Wanted) -> Volume:
         import nibabel
     except ImportError as error:
         raise InputError('needs the package nibabel; pip install "tensorcell[formats]" installs it') from error
-    image: Any = nibabel.load(path, mmap=False)
+    with nibabel.imageglobals.LoggingOutputSuppressor():  # what it mends in a header it would print
+        image: Any = nibabel.load(path, mmap=False)
     header = image.header
     shape = tuple(int(size) for size in image.shape)
     if not 2 <= len(shape) <= len(NIFTI_AXES):
