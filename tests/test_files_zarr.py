@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from volume_files import ALL_DTYPES, KNOWN, STACK, assert_same, names, refuses
 
+import tensorcell as tc
 from tensorcell.files import pyramid, read, read_mask, write
 from tensorcell.files.ngff import levels_of
 from tensorcell.volume import Volume
@@ -231,6 +233,42 @@ def test_whole_means_and_the_ends_of_a_type_are_exact(name: str) -> None:
     smaller, mask = pyramid.halve(data, None, "ZYX", ["Z", "Y", "X"])
     np.testing.assert_array_equal(smaller, np.broadcast_to(data[:2, :1, ::2], (2, 1, 4)))
     assert (smaller.dtype, mask) == (data.dtype, None)
+
+
+@pytest.mark.parametrize("halved", ["X", "YX", "ZYX", "TZYX"])
+@pytest.mark.parametrize("name", ["u2", "i1", "f4", "i8", "bool"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_means_are_those_of_the_measured_voxels_of_each_block(
+    monkeypatch: pytest.MonkeyPatch, halved: str, name: str, masked: bool
+) -> None:
+    """By brute force, block by block, on odd sizes and in several slabs."""
+    monkeypatch.setattr(pyramid, "SLAB", 1)
+    rng = np.random.default_rng(5)
+    data = rng.integers(0 if name == "bool" else -9 if name != "u2" else 0, 2 if name == "bool" else 90, (3, 5, 6, 7))
+    data = data.astype(name)
+    if name == "f4" and masked:
+        data[rng.random(data.shape) < 0.3] = np.nan
+    mask = rng.random(data.shape) < 0.6 if masked else None
+    given = data.copy()
+    values, some = pyramid.halve(data, mask, "TZYX", list(halved))
+    np.testing.assert_array_equal(data, given)
+    blocks = [2 if letter in halved else 1 for letter in "TZYX"]
+    assert values.shape == tuple(-(-size // block) for size, block in zip(data.shape, blocks, strict=True))
+    for place in np.ndindex(values.shape):
+        where = tuple(slice(one * block, (one + 1) * block) for one, block in zip(place, blocks, strict=True))
+        inside = data[where].astype(float)[mask[where] if mask is not None else ...]
+        inside = inside[~np.isnan(inside)]
+        if some is not None:
+            measured = mask[where].any() if name != "f4" else inside.size > 0  # type: ignore[index]
+            assert some[place] == measured
+        if inside.size == 0:
+            assert np.isnan(values[place]) if name == "f4" else values[place] == 0
+        elif name == "bool":
+            assert values[place] == (inside.mean() >= 0.5)
+        elif name == "f4":
+            assert values[place] == pytest.approx(inside.mean(), rel=1e-6, abs=1e-6)
+        else:  # up or down
+            assert abs(values[place] - inside.mean()) < 1
 
 
 def test_nan_and_masked_voxels_count_in_no_mean() -> None:
@@ -482,9 +520,9 @@ def test_a_level_that_is_not_there(tmp_path: Path) -> None:
 def test_a_claim_of_more_voxels_than_memory_is_refused(tmp_path: Path) -> None:
     array = zarr.create_array(str(tmp_path / "a.zarr"), shape=(10**6, 10**5, 10**5), chunks=(1, 100, 100), dtype="u1")
     array[0, :100, :100] = 1
-    refuses(lambda: read(tmp_path / "a.zarr"), r"needs 1e\+04 TB of memory, .* are free")
+    refuses(lambda: read(tmp_path / "a.zarr"), r"need 1e\+04 TB of memory; .* are free")
     zarr.create_array(str(tmp_path / "b.zarr"), shape=(2, 9, 9), chunks=(10**5, 10**5, 10**5), dtype="u1")
-    refuses(lambda: read(tmp_path / "b.zarr"), r"needs 1e\+03 TB of memory, .* are free")
+    refuses(lambda: read(tmp_path / "b.zarr"), r"need 1e\+03 TB of memory; .* are free")
     zarr.create_array(str(tmp_path / "c.zarr"), shape=(2, 9, 9), dtype="c8")
     refuses(lambda: read(tmp_path / "c.zarr"), "dtype complex64, expected intensities in planes")
 
@@ -517,3 +555,17 @@ def test_without_the_library_one_line_says_what_to_install(tmp_path: Path, monke
     refuses(lambda: read(path), r'needs the package zarr; pip install "tensorcell\[formats\]" installs it')
     refuses(lambda: write(tmp_path / "b.zarr", STACK), r"needs the package zarr")
     assert not (tmp_path / "b.zarr").exists()
+
+
+def test_recover_takes_and_gives_a_zarr(tmp_path: Path) -> None:
+    """The command line: a level as input, an image as output that keeps axes and voxel size."""
+    cells = tc.datasets.simulate_cells((8, 24, 24), cells=3, seed=1)
+    counts = np.rint(np.nan_to_num(cells.truth)).astype(np.uint16)
+    write(tmp_path / "in.zarr", Volume(counts, spacing=(0.5, 0.12, 0.108)))
+    command = ["recover", "in.zarr", "out.zarr", "--series", "0", "--method", "fast"]
+    done = subprocess.run([sys.executable, "-m", "tensorcell", *command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    volume = read(tmp_path / "out.zarr")
+    assert (volume.axes, volume.shape, volume.spacing) == ("ZYX", counts.shape, (0.5, 0.12, 0.108))
+    assert names(tmp_path)[0] == "in.zarr"
+    assert not [name for name in names(tmp_path) if "tensorcell-" in name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +12,9 @@ from tensorcell.files.units import Spacing
 
 LARGEST = 256
 """No smaller version is made of a level that has at most so many rows and columns."""
+
+SLAB = 2**18
+"""Voxels that are averaged at a time, so that temporary arrays stay small."""
 
 PHASE_STEP = 0.6180339887498949
 """Fractions of the multiples of the golden ratio: the most even series of starting points for rounding."""
@@ -75,37 +77,87 @@ def halve(
     >>> halve(np.array([[1, 2, 2, 3, 9]]), None, "YX", ["X"])[0]
     array([[2, 2, 9]])
     """
+    step = 2 * max(1, SLAB // (2 * data[0].size))
+    parts = []
+    for start in range(0, len(data), step):
+        slab, own = data[start : start + step], None if mask is None else mask[start : start + step]
+        complete = own is None and not (data.dtype.kind == "f" and np.isnan(slab).any())
+        means = _means(slab, axes, halved) if complete else _means_of_measured(slab, own, axes, halved)
+        parts.append((_rounded(means, data.dtype, start), means.some))
+    some = None if mask is None else np.concatenate([own for _, own in parts])
+    return np.concatenate([values for values, _ in parts]), some
+
+
+class _Means(NamedTuple):
+    """Means over blocks: ``whole + rest``, where rest is in [0, 1) and None unless the data are integers."""
+
+    whole: np.ndarray
+    rest: np.ndarray | None
+    some: np.ndarray
+    """True where something of a block was measured."""
+
+
+def _means(data: np.ndarray, axes: str, halved: list[str]) -> _Means:
+    """Means over blocks where every voxel was measured."""
+    size = 2 ** len(halved)  # a power of two: integers are divided by shifts
+    rest = None
+    if data.dtype.kind == "f":
+        whole = _sums(data, np.float64, axes, halved) / size
+    elif data.dtype == bool:
+        whole = np.greater_equal(_sums(data, np.uint8, axes, halved), size / 2)
+    elif data.dtype.itemsize < 8:
+        total = _sums(data, np.int32 if data.dtype.itemsize < 4 else np.int64, axes, halved)
+        whole, rest = total >> len(halved), (total & (size - 1)) / size
+    else:  # sums of whole parts and of rests never overflow
+        rests = _sums(data & (size - 1), np.int64, axes, halved)
+        whole = _sums(data >> len(halved), data.dtype, axes, halved) + (rests >> len(halved)).astype(data.dtype)
+        rest = (rests & (size - 1)) / size
+    return _Means(whole, rest, np.ones(whole.shape, bool))
+
+
+def _means_of_measured(data: np.ndarray, mask: np.ndarray | None, axes: str, halved: list[str]) -> _Means:
+    """Means over the measured voxels of each block."""
     measured = np.ones(data.shape, bool) if mask is None else mask
     if data.dtype.kind == "f":
         measured = measured & ~np.isnan(data)
     count = _sums(measured, np.uint8, axes, halved)
-    smaller = None if mask is None else count > 0
-    divisor = np.maximum(count, 1)
+    divisor, some = np.maximum(count, 1), count > 0
     if data.dtype.kind == "f":
         total = _sums(np.where(measured, data, 0), np.float64, axes, halved)
-        return np.where(count > 0, total / divisor, np.nan).astype(data.dtype), smaller
+        return _Means(np.where(some, total / divisor, np.nan), None, some)
     if data.dtype == bool:
-        flags = _sums(data & measured, np.uint8, axes, halved)
-        return (2 * flags >= divisor) & (count > 0), smaller
+        return _Means((2 * _sums(data & measured, np.uint8, axes, halved) >= divisor) & some, None, some)
     whole, rest = np.zeros(count.shape, data.dtype), np.zeros(count.shape, np.uint8)
     wide = divisor.astype(data.dtype)
     for part in _parts(np.where(measured, data, 0), axes, halved):  # sums of whole parts and of rests never overflow
         whole += part // wide
         rest += (part % wide).astype(np.uint8)
-    whole += (rest // divisor).astype(data.dtype)
-    return mean_keeping(whole, (rest % divisor) / divisor), smaller
+    return _Means(whole + (rest // divisor).astype(data.dtype), (rest % divisor) / divisor, some)
+
+
+def _rounded(means: _Means, dtype: np.dtype[Any], start: int) -> np.ndarray:
+    """Means in the data type of the volume; ``start`` is any number that differs from slab to slab."""
+    whole = means.whole.astype(dtype)
+    return whole if means.rest is None else mean_keeping(whole, means.rest, start)
 
 
 def _sums(array: np.ndarray, kind: Any, axes: str, halved: list[str]) -> np.ndarray:
     """Sums over blocks, in a data type that holds them."""
-    return functools.reduce(np.add, (part.astype(kind) for part in _parts(array, axes, halved)))
+    parts = _parts(array, axes, halved)
+    total: np.ndarray = next(parts).astype(kind)
+    for part in parts:
+        np.add(total, part, out=total, casting="unsafe")
+    return total
 
 
 def _parts(array: np.ndarray, axes: str, halved: list[str]) -> Iterator[np.ndarray]:
-    """The voxels of all blocks that have the same place in their block; zeros where a last block is cut off."""
+    """The voxels of all blocks that have the same place in their block.
+
+    A last block that is cut off is completed by itself, so that its mean stays what it is.
+    """
     numbers = [axes.index(letter) for letter in halved]
     odd = [(0, array.shape[axis] % 2 if axis in numbers else 0) for axis in range(array.ndim)]
-    padded = np.pad(array, odd) if any(after for _, after in odd) else array
+    padded = np.pad(array, odd, mode="edge") if any(after for _, after in odd) else array
     for offsets in itertools.product((0, 1), repeat=len(numbers)):
         place = [slice(None)] * array.ndim
         for axis, offset in zip(numbers, offsets, strict=True):
@@ -113,18 +165,18 @@ def _parts(array: np.ndarray, axes: str, halved: list[str]) -> Iterator[np.ndarr
         yield padded[tuple(place)]
 
 
-def mean_keeping(whole: np.ndarray, rest: np.ndarray) -> np.ndarray:
+def mean_keeping(whole: np.ndarray, rest: np.ndarray, first: int = 0) -> np.ndarray:
     """``whole + rest`` rounded up or down such that sums along rows stay, whatever the numbers are.
 
     Along each row the sum of ``rest`` (in [0, 1)) is followed, and a voxel is rounded up where it passes the next whole
-    number; each row starts at another fraction. So the mean over some tens of voxels is kept, where rounding to the
-    nearest would turn counts of 3.4 into 3, and a volume of single ones into an empty one.
+    number; each row starts at another fraction, counted on from ``first``. So the mean over some tens of voxels is
+    kept, where rounding to the nearest would turn counts of 3.4 into 3, and a volume of few ones into an empty one.
 
     >>> int(mean_keeping(np.zeros((10, 10), int), np.full((10, 10), 0.2)).sum())
     20
     """
     rows = rest.reshape(-1, rest.shape[-1])
-    start = (PHASE_STEP * np.arange(1, len(rows) + 1)) % 1.0
+    start = (PHASE_STEP * (first + np.arange(1, len(rows) + 1))) % 1.0
     passed = np.floor(np.cumsum(rows, axis=1) + start[:, None] + 1e-9)  # 1e-9: thirds that add up to one
     up = np.diff(passed, axis=1, prepend=0)
     rounded: np.ndarray = whole + up.reshape(whole.shape).astype(whole.dtype)

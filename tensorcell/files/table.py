@@ -14,6 +14,7 @@ suffix            holds                                does not hold
 .npy              the array                            axes, voxel size, metadata, the mask
 .zarr             everything, axes among T, C, Z, Y,
                   X, as a folder
+.nii(.gz) .nrrd   (read only) axes, voxel size
 .nd2 .lif .czi    (read only) axes, voxel size
 .oir .oib ...     (read only) axes, voxel size
 .mrc .st .rec     the array of one stack, voxel size   metadata, the mask; other axes
@@ -41,6 +42,7 @@ from tensorcell.files.bioio_read import read_bioio
 from tensorcell.files.formats import Format, Writer
 from tensorcell.files.hdf5_read import read_hdf5
 from tensorcell.files.hdf5_write import write_hdf5
+from tensorcell.files.medical_read import read_nifti, read_nrrd
 from tensorcell.files.mrc_read import read_mrc
 from tensorcell.files.mrc_write import AXES as MRC_AXES
 from tensorcell.files.mrc_write import DTYPES as MRC_DTYPES
@@ -79,6 +81,8 @@ FORMATS: tuple[Format, ...] = (
         folder_marks=MARKS,
     ),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES),
+    Format("NIfTI", (".nii", ".nii.gz"), read_nifti),
+    Format("NRRD", (".nrrd",), read_nrrd),
     Format("ND2", (".nd2",), read_bioio, has_series=True),
     Format("LIF", (".lif",), read_bioio, has_series=True),
     Format("CZI", (".czi",), read_bioio, has_series=True),

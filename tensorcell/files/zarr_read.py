@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.layout import arrange, native
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
-from tensorcell.memory import free_memory, size_text
 from tensorcell.volume import Volume, guess_axes
 
 Array: TypeAlias = Any
@@ -239,9 +239,8 @@ def _check_array(array: Array) -> None:
         raise InputError(
             f"{array.name} has shape {array.shape} and dtype {array.dtype}, expected intensities in planes"
         )
-    needed, free = max(array.size, math.prod(array.chunks)) * array.dtype.itemsize, free_memory()
-    if free is not None and needed > free:
-        raise InputError(f"{array.name} {array.shape} needs {size_text(needed)} of memory, {size_text(free)} are free")
+    check_claim(array.shape, array.dtype)
+    check_claim(array.chunks, array.dtype)
 
 
 def _missing_chunks(array: Array, own: bool) -> list[str]:
