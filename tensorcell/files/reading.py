@@ -141,7 +141,7 @@ def read_mask(
 
 def _is_folder_of_files(file: Path) -> bool:
     """Whether this is a folder that is no volume of a format by its name."""
-    return file.is_dir() and not is_known(file)
+    return os.path.isdir(file) and not is_known(file)  # False for a name that is too long, too
 
 
 def _read_as(form: Format, file: Path, wanted: Wanted) -> Volume:
