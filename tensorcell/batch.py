@@ -218,16 +218,28 @@ def run(
         In the order in which they ended; those that were done before, or are refused, are not among them.
     """
     record, ended = read_record(folder), list[Ended]()
-    for one in processes([item for item in items if item.state == "to do"], options, jobs):
+    wanted = [item for item in items if item.state == "to do"]
+    for item in wanted:  # if this process is killed, an output that lies there without its facts is known for ours
+        record[item.source] = entry_of(Ended(item, 0.0, {}, "was not finished"), options)
+    write_record(folder, record)
+    for one in processes(wanted, options, jobs):
         ended.append(one)
-        digest = digest_of(one.item.source, Path(one.item.target), options)
-        record[one.item.source] = {
-            "input": one.item.source, "output": one.item.target if one.written else None, "digest": digest,
-            "seconds": round(one.seconds, 2), "problem": one.problem, "facts": dict(one.facts),
-        }  # fmt: skip
+        record[one.item.source] = entry_of(one, options)
         write_record(folder, record)
         say(one, len(ended))
     return ended
+
+
+def entry_of(one: Ended, options: Sequence[str]) -> dict[str, Any]:
+    """What the record holds of an input."""
+    return {
+        "input": one.item.source,
+        "output": one.item.target if one.written else None,
+        "digest": digest_of(one.item.source, Path(one.item.target), options),
+        "seconds": round(one.seconds, 2),
+        "problem": one.problem,
+        "facts": dict(one.facts),
+    }
 
 
 def write_record(folder: Path, record: Mapping[str, Mapping[str, Any]]) -> None:

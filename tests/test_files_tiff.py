@@ -214,7 +214,4 @@ def test_a_series_is_chosen_by_number_or_name(tmp_path: Path) -> None:
         assert found.metadata["series"] == "0 of 2: overview"
     refuses(lambda: read(tmp_path / "two.ome.tif", series="third"), "has no series 'third', it has 0: overview, 1")
     np.save(tmp_path / "one.npy", large)
-    refuses(
-        lambda: read(tmp_path / "one.npy", series=0),
-        "series= is for TIFF, OME-TIFF, HDF5, BigDataViewer XML, OME-Zarr, ND2, LIF, CZI and",
-    )
+    refuses(lambda: read(tmp_path / "one.npy", series=0), "series= is for TIFF, OME-TIFF, .* files, expected none")

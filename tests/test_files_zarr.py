@@ -21,6 +21,7 @@ from tensorcell.files.ngff import levels_of
 from tensorcell.volume import Volume
 
 zarr = pytest.importorskip("zarr", reason="needs the extra 'formats'")
+numcodecs = pytest.importorskip("numcodecs", reason="needs the extra 'formats'")
 
 STEPS = [0.5, 0.12, 0.108]
 
@@ -525,6 +526,32 @@ def test_a_claim_of_more_voxels_than_memory_is_refused(tmp_path: Path) -> None:
     refuses(lambda: read(tmp_path / "b.zarr"), r"need 1e\+03 TB of memory; .* are free")
     zarr.create_array(str(tmp_path / "c.zarr"), shape=(2, 9, 9), dtype="c8")
     refuses(lambda: read(tmp_path / "c.zarr"), "dtype complex64, expected intensities in planes")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_chunks_that_would_crash_blosc_are_refused(tmp_path: Path, version: int) -> None:
+    """numcodecs 0.16.6 reads as many bytes as a chunk of blosc says it has, beyond its end, too."""
+    compressor = numcodecs.Blosc("zstd") if version == 2 else zarr.codecs.BloscCodec()
+    array = zarr.create_array(str(tmp_path / "a.zarr"), data=STACK, compressors=compressor, zarr_format=version)
+    chunk = tmp_path / "a.zarr" / ("0.0.0" if version == 2 else "c/0/0/0")
+    assert array.nchunks == 1
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr").data, STACK)
+    content = bytearray(chunk.read_bytes())
+    for stated in (len(content) - 1, 858270767):
+        content[12:16] = stated.to_bytes(4, "little")
+        chunk.write_bytes(content)
+        refuses(
+            lambda: read(tmp_path / "a.zarr"), rf"is damaged: chunk .*0 states {stated} bytes, it has {len(content)}"
+        )
+
+
+def test_a_changed_byte_in_a_chunk_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "a.zarr", STACK)
+    chunk = tmp_path / "a.zarr/0/c/0/0/0"
+    content = chunk.read_bytes()
+    for place in range(0, len(content), 97):
+        chunk.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+        refuses(lambda: read(tmp_path / "a.zarr"), "a.zarr: cannot be read: ")
 
 
 class Opened:

@@ -109,6 +109,24 @@ def test_the_same_command_goes_on_and_does_nothing_twice(
     assert capsys.readouterr().out.splitlines()[-1] == "0 to do, 2 done, 0 refused"
 
 
+def test_a_run_that_was_killed_is_gone_on_from(stacks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes may have finished outputs after it."""
+    (stacks / "out").mkdir()
+    items = batch.planned(["in/c0.tif", "in/c1.tif"], Path("out"), None, [])
+
+    def killed(items: Any, options: Any, jobs: int) -> Any:
+        tc.write(items[0].target, np.ones((2, 3, 4)))
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(batch, "processes", killed)
+    with pytest.raises(MemoryError):
+        batch.run(items, Path("out"), [], 1, lambda one, number: None)
+    assert states(batch.planned(["in/c0.tif", "in/c1.tif"], Path("out"), None, [])) == {
+        "c0.tif": "to do", "c1.tif": "to do",
+    }  # fmt: skip
+
+
 def test_the_plan_refuses_what_would_lose_something(stacks: Path) -> None:
     def plan(*sources: str, suffix: str | None = None) -> list[batch.Item]:
         return batch.planned(sources, Path("out"), suffix, [])

@@ -160,7 +160,7 @@ def read_mask(
 
 def _is_folder_of_files(file: Path) -> bool:
     """Whether this is a folder that is no volume of a format by its name."""
-    return os.path.isdir(file) and not is_readable(file)  # it takes names that are too long
+    return os.path.isdir(file) and not is_readable(file)  # False for a name that is too long, too
 
 
 def _read_as(form: Format, file: Path, wanted: Wanted) -> Volume:

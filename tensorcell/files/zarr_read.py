@@ -29,6 +29,9 @@ MARKS = ("zarr.json", ".zgroup", ".zarray")
 DEEPEST = 6
 """Levels of groups that are searched for images: a plate has four."""
 
+BLOSC_HEADER = 16
+"""Bytes before the data of a chunk of blosc; the last four say how long it is."""
+
 LISTED = 8
 """The largest number of candidates that a message names."""
 
@@ -55,10 +58,11 @@ def read_zarr(path: Path, wanted: Wanted) -> Volume:
         found = _found(zarr, path, wanted)
         array = found.array
         _check_array(array)
+        _check_blosc(path, array)
         own = bool(found.notes)
         notes = _missing_chunks(array, own)
         data = native(np.asarray(array[...]))
-        mask = _mask(found)
+        mask = _mask(path, found)
     metadata: dict[str, Any] = dict(found.metadata)
     spacing = None
     level = found.level
@@ -243,6 +247,25 @@ def _check_array(array: Array) -> None:
     check_claim(array.chunks, array.dtype)
 
 
+def _check_blosc(path: Path, array: Array) -> None:
+    """Refuse chunks that blosc would read beyond their end: numcodecs 0.16.6 then crashes the process.
+
+    The length that a chunk states must be that of its file. In shards, where this cannot be told, nothing is checked.
+    """
+    codecs = [*getattr(array.metadata, "codecs", ()), getattr(array.metadata, "compressor", None)]
+    if not any("blosc" in type(codec).__name__.lower() for codec in codecs):
+        return
+    for chunk in (path / array.path).rglob("*"):
+        if not chunk.is_file() or chunk.name.startswith(".") or chunk.name == "zarr.json":
+            continue
+        with chunk.open("rb") as file:
+            stated = int.from_bytes(file.read(BLOSC_HEADER)[12:16], "little")
+        if stated != chunk.stat().st_size:
+            raise InputError(
+                f"is damaged: chunk {chunk.relative_to(path)} states {stated} bytes, it has {chunk.stat().st_size}"
+            )
+
+
 def _missing_chunks(array: Array, own: bool) -> list[str]:
     """A note on chunks that do not exist; an error where none does, or in files of ours, which hold them all.
 
@@ -265,7 +288,7 @@ def _missing_chunks(array: Array, own: bool) -> list[str]:
     ]
 
 
-def _mask(found: Found) -> np.ndarray | None:
+def _mask(path: Path, found: Found) -> np.ndarray | None:
     """The mask that `write_zarr` put beside the level that is read."""
     name = found.notes.get("mask")
     if name is None or found.group is None or found.level is None:
@@ -273,6 +296,8 @@ def _mask(found: Found) -> np.ndarray | None:
     stored = found.group.get(f"{name}/{found.level.path}")
     if getattr(stored, "shape", None) != found.array.shape:
         raise InputError(f"is incomplete: its mask {name}/{found.level.path} is not there, or of another shape")
+    _check_array(stored)
+    _check_blosc(path, stored)
     _missing_chunks(stored, own=True)
     return np.asarray(stored[...]).astype(bool)
 
