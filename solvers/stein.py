@@ -247,14 +247,16 @@ def risk_terms(values: Floats, estimate: Floats, divergence: Floats, noise: Nois
 
 
 def standard_error(terms: Floats) -> float:
-    """Standard error of the mean of terms whose neighbours are alike.
+    """Standard error of the mean of terms whose neighbours are alike; as large as the term if there is only one.
 
     >>> terms = np.repeat(np.random.default_rng(0).standard_normal(64), 100)
     >>> round(standard_error(terms), 2), round(float(np.std(terms)) / 80, 2)
     (0.13, 0.01)
     """
-    means = [float(group.mean()) for group in np.array_split(terms, GROUPS)]
-    return float(np.std(means, ddof=1)) / math.sqrt(GROUPS)
+    if len(terms) < 2:
+        return float(np.abs(terms).sum())
+    means = [float(group.mean()) for group in np.array_split(terms, min(GROUPS, len(terms)))]
+    return float(np.std(means, ddof=1)) / math.sqrt(len(means))
 
 
 def error_law(risks: Floats, spreads: Floats, most: float) -> tuple[float, float, float]:

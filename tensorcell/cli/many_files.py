@@ -19,7 +19,7 @@ from tensorcell.files import check_writable, claimed, is_readable
 from tensorcell.files.plane_files import natural_order
 from tensorcell.solvers.iteration import duration
 
-OWN = ("sources", "target", "jobs", "suffix", "dry_run", "as_json", "quiet")
+OWN = ("paths", "jobs", "suffix", "dry_run", "as_json", "quiet")
 """Parameters that are not passed on to the processes."""
 
 PER_FILE = ("outliers", "uncertainty", "invented", "report", "mask")

@@ -61,8 +61,7 @@ METHOD_HELP = " ".join(f"{method.name}: {method.summary}" for method in METHODS.
 @with_flags(METHODS)
 def recover(
     context: typer.Context,
-    sources: Annotated[list[str], typer.Argument(metavar="IN...", help=SOURCES_HELP)],
-    target: Annotated[str, typer.Argument(metavar="OUT", help=TARGET_HELP)],
+    paths: Annotated[list[str], typer.Argument(metavar="IN... OUT", help=f"{SOURCES_HELP}. {TARGET_HELP}")],
     axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
     spacing_z: Annotated[str | None, typer.Option(help=SPACING_Z_HELP)] = None,
     lateral_factor: Annotated[int, typer.Option(help=LATERAL_HELP)] = 1,
@@ -110,6 +109,9 @@ def recover(
     of them that cannot be read does not stop the others, and the same command goes on where it was stopped. {name} in
     the names of other files stands for the name of each input. If OUT is a file, they are the planes of one stack.
     """
+    *sources, target = paths
+    if not sources:
+        raise InputError(f"expected IN and OUT, got {target} alone")
     if are_many(sources, target):
         recover_many(context, sources, target, jobs=jobs, suffix=suffix, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
