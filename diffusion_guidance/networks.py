@@ -101,6 +101,11 @@ class SliceNetworkConfig:
             raise ValueError(f"condition_error must be positive and finite, got {self.condition_error!r}")
 
     @property
+    def fewest_weights(self) -> int:
+        """Weights of the residual blocks' convolutions, of which each has two of 3 x 3 pixels: a network has more."""
+        return 2 * self.blocks * 9 * sum(width * width for width in self.widths)
+
+    @property
     def stride(self) -> int:
         """Sides that are multiples of this need no padding."""
         return self.patch << (len(self.widths) - 1)

@@ -198,13 +198,20 @@ class LateralPrior:
             )
         try:
             shape = SliceNetworkConfig(**config.pop("network"))
-            network = SliceNetwork(shape)
-            prior = cls(network, **config)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / CONFIG}: expected the config of a {cls.__name__}, got {error}") from None
         if channels is not None and shape.channels != channels:
             raise ValueError(f"{folder}: this prior is for {shape.channels} channel(s), got data of {channels}")
         weights = read_weights(folder, given if given.is_file() else None, allow_pickle)
+        held = sum(value.numel() for value in weights.values())
+        least = shape.fewest_weights
+        if least > held:
+            raise ValueError(f"{folder / CONFIG}: claims a network of at least {least} weights, got {held} in its file")
+        network = SliceNetwork(shape)
+        try:
+            prior = cls(network, **config)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / CONFIG}: expected the config of a {cls.__name__}, got {error}") from None
         fill_network(network, weights, str(folder))
         network.eval().requires_grad_(False)
         return prior

@@ -121,6 +121,16 @@ def test_truncated_weights(saved, keep):
         LateralPrior.load(saved)
 
 
+@pytest.mark.parametrize("claim", [{"blocks": 10**6}, {"widths": [8, 10**5]}])
+def test_a_config_that_claims_more_than_its_weights_is_refused_before_a_network_is_made(saved, monkeypatch, claim):
+    config = json.loads((saved / CONFIG).read_text())
+    config["network"] |= claim
+    (saved / CONFIG).write_text(json.dumps(config))
+    monkeypatch.setattr(priors_module, "SliceNetwork", None)
+    with pytest.raises(ValueError, match=r"claims a network of at least \d+ weights, got \d+ in its file"):
+        LateralPrior.load(saved)
+
+
 def test_foreign_weights(saved):
     from safetensors.torch import load_file, save_file
 
