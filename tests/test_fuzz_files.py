@@ -11,6 +11,8 @@ from fuzz_files import Reader, cases, tally
 
 import tensorcell as tc
 
+pytest.importorskip("mrcfile", reason="needs the extra 'mrc'")
+
 
 def test_damaged_files_are_read_or_refused_in_one_line() -> None:
     found = tally(300, seed=0)
