@@ -219,3 +219,30 @@ def test_with_one_output_the_files_are_the_planes_of_a_stack(
         assert ended.value.code == 0
         assert json.loads(capsys.readouterr().out)["shape"] == [11, 20, 20]
         assert np.array_equal(tc.read("out.tif").data, tc.recover(data).volume.data)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to another process")
+def test_the_processes_end_with_the_one_that_started_them(stacks: Path) -> None:
+    tc.write("in/d.tif", np.random.default_rng(0).random((40, 200, 200)).astype(np.float32))
+    code = (
+        "import sys, time; from tensorcell import batch; "
+        "run = batch.started(batch.Item('in/d.tif', 'd.tif', 'to do'), [], 1); "
+        "print(run.process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(2)
+    os.kill(child, 0)  # it is there
+    parent.kill()
+    parent.communicate()
+    for _ in range(600):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        pytest.fail("the process goes on")
+    assert names(stacks) == ["in"]
