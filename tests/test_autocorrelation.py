@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage, signal
+from smooth_volumes import smooth
 
 from tensorcell.fitting import Fitting
 from tensorcell.methods.frames import mean_law
@@ -31,12 +32,6 @@ BINOMIAL = (1.0, 2 / 3, 1 / 6)
 
 LATERAL = Autocorrelation(y=BINOMIAL, x=BINOMIAL)
 ALL_AXES = Autocorrelation((1.0, -0.2), (1.0, 0.5, 0.2), (1.0, 0.4, 0.1, 0.05))
-
-
-def smooth(shape: tuple[int, ...], seed: int = 0, width: float = 2.0) -> np.ndarray:
-    """A smooth random volume of mean 0 and standard deviation 1."""
-    field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), width, mode="wrap")
-    return ((field - field.mean()) / field.std()).astype(np.float32)
 
 
 def filtered_laterally(shape: tuple[int, int, int], seed: int) -> np.ndarray:

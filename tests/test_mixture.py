@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import ndimage
+from smooth_volumes import noise_like, rms, smooth
 
 from tensorcell.solvers import LocalOptions, local_tucker, patch_denoising
 from tensorcell.solvers.patch_denoising import Candidates, candidates, local_contrast, stages, total_spread, tried
@@ -21,22 +22,6 @@ from tensorcell.solvers.stein import (
     simplex_weights,
     squared_error_terms,
 )
-
-
-def smooth(shape: tuple[int, ...], seed: int = 0, width: float = 2.0) -> np.ndarray:
-    """A smooth random volume of mean 0 and standard deviation 1."""
-    field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), width, mode="wrap")
-    return ((field - field.mean()) / field.std()).astype(np.float32)
-
-
-def noise_like(volume: np.ndarray, sigma: float, seed: int) -> np.ndarray:
-    """White Gaussian noise in float32."""
-    return np.float32(sigma) * np.random.default_rng(seed).standard_normal(volume.shape).astype(np.float32)
-
-
-def rms(values: np.ndarray) -> float:
-    """Root mean square."""
-    return math.sqrt(float(np.mean(np.square(values, dtype=np.float64))))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
-from tensorcell.files.ngff import metres, seconds_of
+from tensorcell.files.ngff import micrometres, seconds_of
 from tensorcell.files.units import finite, length, voxel_size
 from tensorcell.volume import Volume
 
@@ -54,7 +54,7 @@ def read_nifti(path: Path, wanted: Wanted) -> Volume:
     if not np.allclose(columns[: len(zooms)], zooms[:3], rtol=AGREEMENT, atol=0):
         notes.append(f"The voxel size is unknown: the header states steps of {zooms[:3]}, its affine matrix {columns}.")
         steps = [0.0] * 3
-    elif metres(length_unit) is None:
+    elif micrometres(length_unit) is None:
         notes.append(f"The voxel size is unknown: the file states {zooms[:3]} along x, y and z without a unit.")
     spacing = voxel_size([length(step, length_unit) for step in steps[::-1]], metadata)
     interval = zooms[3] * (_seconds(time_unit) or 0) if len(zooms) > 3 else 0

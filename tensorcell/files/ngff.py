@@ -164,7 +164,7 @@ def place_of(level: Level, letters: str) -> Place:
         return Place(None, {}, ("The voxel size is unknown: the file states no scale.",))
     scale = dict(zip(letters, level.scale, strict=True))
     first = dict(zip(letters, level.translation, strict=True))
-    sizes = {letter: metres(axes[letter].unit) for letter in letters}
+    sizes = {letter: micrometres(axes[letter].unit) for letter in letters}
     steps = {letter: length(scale[letter] * (sizes[letter] or 0), "um") for letter in "ZYX" if letter in letters}
     notes = []
     lacking = [letter for letter, step in steps.items() if step is None]
@@ -181,10 +181,10 @@ def place_of(level: Level, letters: str) -> Place:
     return Place(spacing, metadata, tuple(notes))
 
 
-def metres(unit: str) -> float | None:
+def micrometres(unit: str) -> float | None:
     """A unit of length in micrometres, or None if it is none.
 
-    >>> metres("nanometer"), metres("mm"), metres("second")
+    >>> micrometres("nanometer"), micrometres("mm"), micrometres("second")
     (0.001, 1000.0, None)
     """
     short = length(1, unit)

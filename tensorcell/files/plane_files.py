@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import FilePath
+from tensorcell.files.formats import MOST_LISTED, FilePath
 from tensorcell.files.table import suffix_of
 from tensorcell.volume import Volume
-
-LISTED = 8
-"""The largest number of missing numbers that a note names."""
 
 
 def files_of_folder(folder: Path) -> list[Path]:
@@ -156,7 +153,7 @@ def _notes_on_names(names: Sequence[str]) -> list[str]:
         step = int(np.min(steps)) if steps.size else 1
         lacking = sorted(set(range(numbers[0], numbers[-1], step)) - set(numbers)) if step > 0 else []
         if lacking and np.all(steps % step == 0):
-            more = ", ..." if len(lacking) > LISTED else ""
-            listed = ", ".join(map(str, lacking[:LISTED])) + more
+            more = ", ..." if len(lacking) > MOST_LISTED else ""
+            listed = ", ".join(map(str, lacking[:MOST_LISTED])) + more
             notes.append(f"The numbers in the names of the files leave out {listed}; no plane was left free for them.")
     return notes

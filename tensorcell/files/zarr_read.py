@@ -13,7 +13,7 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
-from tensorcell.files.formats import Wanted, chosen_series
+from tensorcell.files.formats import MOST_LISTED, Wanted, chosen_series
 from tensorcell.files.layout import arrange, native
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
@@ -31,9 +31,6 @@ DEEPEST = 6
 
 BLOSC_HEADER = 16
 """Bytes before the data of a chunk of blosc; the last four say how long it is."""
-
-LISTED = 8
-"""The largest number of candidates that a message names."""
 
 
 class Found(NamedTuple):
@@ -179,7 +176,7 @@ def _level(group: Group, levels: list[Level], series: Any) -> Found:
     others = [str(one) for one in labels or [] if f"labels/{one}" != notes.get("mask")]
     if others:
         metadata["notes"] = [
-            f"Labels beside the image were not read: {', '.join(others[:LISTED])} (dataset=labels/...)."
+            f"Labels beside the image were not read: {', '.join(others[:MOST_LISTED])} (dataset=labels/...)."
         ]
     return Found(array, level, notes, group, metadata)
 
@@ -227,8 +224,8 @@ def _candidates(group: Group) -> dict[str, str]:
 
 
 def _listed(candidates: dict[str, str]) -> str:
-    named = ", ".join(f"{path} {said}" for path, said in list(candidates.items())[:LISTED])
-    return named + (", ..." if len(candidates) > LISTED else "")
+    named = ", ".join(f"{path} {said}" for path, said in list(candidates.items())[:MOST_LISTED])
+    return named + (", ..." if len(candidates) > MOST_LISTED else "")
 
 
 def _number_of(names: list[str], series: str | int) -> int:
