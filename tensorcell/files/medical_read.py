@@ -13,6 +13,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
+from tensorcell.files.messages import library
 from tensorcell.files.ngff import micrometres, seconds_of
 from tensorcell.files.units import finite, length, voxel_size
 from tensorcell.volume import Volume
@@ -30,10 +31,7 @@ def read_nifti(path: Path, wanted: Wanted) -> Volume:
     A header states the steps by themselves (zooms) and in the matrix that places the voxels (affine); where the two
     contradict each other the voxel size is unknown.
     """
-    try:
-        import nibabel
-    except ImportError as error:
-        raise InputError('needs the package nibabel; pip install "tensorcell[formats]" installs it') from error
+    nibabel = library("nibabel", "formats")
     with nibabel.imageglobals.LoggingOutputSuppressor():  # what it mends in a header it would print
         image: Any = nibabel.load(path, mmap=False)
     header = image.header
@@ -65,10 +63,7 @@ def read_nifti(path: Path, wanted: Wanted) -> Volume:
 
 def read_nrrd(path: Path, wanted: Wanted) -> Volume:
     """Read NRRD: the axes of space are X, Y, Z, the fastest first; those that are not are time or channels."""
-    try:
-        import nrrd
-    except ImportError as error:
-        raise InputError('needs the package pynrrd; pip install "tensorcell[formats]" installs it') from error
+    nrrd = library("nrrd", "formats", "pynrrd")
     header = nrrd.read_header(str(path))
     if "data file" in header or "datafile" in header:
         raise InputError("has its data in another file, expected them in the same one")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tensorcell.errors import InputError
 
@@ -22,3 +24,12 @@ def reason(error: BaseException) -> str:
     """The message of an exception in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:300] or type(error).__name__
+
+
+def library(module: str, extra: str, package: str | None = None) -> Any:
+    """An optional module; an `InputError` that says how to install it (as ``package`` if that has another name)."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        said = f'needs the package {package or module}; pip install "tensorcell[{extra}]" installs it'
+        raise InputError(said) from error

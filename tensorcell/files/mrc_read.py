@@ -18,7 +18,7 @@ import numpy as np
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
-from tensorcell.files.messages import reason
+from tensorcell.files.messages import library, reason
 from tensorcell.files.units import length, voxel_size
 from tensorcell.volume import Volume, guess_axes
 
@@ -123,11 +123,7 @@ def read_mrc(path: Path, wanted: Wanted) -> Volume:
 
 def mrcfile_library() -> Any:
     """The module mrcfile, or one line that says how to install it."""
-    try:
-        import mrcfile
-    except ImportError as error:
-        raise InputError('needs the package mrcfile; pip install "tensorcell[mrc]" installs it') from error
-    return mrcfile
+    return library("mrcfile", "mrc")
 
 
 def _read_header(mrcfile: Any, path: Path) -> Header:

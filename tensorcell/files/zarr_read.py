@@ -15,6 +15,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import MOST_LISTED, Wanted, chosen_series
 from tensorcell.files.layout import arrange, native
+from tensorcell.files.messages import library
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
 from tensorcell.volume import Volume, guess_axes
@@ -84,10 +85,7 @@ def read_zarr(path: Path, wanted: Wanted) -> Volume:
 @contextmanager
 def zarr_library() -> Iterator[Any]:
     """The module zarr, whose warnings (of what it does not know in a folder) are kept off the terminal."""
-    try:
-        import zarr
-    except ImportError as error:
-        raise InputError('needs the package zarr; pip install "tensorcell[formats]" installs it') from error
+    zarr = library("zarr", "formats")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield zarr
