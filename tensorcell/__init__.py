@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tensorcell.diagnosis import Diagnosis, diagnose
     from tensorcell.errors import InputError
     from tensorcell.files import read, write
+    from tensorcell.lazy_volume import LazyVolume
     from tensorcell.planning import SamplingPlan, plan
     from tensorcell.recovered import Recovery
     from tensorcell.recovery import recover
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Diagnosis",
     "InputError",
+    "LazyVolume",
     "Recovery",
     "RecoveryReport",
     "SamplingPlan",
@@ -44,6 +46,7 @@ __all__ = [
 _PLACES = {
     "Diagnosis": "diagnosis",
     "InputError": "errors",
+    "LazyVolume": "lazy_volume",
     "Recovery": "recovered",
     "SamplingPlan": "planning",
     "Volume": "volume",

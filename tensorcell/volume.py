@@ -153,13 +153,7 @@ class Volume:
         return self.data.dtype
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.shape))
-        spacing = "spacing unknown"
-        if self.spacing is not None:
-            steps = self.spacing if "Z" in self.axes else self.spacing[1:]
-            spacing = " x ".join(f"{step:.6g}" for step in steps) + " um"
-        masked = "" if self.mask is None else ", with mask"
-        return f"Volume({shape} {self.axes}, {self.dtype}, {spacing}{masked})"
+        return f"Volume({described(self.shape, self.axes, self.dtype, self.spacing, masked=self.mask is not None)})"
 
 
 class Stack(NamedTuple):
@@ -194,14 +188,22 @@ def stacks(volume: Volume) -> Iterator[Stack]:
     >>> bool((out == 2 * volume.data).all())
     True
     """
-    axes = volume.axes
+    for where, label in stack_places(volume.axes, volume.shape):
+        mask = None if volume.mask is None else zyx_view(volume.mask, volume.axes, where)
+        yield Stack(where, label, zyx_view(volume.data, volume.axes, where), mask)
+
+
+def stack_places(axes: str, shape: tuple[int, ...]) -> Iterator[tuple[Index, str]]:
+    """Index and label of each stack of a volume with these axes (see `Stack`).
+
+    >>> list(stack_places("YXC", (5, 7, 2)))[1]
+    ((slice(None, None, None), slice(None, None, None), 1), 'C=1')
+    """
     outer = [letter for letter in axes if letter not in "ZYX"]
-    for position in np.ndindex(*(volume.shape[axes.index(letter)] for letter in outer)):
+    for position in np.ndindex(*(shape[axes.index(letter)] for letter in outer)):
         indices = dict(zip(outer, position, strict=True))
-        where: Index = tuple(indices.get(letter, slice(None)) for letter in axes)
         label = ", ".join(f"{letter}={i}" for letter, i in indices.items())
-        mask = None if volume.mask is None else zyx_view(volume.mask, axes, where)
-        yield Stack(where, label, zyx_view(volume.data, axes, where), mask)
+        yield tuple(indices.get(letter, slice(None)) for letter in axes), label
 
 
 def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
@@ -286,13 +288,29 @@ def check_data(data: np.ndarray) -> None:
     """Raise `InputError` unless ``data`` is a non-empty array of at least two axes and a real dtype."""
     if not isinstance(data, np.ndarray):
         raise InputError(f"data must be a NumPy array, got {type(data).__name__}")
-    if data.dtype.kind not in "buif" or data.dtype.itemsize > 8:
-        raise InputError(f"data has dtype {data.dtype}, expected integers or floats of at most 64 bits")
-    if data.ndim < 2:
-        axes = "1 axis" if data.ndim == 1 else f"{data.ndim} axes"
-        raise InputError(f"data has {axes} {data.shape}, expected a plane (Y, X) or a stack of planes (Z, Y, X)")
-    if data.size == 0:
-        raise InputError(f"data is empty: shape {data.shape}")
+    check_kind(data.shape, data.dtype)
+
+
+def check_kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise `InputError` unless a shape has at least two axes and is not empty, and a dtype is real."""
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise InputError(f"data has dtype {dtype}, expected integers or floats of at most 64 bits")
+    if len(shape) < 2:
+        axes = "1 axis" if len(shape) == 1 else f"{len(shape)} axes"
+        raise InputError(f"data has {axes} {shape}, expected a plane (Y, X) or a stack of planes (Z, Y, X)")
+    if math.prod(shape) == 0:
+        raise InputError(f"data is empty: shape {shape}")
+
+
+def described(
+    shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], spacing: tuple[float, float, float] | None, *, masked: bool
+) -> str:
+    """Shape, axes, data type and voxel size of a volume in one line, and whether it has a mask."""
+    sizes = " x ".join(map(str, shape))
+    size = "spacing unknown"
+    if spacing is not None:
+        size = " x ".join(f"{step:.6g}" for step in (spacing if "Z" in axes else spacing[1:])) + " um"
+    return f"{sizes} {axes}, {dtype}, {size}{', with mask' if masked else ''}"
 
 
 def notes_on_file(volume: Volume) -> tuple[str, ...]:
@@ -359,8 +377,14 @@ def check_spacing(spacing: Sequence[float] | None, axes: str = "ZYX") -> tuple[f
 
 def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise `InputError` unless ``mask`` is a bool array of the given shape."""
-    if not isinstance(mask, np.ndarray) or mask.dtype != bool:
-        got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise InputError(f"mask must be a bool array (True = measured), got {got}")
-    if mask.shape != shape:
-        raise InputError(f"mask has shape {mask.shape}, data has shape {shape}")
+    if not isinstance(mask, np.ndarray):
+        raise InputError(f"mask must be a bool array (True = measured), got {type(mask).__name__}")
+    check_mask_kind(mask.shape, mask.dtype, shape)
+
+
+def check_mask_kind(mask_shape: tuple[int, ...], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Raise `InputError` unless a mask of this shape and dtype fits data of the given shape."""
+    if dtype.kind != "b":
+        raise InputError(f"mask must be a bool array (True = measured), got {dtype}")
+    if mask_shape != shape:
+        raise InputError(f"mask has shape {mask_shape}, data has shape {shape}")
