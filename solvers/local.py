@@ -60,8 +60,8 @@ from .iteration import Measures, iterate
 from .local_problem import Completion, checked, completion, neighbour_mean
 from .noise import NoiseModel
 from .noise_terms import Noise, terms_of
-from .patch_denoising import denoised
-from .patch_groups import HARD, SLAB_VOXELS, Drift, filtered, fitted, three
+from .patch_denoising import DenoisingLaws, denoised
+from .patch_groups import HARD, SLAB_VOXELS, Box, Drift, filtered, fitted, three
 from .results import IterationRecord, Status
 from .slabs import slabs
 from .threads import one_blas_thread
@@ -176,6 +176,9 @@ class LocalResult:
         The records given, and one for each sweep.
     state : LocalState
         All that is needed to go on: pass it as ``initial_state``.
+    laws : DenoisingLaws or None
+        What denoising found from the data as a whole: pass it as ``laws`` to denoise other parts of the same stack
+        alike. None where no voxel was denoised.
     """
 
     value: Array
@@ -187,6 +190,7 @@ class LocalResult:
     status: Status
     history: tuple[IterationRecord, ...]
     state: LocalState
+    laws: DenoisingLaws | None = None
 
 
 @one_blas_thread()
@@ -206,6 +210,8 @@ def local_tucker(
     drift: Sequence[Sequence[int]] | npt.NDArray[np.integer] | None = None,
     correlation: Sequence[Sequence[float]] = WHITE,
     stabilised: NoiseModel | None = None,
+    laws: DenoisingLaws | None = None,
+    inner: Box | None = None,
     seed: int = 0,
     overwrite_data: bool = False,
 ) -> LocalResult:
@@ -250,6 +256,13 @@ def local_tucker(
         Noise of the measurement, where the data are its values of :func:`tensorcell.solvers.generalised_anscombe`:
         filters are then mixed, denoised intensities corrected and errors told by what the noise of photons does to
         them. Default: the noise of the data is Gaussian.
+    laws : DenoisingLaws, optional
+        Weights of the filters, correction and errors that another part of the same stack gave
+        (:attr:`LocalResult.laws`). Parts that overlap by a few dozen voxels are then denoised as the whole is: where a
+        voxel is as far from the border of its part as filters reach, its value is the same but for rounding.
+    inner : three slices, optional
+        What is wanted of the volume, which saves time: around it, estimates are as good as those inside need them. The
+        borders of this box are ranges with a start and a stop along z, y and x.
     seed : int
         Seed of the perturbation that Stein's estimate needs.
     overwrite_data : bool
@@ -289,10 +302,10 @@ def local_tucker(
     """
     options = (LocalOptions() if options is None else options).for_shape(data.shape)
     shared = checked_autocorrelation(correlation)
-    y, mask, centre = checked(data, mask, noise, overwrite_data)
+    y, mask, centre = checked(data, mask, noise, overwrite_data, None if laws is None else laws.centre)
     sigma = float(noise)
     way = checked_drift(drift, y.shape)
-    problem = completion(y, mask, centre, sigma, levels, robust, options, options.sweeps, way)
+    problem = completion(y, mask, centre, sigma, levels, robust, options, options.sweeps, way, inner)
     done = 0 if initial_state is None else initial_state.sweep
     state, ended, history = iterate(
         lambda state: step(problem, state),
@@ -304,9 +317,9 @@ def local_tucker(
         history=history,
     )
     status = Status.COMPLETED if ended is Status.MAX_ITERATIONS else ended
-    value, spread, error, weights, predicted = final_stage(
+    value, spread, error, weights, predicted, laws = final_stage(
         problem, state, status, sigma if denoise else 0, options, seed, way,
-        None if stabilised is None else terms_of(stabilised, sigma, centre), shared,
+        None if stabilised is None else terms_of(stabilised, sigma, centre), shared, laws, inner,
     )  # fmt: skip
     xp = namespace_of(y)
     dtype = data.dtype if data.dtype in (xp.float32, xp.float64) else xp.float64
@@ -320,6 +333,7 @@ def local_tucker(
         status=status,
         history=history,
         state=state,
+        laws=None if laws is None else laws._replace(centre=centre),
     )
 
 
@@ -411,21 +425,25 @@ def misfit(problem: Completion, state: LocalState) -> float:
 
 def final_stage(
     problem: Completion, state: LocalState, status: Status, sigma: float, options: LocalOptions, seed: int,
-    drift: Drift, terms: Noise | None, correlation: Autocorrelation,
-) -> tuple[Array, Array, Array | None, dict[str, float], float]:  # fmt: skip
-    """What follows the sweeps: value, spread, error, weights, predicted error; no voxel is denoised at ``sigma`` 0."""
+    drift: Drift, terms: Noise | None, correlation: Autocorrelation, laws: DenoisingLaws | None,
+    inner: Box | None,
+) -> tuple[Array, Array, Array | None, dict[str, float], float, DenoisingLaws | None]:  # fmt: skip
+    """What follows the sweeps: value, spread, error, weights, predicted error, laws.
+
+    No voxel is denoised at ``sigma`` 0.
+    """
     if status is not Status.COMPLETED:
-        return state.estimate, state.spread, None, {}, math.nan
+        return state.estimate, state.spread, None, {}, math.nan, None
     whole = completed(problem, state) if problem.levels else state.estimate
     if sigma > 0:
-        return denoised(whole, problem.mask, sigma, options, seed, drift, terms, correlation)
+        return denoised(whole, problem.mask, sigma, options, seed, drift, terms, correlation, laws, inner)
     if not problem.levels:
-        return whole, state.spread, None, {}, math.nan
+        return whole, state.spread, None, {}, math.nan, None
     value, spread = filtered(
         whole, state.estimate, state.estimate, problem.levels[-1], 1.0, fitted(options, whole.shape, drift),
         problem.wanted,
     )  # fmt: skip
-    return value, spread, None, {}, math.nan
+    return value, spread, None, {}, math.nan, None
 
 
 def checked_state(state: LocalState, problem: Completion) -> LocalState:

@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import Array, from_host, namespace_of, scalar, to_host
-from .patch_groups import Drift, Geometry, PatchOptions, fitted
+from .patch_groups import Box, Drift, Geometry, PatchOptions, fitted, in_rim
 
 ROUNDING = 2.0**-24
 """Deviations below this share of the root mean square of the data are rounding: data are computed on in float32."""
+
+
+SWEPT = 0.75
+"""Share of the rim of a part that the sweeps complete: the rest keeps its first guess."""
 
 
 class Completion(NamedTuple):
@@ -31,15 +35,24 @@ class Completion(NamedTuple):
     robust: bool
     geometry: Geometry
     """Patches of the sweeps."""
+    near: Array | None = None
+    """True at what is wanted and in most of the rim around it; None: everywhere."""
 
     @property
     def wanted(self) -> Array | None:
         """Voxels that the sweeps estimate: all where measured ones are judged, too; otherwise the missing ones."""
-        return None if self.robust else ~self.mask
+        if self.robust:
+            return self.near
+        return ~self.mask if self.near is None else self.near & ~self.mask
 
 
-def checked(data: Array, mask: Array | None, noise: float, overwrite: bool = False) -> tuple[Array, Array, float]:
-    """Measured data less their mean in float32 (0 elsewhere), the mask, the mean; data may be written over if told."""
+def checked(
+    data: Array, mask: Array | None, noise: float, overwrite: bool = False, centre: float | None = None
+) -> tuple[Array, Array, float]:
+    """Measured data less their mean in float32 (0 elsewhere), the mask, the mean; data may be written over if told.
+
+    Another number that is given is subtracted in place of the mean.
+    """
     xp = namespace_of(data, mask)
     if data.ndim not in (3, 4):
         raise ValueError(f"expected 3 axes (z, y, x) or 4 (t, z, y, x), got {data.ndim}")
@@ -57,9 +70,10 @@ def checked(data: Array, mask: Array | None, noise: float, overwrite: bool = Fal
     total = int(xp.count_nonzero(mask))
     if total == 0:
         raise ValueError("expected at least one observed voxel, got none")
-    centre = scalar(xp.sum(xp.where(mask, data, xp.zeros_like(data)), dtype=xp.float64)) / total
-    if not math.isfinite(centre):
+    mean = scalar(xp.sum(xp.where(mask, data, xp.zeros_like(data)), dtype=xp.float64)) / total
+    if not math.isfinite(mean):
         raise ValueError("expected finite numbers at observed voxels")
+    centre = mean if centre is None else centre
     if overwrite:
         data -= centre
         return data, mask, centre
@@ -76,6 +90,7 @@ def completion(
     options: PatchOptions,
     sweeps: int,
     drift: Drift,
+    inner: Box | None,
 ) -> Completion:
     """The problem of the sweeps: the norm of the data, and levels if a voxel is missing."""
     xp = namespace_of(y)
@@ -89,7 +104,8 @@ def completion(
         steps = default_levels(math.sqrt(squares / count), sigma, sweeps)
     geometry = fitted(options, y.shape, drift)
     coarser = geometry._replace(step=geometry.step + 1)  # the second stage makes up for it
-    return Completion(y, mask, norm, steps, robust, coarser)
+    near = None if inner is None else in_rim(y, inner, SWEPT)
+    return Completion(y, mask, norm, steps, robust, coarser, near)
 
 
 def default_levels(deviation: float, sigma: float, sweeps: int) -> tuple[float, ...]:

@@ -22,12 +22,14 @@ from .patch_groups import (
     HARD,
     LEAST_SIGMA,
     SLAB_VOXELS,
+    Box,
     Drift,
     Geometry,
     PatchOptions,
     filtered,
     filtered_by,
     fitted,
+    in_rim,
     smoothed,
     three,
 )
@@ -53,8 +55,22 @@ LOST_WIDTH, ADDED_WIDTH = 1.0, 0.7
 """Gaussian widths, in voxels, within which a stack's residual shows that a spot lost its peak, and of what is added of
 it: the peak is narrower than the spot."""
 
+STAGES_OF_RIM = (0.75, 0.5, 0.25)
+"""Shares of the rim of a part that the three stages estimate: each reaches as far beyond what the next one needs."""
+
 CONTRAST_WIDTH = 1.5
 """Gaussian width, in voxels, within which the local contrast is taken."""
+
+
+class DenoisingLaws(NamedTuple):
+    """All that is found from the data of a whole stack, with which its parts are denoised as the whole is."""
+
+    mixing: Laws
+    """How candidates are mixed, by contrast and intensity."""
+    left: float
+    """Standard deviation, where it is noise, of the smoothed residual from which a lost spot is told."""
+    centre: float = 0.0
+    """What was subtracted from the data."""
 
 
 class Candidates(NamedTuple):
@@ -77,6 +93,8 @@ class Denoised(NamedTuple):
     """Mean share of each candidate."""
     predicted: float
     """Root mean squared error."""
+    laws: DenoisingLaws
+    """Those that were found, or given."""
 
 
 def denoised(
@@ -88,6 +106,8 @@ def denoised(
     drift: Drift = (),
     noise: Noise | None = None,
     correlation: Autocorrelation = WHITE,
+    laws: DenoisingLaws | None = None,
+    inner: Box | None = None,
 ) -> Denoised:
     """The candidates, mixed by the weights that minimise Stein's estimate at measured voxels.
 
@@ -109,18 +129,25 @@ def denoised(
         What the noise of the data is, where they are stabilised; Gaussian by default.
     correlation : Autocorrelation
         Of the noise.
+    laws : DenoisingLaws, optional
+        Those of another part of the same stack, less the same number; found from these data by default.
+    inner : three slices, optional
+        What is wanted of the volume; around it, estimates are as good as those inside need them.
     """
-    found = candidates(completed, sigma, options, drift, correlation)
+    found = candidates(completed, sigma, options, drift, correlation, inner)
     contrast, spread = local_contrast(found.values["third"]), total_spread(found)
-    rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
-    trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift, correlation)
-    laws = error_laws(trial, noise or Gaussian(sigma))
-    del trial
-    mixture = mixed(completed, found.values, contrast, spread, laws)
+    if laws is None:
+        rng = np.random.default_rng([seed, 1])  # data simulated with the same seed must not meet their own noise again
+        trial = tried(completed, measured, sigma, options, found, contrast, spread, rng, drift, correlation)
+        mixing, left = error_laws(trial, noise or Gaussian(sigma)), None
+        del trial
+    else:
+        mixing, left = laws.mixing, laws.left
+    mixture = mixed(completed, found.values, contrast, spread, mixing)
     del found, contrast, spread  # the candidates take more memory than all that follows
     if completed.ndim == 3 or fitted(options, completed.shape).frames == 1:
-        return with_residue(mixture, completed, measured, sigma, correlation)
-    return with_changes(mixture, completed, measured, sigma, options, correlation)
+        return with_residue(mixture, completed, measured, sigma, correlation, left)
+    return with_changes(mixture, completed, measured, sigma, options, correlation, left)
 
 
 def stages(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> tuple[Geometry, Geometry, Geometry]:
@@ -140,16 +167,22 @@ def stages(options: PatchOptions, shape: Sequence[int], drift: Drift = ()) -> tu
 
 
 def candidates(
-    completed: Array, sigma: float, options: PatchOptions, drift: Drift = (), correlation: Autocorrelation = WHITE
+    completed: Array,
+    sigma: float,
+    options: PatchOptions,
+    drift: Drift = (),
+    correlation: Autocorrelation = WHITE,
+    inner: Box | None = None,
 ) -> Candidates:
     """Estimates of three stages and different strengths."""
     first, *others = stages(options, completed.shape, drift)
-    pilot, square = filtered(completed, smoothed(completed), None, sigma, HARD, first, correlation=correlation)
+    near, *nearer = (None if inner is None else in_rim(completed, inner, share) for share in STAGES_OF_RIM)
+    pilot, square = filtered(completed, smoothed(completed), None, sigma, HARD, first, near, correlation)
     square *= square
     values = {"first": pilot}
-    for strengths, geometry in zip((SECOND, THIRD), others, strict=True):
+    for strengths, geometry, near in zip((SECOND, THIRD), others, nearer, strict=True):
         factors = tuple(strengths.values())
-        found, spread = filtered_by(completed, pilot, pilot, sigma, factors, geometry, correlation=correlation)
+        found, spread = filtered_by(completed, pilot, pilot, sigma, factors, geometry, near, correlation)
         spread *= spread
         spread *= len(strengths)
         square += spread
@@ -228,12 +261,12 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
         error[part] = xp.sqrt(squared)
     size = math.prod(completed.shape)
     weights = {name: share / size for name, share in shares.items()}
-    return Denoised(value, spread, error, weights, math.sqrt(square / size))
+    return Denoised(value, spread, error, weights, math.sqrt(square / size), DenoisingLaws(laws, math.nan))
 
 
 def with_changes(
     mixture: Denoised, completed: Array, measured: Array, sigma: float, options: PatchOptions,
-    correlation: Autocorrelation,
+    correlation: Autocorrelation, left: float | None,
 ) -> Denoised:  # fmt: skip
     """The estimate of a series, with each frame by itself where it shows something that the others do not.
 
@@ -241,7 +274,9 @@ def with_changes(
     with what is noise in them. The error there grows by the difference of the two estimates.
     """
     xp = namespace_of(completed)
-    share = from_host(changes(to_host(completed - mixture.value), to_host(measured), sigma, correlation), completed)
+    found, left = changes(to_host(completed - mixture.value), to_host(measured), sigma, correlation, left=left)
+    mixture = mixture._replace(laws=mixture.laws._replace(left=left))
+    share = from_host(found, completed)
     wanted = share > 0
     if not bool(xp.any(wanted)):
         return mixture
@@ -251,7 +286,7 @@ def with_changes(
 
 
 def with_residue(
-    mixture: Denoised, completed: Array, measured: Array, sigma: float, correlation: Autocorrelation
+    mixture: Denoised, completed: Array, measured: Array, sigma: float, correlation: Autocorrelation, left: float | None
 ) -> Denoised:
     """The estimate of a stack, with what it lacks of the measurement where that is surely no noise.
 
@@ -262,7 +297,8 @@ def with_residue(
 
     there = to_host(measured)
     residual = to_host(completed - mixture.value)
-    share = changes(residual, there, sigma, correlation, LOST_WIDTH)
+    share, left = changes(residual, there, sigma, correlation, LOST_WIDTH, left)
+    mixture = mixture._replace(laws=mixture.laws._replace(left=left))
     if not share.any():
         return mixture
     share *= ndimage.gaussian_filter(np.where(there, residual, 0), ADDED_WIDTH, mode="constant", axes=(-3, -2, -1))
@@ -272,21 +308,28 @@ def with_residue(
 
 
 def changes(
-    residual: Array, measured: Array, sigma: float, correlation: Autocorrelation = WHITE, width: float = CHANGE_WIDTH
-) -> Array:
+    residual: Array,
+    measured: Array,
+    sigma: float,
+    correlation: Autocorrelation = WHITE,
+    width: float = CHANGE_WIDTH,
+    left: float | None = None,
+) -> tuple[Array, float]:
     """Where a residual ``(..., Z, Y, X)`` is more than noise: 0 where it is noise, 1 where it is surely none.
 
     The residual, smoothed as far as the optics smooth, is compared with the standard deviation that it has elsewhere,
-    or that noise would have then, whichever is smaller.
+    or that noise would have then, whichever is smaller. That standard deviation, ``left`` where it was given, is the
+    second thing returned.
     """
     from scipy import ndimage
 
     space = (-3, -2, -1)
     off = standardised_mean(np.where(measured, residual, 0), width, space, correlation)
-    allowed = min(sigma, robust_sigma(off[measured]))  # the estimate has some of the noise, and the residual lacks it
+    left = robust_sigma(off[measured]) if left is None else left
+    allowed = min(sigma, left)  # the estimate has some of the noise, and the residual lacks it
     off = ndimage.maximum_filter(np.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=space)
     low, high = CHANGED
-    return np.clip((off - low) / (high - low), 0, 1).astype(np.float32)
+    return np.clip((off - low) / (high - low), 0, 1).astype(np.float32), left
 
 
 def by_itself(

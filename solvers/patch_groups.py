@@ -37,6 +37,7 @@ from .threads import share_out
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Drift = tuple[tuple[int, int, int], ...]
+Box = tuple[slice, slice, slice]
 
 HARD = 2.9
 """Hard threshold in standard deviations of the noise: above the usual 2.7, since the factors follow the noise."""
@@ -278,6 +279,22 @@ def filtered_by(
         totals[:, planes, ...] = total
         squares[part] = xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
     return tuple(totals[number, ...] for number in range(len(strengths))), squares
+
+
+def in_rim(like: Array, inner: Box, share: float) -> Array:
+    """True in a box along z, y and x, and in that share of the rim around it; of the shape of ``like``.
+
+    >>> in_rim(np.zeros((1, 1, 9)), (slice(0, 1), slice(0, 1), slice(0, 3)), 0.5).astype(int).tolist()
+    [[[1, 1, 1, 1, 1, 1, 0, 0, 0]]]
+    """
+    shape = tuple(like.shape)
+    near = np.zeros(shape, bool)
+    z, y, x = (
+        slice(math.floor((1 - share) * side.start), side.stop + math.ceil(share * (size - side.stop)))
+        for side, size in zip(inner, shape[-3:], strict=True)
+    )
+    near[..., z, y, x] = True
+    return from_host(near, like)
 
 
 def references_used(wanted: Array | None, shape: Sequence[int], geometry: Geometry) -> Bools:

@@ -23,12 +23,14 @@ import numpy.typing as npt
 
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
+from tensorcell.settled import Settled
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
 from tensorcell.solvers.autocorrelation import WHITE, Autocorrelation
 from tensorcell.solvers.defects import find_defects
 from tensorcell.solvers.neighbourhoods import excluding, surroundings
 from tensorcell.solvers.outliers import Outliers, find_outliers, no_defects, no_outliers
 from tensorcell.solvers.predictive_rank import choose_rank
+from tensorcell.solvers.rank_limits import affordable
 from tensorcell.solvers.slabs import central_block, model_planes
 from tensorcell.solvers.spread import robust_sigma
 from tensorcell.solvers.units import AS_GIVEN, Unit
@@ -97,6 +99,7 @@ def model_of(
     psf: Sequence[float] | None = None,
     correlation: Autocorrelation | None = None,
     unit: Unit = AS_GIVEN,
+    settled: Settled | None = None,
 ) -> StackModel:
     """Noise, rank, fit and outliers of a stack.
 
@@ -118,13 +121,19 @@ def model_of(
         Of the noise, where it is known.
     unit : Unit
         How values become intensities of the caller, whose unit the sentence on the noise is in.
+    settled : Settled, optional
+        What a sample of the stack told of noise and rank, where this is a part of it; what is found is kept there if
+        this is the sample.
 
     Raises
     ------
     InputError
         If more than half of the measured voxels were taken for wrong.
     """
-    given = None if noise is None else NoiseModel.white(noise, unit)
+    settled = Settled() if settled is None else settled
+    given = settled.told("noise") if noise is None else NoiseModel.white(noise, unit)
+    if rank is None and settled.told("rank") is not None:
+        rank = affordable(tuple(map(min, settled.told("rank"), values.shape)), values.shape, np.count_nonzero(mask) / 2)
 
     def estimated(known: Bools) -> NoiseModel:
         return given or estimate_noise(values, known, correlation=correlation, unit=unit)
@@ -162,6 +171,8 @@ def model_of(
         found, fit = fitted(outliers.positions)
     if given is None:
         law = anchored(bounded_by_fit(law, values, inlier, fit, unit), values[inlier])
+        settled.once("noise", lambda: law)
+    settled.once("rank", lambda: found.rank)
     return StackModel(law, found, fit, outliers, inlier)
 
 

@@ -134,8 +134,10 @@ class Recovery:
         return sum(len(part.positions) for part in self._outliers)
 
 
-def share_left_open(values: Array, u: Array) -> Array:
+def share_left_open(values: Array, u: Array, contrast: float | None = None) -> Array:
     """``u^2 / (u^2 + v)``; see :attr:`Recovery.invented`.
+
+    ``contrast`` is the standard deviation of the stack of which the values are a part; theirs by default.
 
     >>> share_left_open(np.zeros((3, 3, 3)), np.zeros((3, 3, 3))).max()
     np.float64(0.0)
@@ -145,9 +147,10 @@ def share_left_open(values: Array, u: Array) -> Array:
     centred = values - values.mean(dtype=np.float64)
     exponent = math.frexp(float(np.abs(centred).max()))[1]  # powers of two are exact, and no square is 0 or infinite
     centred, u = np.ldexp(centred, -exponent), np.ldexp(u, -exponent)
+    spread = float(centred.std()) if contrast is None else math.ldexp(contrast, -exponent)
     mean = gaussian_filter(centred, SURROUNDINGS)
     variance = np.maximum(gaussian_filter(np.square(centred), SURROUNDINGS) - np.square(mean), 0)
     open_ = np.square(u.astype(np.float64))
-    total = open_ + np.maximum(variance, (LEAST_CONTRAST * float(centred.std())) ** 2)
+    total = open_ + np.maximum(variance, (LEAST_CONTRAST * spread) ** 2)
     share: Array = np.divide(open_, total, out=np.zeros_like(total), where=total != 0)
     return share

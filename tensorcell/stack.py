@@ -70,11 +70,14 @@ class GivenStack:
         return self.lowest == self.highest
 
 
-def given_stack(data: Array, mask: Bools | None, *, shift: bool = True, like: Unit | None = None) -> GivenStack:
+def given_stack(
+    data: Array, mask: Bools | None, *, shift: bool = True, like: Unit | None = None, exactly: Unit | None = None
+) -> GivenStack:
     """Check a stack and convert it to floats in the unit of computations.
 
     A voxel is measured where the mask is True and the value is not NaN. With ``shift=False`` the unit has the zero of
     the data, however large its offset is. ``like`` is the unit of another frame; it is taken if its scale is the same.
+    ``exactly`` is that of the stack of which these data are a part; it is taken in any case.
 
     Raises
     ------
@@ -92,7 +95,7 @@ def given_stack(data: Array, mask: Bools | None, *, shift: bool = True, like: Un
     if infinite:
         raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
     lowest, highest = ends(data, seen)
-    unit = unit_of(data, seen, lowest, highest, shift=shift)
+    unit = unit_of(data, seen, lowest, highest, shift=shift) if exactly is None else exactly
     if like is not None and like.scale == unit.scale:
         unit = like
     values = standardised(data, seen, unit, float_type(data.dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
 from tensorcell.plane_grid import PlaneGrid
+from tensorcell.settled import Settled
 from tensorcell.solvers import Autocorrelation, IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
@@ -53,6 +54,8 @@ class Request:
     """Full widths at half maximum of the point spread function, as given."""
     spacing: tuple[float, float, float] | None = None
     """Voxel size of the stack that was given, in micrometres."""
+    settled: Settled = field(default_factory=Settled)
+    """What a sample of the stack told, where this is a part of it."""
 
 
 class StackResult(NamedTuple):
@@ -104,8 +107,9 @@ def posed_stack(
     For the frame of a series, ``complete`` is whether all of it was measured, ``like`` the unit of another frame, and
     ``correlation`` that of the noise of the other frames, where this one alone does not tell it.
     """
-    whole, lines = checked_stack(stack, like)
+    whole, lines = checked_stack(stack, like, request.settled.told("unit"))
     check_arguments(whole, lines, request)
+    request.settled.once("unit", lambda: whole.unit)
     given = lines.part_of(whole)
     if whole.constant:
         return Posed(whole, lines, given, None)
@@ -164,15 +168,17 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     )  # fmt: skip
 
 
-def checked_stack(stack: Stack, like: Unit | None = None) -> tuple[GivenStack, MeasuredLines]:
-    """The stack as floats, and which rows and columns hold measured voxels.
+def checked_stack(
+    stack: Stack, like: Unit | None = None, exactly: Unit | None = None
+) -> tuple[GivenStack, MeasuredLines]:
+    """The stack as floats, and which rows and columns hold measured voxels; units as in `given_stack`.
 
     Raises
     ------
     InputError
         If the stack cannot be recovered, whatever the arguments are.
     """
-    given = given_stack(stack.data, stack.mask, like=like)
+    given = given_stack(stack.data, stack.mask, like=like, exactly=exactly)
     if given.constant:
         return given, MeasuredLines(*(np.ones(size, bool) for size in given.mask.shape[1:]))
     lines = measured_lines(given)
@@ -276,12 +282,12 @@ def posed(
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
     model = model_of(
         stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
-        psf=psf, correlation=correlation, unit=given.unit,
+        psf=psf, correlation=correlation, unit=given.unit, settled=request.settled,
     )  # fmt: skip
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
         grid=request.grid, label=label, options=request.options, psf=psf,
-        unit=given.unit,
+        unit=given.unit, settled=request.settled,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 from scipy import ndimage
 
 from tensorcell.methods.patches import covered, denoise_by_patches, lost_light
+from tensorcell.settled import Settled
 from tensorcell.solvers import LocalOptions, NoiseModel, intensity_correction, local_tucker, stein
 from tensorcell.solvers.anscombe import generalised_anscombe
 from tensorcell.solvers.intensity_correction import Correction, correction, peaks, shrunk
@@ -190,16 +191,16 @@ def test_light_that_was_lost_comes_back_where_there_is_light_and_hardly_any_nois
     share = 0.1 + 0.05 * np.linspace(0, 1, 40)[:, None]
     noise = rng.standard_normal(photons.shape)
     measured = rng.random(photons.shape) < 0.5
-    found = lost_light(np.where(measured, share * photons + noise, 1e9), photons, measured)
+    found = lost_light(np.where(measured, share * photons + noise, 1e9), photons, measured, Settled())
     bright = photons > 20
     assert np.abs(found / np.maximum(photons, 1) - share)[bright].max() < 0.04
     assert not found[:, :, 30:].any()
     everywhere = np.ones_like(measured)
-    assert rms(lost_light(noise, photons, everywhere)) < 0.03
+    assert rms(lost_light(noise, photons, everywhere, Settled())) < 0.03
     small, light = noise[:1], photons[:1]  # a small plane has one share
-    np.testing.assert_allclose(lost_light(small, light, everywhere[:1]), small.sum() / light.sum() * light)
-    assert not lost_light(noise, np.zeros_like(noise), everywhere).any()
-    assert not lost_light(-0.7 * photons, photons, everywhere).any()
+    np.testing.assert_allclose(lost_light(small, light, everywhere[:1], Settled()), small.sum() / light.sum() * light)
+    assert not lost_light(noise, np.zeros_like(noise), everywhere, Settled()).any()
+    assert not lost_light(-0.7 * photons, photons, everywhere, Settled()).any()
     assert covered((1, 20, 20), math.inf) == 400
 
 

@@ -450,7 +450,7 @@ def test_auto_takes_the_estimate_with_the_smaller_error(monkeypatch: pytest.Monk
         levels = tuple(np.geomspace(0.5, SIGMA, options.sweeps))
         return patches_of(normal(400), np.linspace(1, 2, 400), trial.sigma, levels=levels, error=factor * trial.error)
 
-    monkeypatch.setattr(auto, "blended_trial", told)
+    monkeypatch.setattr(frames, "blended_trial", told)
     found = auto.estimate(problem)
     assert found.notes[0].startswith(f"method {better}: at 400 left-out")
     stages = {record.stage for record in found.history}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.frames import Frames, estimated_in_runs
 from tensorcell.methods.local import METHOD as LOCAL
 from tensorcell.methods.local import from_global_models, from_patches
@@ -38,10 +37,11 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     """The same for frames that show the same specimen."""
     if frames.stopped:
         return from_global_models(frames, None)
-    trial, first = frames.trial(), frames.problems[0]
-    if trial is None:
+    first = frames.problems[0]
+    trials = frames.trials(first.option(LocalOptions))
+    if trials is None:
         return from_patches(frames, None, correct)
-    patches = blended_trial(trial, first.option(LocalOptions), first.fitting.seed)
+    trial, patches = trials
     if not first.keep:
         return from_patches(frames, patches, correct)
     better = patches.error < trial.error

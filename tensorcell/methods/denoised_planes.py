@@ -19,6 +19,7 @@ from tensorcell.methods.errors import interpolated_along_z
 from tensorcell.methods.kriging import filled_by_kriging
 from tensorcell.methods.patches import Denoised, denoise_by_patches
 from tensorcell.methods.protocol import Filled, Gaps, Problem
+from tensorcell.settled import Settled
 from tensorcell.solvers import LocalOptions, NoiseModel, Status
 from tensorcell.solvers.interplane import judged_slope
 from tensorcell.solvers.kriging import kriged
@@ -80,10 +81,14 @@ def source_of(gaps: Gaps) -> Source:
     """The measured planes, denoised as far as left-out planes justify it where measured voxels are kept."""
     problem, estimate = gaps.problem, gaps.estimate
     worth_it = problem.keep and estimate.status is not Status.STOPPED  # who stops a run does not wait for more
-    share = share_denoised(problem, estimate.value, gaps.grid) if worth_it else NONE
+    share = NONE
+    if worth_it:
+        share = problem.settled.once(
+            "share of denoised planes", lambda: share_denoised(problem, estimate.value, gaps.grid)
+        )
     if share.value < LEAST_SHARE:
         return Source(gaps, problem.noise_passed_on)
-    found = denoised(problem, estimate.value, problem.model.inlier)
+    found = denoised(problem, estimate.value, problem.model.inlier, problem.settled)
     value = (estimate.value + share.value * (found.value - estimate.value)).astype(estimate.value.dtype)
     noise = problem.model.noise.reduced(1 - share.value, "Denoised planes hold none.")
     mixed = gaps._replace(estimate=estimate._replace(value=value))
@@ -96,9 +101,11 @@ def between_denoised(gaps: Gaps) -> Filled:
     return source.carried(filled_by_kriging(source.gaps, source.noise))
 
 
-def denoised(problem: Problem, values: Array, inlier: Array) -> Denoised:
+def denoised(problem: Problem, values: Array, inlier: Array, settled: Settled | None = None) -> Denoised:
     """Planes of the problem, denoised by groups of patches."""
-    return denoise_by_patches(values, inlier, problem.model.noise, problem.option(LocalOptions), problem.fitting.seed)
+    return denoise_by_patches(
+        values, inlier, problem.model.noise, problem.option(LocalOptions), problem.fitting.seed, settled=settled
+    )
 
 
 class Fold(NamedTuple):

@@ -84,7 +84,7 @@ def errors_of(
     if (denoised is None and not from_noise) or (has_gaps and gap is None):
         if own is None:
             assert start is not None
-            own = own_errors(problem, start)
+            own = own_errors_once(problem, start)
         found, notes = own
     if denoised is None and noise.unmeasurable:
         notes = (*notes, NOISE_NOT_MEASURED)
@@ -138,6 +138,11 @@ def with_own_measurement(error: Array, variance: Array) -> Array:
     square = np.square(error)
     product = np.divide(square * variance, square + variance, out=np.zeros_like(square), where=square > 0)
     return np.asarray(np.sqrt(product))
+
+
+def own_errors_once(problem: Problem, start: NeighbourEstimate) -> OwnErrors:
+    """The same as :func:`own_errors`, once for all parts of a stack."""
+    return problem.settled.once("errors beside measured voxels", lambda: own_errors(problem, start))
 
 
 def own_errors(problem: Problem, start: NeighbourEstimate) -> OwnErrors:

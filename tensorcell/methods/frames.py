@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.protocol import Estimate, Problem
-from tensorcell.methods.trial import GlobalTrial, global_trial
+from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial
 from tensorcell.methods.tucker import global_estimate, was_stopped
-from tensorcell.solvers import NoiseModel, frame_drift
+from tensorcell.solvers import LocalOptions, NoiseModel, frame_drift
 from tensorcell.solvers.autocorrelation import mean_of
 from tensorcell.solvers.drift import is_related
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
@@ -80,6 +81,21 @@ class Frames:
             z, y, x = way.tolist()
             said += f"; the specimen moves as a whole by up to {z}, {y}, {x} voxels along z, y, x, and was followed"
         return [said]
+
+    def trials(self, options: LocalOptions) -> tuple[GlobalTrial, PatchTrial] | None:
+        """Errors of the global model, and of groups of patches, at voxels left out of the frames that need it.
+
+        None where none does, or where too few could be left out.
+        """
+        if not any(one.needs_trial for one in self.problems):
+            return None
+        first = self.problems[0]
+
+        def found() -> tuple[GlobalTrial, PatchTrial] | None:
+            trial = self.trial()
+            return None if trial is None else (trial, blended_trial(trial, options, first.fitting.seed))
+
+        return first.settled.once("errors in gaps", found)
 
     def trial(self) -> GlobalTrial | None:
         """Voxels left out of the frames that need it; None where none does, or where too few could be left out."""

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.fitting import TuckerOptions
-from tensorcell.methods.blend import blended_trial
 from tensorcell.methods.denoised_planes import between_denoised
-from tensorcell.methods.errors import OwnErrors, errors_of, own_errors
+from tensorcell.methods.errors import OwnErrors, errors_of, own_errors_once
 from tensorcell.methods.frames import Frames, estimated_in_runs, joined, separate
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
@@ -39,10 +38,8 @@ def estimates_of_run(frames: Frames) -> list[Estimate]:
     """The same for frames that show the same specimen."""
     if frames.stopped:
         return from_global_models(frames, None)
-    trial, patches, first = frames.trial(), None, frames.problems[0]
-    if trial is not None:
-        patches = blended_trial(trial, first.option(LocalOptions), first.fitting.seed)
-    return from_patches(frames, patches)
+    trials = frames.trials(frames.problems[0].option(LocalOptions))
+    return from_patches(frames, None if trials is None else trials[1])
 
 
 def from_global_models(frames: Frames, trial: GlobalTrial | None) -> list[Estimate]:
@@ -76,7 +73,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         levels = None if trial is None else trial.levels
         completed = complete_by_patches(
             values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
-            callback=fitting.callback, history=history, drift=frames.drift,
+            callback=fitting.callback, history=history, drift=frames.drift, settled=first.settled,
         )  # fmt: skip
         best, spread = completed.value.astype(values.dtype, copy=False), completed.spread
         history, status = completed.history, completed.status
@@ -89,14 +86,15 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     if denoises and status is not Status.STOPPED:
         if trial is None or not trial.telling:
             own = [
-                own_errors(one, estimate) if one.has_gaps and estimate is not None else None
+                own_errors_once(one, estimate) if one.has_gaps and estimate is not None else None
                 for one, estimate in zip(frames.problems, starts, strict=True)
             ]
         starts = [None] * count  # that is all that the global estimates are good for
         best = values if best is values else np.where(inlier, values, best)
         found = denoise_by_patches(
-            best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values
-        )
+            best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values,
+            settled=first.settled,
+        )  # fmt: skip
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.fitting import Callback
+from tensorcell.settled import Settled
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
 from tensorcell.solvers.slabs import slabs
@@ -88,6 +89,7 @@ def complete_by_patches(
     callback: Callback | None = None,
     history: tuple[IterationRecord, ...] = (),
     drift: Array | None = None,
+    settled: Settled | None = None,
 ) -> LocalResult:
     """Complete the voxels that are no inliers by groups of patches, from a first estimate on; outliers are known."""
     return local_tucker(
@@ -102,6 +104,7 @@ def complete_by_patches(
         callback=callback,
         history=history,
         drift=drift,
+        inner=None if settled is None else settled.inner_of(stack.shape),
         seed=seed,
     )
 
@@ -116,6 +119,7 @@ def denoise_by_patches(
     *,
     drift: Array | None = None,
     overwrite: bool = False,
+    settled: Settled | None = None,
 ) -> Denoised:
     """Denoise a stack without gaps; noise that grows with the intensity is stabilised first.
 
@@ -133,16 +137,21 @@ def denoise_by_patches(
         Where the specimen lies in each frame.
     overwrite : bool
         Whether ``whole`` may be written over.
+    settled : Settled, optional
+        What a sample told, where this is a part of a stack. Nothing is taken from it, or kept there, by default.
     """
+    settled = Settled() if settled is None else settled
     values, level = stabilised(whole, noise)
 
     def restore(y: Array, overwrite: bool = False) -> LocalResult:
         return local_tucker(
             y, None, noise=level, options=options, drift=drift, stabilised=noise,
-            correlation=noise.autocorrelation, seed=seed, overwrite_data=overwrite,
+            correlation=noise.autocorrelation, laws=settled.told("weights"), inner=settled.inner_of(y.shape),
+            seed=seed, overwrite_data=overwrite,
         )  # fmt: skip
 
     found = restore(values, correct is None and (overwrite or values is not whole))
+    settled.once("weights", lambda laws=found.laws: laws)  # type: ignore[misc]
     value, error, weights = found.value, np.asarray(found.error), found.weights
     del found  # its other arrays
     samples: Array | None = None
@@ -153,22 +162,23 @@ def denoise_by_patches(
         for planes in slabs(value.shape, SLAB_VOXELS):
             wide = destabilised_error(value[planes], error[planes], noise)
             value[planes], error[planes] = destabilised(value[planes], noise), wide
-    light = light_of(value, whole, measured, noise)
+    light = light_of(value, whole, measured, noise, settled)
     value = value + light
     if samples is not None:
         samples = np.stack([destabilised(one, noise) + light for one in samples])
     return Denoised(value.astype(whole.dtype), error, weights, notes, samples)
 
 
-def light_of(value: Array, whole: Array, measured: Bools, noise: NoiseModel) -> Array:
+def light_of(value: Array, whole: Array, measured: Bools, noise: NoiseModel, settled: Settled | None = None) -> Array:
     """The light that denoising of stabilised noise has lost, or one 0 where the noise was not stabilised."""
     if noise.gain == 0:
         return np.zeros(1)
-    lowest = np.min(whole, where=measured, initial=np.inf)
-    return lost_light(whole - value, np.maximum(value - lowest, 0), measured)
+    settled = Settled() if settled is None else settled
+    lowest = settled.once("lowest intensity", lambda: np.min(whole, where=measured, initial=np.inf))
+    return lost_light(whole - value, np.maximum(value - lowest, 0), measured, settled)
 
 
-def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
+def lost_light(residual: Array, photons: Array, measured: Bools, settled: Settled) -> Array:
     """What the estimate lacks of the measured light around each voxel, shared out in proportion to its own light.
 
     A mean of stabilised values is not the stabilised mean: where structure is smoothed, light is lost, or won where the
@@ -179,6 +189,8 @@ def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
     ----------
     residual, photons, measured : arrays ``(Z, Y, X)`` or ``(T, Z, Y, X)``
         Measurement less estimate, the estimate above the lowest measurement, and where it was measured.
+    settled : Settled
+        What a sample told, where this is a part of a stack.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -190,7 +202,8 @@ def lost_light(residual: Array, photons: Array, measured: Bools) -> Array:
         width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)
         for values in (total, light):
             gaussian_filter(values, width, axes=space, truncate=3, output=values)
-    bright = light > LEAST_SHARE * light.max()
+    brightest = settled.once("brightest light", light.max)
+    bright = light > LEAST_SHARE * brightest
     share = np.divide(total, light, out=total, where=bright)
     share[~bright | (np.abs(share) > MOST)] = 0
     return np.asarray(share * photons)

@@ -20,6 +20,7 @@ from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
 from tensorcell.plane_grid import PlaneGrid
+from tensorcell.settled import Settled
 from tensorcell.solvers import IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import AS_GIVEN, Unit
 from tensorcell.stack import MeasuredStack
@@ -60,6 +61,8 @@ class Problem:
     unit : Unit
         How values become intensities of the user: arrays and numbers are in the unit of the values, the numbers in
         notes in the user's.
+    settled : Settled
+        What a sample of the stack told, where this is a part of it.
     """
 
     stack: MeasuredStack
@@ -72,6 +75,7 @@ class Problem:
     options: Options
     psf: tuple[float, ...] | None = None
     unit: Unit = AS_GIVEN
+    settled: Settled = field(default_factory=Settled)
 
     def option(self, kind: type[Kind]) -> Kind:
         """The options of one class."""

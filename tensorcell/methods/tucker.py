@@ -13,7 +13,9 @@ from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with
 
 def estimate(problem: Problem) -> Estimate:
     """The global estimate; its errors in gaps come from measured voxels that were left out."""
-    trial = global_trial(problem) if problem.has_gaps and not was_stopped(problem) else None
+    trial = None
+    if problem.has_gaps and not was_stopped(problem):
+        trial = problem.settled.once("errors of the global model", lambda: global_trial(problem))
     return from_global_model(problem, global_estimate(problem), trial)
 
 

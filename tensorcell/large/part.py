@@ -1,0 +1,127 @@
+"""One part of a stack, recovered as the sample of the stack tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tensorcell.errors import InputError
+from tensorcell.large.cut import Box, Part
+from tensorcell.large.survey import Source
+from tensorcell.plane_grid import PlaneGrid
+from tensorcell.recovered import share_left_open
+from tensorcell.solvers import Status
+from tensorcell.stack import float_type
+from tensorcell.stack_recovery import Request, StackResult, finished, posed_stack
+from tensorcell.unrecovered import unrecovered
+from tensorcell.volume import Stack
+
+Array = npt.NDArray[Any]
+
+
+class PartResult(NamedTuple):
+    """What is taken of one part; arrays are those of its inner box in the wanted stack."""
+
+    volume: Array
+    uncertainty: Array
+    invented: Array
+    """Share of each voxel that the measurement leaves open."""
+    outliers: Array
+    """``E`` in the inner box of the stack that was given, 0 where nothing was flagged."""
+    facts: PartFacts
+
+
+class PartFacts(NamedTuple):
+    """What is said of a part."""
+
+    measured: int
+    """Measured voxels of the wanted stack."""
+    defects: Mapping[str, int]
+    """Outliers by kind, those of the rim among them."""
+    outliers: int
+    rank: tuple[int, ...]
+    status: Status
+    noise: float
+    notes: tuple[str, ...]
+    reason: str = ""
+    """Why it was not recovered."""
+
+
+def recovered_part(stack: Source, part: Part, label: str, request: Request) -> PartResult:
+    """Read a part with its rim, recover it, and take what lies in its inner box.
+
+    A part that cannot be recovered keeps what was measured of it, and is NaN elsewhere.
+    """
+    data, mask = stack.read(part.outer)
+    one = Stack((), label, data, mask)
+    whole_z = data.shape[0] == stack.shape[0]
+    request = replace(request, settled=replace(request.settled, inner=part.within, shape=data.shape))
+    if not whole_z:
+        request = replace(request, grid=PlaneGrid(data.shape[0], spacing=request.grid.spacing))
+    reason = ""
+    try:
+        found = finished(posed_stack(one, request, complete=request.settled.told("complete")), request)
+    except InputError as error:
+        reason = str(error)
+        found = as_measured(one, request, reason)
+    found = with_noise_of_sample(found, request)
+    return taken(found, part, data.shape, request, reason)
+
+
+def as_measured(stack: Stack, request: Request, reason: str) -> StackResult:
+    """What was measured of a part that cannot be recovered, with its noise; NaN elsewhere."""
+    nothing = unrecovered(stack, request, reason)
+    if request.lateral_factor > 1:
+        return nothing
+    noise, grid = request.settled.told("noise in the unit given"), request.grid
+    places, measured = grid.places, nothing.measured[grid.places]
+    nothing.volume[places][measured] = stack.data[grid.shared][measured]
+    nothing.uncertainty[places][measured] = noise
+    return nothing
+
+
+def with_noise_of_sample(found: StackResult, request: Request) -> StackResult:
+    """The result of a part with a single value, in which nothing shows the noise that the stack has."""
+    noise = request.settled.told("noise in the unit given")
+    if found.status is not Status.UNCHANGED or not noise:
+        return found
+    return found._replace(uncertainty=np.maximum(found.uncertainty, noise).astype(found.uncertainty.dtype), noise=noise)
+
+
+def taken(found: StackResult, part: Part, given: tuple[int, ...], request: Request, reason: str) -> PartResult:
+    """The inner box of a result."""
+    here, wanted = part.within, in_wanted(part.within, request)
+    outliers = np.zeros(given, float_type(found.volume.dtype))
+    outliers.ravel()[found.positions] = found.values
+    open_ = ~found.measured
+    if request.lateral_factor == 1:
+        open_ |= request.grid.spread(outliers != 0)
+    contrast = request.settled.once("contrast", lambda: float(np.nanstd(found.volume, dtype=np.float64)))
+    invented = share_left_open(np.nan_to_num(found.volume), np.nan_to_num(found.uncertainty), contrast)
+    invented[~open_] = 0
+    invented[np.isnan(found.volume)] = np.nan
+    measured = found.measured[wanted]
+    facts = PartFacts(
+        int(np.count_nonzero(measured)), found.defects, int(np.count_nonzero(outliers[here])), found.rank,
+        found.status, found.noise, found.notes, reason,
+    )  # fmt: skip
+    return PartResult(
+        found.volume[wanted],
+        found.uncertainty[wanted],
+        invented[wanted].astype(found.volume.dtype),
+        outliers[here],
+        facts,
+    )
+
+
+def in_wanted(box: Box, request: Request) -> Box:
+    """A box of the stack that was given, in the wanted stack; all its planes where planes are wanted between others."""
+    z, y, x = box
+    factor = request.lateral_factor
+    if request.grid.step != 1:
+        z = slice(0, request.grid.planes)
+    return z, slice(factor * y.start, factor * y.stop), slice(factor * x.start, factor * x.stop)
