@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tensorcell import datasets, metrics
     from tensorcell.diagnosis import Diagnosis, diagnose
     from tensorcell.errors import InputError
-    from tensorcell.files import read, write
+    from tensorcell.files import open_volume, read, write
     from tensorcell.lazy_volume import LazyVolume
     from tensorcell.planning import SamplingPlan, plan
     from tensorcell.recovered import Recovery
@@ -37,6 +37,7 @@ __all__ = [
     "datasets",
     "diagnose",
     "metrics",
+    "open_volume",
     "plan",
     "read",
     "recover",
@@ -51,6 +52,7 @@ _PLACES = {
     "SamplingPlan": "planning",
     "Volume": "volume",
     "diagnose": "diagnosis",
+    "open_volume": "files",
     "plan": "planning",
     "read": "files",
     "recover": "recovery",

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -264,22 +264,31 @@ def without_masked_arrays(data: np.ndarray, mask: np.ndarray | None) -> tuple[np
     return plain, given
 
 
-def guess_axes(data: np.ndarray) -> str:
+class Shaped(Protocol):
+    """Anything with a shape and a data type: an array, or what stands for one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+def guess_axes(data: Shaped) -> str:
     """``YX``, ``ZYX`` for two and three axes; raise `InputError` for more and for what looks like an RGB photo."""
-    if data.ndim == 3 and looks_like_rgb(data):
+    count = len(data.shape)
+    if count == 3 and looks_like_rgb(data):
         raise InputError(
             f"data of shape {data.shape} and dtype uint8 looks like an RGB photo, expected a stack of planes "
             "(pass axes='ZYX' if it is one)"
         )
-    if data.ndim > 3:
+    if count > 3:
         hint = ", the last looks like RGB samples" if looks_like_rgb(data) else ""
-        raise InputError(
-            f"data has {data.ndim} axes {data.shape} without names{hint}; pass axes=, for example axes='TZYX'"
-        )
-    return "YX" if data.ndim == 2 else "ZYX"
+        raise InputError(f"data has {count} axes {data.shape} without names{hint}; pass axes=, for example axes='TZYX'")
+    return "YX" if count == 2 else "ZYX"
 
 
-def looks_like_rgb(data: np.ndarray) -> bool:
+def looks_like_rgb(data: Shaped) -> bool:
     """Whether the last axis looks like the three or four samples of a colour photo."""
     return data.dtype == np.uint8 and data.shape[-1] in (3, 4)
 

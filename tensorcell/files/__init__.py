@@ -9,6 +9,7 @@ chunks that were never written. An output appears whole or not at all, and one r
 
 from tensorcell.files.casting import Cast, cast
 from tensorcell.files.held_outputs import claimed
+from tensorcell.files.lazy_reading import open_volume
 from tensorcell.files.paths import check_writable, same_file, split_path
 from tensorcell.files.reading import read, read_mask
 from tensorcell.files.staging import check_outputs, rehearse, staged
@@ -24,6 +25,7 @@ __all__ = [
     "check_writable",
     "claimed",
     "is_readable",
+    "open_volume",
     "read",
     "read_mask",
     "readable_formats",

@@ -62,8 +62,8 @@ def find_bdv(file: h5py.File, wanted: Wanted, told: Description | None = None) -
         metadata["channel_names"] = names
     spacing = _spacing(file, told, setups[0], level)
     outer = {letter: count for letter, count in (("T", len(frames)), ("C", len(setups))) if count > 1}
-    dtype = _meant(file, parts[0], setups[0])
-    return Found(parts, "".join(outer) + "ZYX", spacing, metadata, tuple(outer.values()), dtype=dtype)
+    unsigned = _is_unsigned(file, parts[0], setups[0])
+    return Found(parts, "".join(outer) + "ZYX", spacing, metadata, tuple(outer.values()), unsigned=unsigned)
 
 
 def _members(group: Any, pattern: str) -> list[int]:
@@ -163,13 +163,13 @@ def _factors(file: h5py.File, setup: int, level: int) -> tuple[float, ...] | Non
     return tuple(float(factor) for factor in stored[level][::-1])  # stored as x, y, z
 
 
-def _meant(file: h5py.File, part: h5py.Dataset, setup: int) -> str | None:
-    """The data type that int16 means: unsigned, unless ``dataType`` says that it is signed."""
+def _is_unsigned(file: h5py.File, part: h5py.Dataset, setup: int) -> bool:
+    """Whether int16 means uint16: unless ``dataType`` says that it is signed."""
     if part.dtype.kind != "i" or part.dtype.itemsize != 2:
-        return None
+        return False
     group = find(file, f"s{setup:02d}")
     said = [text_of(item.attrs.get("dataType")) for item in (group, part) if item is not None]
-    return None if "int16" in [(text or "").strip('"').lower() for text in said] else "uint16"
+    return "int16" not in [(text or "").strip('"').lower() for text in said]
 
 
 def _add_affine(told: Description, views: list[tuple[int, int]], metadata: dict[str, Any]) -> None:

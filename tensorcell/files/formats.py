@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tensorcell.errors import InputError
+from tensorcell.files.lazy_values import Opened
 from tensorcell.volume import Volume
 
 FilePath = str | os.PathLike[str]
@@ -52,6 +53,15 @@ class Reader(Protocol):
     def __call__(self, path: Path, wanted: Wanted, /) -> Volume: ...
 
 
+class Opener(Protocol):
+    """The function that opens a format of which parts can be read.
+
+    It is called as a `Reader` is, with an absolute path, and does all that the reader does except for the values.
+    """
+
+    def __call__(self, path: Path, wanted: Wanted, /) -> Opened: ...
+
+
 class Writer(Protocol):
     """The function that writes a format.
 
@@ -89,6 +99,8 @@ class Format:
     """Whether a file keeps everything that a `Volume` holds: axes, voxel size, mask and metadata."""
     folder_marks: tuple[str, ...] = ()
     """If it is a folder: names, one of which every such folder holds; a folder that holds none is never replaced."""
+    open: Opener | None = None
+    """None for a format that is read as a whole."""
 
     @property
     def is_folder(self) -> bool:

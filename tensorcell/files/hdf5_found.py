@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
-from tensorcell.files.hdf5_sources import check_whole
-from tensorcell.files.layout import native
+from tensorcell.files.hdf5_sources import check_whole, find
+from tensorcell.files.lazy_values import Box, Converted, Opened, Values, length_of, nonzero
 from tensorcell.files.units import Spacing
-from tensorcell.volume import Volume, guess_axes
 
 if TYPE_CHECKING:
     import h5py
@@ -30,8 +32,8 @@ class Found(NamedTuple):
     """Lengths of the axes along which the datasets are put together."""
     size: tuple[int, ...] | None = None
     """The part of each dataset that is read, from the first voxel along each axis; the rest is padding."""
-    dtype: str | None = None
-    """The data type that the stored bits mean, where it is not the stored one."""
+    unsigned: bool = False
+    """Whether integers of 16 bits that are stored as signed ones are unsigned."""
     mask: h5py.Dataset | None = None
 
     @property
@@ -40,30 +42,64 @@ class Found(NamedTuple):
         return tuple(self.parts[0].shape if self.size is None else self.size)
 
     def check(self) -> None:
-        """Raise `InputError` if the volume does not fit into memory, or if parts of it are missing."""
-        check_claim((*self.outer, *self.inner), self.parts[0].dtype)
+        """Raise `InputError` if a chunk does not fit into memory, or if parts of the volume are missing."""
         for part in self.parts:
+            check_claim(part.chunks or (), part.dtype)
             check_whole(part, self.inner)
         if self.mask is not None:
-            check_claim(self.mask.shape, self.mask.dtype)
+            check_claim(self.mask.chunks or (), self.mask.dtype)
             check_whole(self.mask)
 
-
-def read_found(found: Found) -> Volume:
-    """Read the values."""
-    if found.outer:
-        data = np.empty((math.prod(found.outer), *found.inner), found.parts[0].dtype)
-        for part, place in zip(found.parts, data, strict=True):
-            part.read_direct(place, _cut(found))
-        data = data.reshape(*found.outer, *found.inner)
-    else:
-        data = found.parts[0][_cut(found)]
-    data = native(data)
-    if found.dtype is not None:
-        data = data.view(found.dtype)
-    mask = None if found.mask is None else found.mask[()].astype(bool)
-    return Volume(data, found.axes or guess_axes(data), found.spacing, mask, found.metadata)
+    def opened(self) -> Opened:
+        """What is known before the values are read, which does not need the file to stay open."""
+        data: Values = HDF5Values(self.parts, self.outer, self.inner)
+        if self.unsigned:
+            data = Converted(data, np.uint16, as_uint16)
+        mask = None if self.mask is None else nonzero(HDF5Values([self.mask], (), self.mask.shape))
+        return Opened(data, self.axes, self.spacing, self.metadata, mask)
 
 
-def _cut(found: Found) -> tuple[slice, ...]:
-    return tuple(slice(length) for length in found.inner)
+class HDF5Values(Values):
+    """The values of datasets of one shape, put together along outer axes.
+
+    Parameters
+    ----------
+    parts : sequence of h5py.Dataset
+        The datasets, the last outer axis fastest.
+    outer : tuple of int
+        Lengths of the outer axes; empty if there is one dataset.
+    inner : tuple of int
+        The part of each dataset that is read, from the first value along each axis.
+    """
+
+    def __init__(self, parts: Sequence[h5py.Dataset], outer: tuple[int, ...], inner: tuple[int, ...]) -> None:
+        super().__init__((*outer, *inner), parts[0].dtype)
+        self.outer = outer
+        self.places = [(Path(part.file.filename).resolve(), part.name) for part in parts]
+
+    def read(self, box: Box) -> np.ndarray:
+        outer, inner = box[: len(self.outer)], box[len(self.outer) :]
+        data = np.empty([length_of(taken) for taken in box], self.dtype)
+        numbers = np.arange(len(self.places)).reshape(self.outer)[outer]
+        with ExitStack() as stack:
+            files: dict[Path, h5py.File] = {}
+            for place in np.ndindex(numbers.shape):
+                path, name = self.places[numbers[place]]
+                if path not in files:
+                    files[path] = stack.enter_context(_opened(path))
+                part = find(files[path], name)
+                if part is None:
+                    raise InputError(f"has no {name!r} any more")
+                part.read_direct(data[place], inner)
+        return data
+
+
+def _opened(path: Path) -> h5py.File:
+    import h5py
+
+    return h5py.File(path, "r")
+
+
+def as_uint16(array: np.ndarray) -> np.ndarray:
+    """The unsigned numbers that signed ones of 16 bits stand for."""
+    return array.view(np.uint16)

@@ -17,9 +17,10 @@ from tensorcell.errors import InputError
 from tensorcell.files.bdv_read import find_bdv
 from tensorcell.files.bdv_xml import description, image_file, parsed
 from tensorcell.files.formats import Wanted
-from tensorcell.files.hdf5_found import Found, read_found
+from tensorcell.files.hdf5_found import Found
 from tensorcell.files.hdf5_sources import find
 from tensorcell.files.imaris_read import find_imaris
+from tensorcell.files.lazy_values import Opened
 from tensorcell.files.notes import json_object, text_of
 from tensorcell.files.probing import try_first
 from tensorcell.files.units import SECONDS, Spacing, finite, length, voxel_size
@@ -38,12 +39,17 @@ def read_hdf5(path: Path, wanted: Wanted) -> Volume:
     All but the values is read in a child process first, unless this process has written or read the file before:
     damaged files can crash HDF5.
     """
+    return open_hdf5(path, wanted).volume()
+
+
+def open_hdf5(path: Path, wanted: Wanted) -> Opened:
+    """Find the volume that is wanted, and that all of it is there."""
     import h5py
 
     if path.suffix.lower() == ".xml" or h5py.is_hdf5(path):
         try_first(LOOK, path, *wanted)
     with opened(path, wanted) as found:
-        return read_found(found)
+        return found.opened()
 
 
 def look(path: Path, *wanted: Any) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Wanted
-from tensorcell.files.layout import native
+from tensorcell.files.lazy_values import Mapped, Opened
 from tensorcell.files.messages import library, reason
 from tensorcell.files.units import length, voxel_size
-from tensorcell.volume import Volume, guess_axes
+from tensorcell.volume import Volume
 
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 """Data types by the number of the mode."""
@@ -101,6 +101,11 @@ class Header:
 
 def read_mrc(path: Path, wanted: Wanted) -> Volume:
     """Read the sections of an MRC file."""
+    return open_mrc(path, wanted).volume()
+
+
+def open_mrc(path: Path, wanted: Wanted) -> Opened:
+    """Read the header of an MRC file."""
     mrcfile = mrcfile_library()
     header = _read_header(mrcfile, path)
     extra = _check_complete(header, path.stat().st_size)
@@ -112,13 +117,8 @@ def read_mrc(path: Path, wanted: Wanted) -> Volume:
         metadata["description"] = header.labels
     if notes:
         metadata["notes"] = notes
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the warnings are among the notes
-        with mrcfile.open(path, permissive=True) as file:
-            data = file.data
-    data.flags.writeable = True  # the buffer belongs to nobody else
-    data = native(data).view(header.dtype).reshape(shape)
-    return Volume(data, wanted.axes or names or guess_axes(data), spacing, metadata=metadata)
+    stored = header.dtype.newbyteorder(header.fields.mode.dtype.byteorder)
+    return Opened(Mapped(path, header.bytes_before, shape, stored), wanted.axes or names, spacing, metadata)
 
 
 def mrcfile_library() -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tensorcell.files.layout import arrange
 from tensorcell.files.units import Spacing
 from tensorcell.volume import Volume
 
@@ -51,10 +50,11 @@ def notes_of(volume: Volume) -> tuple[str, tuple[str, ...]]:
 
 
 def apply_notes(
-    data: np.ndarray, axes: str, spacing: Spacing | None, text: Any
-) -> tuple[np.ndarray, str, Spacing | None, dict[str, Any]]:
-    """Data, axes, voxel size and metadata as they were written, as far as they still agree with the file.
+    shape: tuple[int, ...], axes: str, spacing: Spacing | None, text: Any
+) -> tuple[str, Spacing | None, dict[str, Any]]:
+    """Axes, voxel size and metadata as they were written, as far as they still agree with the file.
 
+    The axes are those of the file in the order to which `arrange` is to bring them, some of length 1 beside them.
     Another program may have cropped, reordered or calibrated the file since: then the file counts, not the notes.
     """
     try:
@@ -62,13 +62,13 @@ def apply_notes(
         before = dict(zip(notes["axes"], notes["shape"], strict=True))
         noted, metadata = notes["spacing"], dict(notes["metadata"])
     except (KeyError, TypeError, ValueError):
-        return data, axes, spacing, {}
-    now = dict(zip(axes, data.shape, strict=True))
+        return axes, spacing, {}
+    now = dict(zip(axes, shape, strict=True))
     if not set(now) <= set(before) or any(size != now.get(letter, 1) for letter, size in before.items()):
-        return data, axes, spacing, {}
+        return axes, spacing, {}
     if noted is not None and (spacing is None or np.allclose(noted, spacing, rtol=1e-4, atol=0)):
         spacing = (float(noted[0]), float(noted[1]), float(noted[2]))
-    return arrange(data, axes, notes["axes"]), notes["axes"], spacing, metadata
+    return notes["axes"], spacing, metadata
 
 
 def add_note(metadata: dict[str, Any], note: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Stored, Wanted
+from tensorcell.files.lazy_values import Mapped, Opened
 from tensorcell.files.notes import json_object, plain_metadata
 from tensorcell.volume import Volume, guess_axes
 
@@ -20,9 +22,20 @@ FORM = "NumPy"
 
 def read_npy(path: Path, wanted: Wanted) -> Volume:
     """Read the array."""
+    return open_npy(path, wanted).volume()
+
+
+def open_npy(path: Path, wanted: Wanted) -> Opened:
+    """Read the header; an array of Python objects, which takes a pickle, is refused."""
+    size = path.stat().st_size
     with path.open("rb") as file:
-        data = _read_array(file, path.stat().st_size)
-    return Volume(data, wanted.axes or guess_axes(data), metadata={"format": FORM})
+        header = _read_header(file)
+        offset = file.tell()
+    if header.dtype.hasobject:
+        raise InputError("holds Python objects, expected numbers")
+    _check_length(header, size - offset)
+    data = Mapped(path, offset, header.shape, header.dtype, "F" if header.fortran else "C")
+    return Opened(data, wanted.axes, None, {"format": FORM})
 
 
 def read_npz(path: Path, wanted: Wanted) -> Volume:
@@ -100,18 +113,31 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     The header must claim as many bytes as follow it, and no more than fit into memory: what is compressed can be
     small and expand without end.
     """
-    shape, dtype = _read_header(file)
-    if not dtype.hasobject:
-        claimed, there = check_claim(shape, dtype), size - file.tell()
-        if claimed != there:
-            raise InputError(f"is damaged: its header claims {claimed} bytes of values, {there} follow it")
+    header = _read_header(file)
+    if not header.dtype.hasobject:
+        check_claim(header.shape, header.dtype)
+        _check_length(header, size - file.tell())
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and data type."""
+class _Header(NamedTuple):
+    """What stands before the values."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    """Whether the first axis is the fastest."""
+    dtype: np.dtype[Any]
+
+
+def _read_header(file: IO[bytes]) -> _Header:
     version = np.lib.format.read_magic(file)
     older = version == (1, 0)
-    shape, _, dtype = (np.lib.format.read_array_header_1_0 if older else np.lib.format.read_array_header_2_0)(file)
-    return shape, dtype
+    return _Header(*(np.lib.format.read_array_header_1_0 if older else np.lib.format.read_array_header_2_0)(file))
+
+
+def _check_length(header: _Header, there: int) -> None:
+    """Raise `InputError` unless as many bytes follow the header as it claims."""
+    claimed = math.prod(header.shape) * header.dtype.itemsize
+    if claimed != there:
+        raise InputError(f"is damaged: its header claims {claimed} bytes of values, {there} follow it")

@@ -6,17 +6,20 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.formats import FilePath, Format, Wanted
 from tensorcell.files.layout import arrange
-from tensorcell.files.messages import naming, reason
+from tensorcell.files.lazy_values import in_one_line
+from tensorcell.files.messages import naming
 from tensorcell.files.paths import check_source, split_path
 from tensorcell.files.plane_files import files_of_folder, read_in_order
 from tensorcell.files.table import format_of, is_readable, names_with_datasets, names_with_series
 from tensorcell.files.units import notes_on_steps
+from tensorcell.lazy_volume import LazyVolume
 from tensorcell.volume import Volume
 
 
@@ -99,17 +102,15 @@ def read(
     if not isinstance(path, str | os.PathLike):
         return read_in_order(path, lambda one: read(one, dataset=dataset, series=series), axes)
     file, inside = split_path(path)
-    if _is_folder_of_files(file):
+    if is_folder_of_files(file):
         with naming(path):
             paths = files_of_folder(file)
         volume = read_in_order(paths, lambda one: read(one, dataset=dataset, series=series), axes)
         return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
-    with naming(path):
-        form = format_of(file)
-        volume = _read_as(form, file, Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes))
-    odd = [] if volume.spacing is None else notes_on_steps(dict(zip("ZYX", volume.spacing, strict=True)), volume.axes)
-    noted = {"notes": [*volume.metadata.get("notes", ()), *odd]} if odd else {}
-    return dataclasses.replace(volume, metadata={**volume.metadata, **noted, "source": file.name})
+    with naming(path), in_one_line():
+        form, wanted = asked_of(file, inside, dataset, series, axes)
+        volume = form.read(file, wanted)
+    return dataclasses.replace(volume, metadata=completed(volume, file))
 
 
 def read_mask(
@@ -158,21 +159,26 @@ def read_mask(
         return np.broadcast_to(mask, like.shape).copy()
 
 
-def _is_folder_of_files(file: Path) -> bool:
+def is_folder_of_files(file: Path) -> bool:
     """Whether this is a folder that is no volume of a format by its name."""
     return os.path.isdir(file) and not is_readable(file)  # False for a name that is too long, too
 
 
-def _read_as(form: Format, file: Path, wanted: Wanted) -> Volume:
-    try:
-        check_source(file, form)
-        return form.read(file, wanted)
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"does not fit into memory: {reason(error)}") from error
-    except Exception as error:  # a damaged file can make its parser raise anything
-        raise InputError(f"cannot be read: {reason(error)}") from error
+def asked_of(
+    file: Path, inside: str | None, dataset: str | None, series: str | int | None, axes: str | None
+) -> tuple[Format, Wanted]:
+    """The format of a file and what is wanted of it; an `InputError` if that does not fit, or if there is no file."""
+    form = format_of(file)
+    wanted = Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes)
+    check_source(file, form)
+    return form, wanted
+
+
+def completed(volume: Volume | LazyVolume, file: Path) -> dict[str, Any]:
+    """The metadata of a volume with the name of its file, and a note where its voxel size is odd."""
+    odd = [] if volume.spacing is None else notes_on_steps(dict(zip("ZYX", volume.spacing, strict=True)), volume.axes)
+    noted = {"notes": [*volume.metadata.get("notes", ()), *odd]} if odd else {}
+    return {**volume.metadata, **noted, "source": file.name}
 
 
 def _one_dataset(form: Format, inside: str | None, dataset: str | None) -> str | None:

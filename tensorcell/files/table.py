@@ -40,21 +40,21 @@ from pathlib import Path
 from tensorcell.errors import InputError
 from tensorcell.files.bioio_read import read_bioio
 from tensorcell.files.formats import Format, Writer
-from tensorcell.files.hdf5_read import read_hdf5
+from tensorcell.files.hdf5_read import open_hdf5, read_hdf5
 from tensorcell.files.hdf5_write import write_hdf5
 from tensorcell.files.medical_read import read_nifti, read_nrrd
-from tensorcell.files.mrc_read import read_mrc
+from tensorcell.files.mrc_read import open_mrc, read_mrc
 from tensorcell.files.mrc_write import AXES as MRC_AXES
 from tensorcell.files.mrc_write import DTYPES as MRC_DTYPES
 from tensorcell.files.mrc_write import write_mrc
-from tensorcell.files.numpy_files import read_npy, read_npz, write_npy, write_npz
-from tensorcell.files.tiff_read import read_tiff
+from tensorcell.files.numpy_files import open_npy, read_npy, read_npz, write_npy, write_npz
+from tensorcell.files.tiff_read import open_tiff, read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
-from tensorcell.files.zarr_read import MARKS, read_zarr
+from tensorcell.files.zarr_read import MARKS, open_zarr, read_zarr
 from tensorcell.files.zarr_write import AXES, write_zarr
 
 FORMATS: tuple[Format, ...] = (
-    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True),
+    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True, open=open_tiff),
     Format(
         "OME-TIFF",
         (".ome.tif", ".ome.tiff"),
@@ -63,11 +63,21 @@ FORMATS: tuple[Format, ...] = (
         dtypes=OME_DTYPES,
         axes=OME_AXES,
         has_series=True,
+        open=open_tiff,
     ),
-    Format("HDF5", (".h5", ".hdf5"), read_hdf5, write_hdf5, holds="tree", complete=True, has_series=True),
-    Format("Imaris", (".ims",), read_hdf5, holds="tree"),
-    Format("BigDataViewer XML", (".xml",), read_hdf5, has_series=True),
-    Format(".npy", (".npy",), read_npy, write_npy),
+    Format(
+        "HDF5",
+        (".h5", ".hdf5"),
+        read_hdf5,
+        write_hdf5,
+        holds="tree",
+        complete=True,
+        has_series=True,
+        open=open_hdf5,
+    ),
+    Format("Imaris", (".ims",), read_hdf5, holds="tree", open=open_hdf5),
+    Format("BigDataViewer XML", (".xml",), read_hdf5, has_series=True, open=open_hdf5),
+    Format(".npy", (".npy",), read_npy, write_npy, open=open_npy),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
     Format(
         "OME-Zarr",
@@ -79,8 +89,9 @@ FORMATS: tuple[Format, ...] = (
         has_series=True,
         complete=True,
         folder_marks=MARKS,
+        open=open_zarr,
     ),
-    Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES),
+    Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES, open=open_mrc),
     Format("NIfTI", (".nii", ".nii.gz"), read_nifti),
     Format("NRRD", (".nrrd",), read_nrrd),
     Format("ND2", (".nd2",), read_bioio, has_series=True),

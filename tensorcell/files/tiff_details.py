@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensorcell.files.lazy_values import Converted, Values
 from tensorcell.files.notes import NOTES_KEY
 from tensorcell.files.tiff_ome import Details
 from tensorcell.files.units import (
@@ -105,22 +106,28 @@ def _micro_manager_summary(tif: tifffile.TiffFile, series: Any) -> tuple[float |
     return length(summary.get("z-step_um"), "um"), found
 
 
-def calibrated(data: np.ndarray, metadata: dict[str, Any]) -> np.ndarray:
+def calibrated(values: Values, metadata: dict[str, Any]) -> Values:
     """The intensities, with ImageJ's calibration of signed 16-bit stacks applied; others stay in the metadata.
 
+    >>> from tensorcell.files.lazy_values import Held
     >>> metadata = {"calibration": {"function": 0, "coefficients": [-32768.0, 1.0], "unit": "Gray Value"}}
-    >>> calibrated(np.array([32759, 32768], np.uint16), metadata), metadata
+    >>> calibrated(Held(np.array([32759, 32768], np.uint16)), metadata).whole(), metadata
     (array([-9,  0], dtype=int16), {})
     """
     known = metadata.get("calibration")
     if known is None:
-        return data
-    if data.dtype == np.uint16 and (known["function"], *known["coefficients"]) == SIGNED_16_BIT:
+        return values
+    if values.dtype == np.uint16 and (known["function"], *known["coefficients"]) == SIGNED_16_BIT:
         del metadata["calibration"]
-        return (data ^ np.uint16(0x8000)).view(np.int16)
+        return Converted(values, np.int16, signed)
     notes = metadata.setdefault("notes", [])
     notes.append(f"intensities are as stored: ImageJ's calibration {known} was kept and not applied")
-    return data
+    return values
+
+
+def signed(data: np.ndarray) -> np.ndarray:
+    """The signed numbers that ImageJ stores with an offset of half the range of 16 bits."""
+    return (data ^ np.uint16(0x8000)).view(np.int16)
 
 
 def _steps(page: Any, said: Mapping[str, Any], notes: list[str]) -> list[float | None]:

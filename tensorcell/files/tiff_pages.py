@@ -53,7 +53,7 @@ def page_at(tif: tifffile.TiffFile, number: int, directory: Directory, like: Any
         if _is_spread_alike(frame, like):
             return frame
     try:
-        with _open(tif):
+        with open_file(tif):
             tif.filehandle.seek(directory.offset)
             return tifffile.TiffPage(tif, number)
     except Exception as error:  # whatever a damaged directory makes tifffile raise
@@ -61,7 +61,7 @@ def page_at(tif: tifffile.TiffFile, number: int, directory: Directory, like: Any
 
 
 @contextmanager
-def _open(tif: tifffile.TiffFile) -> Iterator[None]:
+def open_file(tif: tifffile.TiffFile) -> Iterator[None]:
     """The file open; tifffile closes the further files of an image between reads."""
     with ExitStack() as stack:
         if tif.filehandle.closed:
@@ -90,14 +90,9 @@ def read_planes(series: tifffile.TiffPageSeries, chains: Chains) -> np.ndarray:
     """
     import tifffile
 
-    if block_of(series, chains) is not None:
-        end, size = (series.dataoffset or 0) + series.nbytes, chains.tif.filehandle.size
-        if end > size:
-            raise InputError(f"is truncated: its planes end at byte {end}, the file has {size}")
+    if block_start(series, chains) is not None:
         return series.asarray()
-    pages = _pages_of(series, chains)
-    if len(pages) * math.prod(series.keyframe.shape) != series.size:
-        raise InputError(f"is damaged: its metadata say shape {series.shape}, it has {len(pages)} planes")
+    pages = pages_of(series, chains)
     shape, names = series.get_shape(squeeze=False), series.get_axes(squeeze=False)
     own = tifffile.TiffPageSeries(pages, shape, series.dtype, names, parent=chains.tif)
     # With a key pages are read one by one. Without, planes that lie in another file are looked for in the one opened.
@@ -105,6 +100,23 @@ def read_planes(series: tifffile.TiffPageSeries, chains: Chains) -> np.ndarray:
     if series.transform is not None:
         data = series.transform(data)
     return data.reshape(series.shape)
+
+
+def block_start(series: tifffile.TiffPageSeries, chains: Chains) -> int | None:
+    """The byte at which planes that follow one another begin; None if they lie otherwise (see `block_of`).
+
+    Raises
+    ------
+    InputError
+        If they do not end within the file.
+    """
+    if block_of(series, chains) is None:
+        return None
+    start = int(series.dataoffset or 0)
+    end, size = start + series.nbytes, chains.tif.filehandle.size
+    if end > size:
+        raise InputError(f"is truncated: its planes end at byte {end}, the file has {size}")
+    return start
 
 
 def block_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[int] | None:
@@ -133,8 +145,8 @@ def block_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[int] | Non
     return inside if alike and [one.first for one in there] == [*range(start, start + size, size // planes)] else None
 
 
-def _pages_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[Any]:
-    """A page with its own layout for each plane."""
+def pages_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[Any]:
+    """A page with its own layout for each plane; the checks of `read_planes`."""
     try:
         listed = list(series)
     except (IndexError, RuntimeError) as error:
@@ -150,6 +162,8 @@ def _pages_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[Any]:
             file = "the file" if page.parent is chains.tif else page.parent.filename
             raise InputError(f"is truncated: plane {number} ends at byte {end}, {file} has {size}")
         pages.append(page)
+    if len(pages) * math.prod(series.keyframe.shape) != series.size:
+        raise InputError(f"is damaged: its metadata say shape {series.shape}, it has {len(pages)} planes")
     return pages
 
 

@@ -3,46 +3,71 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Wanted
-from tensorcell.files.layout import native
+from tensorcell.files.lazy_values import Held, Opened, Values, arranged
 from tensorcell.files.notes import apply_notes
 from tensorcell.files.tiff_details import calibrated, description_details
 from tensorcell.files.tiff_directories import directories_of
 from tensorcell.files.tiff_ome import Details, metadata_file_of, ome_details
-from tensorcell.files.tiff_pages import Chains, read_planes
+from tensorcell.files.tiff_pages import Chains, pages_of, read_planes
+from tensorcell.files.tiff_parts import plane_values
 from tensorcell.files.tiff_series import ALL_PAGES, Choice, chosen_image
 from tensorcell.volume import Volume
+
+if TYPE_CHECKING:
+    import tifffile
 
 
 def read_tiff(path: Path, wanted: Wanted) -> Volume:
     """Read the image that is wanted, else the largest stack of the file, of equally large ones the first."""
-    import tifffile
+    return _opened(path, wanted, lambda image, _: Held(read_planes(image.choice.series, image.chains))).volume()
 
-    directories = directories_of(path)
-    with quiet_tifffile(), tifffile.TiffFile(path) as tif:
+
+def open_tiff(path: Path, wanted: Wanted) -> Opened:
+    """Find the image that `read_tiff` reads, and where its planes lie."""
+
+    def values(image: _Image, file: Path) -> Values:
+        return plane_values(image.choice.series, image.chains, partial(_pages_again, file, wanted))
+
+    return _opened(path, wanted, values)
+
+
+class _Image(NamedTuple):
+    """The image that is read, in an open file."""
+
+    tif: tifffile.TiffFile
+    chains: Chains
+    choice: Choice
+
+
+def _opened(path: Path, wanted: Wanted, values_of: Callable[[_Image, Path], Values]) -> Opened:
+    """The image that is wanted; ``values_of`` gives its intensities, from the open image and the path of its file."""
+    with _open_file(path) as (tif, chains):
         if tif.ome_metadata and wanted.series != ALL_PAGES:
             main = metadata_file_of(tif.ome_metadata, path.parent)
             if main is not None:
-                return _part_of(path, main, wanted)
-        chains = Chains(tif, directories)
+                return _opened_by(path, main, wanted, values_of)
         choice = chosen_image(chains, wanted.series)
         series = choice.series
         names, shape = series.axes, series.shape
         if "S" in names:
             raise InputError(f"is a colour image {shape} ({names}), expected intensities; split the colours")
         spacing, metadata, notes = _details(tif, choice)
-        data = read_planes(series, chains)
-    if data.shape != shape or data.size == 0:
+        data = values_of(_Image(tif, chains, choice), path)
+    if data.shape != shape or 0 in shape:
         raise InputError(f"is damaged: its metadata say shape {shape}, its planes make {data.shape}")
-    data, names, spacing, stored = apply_notes(calibrated(native(data), metadata), names, spacing, notes)
+    data, before = calibrated(data, metadata), names
+    names, spacing, stored = apply_notes(data.shape, names, spacing, notes)
+    data = arranged(data, before, names)
     if choice.of > 1:
         metadata["series"] = f"{choice.number} of {choice.of}: {series.name}".rstrip(": ")
     said = [*stored.get("notes", ()), *metadata.get("notes", ()), *choice.notes]
@@ -54,22 +79,35 @@ def read_tiff(path: Path, wanted: Wanted) -> Volume:
     names = _stack_axes(names, data.shape) if wanted.axes is None else wanted.axes
     if "Z" not in names:  # single planes need no distance
         spacing = metadata.pop("pixel_size", spacing)
-    return Volume(data, names, spacing, metadata={**stored, **metadata})
+    return Opened(data, names, spacing, {**stored, **metadata})
 
 
-def _part_of(path: Path, main: Path, wanted: Wanted) -> Volume:
+def _opened_by(path: Path, main: Path, wanted: Wanted, values_of: Callable[[_Image, Path], Values]) -> Opened:
     """The volume of the file that holds the metadata of a set, for a file that holds some of its planes."""
     if main.samefile(path):
         raise InputError(f"names itself as the file that holds its metadata; series={ALL_PAGES!r} reads its pages")
     try:
-        volume = read_tiff(main, wanted)
+        opened = _opened(main, wanted, values_of)
     except InputError as error:
         raise InputError(f"belongs to {main.name}, which {error}") from error
     note = f"{path.name} holds planes of {main.name}, which was read"
-    return Volume(
-        volume.data, volume.axes, volume.spacing, volume.mask,
-        {**volume.metadata, "notes": [note, *volume.metadata.get("notes", ())]},
-    )  # fmt: skip
+    return opened._replace(metadata={**opened.metadata, "notes": [note, *opened.metadata.get("notes", ())]})
+
+
+def _pages_again(path: Path, wanted: Wanted) -> list[Any]:
+    """The pages of the image that is wanted."""
+    with _open_file(path) as (_, chains):
+        return pages_of(chosen_image(chains, wanted.series).series, chains)
+
+
+@contextmanager
+def _open_file(path: Path) -> Iterator[tuple[tifffile.TiffFile, Chains]]:
+    """The file and its directories; nothing is taken from it before all of these are found to lie in it."""
+    import tifffile
+
+    directories = directories_of(path)
+    with quiet_tifffile(), tifffile.TiffFile(path) as tif:
+        yield tif, Chains(tif, directories)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import numpy as np
 from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import MOST_LISTED, Wanted, chosen_series
-from tensorcell.files.layout import arrange, native
+from tensorcell.files.layout import native
+from tensorcell.files.lazy_values import Box, Opened, Values, arranged, nonzero
 from tensorcell.files.messages import library
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
@@ -52,34 +54,51 @@ def read_zarr(path: Path, wanted: Wanted) -> Volume:
     Of an image the first level is read; of several images none is, unless one is named. ``series`` chooses a level of
     an image, or one of several images.
     """
+    return open_zarr(path, wanted).volume()
+
+
+def open_zarr(path: Path, wanted: Wanted) -> Opened:
+    """Find the array or image, and which of its chunks there are."""
     with zarr_library() as zarr:
         found = _found(zarr, path, wanted)
         array = found.array
         _check_array(array)
-        _check_blosc(path, array)
-        own = bool(found.notes)
-        notes = _missing_chunks(array, own)
-        data = native(np.asarray(array[...]))
+        notes = _missing_chunks(array, own=bool(found.notes))
+        data: Values = ZarrValues(path, array)
         mask = _mask(path, found)
     metadata: dict[str, Any] = dict(found.metadata)
     spacing = None
     level = found.level
     names = wanted.axes or (_dimension_names(array) if level is None else level.letters)
     if level is not None:
-        if len(level.axes) != data.ndim:
-            raise InputError(f"is damaged: its metadata name {len(level.axes)} axes, {array.name} has {data.ndim}")
+        if len(level.axes) != array.ndim:
+            raise InputError(f"is damaged: its metadata name {len(level.axes)} axes, {array.name} has {array.ndim}")
         place = place_of(level, names or "".join(axis.letter for axis in level.axes))
         spacing, metadata, notes = place.spacing, {**metadata, **place.metadata}, [*place.notes, *notes]
     names = names or guess_axes(data)
     before = names
-    data, names, spacing, stored = apply_notes(data, names, spacing, found.notes.get("volume"))
+    names, spacing, stored = apply_notes(data.shape, names, spacing, found.notes.get("volume"))
+    data = arranged(data, before, names)
     if mask is not None:
-        mask = arrange(mask, before, names)
+        mask = arranged(mask, before, names)
     names = wanted.axes or names
     if "Z" not in names:  # single planes need no distance
         spacing = metadata.pop("pixel_size", spacing)
     notes = [*metadata.pop("notes", []), *notes]
-    return Volume(data, names, spacing, mask, {**stored, **metadata, **({"notes": notes} if notes else {})})
+    return Opened(data, names, spacing, {**stored, **metadata, **({"notes": notes} if notes else {})}, mask)
+
+
+class ZarrValues(Values):
+    """The values of an array of zarr, which holds the path of its folder."""
+
+    def __init__(self, path: Path, array: Array) -> None:
+        super().__init__(array.shape, array.dtype)
+        self.path, self.array = path, array
+
+    def read(self, box: Box) -> np.ndarray:
+        with zarr_library():
+            _check_blosc(self.path, self.array, box)
+            return native(np.asarray(self.array[box]))
 
 
 @contextmanager
@@ -233,25 +252,26 @@ def _number_of(names: list[str], series: str | int) -> int:
 
 
 def _check_array(array: Array) -> None:
-    """Refuse what is no volume, and what the memory cannot hold, before any of it is read."""
+    """Refuse what is no volume, and chunks that the memory cannot hold, before any of it is read."""
     if array.ndim < 2 or array.size == 0 or array.dtype.kind not in "buif":
         raise InputError(
             f"{array.name} has shape {array.shape} and dtype {array.dtype}, expected intensities in planes"
         )
-    check_claim(array.shape, array.dtype)
     check_claim(array.chunks, array.dtype)
 
 
-def _check_blosc(path: Path, array: Array) -> None:
-    """Refuse chunks that blosc would read beyond their end: numcodecs 0.16.6 then crashes the process.
+def _check_blosc(path: Path, array: Array, box: Box) -> None:
+    """Refuse chunks of a box that blosc would read beyond their end: numcodecs 0.16.6 then crashes the process.
 
     The length that a chunk states must be that of its file. In shards, where this cannot be told, nothing is checked.
     """
     codecs = [*getattr(array.metadata, "codecs", ()), getattr(array.metadata, "compressor", None)]
     if not any("blosc" in type(codec).__name__.lower() for codec in codecs):
         return
-    for chunk in (path / array.path).rglob("*"):
-        if not chunk.is_file() or chunk.name.startswith(".") or chunk.name == "zarr.json":
+    numbers = [range(each.start // n, (each.stop - 1) // n + 1) for each, n in zip(box, array.chunks, strict=True)]
+    for place in itertools.product(*numbers):
+        chunk = path / array.path / array.metadata.encode_chunk_key(place)
+        if not chunk.is_file():
             continue
         with chunk.open("rb") as file:
             stated = int.from_bytes(file.read(BLOSC_HEADER)[12:16], "little")
@@ -283,7 +303,7 @@ def _missing_chunks(array: Array, own: bool) -> list[str]:
     ]
 
 
-def _mask(path: Path, found: Found) -> np.ndarray | None:
+def _mask(path: Path, found: Found) -> Values | None:
     """The mask that `write_zarr` put beside the level that is read."""
     name = found.notes.get("mask")
     if name is None or found.group is None or found.level is None:
@@ -292,9 +312,8 @@ def _mask(path: Path, found: Found) -> np.ndarray | None:
     if getattr(stored, "shape", None) != found.array.shape:
         raise InputError(f"is incomplete: its mask {name}/{found.level.path} is not there, or of another shape")
     _check_array(stored)
-    _check_blosc(path, stored)
     _missing_chunks(stored, own=True)
-    return np.asarray(stored[...]).astype(bool)
+    return nonzero(ZarrValues(path, stored))
 
 
 def _dimension_names(array: Array) -> str | None:
