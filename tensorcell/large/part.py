@@ -81,15 +81,16 @@ def as_measured(stack: Stack, request: Request, reason: str) -> StackResult:
     places, measured = grid.places, nothing.measured[grid.places]
     nothing.volume[places][measured] = stack.data[grid.shared][measured]
     nothing.uncertainty[places][measured] = noise
-    return nothing
+    return nothing._replace(notes=(f"kept as measured, NaN where nothing was measured: {reason}",))
 
 
 def with_noise_of_sample(found: StackResult, request: Request) -> StackResult:
-    """The result of a part with a single value, in which nothing shows the noise that the stack has."""
-    noise = request.settled.told("noise in the unit given")
-    if found.status is not Status.UNCHANGED or not noise:
+    """The result of a part whose measured voxels have one value, which tell neither the noise nor what lies between."""
+    noise, contrast = (request.settled.told(name) for name in ("noise in the unit given", "contrast"))
+    if found.status is not Status.UNCHANGED or noise is None:
         return found
-    return found._replace(uncertainty=np.maximum(found.uncertainty, noise).astype(found.uncertainty.dtype), noise=noise)
+    least = np.where(found.measured, noise, max(noise, contrast))
+    return found._replace(uncertainty=np.maximum(found.uncertainty, least).astype(found.uncertainty.dtype), noise=noise)
 
 
 def taken(found: StackResult, part: Part, given: tuple[int, ...], request: Request, reason: str) -> PartResult:

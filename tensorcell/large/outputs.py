@@ -1,0 +1,100 @@
+"""The files that a recovery in parts writes: hidden until all of them are finished."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorcell.errors import InputError
+from tensorcell.files.casting import cast
+from tensorcell.files.messages import naming, reason
+from tensorcell.files.table import suffix_of
+from tensorcell.files.temporary import OLD, place_of, remove, temporary_name
+from tensorcell.files.tile_writing import TileSpec, tile_writer
+from tensorcell.files.tiles import TileWriter
+from tensorcell.files.whole_files import Move
+from tensorcell.large.journal import unfinished_name
+
+
+@dataclass
+class Output:
+    """One file.
+
+    Attributes
+    ----------
+    path : Path
+        As the user gave it.
+    spec : TileSpec
+    """
+
+    path: Path
+    spec: TileSpec
+    writer: TileWriter | None = field(default=None, repr=False)
+
+    @property
+    def part(self) -> Path:
+        """The hidden name under which it is written."""
+        return unfinished_name(self.path, suffix_of(self.path))
+
+    def open(self, *, resume: bool) -> None:
+        """Begin the file, or go on with it."""
+        if not resume:
+            remove(self.part)
+        self.writer = tile_writer(self.part, self.path, self.spec, resume=resume)
+
+    def write(self, where: tuple[int | slice, ...], values: np.ndarray) -> tuple[int, int]:
+        """Write a part of it; how many voxels were rounded and clipped on the way to its data type."""
+        assert self.writer is not None
+        found = cast(values, self.spec.dtype)
+        with naming(self.path), _in_one_line():
+            self.writer.write(where, found.data)
+        return found.rounded, found.clipped
+
+    def flush(self) -> None:
+        """Have the disk hold what was written."""
+        assert self.writer is not None
+        with naming(self.path), _in_one_line():
+            self.writer.flush()
+
+    def complete(self) -> Any:
+        """Finish the file under its hidden name."""
+        assert self.writer is not None
+        with naming(self.path), _in_one_line():
+            return self.writer.complete()
+
+    def close(self) -> None:
+        """Close the file without finishing it."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot be written: {reason(error)}") from error
+
+
+def put_in_place(parts: Mapping[Path, Path]) -> None:
+    """Give finished files their names, all or none; ``parts`` holds their hidden names by their paths."""
+    moves = [
+        Move(place_of(path), part, temporary_name(path, OLD), place_of(path).exists()) for path, part in parts.items()
+    ]
+    begun: list[Move] = []
+    try:
+        for move in moves:
+            begun.append(move)
+            with naming(move.target), _in_one_line():
+                move.make(keep_old=len(moves) > 1)
+    except BaseException:
+        for move in begun:
+            move.undo()
+        raise
+    for move in moves:
+        remove(move.old)

@@ -1,0 +1,117 @@
+"""What a recovery in parts will take: memory, disk and time, said before it begins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tensorcell.arguments import is_number
+from tensorcell.errors import InputError
+from tensorcell.large.cut import Cut, Sides, cut
+from tensorcell.large.sample import Layout, layout_of
+from tensorcell.memory import free_memory, size_text
+
+BASE = 400e6
+"""Bytes that the program takes without any data."""
+
+BYTES_A_VOXEL = 90
+"""Bytes of memory for each voxel of a part in the wanted stack, its rim included: its values, estimates of different
+strength, and the results that are written."""
+
+SHARE_OF_FREE = 0.7
+"""Share of the free memory that is used where none was given."""
+
+SAMPLE = 0.5
+"""Voxels of the sample, as a share of those of a part: filters are tried on it, which takes more memory."""
+
+RIM = 16
+"""Voxels around a part that are read with it. On real volumes, values inside then differ from those of a recovery of the
+whole by 4e-4 standard deviations of the noise (root mean square; a thousandth of the voxels by more than 5e-3)."""
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+class Plan(NamedTuple):
+    """How a stack is recovered in parts."""
+
+    cut: Cut
+    sample: Layout
+    memory: float
+    """Bytes that are expected to be used at most."""
+
+
+def planned(
+    shape: Sides, *, memory: float, wanted: float, whole_z: bool, rim: int | None = None,
+    chunks: Sequence[int] = (1, 1, 1),
+) -> Plan:  # fmt: skip
+    """The plan for a stack.
+
+    Parameters
+    ----------
+    shape : three ints
+        Of the stack that is given.
+    memory : float
+        Bytes that may be used.
+    wanted : float
+        Voxels of the wanted stack for each one given.
+    whole_z : bool
+        Whether every part needs all planes.
+    rim : int, optional
+        Voxels around a part that are read with it; `RIM` by default.
+    chunks : three ints
+        Lengths of which borders between parts are multiples.
+
+    Raises
+    ------
+    InputError
+        If the memory is too small for any part.
+    """
+    most = (memory - BASE) / (BYTES_A_VOXEL * wanted)
+    try:
+        found = cut(shape, most, RIM if rim is None else rim, whole_z=whole_z, chunks=chunks)
+    except InputError as error:
+        least = float(re.findall(r"at least (\d+)", str(error))[0]) * BYTES_A_VOXEL * wanted + BASE
+        raise InputError(
+            f"expected memory of at least {size_text(round(least))} for a stack of {' x '.join(map(str, shape))}, "
+            f"got {size_text(round(memory))}"
+        ) from None
+    sample = layout_of(shape, SAMPLE * found.largest, whole_z=whole_z)
+    return Plan(found, sample, BASE + BYTES_A_VOXEL * wanted * found.largest)
+
+
+def checked_memory(memory: Any) -> float | None:
+    """Bytes from a number, or from a text such as "4GB" or "500 MiB".
+
+    >>> checked_memory("4GB"), checked_memory("1.5 GiB"), checked_memory(2e9), checked_memory(None)
+    (4000000000.0, 1610612736.0, 2000000000.0, None)
+    """
+    if memory is None:
+        return None
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kKMGT]?)(i?)B?\s*", memory)
+        if found:
+            number, unit, binary = found.groups()
+            size = UNITS[unit.upper()]
+            if binary and unit:
+                size = 1024 ** (len(str(size)) // 3)
+            return float(number) * size
+    elif is_number(memory) and memory > 0:
+        return float(memory)
+    raise InputError(f"expected memory such as '4GB' or a number of bytes, got {memory!r}")
+
+
+def memory_to_use(memory: float | None) -> float:
+    """The bytes that may be used: those given, or most of what is free.
+
+    Raises
+    ------
+    InputError
+        If the system does not say how much is free.
+    """
+    if memory is not None:
+        return memory
+    free = free_memory()
+    if free is None:
+        raise InputError("the system does not say how much memory is free: give memory= (--memory 4GB)")
+    return SHARE_OF_FREE * free

@@ -1,0 +1,499 @@
+"""`recover_file`: from a file to files, part by part, with no more memory than allowed.
+
+A run that is stopped in any way leaves what it finished under hidden names beside the output, with a journal; another
+run with ``resume=True`` goes on from there. What it gives is what the first run would have given, bit for bit on the
+same machine: what the parts share is found again on the same sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import tensorcell
+from tensorcell import arguments
+from tensorcell.errors import InputError
+from tensorcell.files import check_outputs, claimed, open_volume
+from tensorcell.files.formats import FilePath
+from tensorcell.files.tile_writing import TileSpec
+from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
+from tensorcell.large.journal import Journal
+from tensorcell.large.measured import MeasuredStack, measured_stacks
+from tensorcell.large.outputs import Output, put_in_place
+from tensorcell.large.part import PartFacts, in_wanted, recovered_part
+from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
+from tensorcell.large.sample import chosen_blocks, sampled, settled_by
+from tensorcell.large.survey import Survey, surveyed
+from tensorcell.lazy_volume import LazyVolume
+from tensorcell.methods.table import METHODS
+from tensorcell.plane_grid import PlaneGrid, wanted_grid
+from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
+from tensorcell.solvers import Status
+from tensorcell.stack import float_type
+from tensorcell.stack_recovery import Request
+from tensorcell.volume import Stack, notes_on_file, pixel_size_of
+
+Array = npt.NDArray[Any]
+
+METHODS_IN_PARTS = ("auto", "local", "tucker", "fast")
+"""Methods that recover a stack in parts; the others learn from the stack as a whole."""
+
+ASKED = {
+    "axial_factor": 1, "spacing_z": None, "lateral_factor": 1, "method": "auto", "rank": "auto", "noise": "auto",
+    "nonnegative": "auto", "keep_measured": "auto", "psf_fwhm": None, "missing_value": None, "device": "auto",
+    "time_limit": None, "seed": 0,
+}  # fmt: skip
+"""The arguments of `tensorcell.recover` that hold here, too, with their defaults."""
+
+Say = Callable[["Progress"], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a recovery in parts is.
+
+    Attributes
+    ----------
+    label : str
+        The stack, such as ``"T=0, C=1"``.
+    stage : {"survey", "sample", "parts"}
+    done, parts : int
+        Parts of all stacks that are done, and that there are.
+    left : float or None
+        Seconds that the rest will take; None where nothing tells it yet.
+    """
+
+    label: str
+    stage: str
+    done: int
+    parts: int
+    left: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecovery:
+    """What :func:`recover_file` returns.
+
+    Attributes
+    ----------
+    path : Path
+        The output.
+    shape, axes, dtype, spacing
+        Of the volume in it; the voxel size in micrometres, or None.
+    input_shape : tuple of int
+    measured : int
+        Measured voxels among those of the output.
+    rank, noise : one entry, or dict of label to entry
+        Of the sample of each stack: the Tucker rank of its global model (each part has one of its own, of at most that
+        rank), and the standard deviation of the noise in the data's unit; None where a stack was not recovered.
+    defects : dict of kind to int
+        Outliers by kind. Those in the rim of a part count in each part that reads them.
+    outliers : int
+        Number of measured voxels flagged as outliers.
+    status : Status
+    notes : tuple of str
+    seconds : float
+        Wall time of this run.
+    parts : int
+    rounded, clipped : int
+        Voxels that the data type of the output changed.
+    not_recovered : dict of label to str
+        Channels and frames that could not be recovered, with the reason: NaN in the output.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    axes: str
+    dtype: np.dtype[Any]
+    spacing: tuple[float, float, float] | None
+    input_shape: tuple[int, ...]
+    measured: int
+    rank: Any
+    noise: Any
+    defects: Mapping[str, int]
+    outliers: int
+    status: Status
+    notes: tuple[str, ...]
+    seconds: float
+    parts: int
+    rounded: int
+    clipped: int
+    not_recovered: Mapping[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """The same in plain numbers, texts and lists, by the names that ``recover --json`` has."""
+        voxels = int(np.prod(self.shape, dtype=np.int64))
+        return {
+            "input_shape": list(self.input_shape),
+            "shape": list(self.shape),
+            "axes": self.axes,
+            "spacing": None if self.spacing is None else list(self.spacing),
+            "dtype": str(self.dtype),
+            "measured": self.measured,
+            "observed_ratio": self.measured / voxels,
+            "rank": self.rank,
+            "noise": self.noise,
+            "outliers": self.outliers,
+            "defects": dict(self.defects),
+            "status": str(self.status),
+            "not_recovered": dict(self.not_recovered),
+            "parts": self.parts,
+            "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
+            "rounded": self.rounded,
+            "clipped": self.clipped,
+        }
+
+
+def recover_file(
+    source: FilePath | LazyVolume,
+    target: FilePath,
+    *,
+    mask: FilePath | None = None,
+    memory: float | str | None = None,
+    resume: bool | None = None,
+    uncertainty: FilePath | None = None,
+    invented: FilePath | None = None,
+    outliers: FilePath | None = None,
+    dtype: Any = None,
+    rim: int | None = None,
+    progress: Say | None = None,
+    dataset: str | None = None,
+    series: str | int | None = None,
+    axes: str | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    **options: Any,
+) -> FileRecovery:
+    """Recover a volume of any size from a file to files, part by part.
+
+    Parameters
+    ----------
+    source : path or LazyVolume
+        What `tensorcell.open_volume` opens, or a volume of which parts can be read (of zarr or dask arrays).
+    target : path
+        OME-Zarr (``.zarr``), TIFF, HDF5 or NPY. It appears when it is finished.
+    mask : path, optional
+        Nonzero = measured; axes that only the volume has are repeated.
+    memory : float or str, optional
+        Bytes that the process may use, or a text such as ``"4GB"``; by default most of what is free.
+    resume : bool, optional
+        What to do where an earlier run on this output was stopped: go on (True), or begin anew (False). By default that
+        is an error, which says how far that run came.
+    uncertainty, invented, outliers : path, optional
+        Further outputs: ``u``, the share of each voxel that the measurement leaves open, and ``E``; see
+        :class:`tensorcell.Recovery`.
+    dtype : dtype, optional
+        Of the output; by default the float type that `recover` returns.
+    rim : int, optional
+        Voxels around each part that are read with it. More make parts more alike to the whole, and take longer.
+    progress : callable, optional
+        Called with a `Progress` after every part.
+    dataset, series, axes, spacing
+        As in `tensorcell.read` and `tensorcell.recover`.
+    **options
+        As in `tensorcell.recover`: ``method`` (of those that fill and denoise), ``axial_factor``, ``noise`` ...
+
+    Returns
+    -------
+    FileRecovery
+
+    Raises
+    ------
+    InputError
+        As `tensorcell.recover` and `tensorcell.write`; if the memory is too small for any part; if an earlier run on
+        this output was stopped and ``resume`` does not say what to do; or if that was another job.
+
+    Notes
+    -----
+    The stack is read twice: one pass finds where its structure is, and the second recovers. Noise, weights of filters,
+    errors in gaps and the choice of a method come from a sample of eight blocks of different contrast. Outliers, the
+    global model and planes between planes are found part by part. Frames of a series are recovered one by one. Where
+    planes are wanted between those given, a part has all planes.
+
+    Disk: the outputs, under hidden names until they are finished.
+    """
+    start = time.perf_counter()
+    unknown_memory = checked_memory(memory)
+    outputs = {"OUT": target, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
+    named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
+    inputs = {"IN": None if isinstance(source, LazyVolume) else os.fspath(source), "mask": mask}
+    check_outputs({k: None if v is None else os.fspath(v) for k, v in inputs.items()}, named)
+    with claimed([Path(path) for path in named.values()]):
+        volume = source if isinstance(source, LazyVolume) else open_volume(source, dataset=dataset, series=series, axes=axes)
+        if spacing is not None:
+            volume = replace(volume, spacing=spacing)
+        asked, others = asked_of(options)
+        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, memory_to_use(unknown_memory))
+        journal = Journal.of(Path(named["OUT"]), run.job(source), resume)
+        return run.made(journal, progress, start)
+
+
+def asked_of(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of `recover` with their defaults, and the options of the method."""
+    asked = {name: options.get(name, default) for name, default in ASKED.items()}
+    method = arguments.one_of("method", asked["method"], METHODS)
+    if method not in METHODS_IN_PARTS:
+        raise InputError(
+            f"expected method {', '.join(METHODS_IN_PARTS[:-1])} or {METHODS_IN_PARTS[-1]} for a volume that is "
+            f"recovered in parts, got {method}, which learns from all of it"
+        )
+    if asked["time_limit"] is not None:
+        raise InputError("expected no time limit for a volume that is recovered in parts: it is for one that fits in")
+    return asked, {name: value for name, value in options.items() if name not in ASKED}
+
+
+@dataclass
+class Run:
+    """All that is known before the work."""
+
+    volume: LazyVolume
+    stacks: Sequence[MeasuredStack]
+    request: Request
+    plan: Plan
+    outputs: Mapping[str, Output]
+    options: Mapping[str, Any]
+    rounded: int = 0
+    clipped: int = 0
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def prepared(
+        volume: LazyVolume, asked: Mapping[str, Any], others: Mapping[str, Any], mask: FilePath | None,
+        named: Mapping[str, str], dtype: Any, rim: int | None, memory: float,
+    ) -> Run:  # fmt: skip
+        """Check everything that can be checked without the values."""
+        grid = wanted_grid(volume, asked["axial_factor"], asked["spacing_z"], asked["lateral_factor"])
+        taken = ("lateral_factor", "rank", "noise", "nonnegative", "keep_measured", "psf_fwhm", "seed")
+        request = checked_request(
+            asked["method"], others, asked["device"], grid=grid, spacing=volume.spacing, callback=None,
+            **{name: asked[name] for name in taken},
+        )  # fmt: skip
+        stacks = measured_stacks(volume, mask, asked["missing_value"])
+        shape, factor = stacks[0].shape, request.lateral_factor
+        outputs = outputs_of(volume, request, named, dtype)
+        plan = planned(
+            shape, memory=memory, wanted=float(grid.planes / shape[0] * factor**2), whole_z=grid.step != 1, rim=rim,
+        )  # fmt: skip
+        return Run(volume, stacks, request, plan, outputs, {**asked, **others})
+
+    def job(self, source: FilePath | LazyVolume) -> dict[str, Any]:
+        """All that the result depends on."""
+        about: list[Any] = []
+        if not isinstance(source, LazyVolume):
+            place = Path(source)
+            about = [str(place.absolute())]
+            with contextlib.suppress(OSError):
+                about += [place.stat().st_size, place.stat().st_mtime_ns]
+        return {
+            "program": tensorcell.__version__,
+            "input": [*about, list(self.volume.shape), self.volume.axes, str(self.volume.dtype)],
+            "options": {name: repr(value) for name, value in self.options.items()},
+            "outputs": {name: [str(each.path.absolute()), str(each.spec.dtype)] for name, each in self.outputs.items()},
+            "parts": [list(self.plan.cut.shape), list(self.plan.cut.sides), self.plan.cut.rim],
+            "sample": [list(self.plan.sample.blocks), list(self.plan.sample.sides)],
+        }
+
+    def made(self, journal: Journal, say: Say | None, start: float) -> FileRecovery:
+        """Do the work that is left, and put the files in their places."""
+        resume = journal.path.exists()
+        try:
+            for output in self.outputs.values():
+                output.open(resume=resume)
+            journal.begin()
+            refused: dict[str, str] = {}
+            for number, stack in enumerate(self.stacks):
+                self.recover_stack(stack, journal, refused, number, say)
+            if len(refused) == len(self.stacks):
+                label, reason = next(iter(refused.items()))
+                raise InputError(f"{label}: {reason}" if label else reason)
+            lost = [self.outputs[name].complete() for name in self.outputs]
+        finally:
+            for output in self.outputs.values():
+                output.close()
+        put_in_place({output.path: output.part for output in self.outputs.values()})
+        journal.path.unlink(missing_ok=True)
+        return self.result(journal, refused, lost[0], time.perf_counter() - start)
+
+    def recover_stack(
+        self, stack: MeasuredStack, journal: Journal, refused: dict[str, str], number: int, say: Say | None
+    ) -> None:
+        """Recover all parts of a stack that are not done."""
+        cut, label = self.plan.cut, stack.label
+        before = number * cut.number
+        total = len(self.stacks) * cut.number
+        told = lambda stage, done, left=None: say and say(  # noqa: E731
+            Progress(label=label, stage=stage, done=before + done, parts=total, left=left)
+        )
+        left = [n for n in range(cut.number) if (label, n) not in journal.parts]
+        if not left:
+            return
+        told("survey", cut.number - len(left))
+        try:
+            survey = surveyed(stack, self.plan.sample.sides)
+            told("sample", cut.number - len(left))
+            request = self.settled(stack, survey, journal)
+        except InputError as error:
+            refused[label] = str(error)
+            self.write_nothing(stack)
+            return
+        begun, first = time.perf_counter(), len(left)
+        parts = list(cut.parts())
+        for done, n in enumerate(left, start=1):
+            found = recovered_part(stack, parts[n], label, request)
+            place = in_wanted(parts[n].inner, request)
+            changed = Counter[str]()
+            for name, values, box in (
+                ("OUT", found.volume, place), ("uncertainty", found.uncertainty, place),
+                ("invented", found.invented, place), ("outliers", found.outliers, parts[n].inner),
+            ):  # fmt: skip
+                if name in self.outputs:
+                    rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
+                    if name == "OUT":
+                        changed.update(rounded=rounded, clipped=clipped)
+            for output in self.outputs.values():
+                output.flush()
+            journal.add_part(label, n, plain(found.facts) | dict(changed))
+            pace = (time.perf_counter() - begun) / done
+            told("parts", cut.number - first + done, pace * (first - done + (len(self.stacks) - 1 - number) * cut.number))
+
+    def settled(self, stack: MeasuredStack, survey: Survey, journal: Journal) -> Request:
+        """The request for all parts of a stack; a stack that is one part needs no sample."""
+        request = self.request
+        if self.plan.cut.number == 1:
+            return request
+        layout = self.plan.sample
+        boxes = chosen_blocks(survey, layout)
+        data, mask = sampled(stack, boxes, layout)
+        request, found = settled_by(Stack((), stack.label, data, mask), request, complete=survey.complete)
+        if stack.label not in journal.samples:
+            share = data.size / survey.voxels
+            side = " x ".join(map(str, layout.sides))
+            note = (
+                f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from a sample of "
+                f"{len(boxes)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
+            )
+            journal.add_sample(
+                stack.label, {"rank": list(found.rank), "noise": found.noise, "notes": [note, *found.notes]}
+            )
+        return request
+
+    def write_nothing(self, stack: MeasuredStack) -> None:
+        """NaN for a stack that cannot be recovered."""
+        grid, factor = self.request.grid, self.request.lateral_factor
+        _, rows, columns = stack.shape
+        for name, output in self.outputs.items():
+            shape = stack.shape if name == "outliers" else (grid.planes, factor * rows, factor * columns)
+            for z in range(shape[0]):
+                box = (slice(z, z + 1), slice(0, shape[1]), slice(0, shape[2]))
+                nothing = np.full((1, *shape[1:]), 0 if name == "outliers" else np.nan, np.float32)
+                output.write(*stack.in_volume(box, nothing))
+
+    def result(self, journal: Journal, refused: Mapping[str, str], stored: Any, seconds: float) -> FileRecovery:
+        """What is said of all of it."""
+        parts = list(journal.parts.values())
+        spec, output = self.outputs["OUT"].spec, self.outputs["OUT"]
+        labels = [stack.label for stack in self.stacks]
+        several = len(labels) > 1
+        samples = {label: journal.samples.get(label) or first_part(journal, label) for label in labels}
+        own = {label: notes_of(label, journal, samples[label]) for label in labels}
+        notes = joined_notes(own) if several else own[labels[0]]
+        if "T" in self.volume.axes and several:
+            notes = ["each frame was recovered by itself", *notes]
+        rounded, clipped = (sum(part.get(name, 0) for part in parts) for name in ("rounded", "clipped"))
+        defects: Counter[str] = Counter()
+        for part in parts:
+            defects.update(part["defects"])
+        every = {name: {k: s and s[name] for k, s in samples.items()} for name in ("rank", "noise")}
+        first = samples[labels[0]]
+        statuses = [Status[part["status"]] for part in parts] + [Status.NOT_RECOVERED] * bool(refused)
+        return FileRecovery(
+            path=output.path,
+            shape=spec.shape,
+            axes=spec.axes,
+            dtype=np.dtype(spec.dtype),
+            spacing=spec.spacing,
+            input_shape=self.volume.shape,
+            measured=sum(part["measured"] for part in parts),
+            rank=every["rank"] if several else first["rank"],
+            noise=every["noise"] if several else first["noise"],
+            defects=dict(defects),
+            outliers=sum(part["outliers"] for part in parts),
+            status=max(statuses, key=SEVERITY.index),
+            notes=(*notes_on_file(self.volume), *notes_on_planes(self.volume), *self.request.grid.notes(), *notes),
+            seconds=seconds,
+            parts=len(parts),
+            rounded=rounded,
+            clipped=clipped,
+            not_recovered=dict(refused),
+        )
+
+
+def outputs_of(volume: LazyVolume, request: Request, named: Mapping[str, str], dtype: Any) -> dict[str, Output]:
+    """The files that are to be written."""
+    grid, factor = request.grid, request.lateral_factor
+    sizes = dict(zip(volume.axes, volume.shape, strict=True))
+    wanted = {**sizes, "Y": factor * sizes["Y"], "X": factor * sizes["X"]}
+    if "Z" in sizes:
+        wanted["Z"] = grid.planes
+    fine = None
+    if volume.spacing is not None and grid.spacing is not None:
+        _, dy, dx = volume.spacing
+        fine = grid.spacing, dy / factor, dx / factor
+    own = float_type(volume.dtype)
+    metadata = {k: v for k, v in volume.metadata.items() if k not in ("format", "notes")}
+    pixels = pixel_size_of(volume)  # type: ignore[arg-type]
+    if "pixel_size" in metadata and pixels is not None:
+        metadata["pixel_size"] = tuple(step / factor for step in pixels)
+    found = {}
+    for name, path in named.items():
+        letters = sizes if name == "outliers" else wanted
+        shape = tuple(letters[letter] for letter in volume.axes)
+        kind = np.dtype(own if dtype is None or name != "OUT" else volume.dtype if dtype == "input" else dtype)
+        spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, metadata)
+        found[name] = Output(Path(path), spec)
+    return found
+
+
+def plain(facts: PartFacts) -> dict[str, Any]:
+    """What is said of a part, as JSON holds it."""
+    return {**facts._asdict(), "rank": list(facts.rank), "status": facts.status.name, "defects": dict(facts.defects)}
+
+
+def first_part(journal: Journal, label: str) -> dict[str, Any] | None:
+    """What is said of the first part of a stack, for one that needs no sample."""
+    return journal.parts.get((label, 0))
+
+
+def notes_of(label: str, journal: Journal, sample: Mapping[str, Any] | None) -> list[str]:
+    """What is said of a stack: notes on its sample, and on parts in which something else was found."""
+    if sample is None:
+        return ["not recovered, NaN in the result"]
+    own = sample["notes"][:1] if label in journal.samples else []
+    parts = {n: facts for (stack, n), facts in journal.parts.items() if stack == label}
+    return [*own, *notes_of_parts([facts["notes"] for facts in parts.values()])]
+
+
+def notes_of_parts(notes: Sequence[Sequence[str]]) -> list[str]:
+    """What is said of parts: what is said of all of them once, and of what differs in numbers only their ranges.
+
+    >>> notes_of_parts([["noise of 2", "3 voxels stand out"], ["noise of 2"], ["noise of 2", "9 voxels stand out"]])
+    ['noise of 2', 'in 2 of 3 parts: 3 to 9 voxels stand out']
+    """
+    alike: dict[str, list[str]] = {}
+    for own in notes:
+        for note in own:
+            alike.setdefault(NUMBER.sub("#", note), []).append(note)
+    lines = []
+    for found in alike.values():
+        everywhere = len(found) == len(notes)
+        lines.append(f"{'' if everywhere else f'in {len(found)} of {len(notes)} parts: '}{with_ranges(found)}")
+    return lines
