@@ -244,20 +244,42 @@ def pieces_of_block(read: Read, samples: Sequence[Sequence[IndexSet]], block: Bl
 
 @dataclass(frozen=True, eq=False)
 class BlockedStack:
-    """A stack of which one block at a time is read.
+    """A stack that is read block by block, one at a time.
 
     Attributes
     ----------
     shape : tuple of int
-        Of the whole stack.
+        Sizes of the whole stack ``(I_1, ..., I_k)``.
     read : callable
-        ``read(block)``, see :data:`Read`; one that can be pickled if ``map_blocks`` uses other processes.
-    blocks : tuple of blocks
-        They partition the stack.
+        ``read(block) -> (data, mask)`` with arrays of the block's shape on the host: float32 or float64 (other real
+        types become float64, which is slow), anything, NaN too, where the mask is False; a bool mask, True = observed,
+        or None: every entry. The same block must give the same values every time. It must be one that can be pickled
+        if ``map_blocks`` uses other processes.
+    blocks : tuple of tuples of k slices
+        They partition the stack; any mode may be cut, and blocks may differ in size.
     map_blocks : callable
-        How a function is run on all blocks, see :data:`MapBlocks`. One that adds results of several blocks with ``+``
-        on the way, as a tree of workers does, may give fewer results than there are blocks. The same results in the
-        same order give the same sums bit for bit.
+        ``map_blocks(function, blocks)`` runs a function on every block, by default one after the other, and gives the
+        results in any form that can be iterated over. ``function`` can be pickled if ``read`` can, and holds what the
+        blocks share (the model of a sweep). Results can be added with ``+``, in any grouping: a map that does so on the
+        way, as a tree of workers does, may give fewer results than there are blocks. The same results in the same order
+        give the same sums bit for bit.
+
+    Raises
+    ------
+    ValueError
+        If a block is empty, has a step, lies outside or meets another one, or if the blocks leave something out.
+
+    Notes
+    -----
+    Blocks much larger than the rank are swept over as fast as the whole; in smaller ones the algebra of core size, and
+    about a millisecond a block, are felt.
+
+    Examples
+    --------
+    >>> data = np.ones((2, 3, 4))
+    >>> blocks = tuple((slice(0, 2), slice(0, 3), slice(x, x + 2)) for x in (0, 2))
+    >>> BlockedStack(data.shape, lambda block: (data[block], None), blocks).survey.observed
+    24
     """
 
     shape: tuple[int, ...]
@@ -279,13 +301,7 @@ class BlockedStack:
 
     @cached_property
     def survey(self) -> Survey:
-        """Counts and norm of the observed entries, by reading every block once.
-
-        Raises
-        ------
-        ValueError
-            If nothing was observed, or something that is not finite.
-        """
+        """Counts and norm of the observed entries, by reading every block once; ValueError if there are none."""
         survey: Survey = self.total(partial(survey_of_block, self.read))
         if survey.observed == 0:
             raise ValueError("expected at least one observed entry, got a mask without any True")
@@ -318,13 +334,7 @@ class BlockedStack:
 
 
 def check_partition(shape: Sequence[int], blocks: Sequence[Block]) -> None:
-    """Complain about blocks that do not partition a stack of that shape.
-
-    Raises
-    ------
-    ValueError
-        If a block is empty, has a step, lies outside or meets another one, or if the blocks leave something out.
-    """
+    """Complain about blocks that do not partition a stack of that shape."""
     for block in blocks:
         fits = len(block) == len(shape) and all(
             part.step in (None, 1) and part.start is not None and 0 <= part.start < (part.stop or 0) <= size

@@ -23,12 +23,16 @@ from .admm import (
     robust_tucker_admm,
     step_with,
     supported,
+    update_model,
 )
 from .arrays import Array, as_double, count
-from .blocks import Block, BlockedStack, MapBlocks, Read, Sample
+from .blocks import Block, BlockedStack, Sample
 from .checks import check_state, checked_rank, effective_tolerance
+from .completion import complete_tucker
 from .iteration import Measures, iterate
+from .predictive_rank import RANK_VOXELS, Fit, choose_rank
 from .rank_limits import Rank, affordable
+from .ranks import UNKNOWNS, RankEstimate
 from .results import CompletionResult, IterationRecord, SparsePart, tucker_tensor
 from .subspaces import IndexSet, complete_basis, residual_indices
 from .tensors import multi_mode_product
@@ -40,21 +44,18 @@ START_VOXELS = 1 << 22
 START_TOLERANCE, START_ITERATIONS = 1e-3, 60
 """Where the fit of the sample ends: its factors are interpolated, so that more digits would be of no use."""
 
-UNKNOWNS = 2.0
-"""Least number of observed entries of the sample for each unknown of its fit."""
+START_SWEEPS = 3
+"""Sweeps that take the interpolated model to the stack before the threshold is read from its residual."""
 
 
 @one_blas_thread()
 def streamed_tucker(
-    shape: Sequence[int],
-    read: Read,
-    blocks: Sequence[Block],
+    stack: BlockedStack,
     rank: int | Sequence[int],
     *,
     options: AdmmOptions | None = None,
     start: tuple[Array, Sequence[Array]] | None = None,
     start_voxels: int = START_VOXELS,
-    map_blocks: MapBlocks = map,
     callback: Callable[[IterationRecord, AdmmState], bool | None] | None = None,
     history: tuple[IterationRecord, ...] = (),
     initial_state: AdmmState | None = None,
@@ -63,14 +64,8 @@ def streamed_tucker(
 
     Parameters
     ----------
-    shape : k ints
-        Sizes of the stack ``(I_1, ..., I_k)``.
-    read : callable
-        ``read(block) -> (data, mask)`` with arrays of the block's shape on the host: float32 or float64 (other real
-        types become float64, which is slow), anything where the mask is False; a bool mask, True = observed, or None:
-        every entry. The same block must give the same values every time.
-    blocks : sequence of tuples of k slices
-        They partition the stack; any mode may be cut, and the blocks may differ in size.
+    stack : BlockedStack
+        Shape, blocks, and how they are read.
     rank : int or k ints
         Multilinear rank.
     options : AdmmOptions, optional
@@ -81,17 +76,13 @@ def streamed_tucker(
     start_voxels : int
         Largest number of voxels of this sample: the product of evenly spaced indices of each mode, of those at which
         anything was observed.
-    map_blocks : callable
-        ``map_blocks(function, blocks)`` runs a function on every block, by default one after the other. ``function``
-        can be pickled if ``read`` can, and holds the model. One that adds results of several blocks with ``+`` on the
-        way may give fewer results than there are blocks.
     callback : callable, optional
         ``callback(record, state)`` after each sweep; returning True stops.
     history : tuple of IterationRecord
         Of an earlier call, to be continued.
     initial_state : AdmmState, optional
-        State of an earlier call. Going on equals not having stopped, bit for bit where ``map_blocks`` gives the same
-        results in the same order.
+        State of an earlier call. Going on equals not having stopped, bit for bit where the stack's
+        ``map_blocks`` gives the same results in the same order.
 
     Returns
     -------
@@ -106,10 +97,12 @@ def streamed_tucker(
 
     Notes
     -----
-    The stack is read twice before the sweeps (once to count and check the observed entries, once to take the sample,
-    and the 32768 observed voxels on which the scale of the residual is estimated), and once in each sweep. A sweep
-    costs what one over the stack in memory does; for each block, core and factors go to it and as much comes back.
-    Memory: one block, the sample, and a few copies of core and factors.
+    Before the first sweep the stack is read twice (once to count and check the observed entries, which ``stack`` keeps,
+    and once to take the sample and the 32768 observed voxels on which the scale of the residual is estimated), and
+    three times more to take the interpolated model to the stack, so that the first threshold is that of its residual.
+    Each sweep reads it once. A sweep costs what one over the stack in memory does; for each block, core and factors go
+    to it, and the core and the rows of its range come back. Memory: one block, the sample, and a few copies of core and
+    factors.
 
     The problem is not convex. A start from a sample may end in another stationary point than the spectral start of
     :func:`tensorcell.solvers.robust_tucker_admm`, and the threshold, which follows the residual down, may stay
@@ -122,17 +115,17 @@ def streamed_tucker(
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> stack = np.einsum("ir,jr,kr->ijk", *(rng.random((n, 2)) for n in (20, 21, 22)))
-    >>> blocks = [(slice(0, 20), slice(y, min(y + 8, 21)), slice(0, 22)) for y in (0, 8, 16)]
-    >>> fit = streamed_tucker(stack.shape, lambda block: (stack[block], None), blocks, 2)
+    >>> data = np.einsum("ir,jr,kr->ijk", *(rng.random((n, 2)) for n in (20, 21, 22)))
+    >>> blocks = tuple((slice(0, 20), slice(y, min(y + 8, 21)), slice(0, 22)) for y in (0, 8, 16))
+    >>> stack = BlockedStack(data.shape, lambda block: (data[block], None), blocks)
+    >>> fit = streamed_tucker(stack, 2)
     >>> tile = (slice(5, 9), slice(0, 21), slice(10, 20))
-    >>> bool(abs(fit_of_tile(fit, tile).value - stack[tile]).max() < 1e-5)
+    >>> bool(abs(fit_of_tile(fit, tile).value - data[tile]).max() < 1e-5)
     True
     """
     options = AdmmOptions(fidelity="huber") if options is None else options
     if options.fidelity != "huber":
         raise ValueError(f"expected fidelity 'huber', which has no dual of the data's size, got {options.fidelity!r}")
-    stack = BlockedStack(tuple(map(int, shape)), read, tuple(blocks), map_blocks)
     rank = checked_rank(rank, stack.shape)
     check_state(initial_state, rank)
     survey = stack.survey
@@ -143,7 +136,11 @@ def streamed_tucker(
     grid, norm = stack.residual_grid(residual), math.sqrt(survey.squares)
     if initial_state is None:
         model = start_from_sample(sample[0], survey.counts, rank, options) if start is None else start
-        initial_state = first_state(grid, *checked_model(model, stack.shape, rank), options)
+        model = checked_model(model, stack.shape, rank)
+        for _ in range(START_SWEEPS if start is None else 0):
+            sums = stack.sweep(*model, first_state(grid, *model, options).threshold)
+            model = update_model(*model, sums, options.ridge)
+        initial_state = first_state(grid, *model, options)
 
     def step(state: AdmmState) -> tuple[AdmmState, Measures]:
         return step_with(partial(stack.sweep, threshold=state.threshold), state, options, norm, grid)
@@ -164,6 +161,72 @@ def streamed_tucker(
         history=history,
         state=state,
     )
+
+
+def streamed_rank(
+    stack: BlockedStack,
+    *,
+    fit: Fit | None = None,
+    noise: float | None = None,
+    voxels: int = RANK_VOXELS,
+    seed: int = 0,
+) -> RankEstimate:
+    """The rank that :func:`tensorcell.solvers.predictive_rank.choose_rank` finds on a sample of a stack.
+
+    The sample is the product of evenly spaced indices of each mode, of those at which anything was observed. A tensor
+    of low multilinear rank has the same one on it. Real stacks have no low rank, and the more voxels there are, the
+    more directions stand out of the noise. So this is the rank that a stack of the sample's size supports: it counts
+    what is coarse enough to be seen in it, is at most half of the sample's sizes where all of it was observed, and
+    leaves finer structure to methods that work on tiles.
+
+    Parameters
+    ----------
+    stack : BlockedStack
+        Three modes.
+    fit : callable, optional
+        ``fit(stack, mask, rank)``, the fit by which ranks of a stack with gaps are judged; by default a short one of
+        :func:`tensorcell.solvers.complete_tucker`. What neighbours share of its residual is not added, since voxels of
+        the sample are no neighbours.
+    noise : float, optional
+        Standard deviation of the noise, where it is known.
+    voxels : int
+        Largest number of voxels of the sample.
+    seed : int
+        Seed for the choice of the left-out voxels.
+
+    Returns
+    -------
+    RankEstimate
+
+    Raises
+    ------
+    ValueError
+        If nothing was observed in the sample.
+
+    Notes
+    -----
+    The stack is read twice, once if it has been surveyed before.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> data = np.einsum("ir,jr,kr->ijk", *(rng.standard_normal((n, 3)) for n in (20, 30, 40)))
+    >>> blocks = tuple((slice(0, 20), slice(0, 30), slice(x, x + 20)) for x in (0, 20))
+    >>> streamed_rank(BlockedStack(data.shape, lambda block: (data[block], None), blocks), voxels=8000).rank
+    (3, 3, 3)
+    """
+    wanted = sample_indices(stack.survey.counts, (1,) * len(stack.shape), voxels)
+    (sample,) = stack.samples([wanted])
+    check_observed(sample)
+    data = np.where(sample.mask, sample.data, np.zeros((), sample.data.dtype))
+    found = choose_rank(data, sample.mask, fit or short_fit, noise=noise, neighbours=False, seed=seed)
+    sizes = " x ".join(map(str, data.shape))
+    return replace(found, reason=f"{found.reason}, of a sample of {sizes} voxels")
+
+
+def short_fit(data: Array, mask: Array, rank: Rank) -> CompletionResult:
+    """A fit that is good enough to compare ranks."""
+    return complete_tucker(data, mask, rank, tolerance=1e-2, max_iterations=2)
 
 
 def fit_of_tile(fit: CompletionResult, tile: Block) -> CompletionResult:
@@ -235,13 +298,9 @@ def start_from_sample(
     are zero. The QR decomposition of each factor then moves what it lacks in orthonormality into the core, so that the
     model stays the same. Directions for which the sample is too small are random, and unused by the core.
     """
-    observed = count(sample.mask)
-    if observed == 0:
-        raise ValueError(
-            f"expected observed entries in the sample of {sample.mask.size} voxels that the fit starts from, got none; "
-            "give more start_voxels, or a start"
-        )
-    own = affordable(tuple(map(min, rank, sample.data.shape)), sample.data.shape, observed / UNKNOWNS)
+    check_observed(sample)
+    sizes = sample.data.shape
+    own = affordable(tuple(map(min, rank, sizes)), sizes, count(sample.mask) / UNKNOWNS)
     quick = replace(options, tolerance=START_TOLERANCE, max_iterations=START_ITERATIONS)
     core, factors = robust_tucker_admm(sample.data, sample.mask, own, options=quick).state[:2]
     bases, triangles = [], []
@@ -252,3 +311,10 @@ def start_from_sample(
         bases.append(supported(complete_basis(basis, size), known > 0))
         triangles.append(bases[-1].T @ basis @ triangle)
     return multi_mode_product(core, triangles), bases
+
+
+def check_observed(sample: Sample) -> None:
+    """Complain about a sample in which nothing was observed."""
+    if count(sample.mask) == 0:
+        sizes = " x ".join(map(str, sample.mask.shape))
+        raise ValueError(f"expected observed entries in the sample of {sizes} voxels, got none; a larger one may help")
