@@ -254,19 +254,31 @@ def admm_result(
 
 def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: bool) -> tuple[Array, tuple[Array, ...]]:
     """Core and factors to start from: debiased spectra for the subspaces, a few clipped gradient steps for the core."""
-    xp = namespace_of(data, mask)
     spectra = masked_spectra(data, mask, spreads=4.0 if robust else None)
     factors = tuple(
         supported(vectors[:, :r], observed_indices(mask, mode))
         for mode, (vectors, r) in enumerate(zip(spectra.vectors, rank, strict=True))
     )
-    ones = [xp.sum(factor, axis=0) for factor in factors]
-    core = spectra.centre * outer(ones)
-    limit = 4.0 * spectra.spread if robust and spectra.spread > 0 else math.inf
+
+    def swept(core: Array, limit: float) -> Sweep:
+        return sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
+
+    return start_core(swept, factors, spectra.centre, spectra.spread if robust else 0.0, spectra.ratio), factors
+
+
+def start_core(
+    swept: Callable[[Array, float], Sweep], factors: Sequence[Array], centre: float, spread: float, ratio: float
+) -> Array:
+    """The core to start from: a constant, and three gradient steps with residuals clipped to four spreads, if any.
+
+    ``swept(core, limit)`` is a Huber sweep with these factors, ``ratio`` the share of the entries that was observed.
+    """
+    xp = namespace_of(*factors)
+    core = centre * outer([xp.sum(factor, axis=0) for factor in factors])
+    limit = 4.0 * spread if spread > 0 else math.inf
     for _ in range(3):
-        move = sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
-        core = core + move.core / spectra.ratio
-    return core, factors
+        core = core + swept(core, limit).core / ratio
+    return core
 
 
 def observed_indices(mask: Array, mode: int) -> Array:

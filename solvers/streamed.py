@@ -1,9 +1,9 @@
 """The robust Tucker model of a stack that does not fit into memory: sweeps whose sums are added over blocks.
 
 The steps are those of :func:`tensorcell.solvers.robust_tucker_admm` with ``fidelity="huber"``, which has no dual and so
-no state of the size of the data. Only the start differs: spectra of the unfoldings are no sums over blocks that cut all
-modes, so that the model to start from is fitted to a sample of evenly spaced indices of each mode, and its factors are
-interpolated between them.
+no state of the size of the data. The start is its spectral start, too, but for one thing: the spectrum of a mode's
+unfolding is no sum over blocks that cut this mode, so that it is computed from some of the unfolding's columns, those
+at evenly spaced indices of the other modes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from .admm import (
     AdmmOptions,
     AdmmState,
     first_state,
-    robust_tucker_admm,
+    start_core,
     step_with,
     supported,
-    update_model,
 )
 from .arrays import Array, as_double, count
 from .blocks import Block, BlockedStack, Sample
@@ -31,21 +30,15 @@ from .checks import check_state, checked_rank, effective_tolerance
 from .completion import complete_tucker
 from .iteration import Measures, iterate
 from .predictive_rank import RANK_VOXELS, Fit, choose_rank
-from .rank_limits import Rank, affordable
-from .ranks import UNKNOWNS, RankEstimate
+from .rank_limits import Rank
+from .ranks import RankEstimate
 from .results import CompletionResult, IterationRecord, SparsePart, tucker_tensor
-from .subspaces import IndexSet, complete_basis, residual_indices
-from .tensors import multi_mode_product
+from .subspaces import IndexSet, masked_spectra, residual_indices
+from .sweeps import Sweep
 from .threads import one_blas_thread
 
-START_VOXELS = 1 << 22
-"""Number of voxels of the sample to which the model to start from is fitted."""
-
-START_TOLERANCE, START_ITERATIONS = 1e-3, 60
-"""Where the fit of the sample ends: its factors are interpolated, so that more digits would be of no use."""
-
-START_SWEEPS = 3
-"""Sweeps that take the interpolated model to the stack before the threshold is read from its residual."""
+START_VOXELS = 1 << 24
+"""Number of voxels of all samples from which the subspaces to start from are computed."""
 
 
 @one_blas_thread()
@@ -71,11 +64,12 @@ def streamed_tucker(
     options : AdmmOptions, optional
         Of the sweeps, with ``fidelity="huber"``, which is the default here.
     start : (core, factors), optional
-        Model to start from: core ``(r_1, ..., r_k)``, factors ``(I_n, r_n)`` with orthonormal columns. Without it a
-        sample of the stack is fitted.
+        Model to start from: core ``(r_1, ..., r_k)``, factors ``(I_n, r_n)`` with orthonormal columns. Without it,
+        the start is computed from samples of the stack.
     start_voxels : int
-        Largest number of voxels of this sample: the product of evenly spaced indices of each mode, of those at which
-        anything was observed.
+        Largest number of voxels of these samples together, one a mode: all of its indices, and evenly spaced ones of
+        the others, of those at which anything was observed. Where each sample is the whole stack, the start is that of
+        :func:`tensorcell.solvers.robust_tucker_admm`.
     callback : callable, optional
         ``callback(record, state)`` after each sweep; returning True stops.
     history : tuple of IterationRecord
@@ -98,15 +92,13 @@ def streamed_tucker(
     Notes
     -----
     Before the first sweep the stack is read twice (once to count and check the observed entries, which ``stack`` keeps,
-    and once to take the sample and the 32768 observed voxels on which the scale of the residual is estimated), and
-    three times more to take the interpolated model to the stack, so that the first threshold is that of its residual.
-    Each sweep reads it once. A sweep costs what one over the stack in memory does; for each block, core and factors go
-    to it, and the core and the rows of its range come back. Memory: one block, the sample, and a few copies of core and
-    factors.
+    and once to take the samples and the 32768 observed voxels on which the scale of the residual is estimated), and
+    three times more for the core to start from. Each sweep reads it once. A sweep costs what one over the stack in
+    memory does; for each block, core and factors go to it, and the core and the rows of its range come back. Memory:
+    one block, the samples, a few copies of core and factors, and the Gram matrix of each mode.
 
-    The problem is not convex. A start from a sample may end in another stationary point than the spectral start of
-    :func:`tensorcell.solvers.robust_tucker_admm`, and the threshold, which follows the residual down, may stay
-    elsewhere.
+    The problem is not convex: where the start is not that of the fit in memory, the fit may end in another stationary
+    point, and the threshold, which follows the residual down, may stay elsewhere.
 
     References
     ----------
@@ -131,15 +123,11 @@ def streamed_tucker(
     survey = stack.survey
     wanted = [residual_indices(stack.shape, survey.observed)]
     if start is None and initial_state is None:
-        wanted.append(sample_indices(survey.counts, rank, start_voxels))
-    residual, *sample = stack.samples(wanted)
+        wanted += fibre_indices(survey.counts, rank, start_voxels)
+    residual, *fibres = stack.samples(wanted)
     grid, norm = stack.residual_grid(residual), math.sqrt(survey.squares)
     if initial_state is None:
-        model = start_from_sample(sample[0], survey.counts, rank, options) if start is None else start
-        model = checked_model(model, stack.shape, rank)
-        for _ in range(START_SWEEPS if start is None else 0):
-            sums = stack.sweep(*model, first_state(grid, *model, options).threshold)
-            model = update_model(*model, sums, options.ridge)
+        model = start_from_fibres(stack, fibres, rank) if start is None else checked_model(start, stack.shape, rank)
         initial_state = first_state(grid, *model, options)
 
     def step(state: AdmmState) -> tuple[AdmmState, Measures]:
@@ -289,28 +277,31 @@ def sample_indices(counts: Sequence[npt.NDArray[np.int64]], rank: Rank, voxels: 
     ]
 
 
-def start_from_sample(
-    sample: Sample, counts: Sequence[npt.NDArray[np.int64]], rank: Rank, options: AdmmOptions
-) -> tuple[Array, list[Array]]:
-    """Core and factors of the whole stack from a robust fit of a sample.
+def fibre_indices(counts: Sequence[npt.NDArray[np.int64]], rank: Rank, voxels: int) -> list[list[IndexSet]]:
+    """For each mode all of its indices, and some of the others; about so many entries at most in all samples."""
+    samples = []
+    for mode, known in enumerate(counts):
+        others, ranks = [*counts[:mode], *counts[mode + 1 :]], (*rank[:mode], *rank[mode + 1 :])
+        indices = sample_indices(others, ranks, voxels // (len(counts) * len(known)))
+        samples.append([*indices[:mode], np.arange(len(known)), *indices[mode:]])
+    return samples
 
-    A factor's rows between those of the sample are interpolated linearly, rows of indices at which nothing was observed
-    are zero. The QR decomposition of each factor then moves what it lacks in orthonormality into the core, so that the
-    model stays the same. Directions for which the sample is too small are random, and unused by the core.
-    """
-    check_observed(sample)
-    sizes = sample.data.shape
-    own = affordable(tuple(map(min, rank, sizes)), sizes, count(sample.mask) / UNKNOWNS)
-    quick = replace(options, tolerance=START_TOLERANCE, max_iterations=START_ITERATIONS)
-    core, factors = robust_tucker_admm(sample.data, sample.mask, own, options=quick).state[:2]
-    bases, triangles = [], []
-    for indices, factor, known, size in zip(sample.indices, factors, counts, rank, strict=True):
-        places = np.arange(len(known))
-        rows = np.stack([np.interp(places, indices, column) for column in factor.T], axis=1)
-        basis, triangle = np.linalg.qr(rows)
-        bases.append(supported(complete_basis(basis, size), known > 0))
-        triangles.append(bases[-1].T @ basis @ triangle)
-    return multi_mode_product(core, triangles), bases
+
+def start_from_fibres(stack: BlockedStack, samples: Sequence[Sample], rank: Rank) -> tuple[Array, tuple[Array, ...]]:
+    """Core and factors to start from: as :func:`tensorcell.solvers.admm.spectral_start`, each mode from its sample."""
+    survey, factors, locations = stack.survey, [], []
+    for mode, (sample, size) in enumerate(zip(samples, rank, strict=True)):
+        check_observed(sample)
+        spectra = masked_spectra(sample.data, sample.mask)
+        factors.append(supported(spectra.vectors[mode][:, :size], survey.counts[mode] > 0))
+        locations.append((spectra.centre, spectra.spread))
+    centre, spread = map(float, np.median(locations, axis=0))
+
+    def swept(core: Array, limit: float) -> Sweep:
+        return stack.sweep(core, factors, limit)
+
+    ratio = survey.observed / math.prod(stack.shape)
+    return start_core(swept, factors, centre, spread, ratio), tuple(factors)
 
 
 def check_observed(sample: Sample) -> None:
