@@ -11,6 +11,7 @@
 from .admm import AdmmOptions, AdmmState, robust_tucker_admm
 from .anscombe import generalised_anscombe, inverse_anscombe
 from .autocorrelation import Autocorrelation
+from .blocks import BlockedStack, BlockSums, block_sums
 from .bounds import Coherence, RecoveryBound, coherence, recovery_bound, verdict
 from .completion import complete_tucker
 from .drift import frame_drift
@@ -31,6 +32,7 @@ from .ranks import BlockRanks, RankEstimate, block_ranks, estimate_rank
 from .results import CompletionResult, IterationRecord, SparsePart, Status
 from .riemannian import GaussNewtonOptions, GaussNewtonState, riemannian_gauss_newton
 from .sampling import Sampling, describe_sampling
+from .streamed import fit_of_tile, streamed_rank, streamed_tucker
 from .subspaces import hosvd, leading_vectors
 from .tensors import fold, mode_product, multi_mode_product, tucker_to_dense, unfold
 from .thresholds import Threshold, empirical_threshold
@@ -41,6 +43,8 @@ __all__ = [
     "AdmmState",
     "Autocorrelation",
     "BlockRanks",
+    "BlockSums",
+    "BlockedStack",
     "Coherence",
     "CompletionResult",
     "EmState",
@@ -61,6 +65,7 @@ __all__ = [
     "Threshold",
     "Unit",
     "block_ranks",
+    "block_sums",
     "coherence",
     "complete_tucker",
     "degrees_of_freedom",
@@ -70,6 +75,7 @@ __all__ = [
     "estimate_noise",
     "estimate_rank",
     "fill_planes",
+    "fit_of_tile",
     "fold",
     "frame_drift",
     "generalised_anscombe",
@@ -88,6 +94,8 @@ __all__ = [
     "robust_tucker_admm",
     "singular_value_threshold",
     "soft_threshold",
+    "streamed_rank",
+    "streamed_tucker",
     "tucker_to_dense",
     "unfold",
     "verdict",

@@ -254,25 +254,41 @@ def admm_result(
 
 def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: bool) -> tuple[Array, tuple[Array, ...]]:
     """Core and factors to start from: debiased spectra for the subspaces, a few clipped gradient steps for the core."""
-    xp = namespace_of(data, mask)
     spectra = masked_spectra(data, mask, spreads=4.0 if robust else None)
     factors = tuple(
-        supported(vectors[:, :r], mask, mode)
+        supported(vectors[:, :r], observed_indices(mask, mode))
         for mode, (vectors, r) in enumerate(zip(spectra.vectors, rank, strict=True))
     )
-    ones = [xp.sum(factor, axis=0) for factor in factors]
-    core = spectra.centre * outer(ones)
-    limit = 4.0 * spectra.spread if robust and spectra.spread > 0 else math.inf
+
+    def swept(core: Array, limit: float) -> Sweep:
+        return sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
+
+    return start_core(swept, factors, spectra.centre, spectra.spread if robust else 0.0, spectra.ratio), factors
+
+
+def start_core(
+    swept: Callable[[Array, float], Sweep], factors: Sequence[Array], centre: float, spread: float, ratio: float
+) -> Array:
+    """The core to start from: a constant, and three gradient steps with residuals clipped to four spreads, if any.
+
+    ``swept(core, limit)`` is a Huber sweep with these factors, ``ratio`` the share of the entries that was observed.
+    """
+    xp = namespace_of(*factors)
+    core = centre * outer([xp.sum(factor, axis=0) for factor in factors])
+    limit = 4.0 * spread if spread > 0 else math.inf
     for _ in range(3):
-        move = sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
-        core = core + move.core / spectra.ratio
-    return core, factors
+        core = core + swept(core, limit).core / ratio
+    return core
 
 
-def supported(factor: Array, mask: Array, mode: int) -> Array:
+def observed_indices(mask: Array, mode: int) -> Array:
+    """Whether anything was observed at an index of a mode, bool ``(I_mode,)``."""
+    return namespace_of(mask).any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
+
+
+def supported(factor: Array, observed: Array) -> Array:
     """The factor with zero rows where an index was never observed, since the data say nothing about it."""
-    xp = namespace_of(factor, mask)
-    observed = xp.any(mask, axis=tuple(other for other in range(mask.ndim) if other != mode))
+    xp = namespace_of(factor, observed)
     if bool(xp.all(observed)):
         return factor
     basis, _ = xp.linalg.qr(factor * xp.astype(observed, factor.dtype)[:, None], mode="reduced")
@@ -308,33 +324,58 @@ def checked_dual(dual: Array | None, data: Array, needed: bool) -> Array | None:
 
 def init(problem: Problem, rank: Sequence[int], options: AdmmOptions, nonnegative: bool) -> AdmmState:
     """Spectral start, dual zero, threshold from the observed residual of the start."""
-    data, grid = problem.data, problem.grid
-    core, factors = spectral_start(data, problem.mask, rank, robust=True)
+    data = problem.data
+    start = spectral_start(data, problem.mask, rank, robust=True)
+    dual = namespace_of(data).zeros_like(data) if needs_dual(options, nonnegative) else None
+    return first_state(problem.grid, *start, options, dual)
+
+
+def first_state(
+    grid: ResidualGrid, core: Array, factors: tuple[Array, ...], options: AdmmOptions, dual: Array | None = None
+) -> AdmmState:
+    """The state before the first sweep, its threshold from the residual of the model to start from."""
     threshold = options.threshold
     if threshold is None:
         threshold = 2.5 * grid.scale(core, factors, True)
         if not threshold > 0:  # more than half of the residuals are exactly zero
             threshold = 2.5 * grid.scale(core, factors, False) or 1.0
-    dual = namespace_of(data).zeros_like(data) if needs_dual(options, nonnegative) else None
     return AdmmState(core, factors, dual, threshold, threshold, 0, (core, factors), 1.0, math.inf)
 
 
 def step(problem: Problem, state: AdmmState, options: AdmmOptions, nonnegative: bool) -> tuple[AdmmState, Measures]:
     """One sweep; the equations stand in the notes of :func:`robust_tucker_admm`."""
-    data, mask = problem.data, problem.mask
-    accelerated = options.accelerates(2**data.ndim * math.prod(state.core.shape), math.prod(data.shape))
+
+    def swept(core: Array, factors: Sequence[Array]) -> Sweep:
+        return sweep(
+            problem.data,
+            problem.mask,
+            core,
+            factors,
+            rule=Rule.EQUALITY if options.fidelity == "equality" else Rule.HUBER,
+            dual=state.dual,
+            threshold=state.threshold,
+            relaxation=options.relaxation if options.fidelity == "equality" else 1.0,
+            nonnegative=nonnegative,
+        )
+
+    return step_with(swept, state, options, problem.norm, problem.grid)
+
+
+def step_with(
+    swept: Callable[[Array, Sequence[Array]], Sweep],
+    state: AdmmState,
+    options: AdmmOptions,
+    norm: float,
+    grid: ResidualGrid,
+) -> tuple[AdmmState, Measures]:
+    """The step around a pass ``swept(core, factors)`` over data that may lie anywhere.
+
+    ``norm`` is ``||P_Omega(Y)||``, and ``grid`` the subgrid on which the scale of the residual is estimated.
+    """
+    voxels = math.prod(factor.shape[0] for factor in state.factors)
+    accelerated = options.accelerates(2**state.core.ndim * math.prod(state.core.shape), voxels)
     core, factors, momentum = extrapolate(state) if accelerated else (state.core, state.factors, 1.0)
-    result = sweep(
-        data,
-        mask,
-        core,
-        factors,
-        rule=Rule.EQUALITY if options.fidelity == "equality" else Rule.HUBER,
-        dual=state.dual,
-        threshold=state.threshold,
-        relaxation=options.relaxation if options.fidelity == "equality" else 1.0,
-        nonnegative=nonnegative,
-    )
+    result = swept(core, factors)
     new_core, new_factors = update_model(core, factors, result, options.ridge)
     change = scalar(tucker_distance(state.core, state.factors, new_core, new_factors))
     size = math.sqrt(scalar(namespace_of(new_core).sum(new_core**2)))
@@ -346,12 +387,12 @@ def step(problem: Problem, state: AdmmState, options: AdmmOptions, nonnegative: 
     )  # fmt: skip
     measures = Measures(
         change=change / (size + 1e-300),
-        residual=math.sqrt(result.fit) / (problem.norm + 1e-300),
+        residual=math.sqrt(result.fit) / (norm + 1e-300),
         outliers=result.outliers,
         threshold=state.threshold,
     )
     if options.adaptive:
-        new = adapt(new, measures, problem.grid, options)
+        new = adapt(new, measures, grid, options)
     return new, measures
 
 

@@ -28,7 +28,7 @@ class Problem:
     @cached_property
     def grid(self) -> ResidualGrid:
         """The subgrid on which the scale of a residual is estimated."""
-        return ResidualGrid(self.data, self.mask)
+        return ResidualGrid.of(self.data, self.mask)
 
     @cached_property
     def single(self) -> Problem:

@@ -268,19 +268,32 @@ def location_and_spread(data: Array, mask: Array, *, budget: int = 1 << 16, seed
     return centre, robust_sigma(values - centre)
 
 
+RESIDUALS = 1 << 15
+"""Number of observed entries on which the scale of a residual is estimated."""
+
+
+def residual_indices(shape: Sequence[int], observed: float, budget: int = RESIDUALS) -> list[IndexSet]:
+    """The random subgrid of which about ``budget`` entries are observed if ``observed`` of all entries are."""
+    size = math.prod(shape)
+    return subgrid(shape, int(min(size, budget * size / max(observed, 1.0))), seed=1)
+
+
 class ResidualGrid:
     """A fixed random subgrid of the data, on which the scale of the residual is cheap to estimate."""
 
-    def __init__(self, data: Array, mask: Array, budget: int = 1 << 15) -> None:
-        size = math.prod(data.shape)
-        xp = namespace_of(data, mask)
-        observed = count(mask)
-        self.indices = subgrid(data.shape, int(min(size, budget * size / max(observed, 1.0))), seed=1)
-        values, self.observed = take_grid(data, self.indices), take_grid(mask, self.indices)
-        if not bool(xp.any(self.observed)):
-            self.indices = subgrid(data.shape, size, seed=1)
-            values, self.observed = data, mask
-        self.values = values[self.observed]
+    def __init__(self, indices: Sequence[IndexSet], values: Array, observed: Array) -> None:
+        """``values`` and ``observed`` are data and mask at the product of the index sets, as smaller tensors."""
+        self.indices, self.observed = indices, observed
+        self.values = values[observed]
+
+    @classmethod
+    def of(cls, data: Array, mask: Array, budget: int = RESIDUALS) -> ResidualGrid:
+        """The grid of a tensor: all of it where nothing is observed on the random subgrid."""
+        indices = residual_indices(data.shape, count(mask), budget)
+        observed = take_grid(mask, indices)
+        if bool(namespace_of(data, mask).any(observed)):
+            return cls(indices, take_grid(data, indices), observed)
+        return cls([np.arange(size) for size in data.shape], data, mask)
 
     def scale(self, core: Array, factors: Sequence[Array], robust: bool) -> float:
         """Standard deviation of the residual over observed entries: root mean square, or a robust one.

@@ -278,7 +278,7 @@ def test_take_grid_is_the_product_of_the_indices(xp: Any) -> None:
 def test_residual_grid_scale_follows_its_definition(xp: Any, planted: Any, robust: bool) -> None:
     problem = planted((6, 7, 8), (2, 2, 2), seen=0.6, noise=0.1)
     model = hosvd(np.where(problem.mask, problem.data, 0.0), problem.rank)
-    grid = subspaces.ResidualGrid(xp.put(problem.data), xp.put(problem.mask))
+    grid = subspaces.ResidualGrid.of(xp.put(problem.data), xp.put(problem.mask))
     residual = np.sort(abs(problem.data - tucker_to_dense(*model))[problem.mask])
     count = len(residual)  # median and upper quartile of |N(0, 1)|: .6745 and 1.1503
     quantiles = max(residual[count // 2] / 0.6745, residual[3 * count // 4] / 1.1503)
@@ -293,15 +293,15 @@ def test_residual_grid_scale_of_noise_is_its_deviation_whatever_a_tenth_of_it_is
     zero = hosvd(np.zeros(noise.shape), (1, 1, 1))
     mask = np.ones(noise.shape, bool)
     # The quantiles of 30000 numbers are known to 1 %.
-    assert subspaces.ResidualGrid(noise, mask).scale(*zero, True) == pytest.approx(0.3, rel=0.03)
+    assert subspaces.ResidualGrid.of(noise, mask).scale(*zero, True) == pytest.approx(0.3, rel=0.03)
     noise[rng.random(noise.shape) < 0.1] = 1e6
-    assert 0.3 < subspaces.ResidualGrid(noise, mask).scale(*zero, True) < 1.3 * 0.3
+    assert 0.3 < subspaces.ResidualGrid.of(noise, mask).scale(*zero, True) < 1.3 * 0.3
 
 
 def test_residual_grid_finds_the_only_observed_entry() -> None:
     mask = np.zeros((80, 80, 80), bool)
     mask[3, 70, 41] = True
-    grid = subspaces.ResidualGrid(np.full(mask.shape, 4.0), mask)
+    grid = subspaces.ResidualGrid.of(np.full(mask.shape, 4.0), mask)
     zero = hosvd(np.zeros(mask.shape), (1, 1, 1))
     assert grid.scale(zero.core, zero.factors, False) == 4.0
 
@@ -309,7 +309,7 @@ def test_residual_grid_finds_the_only_observed_entry() -> None:
 def test_residual_grid_that_misses_all_observed_entries_takes_them_all() -> None:
     mask = np.zeros((4, 5, 6), bool)
     mask[0, 0, 0] = mask[3, 4, 5] = True
-    grids = [subspaces.ResidualGrid(np.full(mask.shape, 2.0), np.roll(mask, shift), budget=1) for shift in range(40)]
+    grids = [subspaces.ResidualGrid.of(np.full(mask.shape, 2.0), np.roll(mask, shift), budget=1) for shift in range(40)]
     assert all(len(grid.values) > 0 for grid in grids)
     assert {grid.observed.shape for grid in grids} >= {mask.shape}  # some were missed by a grid of 60 entries
     zero = np.zeros((1, 1, 1)), [np.zeros((size, 1)) for size in mask.shape]
@@ -320,5 +320,5 @@ def test_residual_grid_of_few_observed_entries_sees_enough_of_them() -> None:
     mask = np.random.default_rng(13).random((100, 100, 40)) < 0.05  # 20000 seen: fewer than the budget, all are taken
     data = np.random.default_rng(14).standard_normal(mask.shape)
     zero = hosvd(np.zeros((100, 100, 40)), (1, 1, 1))
-    scale = subspaces.ResidualGrid(data, mask).scale(zero.core, zero.factors, False)
+    scale = subspaces.ResidualGrid.of(data, mask).scale(zero.core, zero.factors, False)
     assert scale == pytest.approx(np.sqrt(np.mean(data[mask] ** 2)), rel=ROUNDING)
