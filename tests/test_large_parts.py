@@ -73,7 +73,7 @@ def cells(shape: tuple[int, int, int] = (20, 96, 96), sigma: float = 0.1, seed: 
 
 
 @pytest.mark.parametrize("shape", [(7, 100, 300), (100, 100, 100), (1, 500, 400), (300, 50, 60), (61, 64, 200)])
-@pytest.mark.parametrize("most", [4e5, 1e6])
+@pytest.mark.parametrize("most", [6e5, 1e6])
 @pytest.mark.parametrize("chunk", [1, 32])
 def test_parts_cover_a_stack_once_and_have_their_rims(shape: tuple[int, int, int], most: float, chunk: int) -> None:
     found = cut(shape, most, 16, chunks=(1, chunk, chunk))
@@ -229,7 +229,8 @@ def test_a_part_of_which_hardly_anything_was_measured_is_not_certain() -> None:
     mask[3, 5, 90] = True  # a single voxel tells nothing of the others
     value, error, _ = in_parts(Source(noisy, mask), request, parts)
     assert value[3, 5, 90] == noisy[3, 5, 90]
-    assert np.delete(error[:, :, 72:].ravel(), 0).min() < 0.2 * noisy.std() < 0.9 * np.median(error[:, :, 72:])
+    assert error[3, 5, 90] == pytest.approx(request.settled.told("noise in the unit given"))
+    assert np.median(error[:, :, 72:]) > 0.8 * noisy.std()
 
 
 def test_parts_take_the_unit_of_the_sample() -> None:

@@ -142,6 +142,7 @@ def read_journal(path: Path) -> Journal:
                 found.parts[line["stack"], line["part"]] = line["facts"]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise InputError(
-            f"{path}: expected the journal of an earlier run, got something else; resume=False (--no-resume) begins anew"
+            f"{path}: expected the journal of an earlier run, got something else; resume=False (--no-resume) begins "
+            "anew"
         ) from None
     return found

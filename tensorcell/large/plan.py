@@ -26,8 +26,8 @@ SAMPLE = 0.5
 """Voxels of the sample, as a share of those of a part: filters are tried on it, which takes more memory."""
 
 RIM = 16
-"""Voxels around a part that are read with it. On real volumes, values inside then differ from those of a recovery of the
-whole by 4e-4 standard deviations of the noise (root mean square; a thousandth of the voxels by more than 5e-3)."""
+"""Voxels around a part that are read with it. On real volumes, values inside then differ from those of a recovery of
+the whole by 4e-4 standard deviations of the noise (root mean square; a thousandth of the voxels by more than 5e-3)."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

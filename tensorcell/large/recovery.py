@@ -35,7 +35,7 @@ from tensorcell.large.sample import chosen_blocks, sampled, settled_by
 from tensorcell.large.survey import Survey, surveyed
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.methods.table import METHODS
-from tensorcell.plane_grid import PlaneGrid, wanted_grid
+from tensorcell.plane_grid import wanted_grid
 from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
@@ -53,6 +53,9 @@ ASKED = {
     "time_limit": None, "seed": 0,
 }  # fmt: skip
 """The arguments of `tensorcell.recover` that hold here, too, with their defaults."""
+
+NOTHING = {"rank": None, "noise": None}
+"""What is said of a stack that was not recovered."""
 
 Say = Callable[["Progress"], Any]
 
@@ -228,7 +231,9 @@ def recover_file(
     inputs = {"IN": None if isinstance(source, LazyVolume) else os.fspath(source), "mask": mask}
     check_outputs({k: None if v is None else os.fspath(v) for k, v in inputs.items()}, named)
     with claimed([Path(path) for path in named.values()]):
-        volume = source if isinstance(source, LazyVolume) else open_volume(source, dataset=dataset, series=series, axes=axes)
+        volume = source
+        if not isinstance(volume, LazyVolume):
+            volume = open_volume(volume, dataset=dataset, series=series, axes=axes)
         if spacing is not None:
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
@@ -328,11 +333,12 @@ class Run:
     ) -> None:
         """Recover all parts of a stack that are not done."""
         cut, label = self.plan.cut, stack.label
-        before = number * cut.number
-        total = len(self.stacks) * cut.number
-        told = lambda stage, done, left=None: say and say(  # noqa: E731
-            Progress(label=label, stage=stage, done=before + done, parts=total, left=left)
-        )
+        before, total = number * cut.number, len(self.stacks) * cut.number
+
+        def told(stage: str, done: int, left: float | None = None) -> None:
+            if say is not None:
+                say(Progress(label=label, stage=stage, done=before + done, parts=total, left=left))
+
         left = [n for n in range(cut.number) if (label, n) not in journal.parts]
         if not left:
             return
@@ -363,7 +369,8 @@ class Run:
                 output.flush()
             journal.add_part(label, n, plain(found.facts) | dict(changed))
             pace = (time.perf_counter() - begun) / done
-            told("parts", cut.number - first + done, pace * (first - done + (len(self.stacks) - 1 - number) * cut.number))
+            later = (len(self.stacks) - 1 - number) * cut.number
+            told("parts", cut.number - first + done, pace * (first - done + later))
 
     def settled(self, stack: MeasuredStack, survey: Survey, journal: Journal) -> Request:
         """The request for all parts of a stack; a stack that is one part needs no sample."""
@@ -381,9 +388,7 @@ class Run:
                 f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from a sample of "
                 f"{len(boxes)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
             )
-            journal.add_sample(
-                stack.label, {"rank": list(found.rank), "noise": found.noise, "notes": [note, *found.notes]}
-            )
+            journal.add_sample(stack.label, {"rank": list(found.rank), "noise": found.noise, "note": note})
         return request
 
     def write_nothing(self, stack: MeasuredStack) -> None:
@@ -403,8 +408,8 @@ class Run:
         spec, output = self.outputs["OUT"].spec, self.outputs["OUT"]
         labels = [stack.label for stack in self.stacks]
         several = len(labels) > 1
-        samples = {label: journal.samples.get(label) or first_part(journal, label) for label in labels}
-        own = {label: notes_of(label, journal, samples[label]) for label in labels}
+        samples = {label: journal.samples.get(label, journal.parts.get((label, 0), NOTHING)) for label in labels}
+        own = {label: notes_of(label, journal, refused) for label in labels}
         notes = joined_notes(own) if several else own[labels[0]]
         if "T" in self.volume.axes and several:
             notes = ["each frame was recovered by itself", *notes]
@@ -412,8 +417,7 @@ class Run:
         defects: Counter[str] = Counter()
         for part in parts:
             defects.update(part["defects"])
-        every = {name: {k: s and s[name] for k, s in samples.items()} for name in ("rank", "noise")}
-        first = samples[labels[0]]
+        rank, noise = ({label: sample[name] for label, sample in samples.items()} for name in ("rank", "noise"))
         statuses = [Status[part["status"]] for part in parts] + [Status.NOT_RECOVERED] * bool(refused)
         return FileRecovery(
             path=output.path,
@@ -423,8 +427,8 @@ class Run:
             spacing=spec.spacing,
             input_shape=self.volume.shape,
             measured=sum(part["measured"] for part in parts),
-            rank=every["rank"] if several else first["rank"],
-            noise=every["noise"] if several else first["noise"],
+            rank=rank if several else rank[labels[0]],
+            noise=noise if several else noise[labels[0]],
             defects=dict(defects),
             outliers=sum(part["outliers"] for part in parts),
             status=max(statuses, key=SEVERITY.index),
@@ -468,16 +472,11 @@ def plain(facts: PartFacts) -> dict[str, Any]:
     return {**facts._asdict(), "rank": list(facts.rank), "status": facts.status.name, "defects": dict(facts.defects)}
 
 
-def first_part(journal: Journal, label: str) -> dict[str, Any] | None:
-    """What is said of the first part of a stack, for one that needs no sample."""
-    return journal.parts.get((label, 0))
-
-
-def notes_of(label: str, journal: Journal, sample: Mapping[str, Any] | None) -> list[str]:
-    """What is said of a stack: notes on its sample, and on parts in which something else was found."""
-    if sample is None:
-        return ["not recovered, NaN in the result"]
-    own = sample["notes"][:1] if label in journal.samples else []
+def notes_of(label: str, journal: Journal, refused: Mapping[str, str]) -> list[str]:
+    """What is said of a stack: where its sample comes from, and what is said of its parts."""
+    if label in refused:
+        return [f"not recovered, NaN in the result: {refused[label]}"]
+    own = [journal.samples[label]["note"]] if label in journal.samples else []
     parts = {n: facts for (stack, n), facts in journal.parts.items() if stack == label}
     return [*own, *notes_of_parts([facts["notes"] for facts in parts.values()])]
 
