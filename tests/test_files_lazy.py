@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -16,9 +18,10 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from volume_files import KNOWN, STACK, imagej, npz, refuses, tiff
+from test_files_tiff_ome import write_set
+from volume_files import KNOWN, STACK, hdf5, imagej, npz, refuses, tiff
 
-import tensorcell as tc
+from tensorcell.errors import InputError
 from tensorcell.files import lazy_reading, open_volume, read, write
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.volume import Volume
@@ -51,13 +54,6 @@ def pages_that_differ(folder: Path) -> Path:
     return folder / "a.tif"
 
 
-def set_of_files(folder: Path) -> Path:
-    """An OME-TIFF whose second half lies in another file."""
-    from test_files_tiff_ome import two_files  # type: ignore[attr-defined]
-
-    return two_files(folder)
-
-
 def big_endian_npy(folder: Path) -> Path:
     np.save(folder / "a.npy", np.asfortranarray(STACK.astype(">u2")))
     return folder / "a.npy"
@@ -85,7 +81,9 @@ def imaris(folder: Path) -> Path:
     with h5py.File(folder / "a.ims", "w") as file:
         for frame in range(2):
             group = file.create_group(f"DataSet/ResolutionLevel 0/TimePoint {frame}/Channel 0")
-            group.create_dataset("Data", data=np.random.default_rng(frame).integers(0, 9, (8, 32, 32)), chunks=(4, 8, 8))
+            group.create_dataset(
+                "Data", data=np.random.default_rng(frame).integers(0, 9, (8, 32, 32)), chunks=(4, 8, 8)
+            )
             for letter, size in zip("ZYX", (5, 30, 27), strict=True):
                 group.attrs[f"ImageSize{letter}"] = np.array(list(str(size)), "S1")
     return folder / "a.ims"
@@ -138,7 +136,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "imagej of one plane": written(Volume(STACK[0], "YX", (0.2, 0.1, 0.1)), "a.tif"),
     "imagej in another order": written(Volume(FRAMES, "CTXZY"), "a.tif"),
     "imagej of signed numbers": lambda folder: imagej(
-        folder / "a.tif", "ZYX", STACK ^ 0x8000, **{"cf": 0, "c0": -32768.0, "c1": 1.0, "vunit": "Gray Value"}
+        folder / "a.tif", "ZYX", STACK ^ 0x8000, cf=0, c0=-32768.0, c1=1.0, vunit="Gray Value"
     ),
     "ome, compressed": written(Volume(FRAMES, "TCZYX", (1, 0.2, 0.2)), "a.ome.tif"),
     "ome of flags": written(Volume(STACK % 2 == 0), "a.ome.tif"),
@@ -199,6 +197,155 @@ def box_in(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, ...
 @pytest.mark.parametrize("kind", FILES)
 def test_parts_of_every_kind_of_file_are_those_of_the_whole(kind: str, tmp_path: Path) -> None:
     assert_opens_as_it_reads(FILES[kind](tmp_path))
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"rowsperstrip": 4}], ids=str)
+def test_parts_of_images_in_several_files(tmp_path: Path, options: dict[str, Any]) -> None:
+    write_set(tmp_path, **options)
+    for opened in ("a.ome.tif", "b.ome.tif"):
+        for series in ("A", "B", "C"):
+            assert_opens_as_it_reads(tmp_path / opened, series=series)
+
+
+def test_what_is_wanted_of_a_file_is_opened(tmp_path: Path) -> None:
+    path = zarr_with_missing_chunks(tmp_path)
+    assert assert_opens_as_it_reads(path, axes="RCZYX").axes == "RCZYX"
+    hdf5(tmp_path / "b.h5", raw=STACK, other=STACK + 1)
+    assert_opens_as_it_reads(tmp_path / "b.h5", dataset="other")
+    assert_opens_as_it_reads(f"{tmp_path}/b.h5:/raw")
+    assert_opens_as_it_reads(pages_that_differ(tmp_path), series="all pages")
+    refuses(lambda: open_volume(path, axes="ZYX"), "axes 'ZYX' name 3 axes, data has 5")
+    refuses(lambda: open_volume(tmp_path / "b.h5"), "b.h5: has 2 volumes, name one")
+
+
+def test_planes_in_several_files_are_opened(tmp_path: Path) -> None:
+    for z in range(3):
+        tiff(tmp_path / f"z{z}.tif", STACK[z])
+    assert_opens_as_it_reads(tmp_path)
+    assert_opens_as_it_reads([tmp_path / "z0.tif", tmp_path / "z1.tif"])
+
+
+def test_a_large_file_that_is_read_at_once_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy_reading, "LARGE", 1000)
+    noted = open_volume(npz(tmp_path / "a.npz", data=STACK)).metadata["notes"]
+    assert noted == ["this kind of file is read as a whole, which takes 2.88e-06 GB of memory"]
+
+
+def damaged_tiff(folder: Path) -> Path:
+    """A page of another size among those of the image."""
+    with tifffile.TiffWriter(folder / "a.tif") as writer:
+        for plane in (STACK[0], STACK[1, :8], STACK[2]):
+            writer.write(plane, photometric="minisblack", metadata=None, compression="zlib")
+    return folder / "a.tif"
+
+
+def cut_off(make: Callable[[Path], Path], share: float) -> Callable[[Path], Path]:
+    def cut(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        return path
+
+    return cut
+
+
+def hdf5_never_written(folder: Path) -> Path:
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("raw", (4, 8, 8), "u2", chunks=(2, 4, 4))[:2] = 1
+    return folder / "a.h5"
+
+
+def own_zarr_without_a_chunk(folder: Path) -> Path:
+    write(folder / "a.zarr", KNOWN)
+    (folder / "a.zarr" / "0" / "c" / "0" / "0" / "0").unlink()
+    return folder / "a.zarr"
+
+
+DAMAGED: dict[str, Callable[[Path], Path]] = {
+    "pages of another size": damaged_tiff,
+    "tiff, cut off": cut_off(in_tiff(), 0.8),
+    "compressed tiff, cut off": cut_off(in_tiff(compression="zlib"), 0.8),
+    "npy, cut off": cut_off(written(KNOWN, "a.npy"), 0.8),
+    "mrc, cut off": cut_off(written(Volume(STACK), "a.mrc"), 0.8),
+    "hdf5 of which half was written": hdf5_never_written,
+    "zarr of ours without a chunk": own_zarr_without_a_chunk,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_is_refused_when_it_is_opened_in_the_words_of_read(kind: str, tmp_path: Path) -> None:
+    path = DAMAGED[kind](tmp_path)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    refuses(lambda: open_volume(path), re.escape(str(caught.value)))
+
+
+def test_a_damaged_chunk_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    path = zarr_of_blosc(tmp_path)
+    opened = open_volume(path)
+    chunk = path / "c" / "1" / "0" / "0" / "1" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    refuses(lambda: open_volume(path).part((1, *[slice(None)] * 4)), r"a.zarr: is damaged: chunk c/1/0/0/1/1 states")
+    np.testing.assert_array_equal(opened.part((0, *[slice(None)] * 4)).data, FRAMES[0])
+
+
+def test_a_file_that_is_gone_or_has_changed_is_one_line(tmp_path: Path) -> None:
+    path = written(KNOWN, "a.npy")(tmp_path)
+    opened = open_volume(path)
+    path.write_bytes(path.read_bytes()[:500])
+    refuses(lambda: opened.part((0, slice(None), slice(None))), "a.npy: cannot be read: mmap length is greater")
+    path.unlink()
+    refuses(lambda: opened.part((0, slice(None), slice(None))), "a.npy: cannot be read: No such file")
+
+
+LARGE = (64, 512, 512)
+
+
+def large(kind: str, folder: Path) -> Path:
+    """A file of 33 MB of values."""
+    data = np.random.default_rng(0).integers(0, 2**16, LARGE).astype(np.uint16)
+    path = folder / f"a{kind.split()[0]}"
+    if kind == ".tif tiles":
+        return tiff(path, data, tile=(64, 64), compression="zlib", compressionargs={"level": 1})
+    if kind == ".h5 chunks":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("raw", data=data, chunks=(8, 64, 64))
+        return path
+    write(path, data, compress=False)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".tif", ".tif tiles", ".h5 chunks", ".npy", ".zarr", ".mrc"])
+def test_a_small_box_of_a_large_file_takes_little_memory(kind: str, tmp_path: Path) -> None:
+    """What Python allocates from opening to having the box, and what the process has read from files by then."""
+    path = large(kind, tmp_path)
+    box = (slice(33, 36), slice(200, 220), slice(200, 240))
+    open_volume(path).part(box)  # what is imported and remembered does not count
+    size = math.prod(LARGE) * 2
+    before = bytes_read()
+    tracemalloc.start()
+    part = open_volume(path).part(box)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < size / 8
+    assert bytes_read() - before < size / 8
+    np.testing.assert_array_equal(part.data, read(path).data[box])
+
+
+def bytes_read() -> int:
+    """What this process has read by calls of the system; pages of maps of memory are not among it."""
+    counts = Path("/proc/self/io")
+    return int(counts.read_text().split()[1]) if counts.exists() else 0
+
+
+def test_another_process_reads_what_was_opened_here(tmp_path: Path) -> None:
+    """In a process that has not opened the file, from a folder of its own."""
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).part([slice(1, 3)] * 3).data.sum())"
+    for make in (in_tiff(compression="zlib"), *(written(KNOWN, f"a{suffix}") for suffix in (".h5", ".zarr", ".npy"))):
+        opened = open_volume(make(tmp_path))
+        found = subprocess.run(
+            [sys.executable, "-c", code], input=pickle.dumps(opened), capture_output=True, check=True
+        )
+        assert int(found.stdout) == STACK[1:3, 1:3, 1:3].sum()
 
 
 def test_parts_of_real_volumes_are_those_of_the_whole(volumes_folder: Path) -> None:

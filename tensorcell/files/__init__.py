@@ -14,11 +14,15 @@ from tensorcell.files.paths import check_writable, same_file, split_path
 from tensorcell.files.reading import read, read_mask
 from tensorcell.files.staging import check_outputs, rehearse, staged
 from tensorcell.files.table import is_readable, readable_formats, suffix_of, writable_suffixes
+from tensorcell.files.tile_writing import TileSpec, tile_writer
+from tensorcell.files.tiles import TileWriter
 from tensorcell.files.whole_files import write_whole
 from tensorcell.files.writing import Written, write
 
 __all__ = [
     "Cast",
+    "TileSpec",
+    "TileWriter",
     "Written",
     "cast",
     "check_outputs",
@@ -34,6 +38,7 @@ __all__ = [
     "split_path",
     "staged",
     "suffix_of",
+    "tile_writer",
     "writable_suffixes",
     "write",
     "write_whole",

@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from tensorcell.errors import InputError
 from tensorcell.files.lazy_values import Opened
 from tensorcell.volume import Volume
+
+if TYPE_CHECKING:
+    from tensorcell.files.tiles import Tiling
 
 FilePath = str | os.PathLike[str]
 
@@ -101,6 +104,8 @@ class Format:
     """If it is a folder: names, one of which every such folder holds; a folder that holds none is never replaced."""
     open: Opener | None = None
     """None for a format that is read as a whole."""
+    tiles: Tiling | None = None
+    """None for a format that is written as a whole."""
 
     @property
     def is_folder(self) -> bool:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensorcell.errors import InputError
+from tensorcell.files.disk_space import reserve
 from tensorcell.files.formats import Stored
 from tensorcell.files.layout import chunk_shape
 from tensorcell.files.notes import plain_metadata
 from tensorcell.files.probing import trust, try_first
+from tensorcell.files.tiles import MappedTiles, Plot, TileWriter, Tiling
 from tensorcell.volume import Volume
 
 if TYPE_CHECKING:
@@ -43,29 +42,71 @@ def write_hdf5(part: Path, volume: Volume, dataset: str | None, compress: bool) 
     chunks = chunk_shape(volume.shape, volume.axes, BLOCK)
     count = math.prod(-(-size // chunk) for size, chunk in zip(volume.shape, chunks, strict=True))
     chunk_bytes = math.prod(chunks) * (volume.dtype.itemsize + 1)  # 1 for the mask
-    _reserve(part, count * (chunk_bytes + 200) + 2**16)
-    plain, lost = plain_metadata(volume)
-    metadata = json.dumps(plain)
+    reserve(part, part.stat().st_size + count * (chunk_bytes + 200) + 2**16)
     options: dict[str, Any] = {"chunks": chunks}
     if compress:
         options |= {"compression": "gzip", "shuffle": True}
     with h5py.File(part, "r+") as file:
         _make_room(file, name)
         stored = file.create_dataset(name, data=volume.data, **options)
-        stored.attrs["axes"] = volume.axes
-        for dimension, letter in zip(stored.dims, volume.axes, strict=True):
-            dimension.label = letter.lower()
-        if volume.spacing is not None:
-            stored.attrs["element_size_um"] = volume.spacing  # (dz, dy, dx), as plantseg and Fiji have it
-        if len(metadata) < ATTRIBUTE_LIMIT:
-            stored.attrs["metadata"] = metadata
-        else:
-            lost = (*lost, "metadata")
+        lost = _describe(stored, volume)
         if volume.mask is not None:
             file.create_dataset(f"{name}_mask", data=volume.mask, **options).attrs["axes"] = volume.axes
             stored.attrs["mask"] = f"/{name}_mask"
     trust(part)
     return Stored("HDF5", lost)
+
+
+def _describe(stored: h5py.Dataset, volume: Volume) -> tuple[str, ...]:
+    """Write all but the values and the mask; return what was not kept."""
+    metadata, lost = _metadata(volume)
+    stored.attrs["axes"] = volume.axes
+    for dimension, letter in zip(stored.dims, volume.axes, strict=True):
+        dimension.label = letter.lower()
+    if volume.spacing is not None:
+        stored.attrs["element_size_um"] = volume.spacing  # (dz, dy, dx), as plantseg and Fiji have it
+    if metadata is not None:
+        stored.attrs["metadata"] = metadata
+    return lost
+
+
+def _metadata(volume: Volume) -> tuple[str | None, tuple[str, ...]]:
+    """The metadata as JSON, or None where that is too long, and what is not kept."""
+    plain, lost = plain_metadata(volume)
+    metadata = json.dumps(plain)
+    return (metadata, lost) if len(metadata) < ATTRIBUTE_LIMIT else (None, (*lost, "metadata"))
+
+
+def _begin(part: Path, layout: Volume) -> None:
+    """A dataset ``data`` whose values lie one after the other, so that no kill while they are written damages HDF5."""
+    import h5py
+
+    with h5py.File(part, "w-") as file:
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_layout(h5py.h5d.CONTIGUOUS)
+        settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        kind = h5py.h5t.py_create(layout.dtype, logical=True)
+        made = h5py.h5d.create(file.id, b"data", kind, h5py.h5s.create_simple(layout.shape), settings)
+        _describe(h5py.Dataset(made), layout)
+    reserve(part, part.stat().st_size)
+
+
+def _resume(part: Path, layout: Volume) -> TileWriter:
+    import h5py
+
+    with h5py.File(part, "r") as file:
+        stored = file["data"]
+        plot = Plot(int(stored.id.get_offset()), stored.shape, stored.dtype)
+    return MappedTiles(part, layout, layout.axes, plot, _finish)
+
+
+def _finish(part: Path, layout: Volume) -> Stored:
+    trust(part)
+    return Stored("HDF5", _metadata(layout)[1])
+
+
+HDF5_TILES = Tiling(_begin, _resume)
 
 
 def visit(path: Path) -> None:
@@ -101,18 +142,3 @@ def _check_no_link(file: h5py.File, name: str) -> None:
     if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
         place = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
         raise InputError(f"{name!r} is a link to {link.path}{place} in the file, expected a group or dataset")
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Claim disk space for a file to grow: HDF5 crashes the process when the disk fills up under it."""
-    with path.open("rb+") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size + size)
-            return
-        except AttributeError:  # this system has no such call
-            pass
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # this disk has no such call
-                raise
-    if shutil.disk_usage(path.parent).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -12,9 +12,11 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
+from tensorcell.files.disk_space import reserve
 from tensorcell.files.formats import Stored, Wanted
 from tensorcell.files.lazy_values import Mapped, Opened
 from tensorcell.files.notes import json_object, plain_metadata
+from tensorcell.files.tiles import MappedTiles, Plot, TileWriter, Tiling
 from tensorcell.volume import Volume, guess_axes
 
 FORM = "NumPy"
@@ -63,11 +65,34 @@ def write_npy(part: Path, volume: Volume, _dataset: str | None, _compress: bool)
     """Write the array alone."""
     with part.open("xb") as stream:
         np.save(stream, volume.data, allow_pickle=False)
+    return _stored(volume)
+
+
+def _stored(volume: Volume) -> Stored:
     lost = [] if volume.axes == "ZYX" else ["axes"]
     lost += ["spacing"] if volume.spacing is not None else []
     lost += ["mask"] if volume.mask is not None else []
     lost += ["metadata"] if any(key not in ("source", "format") for key in volume.metadata) else []
     return Stored(FORM, tuple(lost))
+
+
+def _begin(part: Path, layout: Volume) -> None:
+    """A header, and zeros after it."""
+    with part.open("xb") as stream:
+        described = {"descr": np.lib.format.dtype_to_descr(layout.dtype), "fortran_order": False, "shape": layout.shape}
+        np.lib.format.write_array_header_1_0(stream, described)
+        stream.truncate(stream.tell() + layout.data.nbytes)
+    reserve(part, part.stat().st_size)
+
+
+def _resume(part: Path, layout: Volume) -> TileWriter:
+    with part.open("rb") as file:
+        header = _read_header(file)
+        plot = Plot(file.tell(), header.shape, header.dtype)
+    return MappedTiles(part, layout, layout.axes, plot, lambda _, volume: _stored(volume))
+
+
+NPY_TILES = Tiling(_begin, _resume)
 
 
 def write_npz(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:

@@ -21,35 +21,34 @@ PHASE_STEP = 0.6180339887498949
 
 
 class PyramidLevel(NamedTuple):
-    """A level of a pyramid."""
+    """A smaller version of a volume, to be made of the one before."""
 
-    data: np.ndarray
-    mask: np.ndarray | None
-    """True where a voxel of the block was measured; None if everything was."""
+    halved: list[str]
+    """The axes along which it is half as long."""
+    shape: tuple[int, ...]
     factors: dict[str, int]
     """Voxels of the volume in a block along Z, Y and X."""
 
 
-def pyramid(data: np.ndarray, mask: np.ndarray | None, axes: str, spacing: Spacing | None) -> Iterator[PyramidLevel]:
-    """The volume itself and smaller versions, each made of the one before.
+def smaller_levels(shape: tuple[int, ...], axes: str, spacing: Spacing | None) -> Iterator[PyramidLevel]:
+    """The smaller versions of a volume, each made of the one before.
 
     Y and X are halved as long as one of them is longer than `LARGEST`; Z is halved where its step is less than twice
     the smallest one, so that voxels become cubes and then stay cubes. Without a voxel size Z is left as it is.
     """
     factors = {letter: 1 for letter in "ZYX" if letter in axes}
     steps = dict(zip("ZYX", spacing, strict=True)) if spacing is not None else {"Z": np.inf, "Y": 1.0, "X": 1.0}
-    yield PyramidLevel(data, mask, dict(factors))
-    while max(data.shape[axes.index(letter)] for letter in "YX") > LARGEST:
+    while max(shape[axes.index(letter)] for letter in "YX") > LARGEST:
         now = {letter: steps[letter] * factor for letter, factor in factors.items()}
         halved = [letter for letter in factors if now[letter] < 2 * min(now.values())]
-        halved = [letter for letter in halved if data.shape[axes.index(letter)] > 1]
-        data, mask = halve(data, mask, axes, halved)
+        halved = [letter for letter in halved if shape[axes.index(letter)] > 1]
+        shape = tuple(-(-size // 2) if letter in halved else size for letter, size in zip(axes, shape, strict=True))
         factors = {letter: factor * (2 if letter in halved else 1) for letter, factor in factors.items()}
-        yield PyramidLevel(data, mask, dict(factors))
+        yield PyramidLevel(halved, shape, dict(factors))
 
 
 def halve(
-    data: np.ndarray, mask: np.ndarray | None, axes: str, halved: list[str]
+    data: np.ndarray, mask: np.ndarray | None, axes: str, halved: list[str], first: int = 0
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Means over blocks of two voxels along some axes, of the voxels that were measured.
 
@@ -63,6 +62,8 @@ def halve(
         Names of the axes.
     halved : list of str
         Axes that become shorter. Of an odd length the last voxel is a block by itself, so that no voxel is left out.
+    first : int
+        Any number that differs from one part of a volume to the next, where parts are halved by themselves.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def halve(
         slab, own = data[start : start + step], None if mask is None else mask[start : start + step]
         complete = own is None and not (data.dtype.kind == "f" and np.isnan(slab).any())
         means = _means(slab, axes, halved) if complete else _means_of_measured(slab, own, axes, halved)
-        parts.append((_rounded(means, data.dtype, start), means.some))
+        parts.append((_rounded(means, data.dtype, first + start), means.some))
     some = None if mask is None else np.concatenate([own for _, own in parts])
     return np.concatenate([values for values, _ in parts]), some
 

@@ -41,20 +41,20 @@ from tensorcell.errors import InputError
 from tensorcell.files.bioio_read import read_bioio
 from tensorcell.files.formats import Format, Writer
 from tensorcell.files.hdf5_read import open_hdf5, read_hdf5
-from tensorcell.files.hdf5_write import write_hdf5
+from tensorcell.files.hdf5_write import HDF5_TILES, write_hdf5
 from tensorcell.files.medical_read import read_nifti, read_nrrd
 from tensorcell.files.mrc_read import open_mrc, read_mrc
 from tensorcell.files.mrc_write import AXES as MRC_AXES
 from tensorcell.files.mrc_write import DTYPES as MRC_DTYPES
 from tensorcell.files.mrc_write import write_mrc
-from tensorcell.files.numpy_files import open_npy, read_npy, read_npz, write_npy, write_npz
+from tensorcell.files.numpy_files import NPY_TILES, open_npy, read_npy, read_npz, write_npy, write_npz
 from tensorcell.files.tiff_read import open_tiff, read_tiff
-from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, write_ome_tiff, write_tiff
+from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, OME_TIFF_TILES, TIFF_TILES, write_ome_tiff, write_tiff
 from tensorcell.files.zarr_read import MARKS, open_zarr, read_zarr
-from tensorcell.files.zarr_write import AXES, write_zarr
+from tensorcell.files.zarr_write import AXES, ZARR_TILES, write_zarr
 
 FORMATS: tuple[Format, ...] = (
-    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True, open=open_tiff),
+    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True, open=open_tiff, tiles=TIFF_TILES),
     Format(
         "OME-TIFF",
         (".ome.tif", ".ome.tiff"),
@@ -64,6 +64,7 @@ FORMATS: tuple[Format, ...] = (
         axes=OME_AXES,
         has_series=True,
         open=open_tiff,
+        tiles=OME_TIFF_TILES,
     ),
     Format(
         "HDF5",
@@ -74,10 +75,11 @@ FORMATS: tuple[Format, ...] = (
         complete=True,
         has_series=True,
         open=open_hdf5,
+        tiles=HDF5_TILES,
     ),
     Format("Imaris", (".ims",), read_hdf5, holds="tree", open=open_hdf5),
     Format("BigDataViewer XML", (".xml",), read_hdf5, has_series=True, open=open_hdf5),
-    Format(".npy", (".npy",), read_npy, write_npy, open=open_npy),
+    Format(".npy", (".npy",), read_npy, write_npy, open=open_npy, tiles=NPY_TILES),
     Format(".npz", (".npz",), read_npz, write_npz, holds="several", complete=True),
     Format(
         "OME-Zarr",
@@ -90,6 +92,7 @@ FORMATS: tuple[Format, ...] = (
         complete=True,
         folder_marks=MARKS,
         open=open_zarr,
+        tiles=ZARR_TILES,
     ),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES, open=open_mrc),
     Format("NIfTI", (".nii", ".nii.gz"), read_nifti),
@@ -154,6 +157,11 @@ def names_with_datasets() -> str:
 def names_with_series() -> str:
     """The names of the formats of which one file may hold several images."""
     return _listed([one.name for one in FORMATS if one.has_series], "and")
+
+
+def tile_suffixes() -> str:
+    """A suffix of each format that can be written tile by tile, such as ``.tif, .h5 or .zarr``."""
+    return _listed([one.suffixes[0] for one in FORMATS if one.tiles is not None], "or")
 
 
 def complete_suffixes() -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Wanted
 from tensorcell.files.lazy_values import Held, Opened, Values, arranged
 from tensorcell.files.notes import apply_notes
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
 
 def read_tiff(path: Path, wanted: Wanted) -> Volume:
     """Read the image that is wanted, else the largest stack of the file, of equally large ones the first."""
-    return _opened(path, wanted, lambda image, _: Held(read_planes(image.choice.series, image.chains))).volume()
+
+    def values(image: _Image, _: Path) -> Values:
+        series = image.choice.series
+        check_claim(series.shape, series.dtype)
+        return Held(read_planes(series, image.chains))
+
+    return _opened(path, wanted, values).volume()
 
 
 def open_tiff(path: Path, wanted: Wanted) -> Opened:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tensorcell.files.disk_space import reserve
 from tensorcell.files.formats import NotHeld, Stored
 from tensorcell.files.layout import arrange
 from tensorcell.files.notes import NOTES_KEY, notes_of, plain_metadata
 from tensorcell.files.tiff_ome import PLANE_LENGTHS, PLANE_TIMES
 from tensorcell.files.tiff_read import quiet_tifffile
+from tensorcell.files.tiles import MappedTiles, Plot, TileWriter, Tiling
 from tensorcell.files.units import finite
 from tensorcell.volume import Volume, pixel_size_of
 
@@ -27,6 +30,10 @@ CLASSIC_LIMIT = 2**32 - 2**25
 
 def write_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
     """Write the first of ImageJ TIFF, OME-TIFF and plain TIFF that holds the volume as it is."""
+    return _write(part, volume, _form_of(volume), compress)
+
+
+def _form_of(volume: Volume) -> str:
     name = volume.dtype.name
     form = "TIFF"
     if set(volume.axes) <= set(OME_AXES):
@@ -34,7 +41,7 @@ def write_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool)
             form = "ImageJ TIFF"
         elif name in OME_DTYPES:
             form = "OME-TIFF"
-    return _write(part, volume, form, compress)
+    return form
 
 
 def write_ome_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
@@ -42,15 +49,15 @@ def write_ome_tiff(part: Path, volume: Volume, _dataset: str | None, compress: b
     return _write(part, volume, "OME-TIFF", compress)
 
 
-def _write(part: Path, volume: Volume, form: str, compress: bool) -> Stored:
+def _write(part: Path, volume: Volume, form: str, compress: bool, *, empty: bool = False) -> Stored:
+    """Write all of the file; if it is to be ``empty``, zeros for the values."""
     import tifffile
 
     if volume.shape[volume.axes.index("X")] == 1:  # tifffile drops trailing axes of length 1
         raise NotHeld("TIFF has no place for a volume one voxel wide along X")
-    outer = "".join(letter for letter in volume.axes if letter not in "ZYX")
-    axes = {"ImageJ TIFF": "TZCYX", "OME-TIFF": OME_AXES}.get(form, outer + "ZYX")
-    axes = "".join(letter for letter in axes if letter in volume.axes)
-    notes, lost = notes_of(volume)
+    axes = _stored_axes(volume, form)
+    notes, _ = notes_of(volume)
+    data = arrange(volume.data, volume.axes, axes)
     describe = _ome_description if form == "OME-TIFF" else _imagej_description
     resolution, unit = _resolution(volume, form)
     # The stream is ours, since tifffile would swallow an error of the last flush.
@@ -62,7 +69,9 @@ def _write(part: Path, volume: Volume, form: str, compress: bool) -> Stored:
             ome=form == "OME-TIFF",
         )
         writer.write(
-            np.ascontiguousarray(arrange(volume.data, volume.axes, axes)),
+            None if empty else np.ascontiguousarray(data),
+            shape=data.shape,
+            dtype=data.dtype,
             photometric="minisblack",
             compression="zlib" if compress else None,
             resolution=resolution,
@@ -70,9 +79,51 @@ def _write(part: Path, volume: Volume, form: str, compress: bool) -> Stored:
             metadata=describe(volume, axes, notes, form),
         )
         writer.close()
+    return _stored(volume, form)
+
+
+def _stored(volume: Volume, form: str) -> Stored:
+    _, lost = notes_of(volume)
     if "calibration" in volume.metadata and (form != "ImageJ TIFF" or volume.dtype.name not in CALIBRATED_DTYPES):
         lost = (*lost, "calibration")
     return Stored(form, (("mask",) if volume.mask is not None else ()) + lost)
+
+
+def _stored_axes(volume: Volume, form: str) -> str:
+    """The axes of a volume in the order of the file."""
+    outer = "".join(letter for letter in volume.axes if letter not in "ZYX")
+    axes = {"ImageJ TIFF": "TZCYX", "OME-TIFF": OME_AXES}.get(form, outer + "ZYX")
+    return "".join(letter for letter in axes if letter in volume.axes)
+
+
+def tiff_tiles(form_of: Callable[[Volume], str]) -> Tiling:
+    """How TIFF without compression is written tile by tile, in the form that a function says."""
+
+    def begin(part: Path, layout: Volume) -> None:
+        if layout.dtype == bool:
+            raise NotHeld("TIFF stores eight values of bool in a byte, so that tiles of it cannot be written")
+        _write(part, layout, form_of(layout), compress=False, empty=True)
+        reserve(part, part.stat().st_size)
+
+    def resume(part: Path, layout: Volume) -> TileWriter:
+        import tifffile
+
+        form = form_of(layout)
+        axes = _stored_axes(layout, form)
+        with quiet_tifffile(), tifffile.TiffFile(part) as tif:
+            series = tif.series[0]
+            assert series.dataoffset is not None
+            shape = arrange(layout.data, layout.axes, axes).shape
+            long, stored = ([size for size in sizes if size > 1] for sizes in (shape, series.shape))
+            plot = Plot(  # tifffile leaves axes of length 1 out
+                series.dataoffset, shape if long == stored else series.shape, series.dtype.newbyteorder(tif.byteorder)
+            )
+        return MappedTiles(part, layout, axes, plot, lambda _, volume: _stored(volume, form))
+
+    return Tiling(begin, resume)
+
+
+TIFF_TILES, OME_TIFF_TILES = tiff_tiles(_form_of), tiff_tiles(lambda _: "OME-TIFF")
 
 
 def _steps(volume: Volume) -> tuple[float | None, float | None, float | None]:

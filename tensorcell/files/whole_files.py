@@ -81,7 +81,7 @@ def whole_file(path: Path, *, extend: bool = False) -> Iterator[Path]:
         if extend:
             move.copy_target()
         yield move.part
-        _flush(move.part)
+        flush_folder(move.part)
         try:
             move.make()
         except BaseException:
@@ -101,7 +101,7 @@ def write_whole(path: FilePath, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def _flush(part: Path) -> None:
+def flush_folder(part: Path) -> None:
     """Have the system write a file, or every file of a folder, to the disk."""
     for each in [part] if part.is_file() else [one for one in part.rglob("*") if one.is_file()]:
         with each.open("rb+") as file:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from tensorcell.files.formats import Stored
 from tensorcell.files.layout import arrange, chunk_shape
 from tensorcell.files.ngff import channels_metadata, dataset_metadata, image_metadata
 from tensorcell.files.notes import NOTES_KEY, notes_of
-from tensorcell.files.pyramid import pyramid
-from tensorcell.files.zarr_read import MARKS, Group, zarr_library
-from tensorcell.volume import Volume
+from tensorcell.files.pyramid import halve, smaller_levels
+from tensorcell.files.tiles import TileWriter, Tiling
+from tensorcell.files.whole_files import flush_folder
+from tensorcell.files.zarr_read import MARKS, Array, Group, zarr_library
+from tensorcell.volume import Index, Volume
 
 AXES = "TCZYX"
 """The order of the axes in OME-Zarr."""
@@ -25,6 +28,9 @@ BLOCK = {"Z": 16, "Y": 256, "X": 256}
 
 LEVEL = 3
 """Level of the compression by zstd, with a checksum: blosc, which makes files a tenth smaller, has none."""
+
+TILE_LEVEL = 1
+"""Level for a volume that is written tile by tile: some times as fast as `LEVEL`, for chunks a tenth larger."""
 
 VERSIONS = {2: "0.4", 3: "0.5"}
 """Version of OME-NGFF by the version of zarr that it is made of."""
@@ -66,23 +72,93 @@ def _make_room(zarr: Any, root: Group, name: str) -> Group:
 
 def _write_image(zarr: Any, group: Group, volume: Volume, name: str, compress: bool) -> tuple[str, ...]:
     """Write all levels, the mask's too, and the metadata last; return what was not kept."""
-    axes = "".join(letter for letter in AXES if letter in volume.axes)
+    axes = _stored_axes(volume)
     data = arrange(volume.data, volume.axes, axes)
     mask = None if volume.mask is None else arrange(volume.mask, volume.axes, axes)
     labels = None if mask is None else group.create_group(f"labels/{MASK}")
-    image, shown = image_metadata(name, axes, volume.spacing, volume.metadata), None
+    coding = Coding(zarr, axes, LEVEL if compress else None)
+    coding.make_array(group, "0", data.shape, data.dtype)[...] = data
     if labels is not None:
-        shown = image_metadata(MASK, axes, volume.spacing, volume.metadata)
-    for number, level in enumerate(pyramid(data, mask, axes, volume.spacing)):
-        entry = dataset_metadata(str(number), axes, volume.spacing, volume.metadata, level.factors)
-        _write_array(zarr, group, str(number), level.data, axes, compress)
+        coding.make_array(labels, "0", data.shape, np.dtype(np.uint8))[...] = mask
+    return _finish_image(coding, group, volume, name, data, mask)
+
+
+def _stored_axes(volume: Volume) -> str:
+    return "".join(letter for letter in AXES if letter in volume.axes)
+
+
+class Coding(NamedTuple):
+    """How arrays are stored."""
+
+    zarr: Any
+    axes: str
+    level: int | None
+    """Level of the compression by zstd; None for none."""
+
+    def make_array(self, group: Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A new array, in which every chunk is to be written: one that is missing later is a damage.
+
+        Those that hold the fill value alone are written, too.
+        """
+        version = group.metadata.zarr_format
+        options: dict[str, Any] = {"compressors": None}
+        if self.level is not None and version == 2:
+            import numcodecs
+
+            options["compressors"] = numcodecs.Zstd(self.level, checksum=True)
+        elif self.level is not None:
+            options["compressors"] = self.zarr.codecs.ZstdCodec(level=self.level, checksum=True)
+        if version == 2:
+            options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
+        else:
+            options["dimension_names"] = tuple(self.axes.lower())
+        return group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunk_shape(shape, self.axes, BLOCK),
+            fill_value=np.nan if dtype.kind == "f" else 0,
+            config={"write_empty_chunks": True},
+            overwrite=True,
+            **options,
+        )
+
+
+def _finish_image(
+    coding: Coding, group: Group, volume: Volume, name: str, data: Any, mask: Any | None
+) -> tuple[str, ...]:
+    """Write the smaller levels of an image and of its mask, and the metadata last; return what was not kept.
+
+    Parameters
+    ----------
+    coding : Coding
+    group : zarr.Group
+        It holds the first level.
+    volume : Volume
+        Its values are not looked at.
+    name : str
+        Name of the image.
+    data, mask : array-like or None
+        The first level: arrays, or those of the group.
+    """
+    axes, spacing = coding.axes, volume.spacing
+    image, shown = (image_metadata(one, axes, spacing, volume.metadata) for one in (name, MASK))
+    labels = None if mask is None else group[f"labels/{MASK}"]
+    levels = {"0": {letter: 1 for letter in "ZYX" if letter in axes}}
+    source, measured = data, mask
+    for number, level in enumerate(smaller_levels(data.shape, axes, spacing), start=1):
+        target = coding.make_array(group, str(number), level.shape, volume.dtype)
+        shares = labels and coding.make_array(labels, str(number), level.shape, np.dtype(np.uint8))
+        _write_level(source, measured, target, shares, axes, level.halved)
+        source, measured = target, shares
+        levels[str(number)] = level.factors
+    for path, factors in levels.items():
+        entry = dataset_metadata(path, axes, spacing, volume.metadata, factors)
         image["datasets"].append(entry)
-        if labels is not None and shown is not None:
-            _write_array(zarr, labels, str(number), np.asarray(level.mask, np.uint8), axes, compress)
-            shown["datasets"].append(entry)
+        shown["datasets"].append(entry)
     text, lost = notes_of(volume)
     notes: dict[str, Any] = {"volume": text}
-    if labels is not None and shown is not None:
+    if labels is not None:
         notes["mask"] = f"labels/{MASK}"
         _describe(labels, {"multiscales": [shown], "image-label": {"source": {"image": "../../"}}})
         _describe(group["labels"], {"labels": [MASK]})
@@ -91,46 +167,45 @@ def _write_image(zarr: Any, group: Group, volume: Volume, name: str, compress: b
     names = volume.metadata.get("channel_names")
     count = data.shape[axes.index("C")] if "C" in axes else 1
     if isinstance(names, list | tuple) and len(names) == count:
-        ranges = _ranges(np.moveaxis(data, axes.index("C"), 0) if "C" in axes else data[None])
+        ranges = _ranges(data, axes)
         described["omero"] = channels_metadata([str(one) for one in names], ranges, volume.metadata.get("omero"))
     _describe(group, described)
     group.attrs[NOTES_KEY] = notes
     return lost
 
 
-def _write_array(zarr: Any, group: Group, name: str, data: np.ndarray, axes: str, compress: bool) -> None:
-    """Write every chunk, those that hold the fill value alone too: a chunk that is missing later is a damage."""
-    version = group.metadata.zarr_format
-    options: dict[str, Any] = {"compressors": None}
-    if compress and version == 2:
-        import numcodecs
-
-        options["compressors"] = numcodecs.Zstd(LEVEL, checksum=True)
-    elif compress:
-        options["compressors"] = zarr.codecs.ZstdCodec(level=LEVEL, checksum=True)
-    if version == 2:
-        options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
-    else:
-        options["dimension_names"] = tuple(axes.lower())
-    array = group.create_array(
-        name,
-        shape=data.shape,
-        dtype=data.dtype,
-        chunks=chunk_shape(data.shape, axes, BLOCK),
-        fill_value=np.nan if data.dtype.kind == "f" else 0,
-        config={"write_empty_chunks": True},
-        **options,
-    )
-    array[...] = data
+def _write_level(source: Any, measured: Any | None, target: Array, shares: Any, axes: str, halved: list[str]) -> None:
+    """Make a level, and that of the mask, of the one before, chunk by chunk."""
+    for number, box in enumerate(_boxes(target.shape, target.chunks)):
+        wide = tuple(
+            slice(2 * each.start, min(2 * each.stop, size)) if letter in halved else each
+            for letter, each, size in zip(axes, box, source.shape, strict=True)
+        )
+        mask = None if measured is None else np.asarray(measured[wide]).astype(bool)
+        target[box], some = halve(np.asarray(source[wide]), mask, axes, halved, number)
+        if some is not None:
+            shares[box] = some.astype(np.uint8)
 
 
-def _ranges(channels: Iterable[np.ndarray]) -> list[tuple[float, float]]:
-    """The smallest and the largest number of each channel."""
-    found = []
-    for values in channels:
+def _boxes(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The boxes of the chunks of an array."""
+    for place in np.ndindex(*(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))):
+        ends = zip(place, chunks, shape, strict=True)
+        yield tuple(slice(number * chunk, min((number + 1) * chunk, size)) for number, chunk, size in ends)
+
+
+def _ranges(data: Any, axes: str) -> list[tuple[float, float]]:
+    """The smallest and the largest number of each channel of an array, which is read chunk by chunk."""
+    channels = data.shape[axes.index("C")] if "C" in axes else 1
+    found: list[tuple[float, float] | None] = [None] * channels
+    for box in _boxes(data.shape, chunk_shape(data.shape, axes, BLOCK)):
+        channel = box[axes.index("C")].start if "C" in axes else 0
+        values = np.asarray(data[box])
         finite = values[np.isfinite(values)]
-        found.append((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
-    return found
+        if finite.size:
+            low, high = found[channel] or (np.inf, -np.inf)
+            found[channel] = (min(low, float(finite.min())), max(high, float(finite.max())))
+    return [ends or (0.0, 1.0) for ends in found]
 
 
 def _describe(group: Group, ngff: dict[str, Any]) -> None:
@@ -142,3 +217,47 @@ def _describe(group: Group, ngff: dict[str, Any]) -> None:
         group.attrs.update(ngff)
     else:
         group.attrs["ome"] = {"version": version, **ngff}
+
+
+class ZarrTiles(TileWriter):
+    """A volume that is written tile by tile as an image of OME-Zarr."""
+
+    def __init__(self, part: Path, layout: Volume) -> None:
+        with zarr_library() as zarr:
+            self.group = zarr.open_group(str(part), mode="r+")
+            self.array = self.group["0"]
+        axes = _stored_axes(layout)
+        super().__init__(part, layout, axes, self.array.shape, self.array.dtype)
+        by_letter = dict(zip(axes, self.array.chunks, strict=True))
+        self.chunks = tuple(by_letter[letter] for letter in layout.axes)
+
+    @staticmethod
+    def begin(part: Path, layout: Volume) -> None:
+        """Make the image with a first level that holds nothing."""
+        with zarr_library() as zarr:
+            group = zarr.open_group(str(part), mode="w", zarr_format=NEWEST)
+            shape = arrange(layout.data, layout.axes, _stored_axes(layout)).shape
+            Coding(zarr, _stored_axes(layout), TILE_LEVEL).make_array(group, "0", shape, layout.dtype)
+
+    def store(self, index: Index, values: np.ndarray) -> None:
+        with zarr_library():
+            self.array[index] = values
+
+    def flush(self) -> None:
+        os.sync() if hasattr(os, "sync") else flush_folder(self.part)
+
+    def complete(self) -> Stored:
+        """Make the smaller levels, each of the one before, and write the metadata."""
+        missing = self.array.nchunks - self.array.nchunks_initialized
+        if missing:
+            raise InputError(f"is incomplete: {missing} of {self.array.nchunks} chunks were not written")
+        for left in self.part.rglob("*.partial"):  # of a run that was killed while it wrote a chunk
+            left.unlink()
+        with zarr_library() as zarr:
+            coding = Coding(zarr, _stored_axes(self.layout), TILE_LEVEL)
+            lost = _finish_image(coding, self.group, self.layout, "volume", self.array, None)
+        self.flush()
+        return Stored(f"OME-Zarr {VERSIONS[NEWEST]}", lost)
+
+
+ZARR_TILES = Tiling(ZarrTiles.begin, ZarrTiles)
