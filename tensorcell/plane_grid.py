@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tensorcell.arguments import checked_axial_factor, positive, whole_number
 from tensorcell.errors import InputError
-from tensorcell.volume import Volume
+from tensorcell.volume import Described
 
 Array = npt.NDArray[Any]
 
@@ -101,7 +101,7 @@ class PlaneGrid:
 
 
 def wanted_grid(
-    volume: Volume,
+    volume: Described,
     axial_factor: Any = 1,
     spacing_z: Any = None,
     lateral_factor: Any = 1,

@@ -46,7 +46,7 @@ from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult
 from tensorcell.time_limit import method_within
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
-from tensorcell.volume import Stack, Volume, notes_on_file, pixel_size_of, stacks, zyx_view
+from tensorcell.volume import Described, Stack, Volume, notes_on_file, pixel_size_of, stacks, zyx_view
 
 Array = npt.NDArray[Any]
 
@@ -198,7 +198,7 @@ def recover(
     return replace(found, notes=(*said, *found.notes))
 
 
-def notes_on_planes(volume: Volume) -> list[str]:
+def notes_on_planes(volume: Described) -> list[str]:
     """A line where planes that may be a stack are recovered one by one.
 
     >>> notes_on_planes(Volume(np.zeros((9, 8, 8)), "TYX"))

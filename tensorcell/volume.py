@@ -156,6 +156,25 @@ class Volume:
         return f"Volume({described(self.shape, self.axes, self.dtype, self.spacing, masked=self.mask is not None)})"
 
 
+class Described(Protocol):
+    """What is known of a volume beside its values: a `Volume`, or one of which parts are read."""
+
+    @property
+    def axes(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def planes(self) -> int: ...
+
+    @property
+    def spacing(self) -> tuple[float, float, float] | None: ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+
 class Stack(NamedTuple):
     """One 3-D stack of a volume: a channel of a time frame."""
 
@@ -322,7 +341,7 @@ def described(
     return f"{sizes} {axes}, {dtype}, {size}{', with mask' if masked else ''}"
 
 
-def notes_on_file(volume: Volume) -> tuple[str, ...]:
+def notes_on_file(volume: Described) -> tuple[str, ...]:
     """What the reader of a file noted, and the pixel size where the step along z is unknown.
 
     >>> notes_on_file(Volume(np.zeros((5, 8, 8)), metadata={"notes": ["a"], "pixel_size": (0.2, 0.1)}))
@@ -336,7 +355,7 @@ def notes_on_file(volume: Volume) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def pixel_size_of(volume: Volume) -> tuple[float, float] | None:
+def pixel_size_of(volume: Described) -> tuple[float, float] | None:
     """(dy, dx) in micrometres where they are known, with or without a step along z; else None."""
     if volume.spacing is not None:
         return volume.spacing[1:]

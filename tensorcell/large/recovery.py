@@ -454,7 +454,7 @@ def outputs_of(volume: LazyVolume, request: Request, named: Mapping[str, str], d
         fine = grid.spacing, dy / factor, dx / factor
     own = float_type(volume.dtype)
     metadata = {k: v for k, v in volume.metadata.items() if k not in ("format", "notes")}
-    pixels = pixel_size_of(volume)  # type: ignore[arg-type]
+    pixels = pixel_size_of(volume)
     if "pixel_size" in metadata and pixels is not None:
         metadata["pixel_size"] = tuple(step / factor for step in pixels)
     found = {}
