@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tensorcell.diagnosis import Diagnosis, diagnose
     from tensorcell.errors import InputError
     from tensorcell.files import open_volume, read, write
+    from tensorcell.large import FileRecovery, recover_file
     from tensorcell.lazy_volume import LazyVolume
     from tensorcell.planning import SamplingPlan, plan
     from tensorcell.recovered import Recovery
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Diagnosis",
+    "FileRecovery",
     "InputError",
     "LazyVolume",
     "Recovery",
@@ -41,11 +43,13 @@ __all__ = [
     "plan",
     "read",
     "recover",
+    "recover_file",
     "write",
 ]
 
 _PLACES = {
     "Diagnosis": "diagnosis",
+    "FileRecovery": "large",
     "InputError": "errors",
     "LazyVolume": "lazy_volume",
     "Recovery": "recovered",
@@ -56,6 +60,7 @@ _PLACES = {
     "plan": "planning",
     "read": "files",
     "recover": "recovery",
+    "recover_file": "large",
     "write": "files",
 }
 

@@ -14,6 +14,7 @@ import typer
 import tensorcell
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.flags import given_options, with_flags
+from tensorcell.cli.in_parts import goes_in_parts, recover_in_parts
 from tensorcell.cli.many_files import are_many, one_stack, recover_many
 from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
@@ -41,7 +42,18 @@ from tensorcell.cli.parsing import (
 )
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
-from tensorcell.files import Written, check_outputs, claimed, read, read_mask, rehearse, split_path, staged, write
+from tensorcell.files import (
+    Written,
+    check_outputs,
+    claimed,
+    open_volume,
+    read,
+    read_mask,
+    rehearse,
+    split_path,
+    staged,
+    write,
+)
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
@@ -54,6 +66,11 @@ from tensorcell.stack import float_type
 from tensorcell.volume import Volume, stacks
 
 TIME_HELP = "Minutes that auto may take: where they suffice, a prior fills the planes between (method diffusion)."
+
+MEMORY_HELP = (
+    "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
+)
+RESUME_HELP = "Go on with, or discard, what an earlier run in parts on OUT left when it was stopped."
 
 METHOD_HELP = " ".join(f"{method.name}: {method.summary}" for method in METHODS.values())
 
@@ -93,6 +110,8 @@ def recover(
     series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
     spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of left-out voxels.")] = 0,
+    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
+    resume: Annotated[bool | None, typer.Option("--resume/--no-resume", help=RESUME_HELP, show_default=False)] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Several inputs: files at a time.")] = 1,
     suffix: Annotated[str | None, typer.Option(help="Several inputs: suffix of the outputs, such as .h5.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Several inputs: show what would be done.")] = False,
@@ -142,10 +161,21 @@ def recover(
     try:
         inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
+        lazy = open_volume(given_as, dataset=dataset, series=series, axes=axes)
+        voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
+        if goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target):
+            if report is not None:
+                raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
+            recover_in_parts(
+                given_as, source, target, quiet=quiet, as_json=as_json, memory=memory, resume=resume, mask=mask,
+                dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
+                series=series, axes=axes, spacing=voxel, **options,
+            )  # fmt: skip
+            return
         with claimed([split_path(path)[0] for path in outputs.values() if path is not None]):
             before = read(given_as, dataset=dataset, series=series, axes=axes)
-            if spacing is not None:
-                before = replace(before, spacing=spacing_of(spacing, before.axes))
+            if voxel is not None:
+                before = replace(before, spacing=voxel)
             measured = read_mask(mask, like=before) if mask is not None else None
             wanted = before.dtype if dtype == "input" else dtype
             rehearse_all(before, target, wanted, (outliers, uncertainty, invented))

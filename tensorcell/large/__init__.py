@@ -6,3 +6,9 @@
 3. What an estimate rests on as a whole is found on a sample of blocks, with and without structure (`sample`).
 4. Every part is recovered by the stages of `tensorcell.recovery`, with what the sample told (`part`).
 """
+
+from __future__ import annotations
+
+from tensorcell.large.recovery import FileRecovery, Progress, recover_file
+
+__all__ = ["FileRecovery", "Progress", "recover_file"]

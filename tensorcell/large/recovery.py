@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import tensorcell
 from tensorcell import arguments
 from tensorcell.errors import InputError
-from tensorcell.files import check_outputs, claimed, open_volume
+from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.formats import FilePath
 from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
@@ -34,6 +34,7 @@ from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
 from tensorcell.large.sample import chosen_blocks, sampled, settled_by
 from tensorcell.large.survey import Survey, surveyed
 from tensorcell.lazy_volume import LazyVolume
+from tensorcell.memory import size_text
 from tensorcell.methods.table import METHODS
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
@@ -68,11 +69,13 @@ class Progress:
     ----------
     label : str
         The stack, such as ``"T=0, C=1"``.
-    stage : {"survey", "sample", "parts"}
+    stage : {"plan", "survey", "sample", "parts"}
     done, parts : int
         Parts of all stacks that are done, and that there are.
     left : float or None
         Seconds that the rest will take; None where nothing tells it yet.
+    message : str
+        What will be needed, at the stage "plan".
     """
 
     label: str
@@ -80,6 +83,7 @@ class Progress:
     done: int
     parts: int
     left: float | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +162,7 @@ class FileRecovery:
 
 
 def recover_file(
-    source: FilePath | LazyVolume,
+    source: FilePath | Sequence[FilePath] | LazyVolume,
     target: FilePath,
     *,
     mask: FilePath | None = None,
@@ -228,8 +232,9 @@ def recover_file(
     unknown_memory = checked_memory(memory)
     outputs = {"OUT": target, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
     named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
-    inputs = {"IN": None if isinstance(source, LazyVolume) else os.fspath(source), "mask": mask}
-    check_outputs({k: None if v is None else os.fspath(v) for k, v in inputs.items()}, named)
+    files = files_of(source)
+    inputs = {"IN" if number == 0 else f"IN {number + 1}": path for number, path in enumerate(files)}
+    check_outputs({**inputs, "mask": None if mask is None else os.fspath(mask)}, named)
     with claimed([Path(path) for path in named.values()]):
         volume = source
         if not isinstance(volume, LazyVolume):
@@ -238,8 +243,15 @@ def recover_file(
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
         run = Run.prepared(volume, asked, others, mask, named, dtype, rim, memory_to_use(unknown_memory))
-        journal = Journal.of(Path(named["OUT"]), run.job(source), resume)
+        journal = Journal.of(Path(named["OUT"]), run.job(files), resume)
         return run.made(journal, progress, start)
+
+
+def files_of(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]:
+    """The paths that were given."""
+    if isinstance(source, LazyVolume):
+        return []
+    return [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
 
 
 def asked_of(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -266,9 +278,6 @@ class Run:
     plan: Plan
     outputs: Mapping[str, Output]
     options: Mapping[str, Any]
-    rounded: int = 0
-    clipped: int = 0
-    notes: dict[str, list[str]] = field(default_factory=dict)
 
     @staticmethod
     def prepared(
@@ -290,12 +299,12 @@ class Run:
         )  # fmt: skip
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
 
-    def job(self, source: FilePath | LazyVolume) -> dict[str, Any]:
+    def job(self, files: Sequence[str]) -> dict[str, Any]:
         """All that the result depends on."""
         about: list[Any] = []
-        if not isinstance(source, LazyVolume):
-            place = Path(source)
-            about = [str(place.absolute())]
+        for path in files:
+            place = split_path(path)[0]
+            about.append(str(place.absolute()))
             with contextlib.suppress(OSError):
                 about += [place.stat().st_size, place.stat().st_mtime_ns]
         return {
@@ -314,6 +323,9 @@ class Run:
             for output in self.outputs.values():
                 output.open(resume=resume)
             journal.begin()
+            if say is not None:
+                number = len(self.stacks) * self.plan.cut.number
+                say(Progress(label="", stage="plan", done=len(journal.parts), parts=number, message=self.sentence()))
             refused: dict[str, str] = {}
             for number, stack in enumerate(self.stacks):
                 self.recover_stack(stack, journal, refused, number, say)
@@ -327,6 +339,17 @@ class Run:
         put_in_place({output.path: output.part for output in self.outputs.values()})
         journal.path.unlink(missing_ok=True)
         return self.result(journal, refused, lost[0], time.perf_counter() - start)
+
+    def sentence(self) -> str:
+        """What the recovery will need."""
+        cut, disk = self.plan.cut, sum(each.spec.layout().data.size * np.dtype(each.spec.dtype).itemsize
+                                       for each in self.outputs.values())  # fmt: skip
+        sides = " x ".join(map(str, cut.sides))
+        stacks = f" of each of {len(self.stacks)} stacks" if len(self.stacks) > 1 else ""
+        return (
+            f"{self.volume!r}: {cut.number} part{'' if cut.number == 1 else 's'} of {sides} voxels{stacks}; about "
+            f"{size_text(round(self.plan.memory))} of memory and up to {size_text(disk)} of disk will be needed"
+        )
 
     def recover_stack(
         self, stack: MeasuredStack, journal: Journal, refused: dict[str, str], number: int, say: Say | None

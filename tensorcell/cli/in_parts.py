@@ -1,0 +1,109 @@
+"""``tensorcell recover`` of a volume that does not fit into the memory: part by part."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import progress
+from rich.console import Console
+
+from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
+from tensorcell.cli.screen import show
+from tensorcell.errors import InputError
+from tensorcell.large.journal import read_journal, unfinished_name
+from tensorcell.large.plan import checked_memory
+from tensorcell.large.recovery import Progress, recover_file
+from tensorcell.lazy_volume import LazyVolume
+from tensorcell.memory import free_memory
+from tensorcell.plane_grid import wanted_grid
+from tensorcell.solvers.iteration import duration
+from tensorcell.solvers.results import Status
+
+
+def goes_in_parts(
+    volume: LazyVolume, options: dict[str, Any], memory: str | None, resume: bool | None, target: str
+) -> bool:
+    """Whether the volume needs more memory than there is, or an earlier run on this output was in parts."""
+    allowed = checked_memory(memory)
+    if resume is not False and unfinished_name(Path(target), ".journal").exists():
+        return True
+    allowed = free_memory() if allowed is None else allowed
+    grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
+    voxels = math.prod(volume.shape) * grid.planes / volume.planes * options["lateral_factor"] ** 2
+    return allowed is not None and BYTES_A_VOXEL * voxels + BASE * 2**20 > allowed
+
+
+def recover_in_parts(
+    given: str | Sequence[str], source: str, target: str, *, quiet: bool, as_json: bool, **options: Any
+) -> None:
+    """Recover part by part, with a bar and a summary; ``source`` is the name of what is given."""
+    with PartsBar(enabled=False if quiet else None) as bar:
+        try:
+            result = recover_file(given, target, progress=bar.update, **options)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {kept(target)}") from None
+    facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}
+    if as_json:
+        show(json.dumps(facts))
+    elif not quiet:
+        shape = " x ".join(map(str, result.shape))
+        head = f"{target}: {shape} {result.axes}, {result.dtype}; {result.parts} parts; {result.seconds:.1f} s"
+        show("\n  ".join((head, f"the fit {result.status}", *result.notes)))
+    if result.not_recovered and result.status is Status.NOT_RECOVERED:
+        named = "; ".join(f"{label}: {reason}" for label, reason in list(result.not_recovered.items())[:3])
+        raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
+
+
+def kept(target: str) -> str:
+    """What is left of a run that was stopped."""
+    path = unfinished_name(Path(target), ".journal")
+    try:
+        count = len(read_journal(path).parts)
+    except InputError:
+        return "nothing was written"
+    return (
+        f"{count} finished part{'' if count == 1 else 's'} of {target} are kept; the same command with --resume goes on"
+    )
+
+
+class PartsBar:
+    """Context manager that shows on a terminal how many parts are done, and what is left."""
+
+    def __init__(self, *, enabled: bool | None) -> None:
+        shown = sys.stderr.isatty() if enabled is None else enabled
+        columns = (
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=20),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[detail]}", markup=False),
+        )
+        self.bar = progress.Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
+        self.shown = shown
+        self.task = self.bar.add_task("opening the file", total=None, detail="")
+
+    def __enter__(self) -> PartsBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def update(self, at: Progress) -> None:
+        """Show one report."""
+        stages = {"plan": "planned", "survey": "reading", "sample": "sample", "parts": "parts"}
+        if at.stage == "plan":
+            if self.shown:
+                self.bar.console.print(at.message, markup=False, highlight=False, soft_wrap=True)
+            return
+        left = "" if at.left is None else f", about {duration(at.left)} left"
+        label = f"{at.label}: " if at.label else ""
+        self.bar.update(
+            self.task, description=f"{label}{stages[at.stage]}", completed=at.done, total=at.parts,
+            detail=f"{at.done} of {at.parts} parts{left}",
+        )  # fmt: skip
