@@ -291,7 +291,7 @@ def chunks_there(path: Path, array: Array) -> int:
 
     zarr 3.1.6 makes the names of all chunks that the metadata claim, of which there may be any number.
     """
-    outer = array.shards or array.chunks
+    outer: tuple[int, ...] = array.shards or array.chunks
     grid = [math.ceil(size / length) for size, length in zip(array.shape, outer, strict=True)]
     files, folder = 0, path / array.path
     for top, _, names in os.walk(folder):
@@ -300,7 +300,8 @@ def chunks_there(path: Path, array: Array) -> int:
             match = CHUNK.fullmatch("/".join((*inner, name)))
             place = [int(number) for number in re.split("[./]", match[1])] if match else []
             files += len(place) == len(grid) and all(a < b for a, b in zip(place, grid, strict=True))
-    return files * math.prod(math.ceil(a / b) for a, b in zip(outer, array.chunks, strict=True))
+    in_each: int = math.prod(math.ceil(a / b) for a, b in zip(outer, array.chunks, strict=True))
+    return files * in_each
 
 
 def _missing_chunks(path: Path, array: Array, own: bool) -> list[str]:
