@@ -39,7 +39,8 @@ import numpy as np
 import methods_of_a_folder as m
 from tensorcell.evaluation import Method, evaluate
 volume = np.random.default_rng(0).random((9, 12, 12))
-evaluate({"v": volume}, out=sys.argv[1], methods=[Method("good", m.good), Method("sleeps", m.sleeps)], cases=["stripes"])
+methods = [Method("good", m.good), Method("sleeps", m.sleeps)]
+evaluate({"v": volume}, out=sys.argv[1], methods=methods, cases=["stripes"])
 """
 
 

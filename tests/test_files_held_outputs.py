@@ -112,6 +112,20 @@ def test_write_waits_for_another_that_writes_the_same_file_and_says_so_at_last(
     assert str(caught.value).startswith(f"{tmp_path / 'a.npy'}: another run is writing it")
 
 
+def test_one_run_at_a_time_uses_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("in.npy", np.random.default_rng(0).random((11, 16, 16)))
+    monkeypatch.setattr(
+        sys, "argv", ["tensorcell", "recover", "in.npy", "out.npy", "--method", "diffusion", "--cache", "p"]
+    )
+    with claimed(["p"]), pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "/p: another run is writing it" in capsys.readouterr().err
+    assert names(tmp_path) == ["in.npy"]
+
+
 @pytest.mark.parametrize("command", [("diagnose",), ("plan", "--axial-factors", "2")])
 def test_one_run_at_a_time_makes_a_page_and_removes_what_killed_ones_left_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

@@ -142,7 +142,9 @@ def recover(
     try:
         inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
-        with claimed([split_path(path)[0] for path in outputs.values() if path is not None]):
+        cache = flags.get("cache")
+        held = [split_path(path)[0] for path in outputs.values() if path is not None]
+        with claimed(held if cache is None else [*held, cache]):
             before = read(given_as, dataset=dataset, series=series, axes=axes)
             if spacing is not None:
                 before = replace(before, spacing=spacing_of(spacing, before.axes))
