@@ -284,6 +284,8 @@ def _whole(path: Path) -> Iterator[Path]:
     part = unfinished(path)
     try:
         yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # after a power cut the old or the new content is there
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

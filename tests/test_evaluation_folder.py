@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tensorcell import cli
 from tensorcell.errors import InputError
 from tensorcell.evaluation import Method, evaluate
 from tensorcell.evaluation.store import CELLS, Store
@@ -124,6 +125,33 @@ def test_a_full_disk_is_one_line_and_finished_cells_stay(
     assert (tmp_path / "out" / "scores.csv").read_bytes() == before
     assert len((tmp_path / "out" / CELLS).read_text().splitlines()) == 1
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_says_whether_there_is_something_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("v.npy", volume()["v"])
+    real, calls = Store.add, list[Any]()
+
+    def add(*arguments: Any) -> None:
+        if len(calls) == finished:
+            raise KeyboardInterrupt
+        calls.append(real(*arguments))
+
+    words = ["tensorcell", "evaluate", "v.npy", "--out", "out", "--methods", "none", "--cases", "clean,noise-0.1"]
+    monkeypatch.setattr(Store, "add", add)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main()
+    go_on = "finished cells are in out, the same command goes on from there"
+    assert capsys.readouterr() == ("", f"tensorcell: interrupted; {go_on if finished else 'no cell was finished'}\n")
+    assert hidden(tmp_path) == []
+    monkeypatch.setattr(Store, "add", real)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert len(Path("out", CELLS).read_text().splitlines()) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the limit on file sizes is a Unix one")

@@ -58,9 +58,18 @@ def evaluate(
             progress=True,
         )
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; finished cells are in {out}, the same command goes on from there") from None
+        raise Interrupted(how_to_go_on(out)) from None
     if as_json:
         show(json.dumps(result.to_dict(), allow_nan=False))
         return
     show(result.paper_tables() if paper_table else result.summary())
     show(result.sentence)
+
+
+def how_to_go_on(out: Path) -> str:
+    """The line that is printed after Ctrl-C."""
+    from tensorcell.evaluation.store import CELLS
+
+    if not (out / CELLS).exists():
+        return "interrupted; no cell was finished"
+    return f"interrupted; finished cells are in {out}, the same command goes on from there"
