@@ -11,6 +11,7 @@ of threads is added up in shares whose number is fixed (`tensorcell.solvers.thre
 from __future__ import annotations
 
 import operator
+import queue
 import threading
 import uuid
 from collections import Counter
@@ -79,20 +80,21 @@ def same_values(one: Any, two: Any) -> bool:
 # What runs on a worker are functions of this module, so that only their names are sent.
 
 
-def check_here(check: Check) -> None:
-    """Raise `Unfit` unless this process has the same program, and sees the same input."""
+def unfit_here(check: Check) -> str:
+    """Why this process cannot do the work: it has another program, or does not see the same input; else nothing."""
     if check.token in _passed:
-        return
+        return ""
     if check.version != tensorcell.__version__:
-        raise Unfit(f"expected tensorcell {check.version}, got {tensorcell.__version__}")
+        return f"expected tensorcell {check.version}, got {tensorcell.__version__}"
     if check.stacks:
         try:
             found = tried_of(check.stacks[0])
         except InputError as error:
-            raise Unfit(f"cannot read the input: {error}") from error
+            return f"cannot read the input: {error}"
         if not all(map(same_values, found, check.tried)):
-            raise Unfit("the input has other values there: expected the same file under the same path")
+            return "the input has other values there: expected the same file under the same path"
     _passed.add(check.token)
+    return ""
 
 
 @contextmanager
@@ -118,8 +120,12 @@ def same(thing: Any) -> Any:
 
 def called(check: Check, function: Callable[..., Any], stack: int, *arguments: Any) -> Any:
     """Make a call."""
+    import distributed
+
     with all_threads():
-        check_here(check)
+        problem = unfit_here(check)
+        if problem:
+            raise Unfit(f"worker {distributed.get_worker().address}: {problem}")
         return function(check.stacks[stack], *arguments)
 
 
@@ -147,11 +153,11 @@ class Cluster:
         self.client = client
         self.waiting: set[Any] = set()
         check = Check(uuid.uuid4().hex, tensorcell.__version__, stacks, tried_of(stacks[0]))
-        check_workers(client, check)
         try:
             self.check = self.share(check)
         except Exception as error:  # whatever pickle raises
-            raise Unfit(f"this volume cannot be sent to other processes: {reason(error)}") from error
+            raise Unfit(f"this volume cannot be sent to other processes: {reason(first_of(error))}") from error
+        check_workers(client, check)
 
     def share(self, thing: Any) -> Any:
         """As `Workers.share`."""
@@ -161,9 +167,7 @@ class Cluster:
         self, function: Callable[..., Any], calls: Iterable[Call], *, first: bool = False
     ) -> Iterator[tuple[Any, Any]]:
         """As `Workers.run`."""
-        import distributed
-
-        ahead = iter(calls)
+        ahead, finished = iter(calls), queue.SimpleQueue[Any]()
         waiting: dict[Any, tuple[Any, str]] = {}  # futures: keys, and the workers that the calls are meant for
         more = True
         while more or waiting:
@@ -181,20 +185,27 @@ class Cluster:
                 )  # fmt: skip
                 waiting[future] = call.key, address
                 self.waiting.add(future)
+                future.add_done_callback(finished.put)
             if waiting:
-                finished = distributed.wait(list(waiting), return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
-                for future in finished.done:
-                    key, _ = waiting.pop(future)
-                    result = future.result()
-                    self.waiting.remove(future)
-                    future.release()  # the worker forgets it
-                    yield key, result
+                future = finished.get()
+                key, _ = waiting.pop(future)
+                result = future.result()
+                self.waiting.remove(future)
+                future.release()  # the worker forgets it
+                yield key, result
 
     def cancel(self) -> None:
         """Have the scheduler forget the calls that are not finished."""
         for future in (self.check, *self.waiting):
             future.release()
         self.waiting.clear()
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The exception with which it began."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
 
 
 def check_workers(client: Any, check: Check) -> None:
@@ -205,9 +216,10 @@ def check_workers(client: Any, check: Check) -> None:
         raise Unfit(f"expected at least one worker at the scheduler, got none in {WAIT} s") from None
     if isinstance(check.stacks[0].stack.volume.data, np.ndarray):
         check = check._replace(stacks=(), token="of the version alone")  # no file has to be seen
-    for address, found in client.run(check_here, check, on_error="return").items():
-        if isinstance(found, BaseException):
-            raise Unfit(f"worker {address}: {reason(found)}") from found
+    for address, found in client.run(unfit_here, check, on_error="return").items():
+        if found:
+            problem = found if isinstance(found, str) else f"tensorcell cannot be run: {reason(found)}"
+            raise Unfit(f"worker {address}: {problem}")
 
 
 def submitted(
@@ -242,8 +254,8 @@ def cluster(client: Any, stacks: Sequence[MeasuredStack]) -> Iterator[Cluster]:
         raise InputError(f"the cluster cannot do the work: {error}") from error
     except distributed.KilledWorker as error:
         raise InputError(
-            f"a part was given up, since {error.allowed_failures + 1} workers died at it; perhaps they have less memory "
-            "than memory= (--memory) allows"
+            f"a part was given up, since {error.allowed_failures + 1} workers died at it; perhaps they have less memory"
+            " than memory= (--memory) allows"
         ) from error
     except (distributed.comm.CommClosedError, CancelledError, TimeoutError) as error:
         raise InputError(f"the cluster was lost: {reason(error)}") from error
@@ -311,6 +323,9 @@ def dask_map(client: Any) -> MapBlocks:
             middle = (first + last) // 2
             return submitted(client, operator.add, total(first, middle), total(middle, last))
 
-        return [total(0, len(blocks)).result()]
+        try:
+            return [total(0, len(blocks)).result()]
+        finally:
+            shared.release()
 
     return mapped

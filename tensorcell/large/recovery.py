@@ -260,11 +260,9 @@ def recover_file(
         free = None if client is None else memory_of_workers(client)
         run = Run.prepared(volume, asked, others, mask, named, dtype, rim, memory_to_use(allowed, free))
         journal = Journal.of(Path(named["OUT"]), run.job(files), resume)
-        with (
-            contextlib.nullcontext(ThisProcess(run.stacks))
-            if client is None
-            else cluster(client, run.stacks) as workers
-        ):
+        if client is None:
+            return run.made(ThisProcess(run.stacks), journal, progress, start)
+        with cluster(client, run.stacks) as workers:
             return run.made(workers, journal, progress, start)
 
 
@@ -542,7 +540,7 @@ def notes_of(label: str, journal: Journal, refused: Mapping[str, str]) -> list[s
         return [f"not recovered, NaN in the result: {refused[label]}"]
     own = [journal.samples[label]["note"]] if label in journal.samples else []
     parts = {n: facts for (stack, n), facts in journal.parts.items() if stack == label}
-    return [*own, *notes_of_parts([facts["notes"] for facts in parts.values()])]
+    return [*own, *notes_of_parts([parts[n]["notes"] for n in sorted(parts)])]
 
 
 def notes_of_parts(notes: Sequence[Sequence[str]]) -> list[str]:
