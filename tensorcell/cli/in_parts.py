@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -16,6 +17,7 @@ from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
+from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
 from tensorcell.large.recovery import Progress, recover_file
@@ -40,12 +42,15 @@ def goes_in_parts(
 
 
 def recover_in_parts(
-    given: str | Sequence[str], source: str, target: str, *, quiet: bool, as_json: bool, **options: Any
-) -> None:
+    given: str | Sequence[str], source: str, target: str, scheduler: str | None, *, quiet: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Recover part by part, with a bar and a summary; ``source`` is the name of what is given."""
-    with PartsBar(enabled=False if quiet else None) as bar:
+    with contextlib.ExitStack() as stack:
         try:
-            result = recover_file(given, target, progress=bar.update, **options)
+            client = None if scheduler is None else stack.enter_context(connected(scheduler))
+            bar = stack.enter_context(PartsBar(enabled=False if quiet else None))
+            result = recover_file(given, target, progress=bar.update, client=client, **options)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {kept(target)}") from None
     facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}

@@ -72,6 +72,11 @@ MEMORY_HELP = (
 )
 RESUME_HELP = "Go on with, or discard, what an earlier run in parts on OUT left when it was stopped."
 
+SCHEDULER_HELP = (
+    "Address of a dask.distributed scheduler, such as tcp://host:8786: its workers, which must see IN under the same "
+    "path, recover the parts."
+)
+
 METHOD_HELP = " ".join(f"{method.name}: {method.summary}" for method in METHODS.values())
 
 
@@ -112,6 +117,7 @@ def recover(
     seed: Annotated[int, typer.Option(min=0, help="Seed for the choice of left-out voxels.")] = 0,
     memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     resume: Annotated[bool | None, typer.Option("--resume/--no-resume", help=RESUME_HELP, show_default=False)] = None,
+    scheduler: Annotated[str | None, typer.Option(help=SCHEDULER_HELP)] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Several inputs: files at a time.")] = 1,
     suffix: Annotated[str | None, typer.Option(help="Several inputs: suffix of the outputs, such as .h5.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Several inputs: show what would be done.")] = False,
@@ -163,12 +169,13 @@ def recover(
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
         lazy = open_volume(given_as, dataset=dataset, series=series, axes=axes)
         voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
-        if goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target):
+        in_parts = goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target)
+        if in_parts or scheduler is not None:
             if report is not None:
                 raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
             recover_in_parts(
-                given_as, source, target, quiet=quiet, as_json=as_json, memory=memory, resume=resume, mask=mask,
-                dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
+                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory, resume=resume,
+                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
                 series=series, axes=axes, spacing=voxel, **options,
             )  # fmt: skip
             return

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.errors import InputError
-from tensorcell.large.cut import Box, Part
-from tensorcell.large.survey import Source
+from tensorcell.large.cut import Box, Part, Sides
+from tensorcell.large.survey import Source, surveyed
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import share_left_open
 from tensorcell.solvers import Status
@@ -70,6 +70,15 @@ def recovered_part(stack: Source, part: Part, label: str, request: Request) -> P
         found = as_measured(one, request, reason)
     found = with_noise_of_sample(found, request)
     return taken(found, part, data.shape, request, reason)
+
+
+def recovered_whole(stack: Source, part: Part, label: str, request: Request, sides: Sides) -> PartResult | str:
+    """The same for a stack that is one part, after a look at all its blocks; the reason if it cannot be recovered."""
+    try:
+        surveyed(stack, sides)
+    except InputError as error:
+        return str(error)
+    return recovered_part(stack, part, label, request)
 
 
 def as_measured(stack: Stack, request: Request, reason: str) -> StackResult:

@@ -101,8 +101,8 @@ def checked_memory(memory: Any) -> float | None:
     raise InputError(f"expected memory such as '4GB' or a number of bytes, got {memory!r}")
 
 
-def memory_to_use(memory: float | None) -> float:
-    """The bytes that may be used: those given, or most of what is free.
+def memory_to_use(memory: float | None, free: float | None = None) -> float:
+    """The bytes that may be used: those given, or most of what is free, here where it is not said.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def memory_to_use(memory: float | None) -> float:
     """
     if memory is not None:
         return memory
-    free = free_memory()
+    free = free_memory() if free is None else free
     if free is None:
         raise InputError("the system does not say how much memory is free: give memory= (--memory 4GB)")
     return SHARE_OF_FREE * free

@@ -8,10 +8,11 @@ same machine: what the parts share is found again on the same sample.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,16 @@ from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.formats import FilePath
 from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
+from tensorcell.large.cluster import cluster, memory_of_workers
+from tensorcell.large.cut import Part, boxes
 from tensorcell.large.journal import Journal
 from tensorcell.large.measured import MeasuredStack, measured_stacks
 from tensorcell.large.outputs import Output, put_in_place
-from tensorcell.large.part import PartFacts, in_wanted, recovered_part
+from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
 from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
-from tensorcell.large.sample import chosen_blocks, sampled, settled_by
-from tensorcell.large.survey import Survey, surveyed
+from tensorcell.large.sample import chosen_blocks, told_by
+from tensorcell.large.survey import Survey, block_of, survey_of
+from tensorcell.large.workers import Call, ThisProcess, Workers
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.memory import size_text
 from tensorcell.methods.table import METHODS
@@ -41,7 +45,7 @@ from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request
-from tensorcell.volume import Stack, notes_on_file, pixel_size_of
+from tensorcell.volume import notes_on_file, pixel_size_of
 
 Array = npt.NDArray[Any]
 
@@ -174,6 +178,7 @@ def recover_file(
     dtype: Any = None,
     rim: int | None = None,
     progress: Say | None = None,
+    client: Any = None,
     dataset: str | None = None,
     series: str | int | None = None,
     axes: str | None = None,
@@ -191,7 +196,8 @@ def recover_file(
     mask : path, optional
         Nonzero = measured; axes that only the volume has are repeated.
     memory : float or str, optional
-        Bytes that the process may use, or a text such as ``"4GB"``; by default most of what is free.
+        Bytes that the process may use (on a cluster: each worker), or a text such as ``"4GB"``; by default most of what
+        is free.
     resume : bool, optional
         What to do where an earlier run on this output was stopped: go on (True), or begin anew (False). By default that
         is an error, which says how far that run came.
@@ -204,6 +210,9 @@ def recover_file(
         Voxels around each part that are read with it. More make parts more alike to the whole, and take longer.
     progress : callable, optional
         Called with a `Progress` after every part.
+    client : distributed.Client, optional
+        Of a cluster on whose workers the stacks are read and recovered; this process writes. They need the same version
+        of tensorcell, and see ``source`` and ``mask`` under the same (absolute) paths.
     dataset, series, axes, spacing
         As in `tensorcell.read` and `tensorcell.recover`.
     **options
@@ -217,7 +226,8 @@ def recover_file(
     ------
     InputError
         As `tensorcell.recover` and `tensorcell.write`; if the memory is too small for any part; if an earlier run on
-        this output was stopped and ``resume`` does not say what to do; or if that was another job.
+        this output was stopped and ``resume`` does not say what to do; if that was another job; or if the cluster
+        cannot do the work or is lost.
 
     Notes
     -----
@@ -226,10 +236,15 @@ def recover_file(
     global model and planes between planes are found part by part. Frames of a series are recovered one by one. Where
     planes are wanted between those given, a part has all planes.
 
+    On a cluster, parts are tasks, at most two a worker at a time, and are written in the order in which they are
+    finished. A worker does one of them after the other, with as many threads as it was given. Where a worker dies, its
+    parts are recovered by others. The result is that of a run without a cluster, bit for bit on processors of the same
+    kind, and a run that was stopped goes on with or without one if ``memory`` is the same.
+
     Disk: the outputs, under hidden names until they are finished.
     """
     start = time.perf_counter()
-    unknown_memory = checked_memory(memory)
+    allowed = checked_memory(memory)
     outputs = {"OUT": target, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
     named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
     files = files_of(source)
@@ -242,9 +257,13 @@ def recover_file(
         if spacing is not None:
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
-        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, memory_to_use(unknown_memory))
+        free = None if client is None else memory_of_workers(client)
+        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, memory_to_use(allowed, free))
         journal = Journal.of(Path(named["OUT"]), run.job(files), resume)
-        return run.made(journal, progress, start)
+        if client is None:
+            return run.made(ThisProcess(run.stacks), journal, progress, start)
+        with cluster(client, run.stacks) as workers:
+            return run.made(workers, journal, progress, start)
 
 
 def files_of(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]:
@@ -315,7 +334,7 @@ class Run:
             "sample": [list(self.plan.sample.blocks), list(self.plan.sample.sides)],
         }
 
-    def made(self, journal: Journal, say: Say | None, start: float) -> FileRecovery:
+    def made(self, workers: Workers, journal: Journal, say: Say | None, start: float) -> FileRecovery:
         """Do the work that is left, and put the files in their places."""
         resume = journal.path.exists()
         try:
@@ -326,8 +345,7 @@ class Run:
                 number = len(self.stacks) * self.plan.cut.number
                 say(Progress(label="", stage="plan", done=len(journal.parts), parts=number, message=self.sentence()))
             refused: dict[str, str] = {}
-            for number, stack in enumerate(self.stacks):
-                self.recover_stack(stack, journal, refused, number, say)
+            self.recover_parts(workers, journal, refused, say)
             if len(refused) == len(self.stacks):
                 label, reason = next(iter(refused.items()))
                 raise InputError(f"{label}: {reason}" if label else reason)
@@ -350,68 +368,89 @@ class Run:
             f"{size_text(round(self.plan.memory))} of memory and up to {size_text(disk)} of disk will be needed"
         )
 
-    def recover_stack(
-        self, stack: MeasuredStack, journal: Journal, refused: dict[str, str], number: int, say: Say | None
-    ) -> None:
-        """Recover all parts of a stack that are not done."""
-        cut, label = self.plan.cut, stack.label
-        before, total = number * cut.number, len(self.stacks) * cut.number
+    def recover_parts(self, workers: Workers, journal: Journal, refused: dict[str, str], say: Say | None) -> None:
+        """Recover all parts that are not done; what is finished first is written first."""
+        cut, number = self.plan.cut, len(self.stacks) * self.plan.cut.number
+        begun, first = time.perf_counter(), len(journal.parts)
+        whole = cut.number == 1
 
-        def told(stage: str, done: int, left: float | None = None) -> None:
+        def told(stack: MeasuredStack, stage: str) -> None:
             if say is not None:
-                say(Progress(label=label, stage=stage, done=before + done, parts=total, left=left))
+                done = len(journal.parts)
+                new, missed = done - first, cut.number * len(refused)
+                left = (time.perf_counter() - begun) / new * (number - done - missed) if new else None
+                say(Progress(label=stack.label, stage=stage, done=done, parts=number, left=left))
 
-        left = [n for n in range(cut.number) if (label, n) not in journal.parts]
-        if not left:
-            return
-        told("survey", cut.number - len(left))
-        try:
-            survey = surveyed(stack, self.plan.sample.sides)
-            told("sample", cut.number - len(left))
-            request = self.settled(stack, survey, journal)
-        except InputError as error:
-            refused[label] = str(error)
-            self.write_nothing(stack)
-            return
-        begun, first = time.perf_counter(), len(left)
-        parts = list(cut.parts())
-        for done, n in enumerate(left, start=1):
-            found = recovered_part(stack, parts[n], label, request)
-            place = in_wanted(parts[n].inner, request)
-            changed = Counter[str]()
-            for name, values, box in (
-                ("OUT", found.volume, place), ("uncertainty", found.uncertainty, place),
-                ("invented", found.invented, place), ("outliers", found.outliers, parts[n].inner),
-            ):  # fmt: skip
-                if name in self.outputs:
-                    rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
-                    if name == "OUT":
-                        changed.update(rounded=rounded, clipped=clipped)
-            for output in self.outputs.values():
-                output.flush()
-            journal.add_part(label, n, plain(found.facts) | dict(changed))
-            pace = (time.perf_counter() - begun) / done
-            later = (len(self.stacks) - 1 - number) * cut.number
-            told("parts", cut.number - first + done, pace * (first - done + later))
+        calls = self.calls_for_parts(workers, journal, refused, told)
+        for (stack, n, part), found in workers.run(recovered_whole if whole else recovered_part, calls):
+            if isinstance(found, str):
+                self.refuse(stack, found, refused)
+                continue
+            changed = self.write_part(stack, part, found)
+            journal.add_part(stack.label, n, plain(found.facts) | changed)
+            told(stack, "parts")
 
-    def settled(self, stack: MeasuredStack, survey: Survey, journal: Journal) -> Request:
-        """The request for all parts of a stack; a stack that is one part needs no sample."""
-        request = self.request
-        if self.plan.cut.number == 1:
-            return request
-        layout = self.plan.sample
-        boxes = chosen_blocks(survey, layout)
-        data, mask = sampled(stack, boxes, layout)
-        request, found = settled_by(Stack((), stack.label, data, mask), request, complete=survey.complete)
+    def calls_for_parts(
+        self, workers: Workers, journal: Journal, refused: dict[str, str], told: Callable[[MeasuredStack, str], None]
+    ) -> Iterator[Call]:
+        """A call for each part that is not done; before those of a stack that is cut its sample is recovered."""
+        sides, parts = self.plan.sample.sides, list(self.plan.cut.parts())
+        for number, stack in enumerate(self.stacks):
+            left = [n for n in range(len(parts)) if (stack.label, n) not in journal.parts]
+            if not left:
+                continue
+            told(stack, "survey")
+            if len(parts) == 1:
+                yield Call((stack, 0, parts[0]), number, (parts[0], stack.label, self.request, sides))
+                continue
+            calls = (Call(None, number, (box,)) for box in boxes(stack.shape, sides))
+            try:
+                survey = survey_of(stack.shape, (block for _, block in workers.run(block_of, calls, first=True)))
+                told(stack, "sample")
+                request = workers.share(self.settled(number, survey, workers, journal))
+            except InputError as error:
+                self.refuse(stack, str(error), refused)
+                continue
+            for n in left:
+                yield Call((stack, n, parts[n]), number, (parts[n], stack.label, request))
+
+    def settled(self, number: int, survey: Survey, workers: Workers, journal: Journal) -> Request:
+        """The request for all parts of a stack that is cut."""
+        layout, stack = self.plan.sample, self.stacks[number]
+        chosen = chosen_blocks(survey, layout)
+        call = Call(None, number, (chosen, layout, stack.label, self.request, survey.complete))
+        ((_, told),) = workers.run(told_by, [call], first=True)
         if stack.label not in journal.samples:
-            share = data.size / survey.voxels
+            share = math.prod(layout.shape) / survey.voxels
             side = " x ".join(map(str, layout.sides))
             note = (
                 f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from a sample of "
-                f"{len(boxes)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
+                f"{len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
             )
-            journal.add_sample(stack.label, {"rank": list(found.rank), "noise": found.noise, "note": note})
+            journal.add_sample(stack.label, {"rank": list(told.rank), "noise": told.noise, "note": note})
+        request: Request = told.request
         return request
+
+    def write_part(self, stack: MeasuredStack, part: Part, found: PartResult) -> dict[str, int]:
+        """Write a part to the disk; how many voxels were rounded and clipped to the data type of the output."""
+        place = in_wanted(part.inner, self.request)
+        changed = Counter[str]()
+        for name, values, box in (
+            ("OUT", found.volume, place), ("uncertainty", found.uncertainty, place),
+            ("invented", found.invented, place), ("outliers", found.outliers, part.inner),
+        ):  # fmt: skip
+            if name in self.outputs:
+                rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
+                if name == "OUT":
+                    changed.update(rounded=rounded, clipped=clipped)
+        for output in self.outputs.values():
+            output.flush()
+        return dict(changed)
+
+    def refuse(self, stack: MeasuredStack, why: str, refused: dict[str, str]) -> None:
+        """Write NaN for a stack that cannot be recovered, and remember the reason."""
+        refused[stack.label] = why
+        self.write_nothing(stack)
 
     def write_nothing(self, stack: MeasuredStack) -> None:
         """NaN for a stack that cannot be recovered."""
@@ -500,7 +539,7 @@ def notes_of(label: str, journal: Journal, refused: Mapping[str, str]) -> list[s
         return [f"not recovered, NaN in the result: {refused[label]}"]
     own = [journal.samples[label]["note"]] if label in journal.samples else []
     parts = {n: facts for (stack, n), facts in journal.parts.items() if stack == label}
-    return [*own, *notes_of_parts([facts["notes"] for facts in parts.values()])]
+    return [*own, *notes_of_parts([parts[n]["notes"] for n in sorted(parts)])]
 
 
 def notes_of_parts(notes: Sequence[Sequence[str]]) -> list[str]:

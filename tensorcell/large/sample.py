@@ -31,6 +31,15 @@ LEAST_MEASURED = 0.5
 """A block is as good as any other if it has this share of the measured voxels that most have."""
 
 
+class Told(NamedTuple):
+    """What a sample told of its stack."""
+
+    request: Request
+    """For the parts of the stack."""
+    rank: tuple[int, ...]
+    noise: float
+
+
 class Layout(NamedTuple):
     """How many blocks of a sample lie along z, y and x, and how large they are."""
 
@@ -90,6 +99,13 @@ def sampled(stack: Source, boxes: Sequence[Box], layout: Layout) -> tuple[Array,
             measured[place] = mask
     assert values is not None
     return values, None if measured.all() else measured
+
+
+def told_by(stack: Source, boxes: Sequence[Box], layout: Layout, label: str, request: Request, complete: bool) -> Told:
+    """Read the sample of a stack, and settle the request for its parts; see `settled_by`."""
+    data, mask = sampled(stack, boxes, layout)
+    request, found = settled_by(Stack((), label, data, mask), request, complete=complete)
+    return Told(request, found.rank, found.noise)
 
 
 def settled_by(sample: Stack, request: Request, *, complete: bool) -> tuple[Request, StackResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +34,10 @@ class Block(NamedTuple):
     """Voxels that were measured."""
     contrast: float
     """Standard deviation of the measured voxels, noise included."""
+    lowest: float
+    highest: float
+    infinite: int
+    """Measured voxels that are infinite; lowest, highest and contrast are not found then."""
 
 
 class Survey(NamedTuple):
@@ -64,27 +69,32 @@ def surveyed(stack: Source, sides: Sides) -> Survey:
     InputError
         If nothing was measured, or a measured voxel is infinite.
     """
-    blocks: list[Block] = []
-    measured, lowest, highest, infinite = 0, math.inf, -math.inf, 0
-    for box in boxes(stack.shape, sides):
-        data, mask = stack.read(box)
-        seen = data[known(data, mask)]
-        unbounded = int(np.count_nonzero(np.isinf(seen))) if seen.dtype.kind == "f" else 0
-        infinite += unbounded
-        measured += seen.size
-        if not seen.size or unbounded:
-            blocks.append(Block(box, seen.size, 0.0))
-            continue
-        lowest, highest = min(lowest, float(seen.min())), max(highest, float(seen.max()))
-        blocks.append(Block(box, seen.size, float(np.std(seen, dtype=np.float64))))
+    return survey_of(stack.shape, (block_of(stack, box) for box in boxes(stack.shape, sides)))
+
+
+def block_of(stack: Source, box: Box) -> Block:
+    """Read a block."""
+    data, mask = stack.read(box)
+    seen = data[known(data, mask)]
+    infinite = int(np.count_nonzero(np.isinf(seen))) if seen.dtype.kind == "f" else 0
+    if not seen.size or infinite:
+        return Block(box, seen.size, 0.0, math.inf, -math.inf, infinite)
+    return Block(box, seen.size, float(np.std(seen, dtype=np.float64)), float(seen.min()), float(seen.max()), 0)
+
+
+def survey_of(shape: Sides, blocks: Iterable[Block]) -> Survey:
+    """The survey of a stack from its blocks, in any order; see `surveyed`."""
+    found = sorted(blocks, key=lambda block: [side.start for side in block.box])
+    infinite, measured = sum(block.infinite for block in found), sum(block.measured for block in found)
     if infinite:
         raise InputError(f"expected finite values at measured voxels, got {infinite} infinite")
-    voxels = math.prod(stack.shape)
+    voxels = math.prod(shape)
     if not measured:
         raise InputError(
             f"expected at least one measured voxel, got none of {voxels} (NaN or False in the mask everywhere)"
         )
-    return Survey(tuple(blocks), measured, voxels, lowest, highest)
+    lowest, highest = min(block.lowest for block in found), max(block.highest for block in found)
+    return Survey(tuple(found), measured, voxels, lowest, highest)
 
 
 def known(data: Array, mask: Array | None) -> Any:

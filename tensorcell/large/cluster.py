@@ -1,0 +1,331 @@
+"""The workers of a dask.distributed cluster: parts of stacks as tasks, and sums over blocks that are added in a tree.
+
+What many tasks need (the stacks, a request, the model of a sweep) is the result of a task, too, and not scattered:
+scattered data of which a worker that dies held the only copy are lost, whereas the scheduler repeats tasks.
+
+A worker does one task at a time, with as many threads as it was given (``dask worker --nthreads``) and BLAS on one:
+the memory is planned for one part, and results are those of one process bit for bit, since what depends on the number
+of threads is added up in shares whose number is fixed (`tensorcell.solvers.threads`).
+"""
+
+from __future__ import annotations
+
+import operator
+import queue
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tensorcell
+from tensorcell.errors import InputError
+from tensorcell.files.messages import library, reason
+from tensorcell.large.measured import MeasuredStack
+from tensorcell.large.workers import Call
+from tensorcell.solvers.blocks import Block, MapBlocks
+from tensorcell.solvers.threads import one_blas_thread
+
+IN_FLIGHT = 2
+"""Calls for each worker whose results were not taken yet: the one that it does, and the next."""
+
+WAIT = 60
+"""Seconds within which there must be a worker."""
+
+CONNECT = 10
+"""Seconds within which a scheduler must answer."""
+
+TRIED = 8
+"""Voxels along y and x of what a worker reads to show that it sees the same file."""
+
+_one = threading.Lock()
+"""Held by the task that a worker does."""
+
+_passed: set[str] = set()
+"""Tokens of the checks that this process has passed."""
+
+
+class Unfit(Exception):
+    """A worker cannot do what is asked for; no `InputError`, which would be taken for one of the stack."""
+
+
+class Check(NamedTuple):
+    """What a worker must have."""
+
+    token: str
+    version: str
+    stacks: Sequence[MeasuredStack]
+    """Those it works on."""
+    tried: Any
+    """What `tried_of` reads of them here."""
+
+
+def tried_of(stack: MeasuredStack) -> Any:
+    """A few voxels in the middle of a stack, and which of them were measured."""
+    z, y, x = (size // 2 for size in stack.shape)
+    return stack.read((slice(z, z + 1), slice(y, y + TRIED), slice(x, x + TRIED)))
+
+
+def same_values(one: Any, two: Any) -> bool:
+    """Whether two arrays, or two None, are alike."""
+    if one is None or two is None:
+        return one is two
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+
+
+# What runs on a worker are functions of this module, so that only their names are sent.
+
+
+def unfit_here(check: Check) -> str:
+    """Why this process cannot do the work: it has another program, or does not see the same input; else nothing."""
+    if check.token in _passed:
+        return ""
+    if check.version != tensorcell.__version__:
+        return f"expected tensorcell {check.version}, got {tensorcell.__version__}"
+    if check.stacks:
+        try:
+            found = tried_of(check.stacks[0])
+        except InputError as error:
+            return f"cannot read the input: {error}"
+        if not all(map(same_values, found, check.tried)):
+            return "the input has other values there: expected the same file under the same path"
+    _passed.add(check.token)
+    return ""
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """The threads that this worker was given, for one task at a time."""
+    import distributed
+    import numba
+
+    given = distributed.get_worker().state.nthreads
+    with _one, one_blas_thread():
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(given, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
+
+
+def same(thing: Any) -> Any:
+    """The thing itself."""
+    return thing
+
+
+def called(check: Check, function: Callable[..., Any], stack: int, *arguments: Any) -> Any:
+    """Make a call."""
+    import distributed
+
+    with all_threads():
+        problem = unfit_here(check)
+        if problem:
+            raise Unfit(f"worker {distributed.get_worker().address}: {problem}")
+        return function(check.stacks[stack], *arguments)
+
+
+def applied(function: Callable[[Any], Any], block: Any) -> Any:
+    """Run a function on a block."""
+    with all_threads():
+        return function(block)
+
+
+class Cluster:
+    """The workers of a cluster, as `tensorcell.large.workers.Workers`.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    stacks : sequence of MeasuredStack
+
+    Raises
+    ------
+    Unfit
+        If there is no worker, or one that has another program or cannot read the stacks.
+    """
+
+    def __init__(self, client: Any, stacks: Sequence[MeasuredStack]) -> None:
+        self.client = client
+        self.waiting: set[Any] = set()
+        check = Check(uuid.uuid4().hex, tensorcell.__version__, stacks, tried_of(stacks[0]))
+        try:
+            self.check = self.share(check)
+        except Exception as error:  # whatever pickle raises
+            raise Unfit(f"this volume cannot be sent to other processes: {reason(first_of(error))}") from error
+        check_workers(client, check)
+
+    def share(self, thing: Any) -> Any:
+        """As `Workers.share`."""
+        return submitted(self.client, same, thing)
+
+    def run(
+        self, function: Callable[..., Any], calls: Iterable[Call], *, first: bool = False
+    ) -> Iterator[tuple[Any, Any]]:
+        """As `Workers.run`."""
+        ahead, finished = iter(calls), queue.SimpleQueue[Any]()
+        waiting: dict[Any, tuple[Any, str]] = {}  # futures: keys, and the workers that the calls are meant for
+        more = True
+        while more or waiting:
+            addresses = list(self.client.nthreads())
+            while more and len(waiting) < IN_FLIGHT * max(1, len(addresses)):
+                call = next(ahead, None)
+                if call is None:
+                    more = False
+                    break
+                busy = Counter(address for _, address in waiting.values())
+                address = min(addresses, key=lambda each: busy[each], default="")
+                future = submitted(
+                    self.client, called, self.check, function, call.stack, *call.arguments,
+                    workers=[address] if address else None, priority=int(first),
+                )  # fmt: skip
+                waiting[future] = call.key, address
+                self.waiting.add(future)
+                future.add_done_callback(finished.put)
+            if waiting:
+                future = finished.get()
+                key, _ = waiting.pop(future)
+                result = future.result()
+                self.waiting.remove(future)
+                future.release()  # the worker forgets it
+                yield key, result
+
+    def cancel(self) -> None:
+        """Have the scheduler forget the calls that are not finished."""
+        for future in (self.check, *self.waiting):
+            future.release()
+        self.waiting.clear()
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The exception with which it began."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
+
+
+def check_workers(client: Any, check: Check) -> None:
+    """Look at all workers before the work; those that come later look at themselves."""
+    try:
+        client.wait_for_workers(1, timeout=WAIT)
+    except TimeoutError:
+        raise Unfit(f"expected at least one worker at the scheduler, got none in {WAIT} s") from None
+    if isinstance(check.stacks[0].stack.volume.data, np.ndarray):
+        check = check._replace(stacks=(), token="of the version alone")  # no file has to be seen
+    for address, found in client.run(unfit_here, check, on_error="return").items():
+        if found:
+            problem = found if isinstance(found, str) else f"tensorcell cannot be run: {reason(found)}"
+            raise Unfit(f"worker {address}: {problem}")
+
+
+def submitted(
+    client: Any, function: Callable[..., Any], *arguments: Any, workers: Any = None, priority: int = 0
+) -> Any:
+    """The future of a call; ``workers`` are those who should make it, if they can."""
+    import dask
+
+    # What is shared is large only where a volume lies in memory, and then it is sent once.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        return client.submit(
+            function, *arguments, pure=False, workers=workers, allow_other_workers=workers is not None,
+            priority=priority,
+        )  # fmt: skip
+
+
+@contextmanager
+def cluster(client: Any, stacks: Sequence[MeasuredStack]) -> Iterator[Cluster]:
+    """The workers of a client's cluster for work on stacks; what is unfinished at the end is cancelled.
+
+    Raises
+    ------
+    InputError
+        If they cannot do it, or are lost.
+    """
+    distributed = library("distributed", "distributed")
+    found = None
+    try:
+        found = Cluster(client, stacks)
+        yield found
+    except Unfit as error:
+        raise InputError(f"the cluster cannot do the work: {error}") from error
+    except distributed.KilledWorker as error:
+        raise InputError(
+            f"a part was given up, since {error.allowed_failures + 1} workers died at it; perhaps they have less memory"
+            " than memory= (--memory) allows"
+        ) from error
+    except (distributed.comm.CommClosedError, CancelledError, TimeoutError) as error:
+        raise InputError(f"the cluster was lost: {reason(error)}") from error
+    finally:
+        if found is not None:
+            found.cancel()
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """A client of the scheduler at an address.
+
+    Raises
+    ------
+    InputError
+        If none answers there.
+    """
+    distributed = library("distributed", "distributed")
+    try:
+        client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"expected the address of a dask.distributed scheduler, such as tcp://host:8786, got {address!r}: "
+            f"{reason(error)}"
+        ) from error
+    with client:
+        yield client
+
+
+def memory_of_workers(client: Any) -> float | None:
+    """Bytes that each worker may use at least; None where none has a limit."""
+    library("distributed", "distributed")
+    limits = [worker["memory_limit"] for worker in client.scheduler_info()["workers"].values()]
+    return float(min(limit for limit in limits if limit)) if any(limits) else None
+
+
+def dask_map(client: Any) -> MapBlocks:
+    """``map_blocks`` of a `tensorcell.solvers.BlockedStack` that runs on a cluster and adds results up there.
+
+    Parameters
+    ----------
+    client : distributed.Client
+
+    Returns
+    -------
+    callable
+        It gives one result, the sum. The function (in a sweep: core and factors) goes to each worker once. Blocks side
+        by side belong to one worker, and halves of the blocks are added up there where one of them is, so that of the
+        results only sums over many blocks travel.
+
+    Notes
+    -----
+    The tree depends on the number of blocks alone: with any number of workers, and if one dies, sums are the same bit
+    for bit. They differ from those of the built-in ``map``, which adds in another order, by rounding.
+    """
+    library("distributed", "distributed")
+
+    def mapped(function: Callable[[Block], Any], blocks: Sequence[Block]) -> list[Any]:
+        addresses, shared = sorted(client.nthreads()), submitted(client, same, function)
+
+        def total(first: int, last: int) -> Any:
+            if last - first == 1:
+                workers = [addresses[first * len(addresses) // len(blocks)]] if addresses else None
+                return submitted(client, applied, shared, blocks[first], workers=workers)
+            middle = (first + last) // 2
+            return submitted(client, operator.add, total(first, middle), total(middle, last))
+
+        try:
+            return [total(0, len(blocks)).result()]
+        finally:
+            shared.release()
+
+    return mapped
