@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from tensorcell.large.cut import Part
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.part import PartFacts, PartResult
 from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
+from tensorcell.large.sample import Told
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.solvers import Status
 from tensorcell.stack_recovery import Request
-from tensorcell.volume import Stack, Volume
+from tensorcell.volume import Volume
 
 SHAPE = (12, 72, 72)
 IN_PARTS = BASE + BYTES_A_VOXEL * 12 * 60 * 64
@@ -50,18 +52,19 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts that cost nothing: twice what was given; for what happens to files around them."""
 
-    def twice(source: Any, part: Part, label: str, request: Request) -> PartResult:
+    def twice(source: Any, part: Part, label: str, request: Request, names: Sequence[str]) -> PartResult:
         data, _ = source.read(part.outer)
         value = 2 * data[part.within].astype(np.float32)
         nothing = np.zeros_like(value)
         facts = PartFacts(value.size, {}, 0, (1, 1, 1), Status.COMPLETED, 30.0, ("twice",))
-        return PartResult(value, nothing + 30, nothing, nothing, facts)
+        every = {"OUT": value, "uncertainty": nothing + 30, "invented": nothing, "outliers": nothing}
+        return PartResult({name: every[name] for name in names}, facts)
 
-    def settled(sample: Stack, request: Request, *, complete: bool) -> tuple[Request, PartFacts]:
-        return request, PartFacts(0, {}, 0, (1, 1, 1), Status.COMPLETED, 30.0, ())
+    def told(stack: Any, boxes: Any, layout: Any, label: str, request: Request, complete: bool) -> Told:
+        return Told(request, (1, 1, 1), 30.0)
 
     monkeypatch.setattr(recovery, "recovered_part", twice)
-    monkeypatch.setattr(recovery, "settled_by", settled)
+    monkeypatch.setattr(recovery, "told_by", told)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

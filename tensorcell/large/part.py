@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,14 +24,12 @@ Array = npt.NDArray[Any]
 
 
 class PartResult(NamedTuple):
-    """What is taken of one part; arrays are those of its inner box in the wanted stack."""
+    """What is taken of one part."""
 
-    volume: Array
-    uncertainty: Array
-    invented: Array
-    """Share of each voxel that the measurement leaves open."""
-    outliers: Array
-    """``E`` in the inner box of the stack that was given, 0 where nothing was flagged."""
+    arrays: Mapping[str, Array]
+    """What was asked for of ``"OUT"`` (the volume), ``"uncertainty"``, ``"invented"`` (the share of each voxel that the
+    measurement leaves open), each in the inner box of the wanted stack, and ``"outliers"`` (``E``, 0 where nothing was
+    flagged) in that of the stack that was given."""
     facts: PartFacts
 
 
@@ -51,10 +49,15 @@ class PartFacts(NamedTuple):
     """Why it was not recovered."""
 
 
-def recovered_part(stack: Source, part: Part, label: str, request: Request) -> PartResult:
-    """Read a part with its rim, recover it, and take what lies in its inner box.
+def recovered_part(stack: Source, part: Part, label: str, request: Request, names: Sequence[str]) -> PartResult:
+    """Read a part with its rim, recover it, and take what is asked for by name in its inner box.
 
     A part that cannot be recovered keeps what was measured of it, and is NaN elsewhere.
+
+    Raises
+    ------
+    InputError
+        If a stack that is one part cannot be recovered.
     """
     data, mask = stack.read(part.outer)
     one = Stack((), label, data, mask)
@@ -66,19 +69,24 @@ def recovered_part(stack: Source, part: Part, label: str, request: Request) -> P
     try:
         found = finished(posed_stack(one, request, complete=request.settled.told("complete")), request)
     except InputError as error:
+        if not request.settled.found:
+            raise
         reason = str(error)
         found = as_measured(one, request, reason)
     found = with_noise_of_sample(found, request)
-    return taken(found, part, data.shape, request, reason)
+    del data, mask, one
+    return taken(found, part, request, names, reason)
 
 
-def recovered_whole(stack: Source, part: Part, label: str, request: Request, sides: Sides) -> PartResult | str:
+def recovered_whole(
+    stack: Source, part: Part, label: str, request: Request, names: Sequence[str], sides: Sides
+) -> PartResult | str:
     """The same for a stack that is one part, after a look at all its blocks; the reason if it cannot be recovered."""
     try:
         surveyed(stack, sides)
+        return recovered_part(stack, part, label, request, names)
     except InputError as error:
         return str(error)
-    return recovered_part(stack, part, label, request)
 
 
 def as_measured(stack: Stack, request: Request, reason: str) -> StackResult:
@@ -102,30 +110,37 @@ def with_noise_of_sample(found: StackResult, request: Request) -> StackResult:
     return found._replace(uncertainty=np.maximum(found.uncertainty, least).astype(found.uncertainty.dtype), noise=noise)
 
 
-def taken(found: StackResult, part: Part, given: tuple[int, ...], request: Request, reason: str) -> PartResult:
-    """The inner box of a result."""
-    here, wanted = part.within, in_wanted(part.within, request)
+def taken(found: StackResult, part: Part, request: Request, names: Sequence[str], reason: str) -> PartResult:
+    """What is asked for of a result, in the inner box."""
+    wanted = in_wanted(part.within, request)
+    given = tuple(side.stop - side.start for side in part.outer)
     outliers = np.zeros(given, float_type(found.volume.dtype))
     outliers.ravel()[found.positions] = found.values
+    inner = outliers[part.within]
+    facts = PartFacts(
+        int(np.count_nonzero(found.measured[wanted])), found.defects, int(np.count_nonzero(inner)), found.rank,
+        found.status, found.noise, found.notes, reason,
+    )  # fmt: skip
+    ways: dict[str, Callable[[], Array]] = {
+        "OUT": lambda: found.volume[wanted],
+        "uncertainty": lambda: found.uncertainty[wanted],
+        "invented": lambda: left_open(found, outliers, request)[wanted],
+        "outliers": lambda: inner,
+    }
+    return PartResult({name: np.ascontiguousarray(ways[name]()) for name in names}, facts)
+
+
+def left_open(found: StackResult, outliers: Array, request: Request) -> Array:
+    """The share of each voxel that the measurement leaves open; NaN where nothing was recovered."""
     open_ = ~found.measured
     if request.lateral_factor == 1:
         open_ |= request.grid.spread(outliers != 0)
-    contrast = request.settled.once("contrast", lambda: float(np.nanstd(found.volume, dtype=np.float64)))
-    invented = share_left_open(np.nan_to_num(found.volume), np.nan_to_num(found.uncertainty), contrast)
-    invented[~open_] = 0
-    invented[np.isnan(found.volume)] = np.nan
-    measured = found.measured[wanted]
-    facts = PartFacts(
-        int(np.count_nonzero(measured)), found.defects, int(np.count_nonzero(outliers[here])), found.rank,
-        found.status, found.noise, found.notes, reason,
-    )  # fmt: skip
-    return PartResult(
-        found.volume[wanted],
-        found.uncertainty[wanted],
-        invented[wanted].astype(found.volume.dtype),
-        outliers[here],
-        facts,
+    share = share_left_open(
+        np.nan_to_num(found.volume), np.nan_to_num(found.uncertainty), request.settled.told("contrast")
     )
+    share[~open_] = 0
+    share[np.isnan(found.volume)] = np.nan
+    return share.astype(found.volume.dtype)
 
 
 def in_wanted(box: Box, request: Request) -> Box:

@@ -13,10 +13,10 @@ from tensorcell.large.cut import Cut, Sides, cut
 from tensorcell.large.sample import Layout, layout_of
 from tensorcell.memory import free_memory, size_text
 
-BASE = 400e6
+BASE = 420e6
 """Bytes that the program takes without any data."""
 
-BYTES_A_VOXEL = 90
+BYTES_A_VOXEL = 95
 """Bytes of memory for each voxel of a part in the wanted stack, its rim included: its values, estimates of different
 strength, and the results that are written."""
 

@@ -394,14 +394,14 @@ class Run:
         self, workers: Workers, journal: Journal, refused: dict[str, str], told: Callable[[MeasuredStack, str], None]
     ) -> Iterator[Call]:
         """A call for each part that is not done; before those of a stack that is cut its sample is recovered."""
-        sides, parts = self.plan.sample.sides, list(self.plan.cut.parts())
+        sides, parts, names = self.plan.sample.sides, list(self.plan.cut.parts()), tuple(self.outputs)
         for number, stack in enumerate(self.stacks):
             left = [n for n in range(len(parts)) if (stack.label, n) not in journal.parts]
             if not left:
                 continue
             told(stack, "survey")
             if len(parts) == 1:
-                yield Call((stack, 0, parts[0]), number, (parts[0], stack.label, self.request, sides))
+                yield Call((stack, 0, parts[0]), number, (parts[0], stack.label, self.request, names, sides))
                 continue
             calls = (Call(None, number, (box,)) for box in boxes(stack.shape, sides))
             try:
@@ -412,7 +412,7 @@ class Run:
                 self.refuse(stack, str(error), refused)
                 continue
             for n in left:
-                yield Call((stack, n, parts[n]), number, (parts[n], stack.label, request))
+                yield Call((stack, n, parts[n]), number, (parts[n], stack.label, request, names))
 
     def settled(self, number: int, survey: Survey, workers: Workers, journal: Journal) -> Request:
         """The request for all parts of a stack that is cut."""
@@ -433,19 +433,15 @@ class Run:
 
     def write_part(self, stack: MeasuredStack, part: Part, found: PartResult) -> dict[str, int]:
         """Write a part to the disk; how many voxels were rounded and clipped to the data type of the output."""
-        place = in_wanted(part.inner, self.request)
-        changed = Counter[str]()
-        for name, values, box in (
-            ("OUT", found.volume, place), ("uncertainty", found.uncertainty, place),
-            ("invented", found.invented, place), ("outliers", found.outliers, part.inner),
-        ):  # fmt: skip
-            if name in self.outputs:
-                rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
-                if name == "OUT":
-                    changed.update(rounded=rounded, clipped=clipped)
+        place, changed = in_wanted(part.inner, self.request), {}
+        for name, values in found.arrays.items():
+            box = part.inner if name == "outliers" else place
+            rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
+            if name == "OUT":
+                changed = {"rounded": rounded, "clipped": clipped}
         for output in self.outputs.values():
             output.flush()
-        return dict(changed)
+        return changed
 
     def refuse(self, stack: MeasuredStack, why: str, refused: dict[str, str]) -> None:
         """Write NaN for a stack that cannot be recovered, and remember the reason."""

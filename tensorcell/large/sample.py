@@ -73,16 +73,22 @@ def layout_of(shape: Sequence[int], most: float, *, whole_z: bool) -> Layout:
 
 
 def chosen_blocks(survey: Survey, layout: Layout) -> list[Box]:
-    """Whole blocks of the survey by their contrast, in ascending order of it."""
-    full = [
-        block for block in survey.blocks
-        if all(part.stop - part.start == side for part, side in zip(block.box, layout.sides, strict=True))
-    ]  # fmt: skip
-    usual = float(np.median([block.measured for block in full if block.measured] or [0]))
-    told = [block for block in full if block.measured and block.measured >= LEAST_MEASURED * usual]
+    """Blocks of the survey by their contrast, in ascending order of it; those at the end are moved to be whole."""
+    usual = float(np.median([block.measured for block in survey.blocks if block.measured]))
+    told = [block for block in survey.blocks if block.measured and block.measured >= LEAST_MEASURED * usual]
     told.sort(key=lambda block: block.contrast)
     places = [round(share * (len(told) - 1)) for share in sorted(WANTED)]
-    return [told[place].box for place in places]
+    return [whole(told[place].box, layout.sides) for place in places]
+
+
+def whole(box: Box, sides: Sides) -> Box:
+    """The box, or one of these sides that ends where it ends.
+
+    >>> whole((slice(0, 8), slice(16, 20), slice(8, 16)), (8, 8, 8))
+    (slice(0, 8, None), slice(12, 20, None), slice(8, 16, None))
+    """
+    z, y, x = (slice(part.stop - side, part.stop) for part, side in zip(box, sides, strict=True))
+    return z, y, x
 
 
 def sampled(stack: Source, boxes: Sequence[Box], layout: Layout) -> tuple[Array, Array | None]:

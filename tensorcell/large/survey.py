@@ -62,7 +62,7 @@ def surveyed(stack: Source, sides: Sides) -> Survey:
     ----------
     stack : Source
     sides : three ints
-        Of a block; what is left at the end of the stack belongs to blocks that begin earlier, so that all are as large.
+        Of a block; those at the end of the stack are smaller.
 
     Raises
     ------
