@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from tensorcell.diffusion_guidance.denoising import CONDITION, PriorDenoised, de
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.plane_samples import PlaneSamples, calibrated, sample_planes, smoothed
 from tensorcell.diffusion_guidance.planes import FEWEST_PLANES, PriorFill, fill_with_prior, grid_rows, kriged_alone
-from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, load_prior, shipped_prior
+from tensorcell.diffusion_guidance.priors import CONFIG, WEIGHTS, LateralPrior, load_prior, shipped_prior, unfinished
 from tensorcell.diffusion_guidance.slices import matched_stretch
 from tensorcell.diffusion_guidance.training import estimate_fit, fit_lateral_prior
 from tensorcell.diffusion_guidance.training_loop import STOPPED
@@ -46,6 +46,9 @@ MOST_GAPS = 0.05
 
 NOISE = "noise"
 """Folder of a cache that holds the prior for noise."""
+
+STATE = ".state"
+"""How the name of a folder ends that keeps the state of a stopped fit."""
 
 LOWEST_LEVEL = 1e-2
 """The lowest level of priors that were fitted to slices without noise."""
@@ -295,6 +298,7 @@ def prior_for(
         return _checked(given, factor, name).adapted(values, sigma if from_noisy else 0.0), name
     kept = kept_prior(request.cache, request.key)
     if kept is not None:
+        _remove_state(_state_of(request))  # a process that was killed after its fit leaves it
         return _checked(kept, factor, str(request.cache)), f"prior {request.cache}, fitted earlier"
     return _fitted(values, factor, request)
 
@@ -335,12 +339,21 @@ def checked_cache(cache: Any) -> Path | None:
     folder = Path(os.path.abspath(cache))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{cache}: expected a folder or a new name as cache, got a file")
-    if folder.exists() and not {path.name for path in folder.iterdir()} <= {CONFIG, WEIGHTS, NOISE}:
+    if folder.exists() and not is_cache(folder):
         raise ValueError(f"{cache}: expected the cache of an earlier run or a new name, got a folder of something else")
     above = next(parent for parent in folder.parents if parent.exists())
     if not os.access(folder if folder.exists() else above, os.W_OK):
         raise ValueError(f"{cache}: expected a cache that can be written to, got one that cannot")
     return folder
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder holds priors, those of channels and frames, and states of fits, and nothing else."""
+    files = Path(CONFIG), Path(WEIGHTS)
+    ours = {str(name) for name in (*files, *map(unfinished, files))}  # a killed process leaves unfinished ones
+    return all(
+        path.suffix == STATE or is_cache(path) if path.is_dir() else path.name in ours for path in folder.iterdir()
+    )
 
 
 def kept_prior(cache: Path | None, key: str) -> LateralPrior | None:
@@ -378,6 +391,23 @@ def _checked(prior: LateralPrior, factor: int, name: str) -> LateralPrior:
     return prior
 
 
+def _state_of(request: DiffusionRequest) -> Path | None:
+    """The folder beside the cache that keeps the state of a stopped fit; None without a cache."""
+    cache = request.cache
+    return None if cache is None else cache.with_name(f"{cache.name}.{request.key}{STATE}")
+
+
+def _remove_state(state: Path | None) -> None:
+    """Remove the state of a fit that is done, and nothing else that may lie there."""
+    if state is None or not state.is_dir():
+        return
+    for name in ("training_state.json", "training_state.safetensors"):
+        for path in (state / name, unfinished(state / name)):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        state.rmdir()
+
+
 def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[LateralPrior, str]:
     """A prior fitted to the lateral slices. A cache, where there is one, keeps it, or the state of a stopped fit."""
     cost = estimate_fit(values, steps=request.fit_steps, axial_factor=factor)
@@ -386,9 +416,7 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
         f"fitting a prior to {planes}: about {duration(cost.seconds)} for {request.fit_steps} steps, "
         f"{cost.bytes / 2**20:.0f} MiB; then {request.samples} samples"
     )
-    cache, state = request.cache, None
-    if cache is not None:
-        state = cache.with_name(f"{cache.name}.{request.key}.state")
+    cache, state = request.cache, _state_of(request)
     stopped: list[bool] = []
 
     def progress(step: int, steps: int, loss: float, heldout: float) -> bool:
@@ -401,11 +429,9 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
         values, axial_factor=factor, stretch=matched_stretch(values, factor), steps=request.fit_steps,
         seed=request.seed, progress=progress, initial=state if resumed else shipped_prior(), keep=state,
     )  # fmt: skip
-    if cache is not None and state is not None and not was_stopped(prior):
+    if cache is not None and not was_stopped(prior):
         keep_prior(prior, cache, request.key)
-        for name in ("training_state.json", "training_state.safetensors"):
-            (state / name).unlink(missing_ok=True)
-        state.rmdir()
+        _remove_state(state)
     said = prior.report
     return prior, f"prior fitted to {planes} in {said['steps']} steps ({said['ended']})"
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -268,9 +269,27 @@ def shipped_prior() -> LateralPrior:
 
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    with _whole(path) as part:
+        part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def unfinished(path: Path) -> Path:
+    """The temporary name of a file that is being written; what a killed process leaves there is written over."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes ``path`` at the end, or is removed on any exception, as of a full disk."""
+    part = unfinished(path)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # after a power cut the old or the new content is there
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -288,9 +307,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     """Write safetensors under a temporary name and rename them."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-    os.replace(temporary, path)
+    with _whole(path) as part:
+        part.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

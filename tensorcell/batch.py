@@ -10,11 +10,9 @@ import glob
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,15 +30,15 @@ State = Literal["to do", "done", "refused"]
 
 CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from tensorcell.batch import end_with; end_with(int(sys.argv.pop(1))); from tensorcell.cli import main; main()"
+    "from tensorcell.child_processes import end_with; end_with(int(sys.argv.pop(1))); "
+    "from tensorcell.cli import main; main()"
 )
 """What the process of a file runs, with our module search path, our number and the words of its command."""
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
-PAUSE, LOOK, PATIENCE = 0.05, 1.0, 60.0
-"""Seconds between two looks at the processes, between two of theirs at us, and for a process that is asked to end to
-remove what is unfinished."""
+PAUSE, PATIENCE = 0.05, 60.0
+"""Seconds between two looks at the processes, and for a process that is asked to end to remove what is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -324,17 +322,6 @@ def started(item: Item, options: Sequence[str], jobs: int) -> Running:
         start_new_session=True,
     )  # fmt: skip
     return Running(item, process, time.perf_counter(), out, err)
-
-
-def end_with(parent: int) -> None:
-    """Let this process be asked to end when the one that started it is gone, since nobody waits for it any more."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(LOOK)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def ended_by(status: int) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.errors import InputError
-from tensorcell.files import read, same_file, split_path
+from tensorcell.files import messages, read, same_file, split_path
 from tensorcell.files.messages import naming
 from tensorcell.files.whole_files import whole_file
 from tensorcell.methods.protocol import Stage
@@ -172,18 +172,17 @@ def train(request: TrainRequest) -> dict[str, Any]:
                 volumes, **options, seconds=seconds, steps=request.steps, seed=request.seed, progress=progress,
                 initial=request.state if request.resume else None, keep=request.state,
             )  # fmt: skip
-        write_folder(prior.save, request.out)
     except ValueError as error:
         if not request.resume:
             remove_state(request)
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"{request.out}: cannot be written: {error.strerror or error}") from None
+        raise not_written(request, error) from None
     except KeyboardInterrupt:
-        if not (request.state / STATE_FILES[0]).exists():
+        if not has_state(request):
             remove_state(request)
         raise
-    remove_state(request)
+    write_result(prior.save, request)
     report = prior.report
     if "not finite" in report["ended"]:
         print(f"tensorcell: {request.out}: {report['ended']} and written", file=sys.stderr)
@@ -278,7 +277,7 @@ def check_folders(request: AnyRequest, is_ours: Callable[[Path], bool]) -> None:
 
 def check_state(request: AnyRequest) -> None:
     """Raise `InputError` if an interrupted fit is not resumed explicitly, or not with the options it began with."""
-    there = any(any(request.state.glob(f"{inside}{STATE_FILES[0]}")) for inside in ("", "*/"))
+    there = has_state(request)
     if request.resume and not there:
         raise InputError(f"{request.state}: expected an interrupted fit to go on from, found none")
     if there and not request.resume:
@@ -377,6 +376,34 @@ def write_folder(save: Callable[[Path], Any], out: Path) -> None:
     """Write the folder under a temporary name and rename it; an earlier one there is replaced or stays whole."""
     with naming(out), whole_file(out) as part:
         save(part)
+
+
+def has_state(request: AnyRequest) -> bool:
+    """Whether an interrupted fit can be gone on from: of a prior, or of a stage of networks."""
+    return any(any(request.state.glob(f"{inside}{STATE_FILES[0]}")) for inside in ("", "*/"))
+
+
+def not_written(request: AnyRequest, error: OSError) -> InputError:
+    """What is said where the system does not take the output or the state; a state that is none is removed."""
+    if not has_state(request):
+        remove_state(request)
+    return InputError(f"{request.out}: {messages.not_written(error)}{_resuming(request)}")
+
+
+def _resuming(request: AnyRequest) -> str:
+    """How a fit that was not written is gone on from, if its state is there."""
+    if not has_state(request):
+        return ""
+    return f"; the same command with --resume goes on from the state in {request.state}"
+
+
+def write_result(save: Callable[[Path], Any], request: AnyRequest) -> None:
+    """Write the output, and remove the state of the fit; where the output cannot be written, the state stays."""
+    try:
+        write_folder(save, request.out)
+    except InputError as error:
+        raise InputError(f"{error}{_resuming(request)}") from None
+    remove_state(request)
 
 
 def remove_state(request: AnyRequest) -> None:

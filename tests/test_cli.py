@@ -224,14 +224,26 @@ def test_a_stack_too_large_for_the_machine_is_announced(
     assert "MiB of memory will be needed; this machine has 100 MiB" in line
 
 
-@pytest.mark.parametrize("command", [("recover", "in.tif", "out.tif"), ("diagnose", "in.tif")])
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            ("recover", "in.tif", "out.tif"),
+            r"memory of at least \d+ TB for a wanted stack of 7000000001 x 24 x 26 voxels",
+        ),
+        (("diagnose", "in.tif"), r"axial factor 1000000000 makes .* TB of memory"),
+    ],
+)
 def test_a_factor_that_no_memory_holds_is_one_line(
-    command: tuple[str, ...], stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: tuple[str, ...],
+    expected: str,
+    stack: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert call(monkeypatch, stack, *command, "--axial-factor", "1000000000") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "axial factor 1000000000 makes" in line
-    assert "TB of memory" in line
+    assert re.search(expected, line), line
 
 
 def test_channels_and_frames_keep_their_axes(

@@ -114,6 +114,29 @@ def test_frames_are_fitted_one_by_one_and_keep_their_priors_apart(truth: np.ndar
     assert result.samples.shape == (2, 2, 25, 24, 26)
     assert sorted(folder.name for folder in (tmp_path / "p").iterdir()) == ["T-0", "T-1"]
     assert sum("prior fitted" in note for note in result.notes) == 2
+    again = tc.recover(tc.Volume(frames, axes="TZYX"), axial_factor=2, cache=tmp_path / "p", **QUICK)
+    assert sum("fitted earlier" in note for note in again.notes) == 2
+    np.testing.assert_array_equal(again.volume.data, result.volume.data)
+
+
+def test_a_cache_is_gone_on_with_whenever_a_run_on_it_was_killed(truth: np.ndarray, tmp_path: Path) -> None:
+    """Killed while it wrote the prior, and after that, while it removed the state of the fit."""
+    cache = tmp_path / "prior"
+    cache.mkdir()
+    (cache / ".diffusion_pytorch_model.safetensors.part").write_text("cut off")
+    (cache / ".config.json.part").write_text("cut off")
+    first = tc.recover(truth[::2], axial_factor=2, cache=cache, **QUICK)
+    assert sorted(path.name for path in cache.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    key = json.loads((cache / "config.json").read_text())["report"]["key"]
+    state = tmp_path / f"prior.{key}.state"
+    state.mkdir()
+    (state / "training_state.safetensors").write_text("what is left of it")
+    second = tc.recover(truth[::2], axial_factor=2, cache=cache, **QUICK)
+    np.testing.assert_array_equal(first.volume.data, second.volume.data)
+    assert [path.name for path in tmp_path.iterdir()] == ["prior"]
+    (cache / "mine.txt").write_text("mine")
+    with pytest.raises(tc.InputError, match="got a folder of something else"):
+        tc.recover(truth[::2], axial_factor=2, cache=cache, **QUICK)
 
 
 def test_a_cached_prior_is_taken_again(truth: np.ndarray, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tensorcell import cli
 from tensorcell.errors import InputError
 from tensorcell.files import claimed, read, write, writing
 from tensorcell.files.temporary import OLD, place_of, temporary_name
@@ -109,3 +110,37 @@ def test_write_waits_for_another_that_writes_the_same_file_and_says_so_at_last(
     with claimed([tmp_path / "a.npy"]), pytest.raises(InputError) as caught:
         write(tmp_path / "a.npy", np.ones((2, 3, 4)))
     assert str(caught.value).startswith(f"{tmp_path / 'a.npy'}: another run is writing it")
+
+
+def test_one_run_at_a_time_uses_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("in.npy", np.random.default_rng(0).random((11, 16, 16)))
+    monkeypatch.setattr(
+        sys, "argv", ["tensorcell", "recover", "in.npy", "out.npy", "--method", "diffusion", "--cache", "p"]
+    )
+    with claimed(["p"]), pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "/p: another run is writing it" in capsys.readouterr().err
+    assert names(tmp_path) == ["in.npy"]
+
+
+@pytest.mark.parametrize("command", [("diagnose",), ("plan", "--axial-factors", "2")])
+def test_one_run_at_a_time_makes_a_page_and_removes_what_killed_ones_left_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("in.npy", np.random.default_rng(0).random((11, 16, 16)))
+    monkeypatch.setattr(sys, "argv", ["tensorcell", *command, "in.npy", "--html", "page.html"])
+    Path("page.html").write_text("older")
+    with claimed(["page.html"]), pytest.raises(SystemExit, match="2"):
+        cli.main()
+    refused = f"tensorcell: {tmp_path / 'page.html'}: another run is writing it; wait for it, or name another output\n"
+    assert capsys.readouterr() == ("", refused)
+    assert Path("page.html").read_text() == "older"
+    temporary_name(tmp_path / "page.html").write_text("cut off")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert "</html>" in Path("page.html").read_text()
+    assert names(tmp_path) == ["in.npy", "page.html"]

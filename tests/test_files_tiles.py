@@ -35,6 +35,7 @@ VOLUMES: dict[str, Volume] = {
         metadata={"channel_names": ["a", "b"], "time_interval": 3.0, "notes": ["odd"]},
     ),
     "another order": Volume(RNG.random((20, 5, 24, 2)).astype(np.float32), "YZXC", (1, 0.3, 0.2)),
+    "big endian": Volume(STACK.astype(">u2")),
     "planes": Volume(RNG.random((20, 24)), "YX", (0.3, 0.3, 0.2)),
     "one plane": Volume(RNG.integers(0, 9, (1, 20, 24)).astype(np.uint8)),
     "not measured": Volume(np.where(RNG.random((5, 20, 24)) < 0.3, np.nan, 1.5).astype(np.float32)),

@@ -183,9 +183,29 @@ def test_an_earlier_prior_is_replaced_or_stays_whole(
     monkeypatch.setattr(train_command.os, "replace", fails)
     status, _, err = train("one.npy", "--steps", "1", *options)
     assert status == 2
-    assert err == "tensorcell: prior: cannot be written: No space left on device\n"
+    said = "prior: cannot be written: No space left on device; the same command with --resume goes on from the state in"
+    assert err == f"tensorcell: {said} prior.state\n"
     assert same(weights(tmp_path / "prior"), second)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".tensorcell")]
+    assert train("one.npy", "--steps", "1", *options, "--resume")[0] == 0  # what was fitted is not lost
+    assert same(weights(tmp_path / "prior"), first)
+    assert names(tmp_path) == ["one.npy", f"prior/{CONFIG}", f"prior/{WEIGHTS}", "two.npy"]
+
+
+def test_a_disk_that_does_not_take_the_state_leaves_nothing_behind(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.write_bytes
+
+    def fails(self: Path, content: bytes) -> int:
+        real(self, content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fails)
+    status, out, err = train("one.npy", "--out", "prior", "--steps", "1", "--noise", "0", "--quiet")
+    assert (status, out, err) == (2, "", "tensorcell: prior: cannot be written: No space left on device\n")
+    assert names(tmp_path) == ["one.npy", "two.npy"]
+    assert not (tmp_path / "prior.state").exists()
 
 
 @pytest.mark.parametrize("good_steps", [0, 30])

@@ -31,7 +31,7 @@ from tensorcell.cli.parsing import (
 )
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
-from tensorcell.files import check_outputs, read, read_mask
+from tensorcell.files import check_outputs, claimed, read, read_mask
 from tensorcell.missing_value import missing_value_of
 
 
@@ -67,25 +67,26 @@ def diagnose(
     try:
         if html is not None:
             check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
-        volume = read(source, dataset=dataset, series=series, axes=axes)
-        if spacing is not None:
-            volume = replace(volume, spacing=spacing_of(spacing, volume.axes))
-        report = diagnose_volume(
-            volume,
-            read_mask(mask, like=volume) if mask is not None else None,
-            axial_factor=axial_factor,
-            missing_value=missing_value_of(missing_value),
-            noise=noise_of(noise),
-            rank=rank_of(rank),
-            na=na,
-            wavelength=wavelength,
-            refractive_index=refractive_index,
-            blocks=blocks,
-            psf_fwhm=None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
-            seed=seed,
-        )
-        if html is not None:
-            report.to_html(html)
+        with claimed([] if html is None else [html]):
+            volume = read(source, dataset=dataset, series=series, axes=axes)
+            if spacing is not None:
+                volume = replace(volume, spacing=spacing_of(spacing, volume.axes))
+            report = diagnose_volume(
+                volume,
+                read_mask(mask, like=volume) if mask is not None else None,
+                axial_factor=axial_factor,
+                missing_value=missing_value_of(missing_value),
+                noise=noise_of(noise),
+                rank=rank_of(rank),
+                na=na,
+                wavelength=wavelength,
+                refractive_index=refractive_index,
+                blocks=blocks,
+                psf_fwhm=None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
+                seed=seed,
+            )
+            if html is not None:
+                report.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     show(json.dumps(report.to_dict()) if as_json else report)

@@ -11,7 +11,6 @@ import typer
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.parsing import JSON_HELP, list_of
 from tensorcell.cli.screen import show
-from tensorcell.files import claimed
 
 
 def evaluate(
@@ -45,24 +44,32 @@ def evaluate(
     if paper_table and wanted is None:
         wanted = [*evaluation.TABLE_2, *evaluation.FIGURES]
     try:
-        with claimed([out]):
-            result = evaluation.evaluate(
-                sources,
-                out=out,
-                methods=None if methods == "all" else methods.split(","),
-                cases=wanted,
-                crop=None if crop is None else list_of(crop, "--crop", int),
-                noise=noise,  # type: ignore[arg-type]
-                seed=seed,
-                jobs=jobs,
-                time_limit=time_limit,
-                retry=retry,
-                progress=True,
-            )
+        result = evaluation.evaluate(
+            sources,
+            out=out,
+            methods=None if methods == "all" else methods.split(","),
+            cases=wanted,
+            crop=None if crop is None else list_of(crop, "--crop", int),
+            noise=noise,  # type: ignore[arg-type]
+            seed=seed,
+            jobs=jobs,
+            time_limit=time_limit,
+            retry=retry,
+            progress=True,
+        )
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; finished cells are in {out}, the same command goes on from there") from None
+        raise Interrupted(how_to_go_on(out)) from None
     if as_json:
         show(json.dumps(result.to_dict(), allow_nan=False))
         return
     show(result.paper_tables() if paper_table else result.summary())
     show(result.sentence)
+
+
+def how_to_go_on(out: Path) -> str:
+    """The line that is printed after Ctrl-C."""
+    from tensorcell.evaluation.store import CELLS
+
+    if not (out / CELLS).exists():
+        return "interrupted; no cell was finished"
+    return f"interrupted; finished cells are in {out}, the same command goes on from there"

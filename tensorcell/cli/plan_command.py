@@ -21,7 +21,7 @@ from tensorcell.cli.parsing import (
     noise_of,
 )
 from tensorcell.cli.screen import show
-from tensorcell.files import check_outputs, read
+from tensorcell.files import check_outputs, claimed, read
 from tensorcell.missing_value import missing_value_of
 
 
@@ -50,21 +50,22 @@ def plan(
     try:
         if html is not None:
             check_outputs({"IN": source}, {"--html": html}, PAGE_SUFFIXES)
-        result = plan_sampling(
-            read(source, dataset=dataset, series=series, axes=axes),
-            axial_factors=list_of(axial_factors, "--axial-factors", int),
-            pixel_fractions=list_of(pixel_fractions, "--pixel-fractions", float),
-            exposure_factors=list_of(exposure_factors, "--exposure-factors", float),
-            target_nrmse=target_nrmse,
-            target_psnr=target_psnr,
-            noise=noise_of(noise),
-            missing_value=missing_value_of(missing_value),
-            seed=seed,
-            repeats=repeats,
-            progress=True,
-        )
-        if html is not None:
-            result.to_html(html)
+        with claimed([] if html is None else [html]):
+            result = plan_sampling(
+                read(source, dataset=dataset, series=series, axes=axes),
+                axial_factors=list_of(axial_factors, "--axial-factors", int),
+                pixel_fractions=list_of(pixel_fractions, "--pixel-fractions", float),
+                exposure_factors=list_of(exposure_factors, "--exposure-factors", float),
+                target_nrmse=target_nrmse,
+                target_psnr=target_psnr,
+                noise=noise_of(noise),
+                missing_value=missing_value_of(missing_value),
+                seed=seed,
+                repeats=repeats,
+                progress=True,
+            )
+            if html is not None:
+                result.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     show(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)

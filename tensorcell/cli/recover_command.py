@@ -179,7 +179,9 @@ def recover(
                 series=series, axes=axes, spacing=voxel, **options,
             )  # fmt: skip
             return
-        with claimed([split_path(path)[0] for path in outputs.values() if path is not None]):
+        cache = flags.get("cache")
+        held = [split_path(path)[0] for path in outputs.values() if path is not None]
+        with claimed(held if cache is None else [*held, cache]):
             before = read(given_as, dataset=dataset, series=series, axes=axes)
             if voxel is not None:
                 before = replace(before, spacing=voxel)

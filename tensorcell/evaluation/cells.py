@@ -78,6 +78,10 @@ WARM_UP = (13, 24, 24)
 """Planes, rows and columns of the tiny volume that a method restores before it is timed."""
 
 
+class NotWrittenError(Exception):
+    """The disk does not take what a cell found, for which its method is not to blame."""
+
+
 def measure(cell: Cell, slices: Path | None = None) -> dict[str, Any]:
     """Degrade, restore and score one cell in this process; the two slices that a picture shows go to a file."""
     method, degraded = cell.method, cell.degraded
@@ -100,5 +104,8 @@ def measure(cell: Cell, slices: Path | None = None) -> dict[str, Any]:
         plane, row = choose_slices(degraded.measured, degraded.truth)
         stream = io.BytesIO()
         np.savez_compressed(stream, xy=estimate[plane].astype(np.float32), xz=estimate[:, row].astype(np.float32))
-        write_whole(slices, stream.getvalue())
+        try:
+            write_whole(slices, stream.getvalue())
+        except InputError as error:
+            raise NotWrittenError(str(error)) from error
     return found

@@ -6,7 +6,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ from tensorcell.evaluation.processes import check_importable, run_cells
 from tensorcell.evaluation.references import Reference, references
 from tensorcell.evaluation.result import Evaluation
 from tensorcell.evaluation.scores import Row
-from tensorcell.evaluation.store import Store
+from tensorcell.evaluation.store import CELLS, Store
 from tensorcell.evaluation.versions import code_version
-from tensorcell.files import write_whole
+from tensorcell.files import claimed, write_whole
+from tensorcell.files.messages import not_written
+
+TABLES = ("scores.csv", "scores.md", "index.html")
+"""Names of the tables, which are written anew by every run."""
 
 
 def evaluate(
@@ -78,8 +83,9 @@ def evaluate(
     Raises
     ------
     InputError
-        An unknown case or method, a method whose package is not installed, a volume that cannot serve as reference, or
-        no cell at all; one line says what, expected and got. What fails inside a cell is a row, not an error.
+        An unknown case or method, a method whose package is not installed, a volume that cannot serve as reference, no
+        cell at all, a folder that another run writes to, or a full disk; one line says what, expected and got. What
+        fails inside a cell is a row, not an error.
 
     Notes
     -----
@@ -97,6 +103,21 @@ def evaluate(
         check_importable(method)
     cells = _cells(references(volumes, crop), chosen_cases, chosen_methods, seed, noise)
     store = Store(_made(Path(out)))
+    with _held(store.folder):
+        return _evaluated(cells, store, jobs=jobs, time_limit=time_limit, retry=retry, progress=progress, start=start)
+
+
+def _evaluated(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    jobs: int,
+    time_limit: float | None,
+    retry: bool,
+    progress: Any,
+    start: float,
+) -> Evaluation:
+    """Run the cells that are not in the store, and write tables and pictures."""
     known = store.load()
     if retry:
         known = {key: found for key, found in known.items() if found.get("status", "done") == "done"}
@@ -115,10 +136,21 @@ def evaluate(
     seconds = time.perf_counter() - start
     pictures = write_pictures(store, cells, rows)
     result = Evaluation(rows, reused, seconds, notes, store.folder, pictures)
-    result.to_csv(store.folder / "scores.csv")
-    write_whole(store.folder / "scores.md", result.to_markdown().encode())
-    pages.write(result, store.folder / "index.html")
+    scores, markdown, page = (store.folder / name for name in TABLES)
+    result.to_csv(scores)
+    write_whole(markdown, result.to_markdown().encode())
+    pages.write(result, page)
     return result
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder and what is written to it for this run; a disk that does not take it is said in one line."""
+    try:
+        with claimed([folder, *(folder / name for name in (CELLS, *TABLES))]):
+            yield
+    except OSError as error:
+        raise InputError(f"{folder}: {not_written(error)}") from error
 
 
 def _made(folder: Path) -> Path:

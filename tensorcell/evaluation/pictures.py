@@ -18,7 +18,7 @@ from tensorcell.evaluation.result import Picture
 from tensorcell.evaluation.scores import Row
 from tensorcell.evaluation.store import Store
 from tensorcell.evaluation.tables import number
-from tensorcell.files import write_whole
+from tensorcell.files import claimed, write_whole
 from tensorcell.pages.pictures import GAP, choose_slices, grey_scale, png_bytes
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def write_pictures(store: Store, cells: Sequence[Cell], rows: Sequence[Row]) -> 
         cell, name = members[0][0], f"{volume}, {case}"
         file = "pictures/" + re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{volume}--{case}").strip("_") + ".png"
         image = png_bytes(lambda: draw_case(name, cell.degraded, shown, cell.reference.spacing))  # noqa: B023
-        write_whole(store.folder / file, image)
+        with claimed([store.folder / file]):
+            write_whole(store.folder / file, image)
         found.append(Picture(case, name, file))
     return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -18,23 +19,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.evaluation.cells import Cell, measure
+from tensorcell.evaluation.cells import Cell, NotWrittenError, measure
 from tensorcell.evaluation.methods import Method
+from tensorcell.evaluation.store import CELLS
 from tensorcell.evaluation.versions import plain_function
 from tensorcell.files import write_whole
+from tensorcell.files.temporary import mark_of
 
 CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from tensorcell.child_processes import end_with; end_with(int(sys.argv[3])); "
     "from tensorcell.evaluation.processes import work; work(sys.argv[2])"
 )
-"""What the interpreter of a cell runs, with our module search path and the folder of the cell as arguments."""
+"""What the interpreter of a cell runs, with our module search path, the folder of the cell and our number."""
+
+NOT_WRITTEN = 74
+"""Exit status of an interpreter that cannot write what it found."""
 
 
 def work(folder: str) -> None:
     """Do the cell of ``folder/task.pkl`` in this process, which was started for it."""
     with suppress(OSError):  # on Linux: when memory runs out, the system ends this process before its parent
         Path("/proc/self/oom_score_adj").write_text("1000")
-    write_whole(Path(folder) / "found.json", json.dumps(attempt(Path(folder))).encode())
+    try:
+        write_whole(Path(folder) / "found.json", json.dumps(attempt(Path(folder))).encode())
+    except (InputError, NotWrittenError):
+        raise SystemExit(NOT_WRITTEN) from None
 
 
 def attempt(folder: Path) -> dict[str, Any]:
@@ -43,6 +53,8 @@ def attempt(folder: Path) -> dict[str, Any]:
         cell, data = pickle.loads((folder / "task.pkl").read_bytes())
         cell = replace(cell, reference=cell.reference._replace(data=np.load(data, mmap_mode="r")))
         return measure(cell, folder / "slices.npz")
+    except NotWrittenError:
+        raise
     except InputError as error:
         return {"status": f"refused: {' '.join(str(error).split())}"}
     except MemoryError:
@@ -91,9 +103,17 @@ class _Running(NamedTuple):
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, jobs: int, time_limit: float | None) -> Iterator[Finished]:
-    """Run cells, ``jobs`` of them at a time, with scratch files in the folder; yields each as it ends."""
+    """Run cells, ``jobs`` of them at a time, with scratch files in the folder; yields each as it ends.
+
+    The scratch files are named as unfinished ones of `CELLS`: the next run removes them if this process is killed.
+
+    Raises
+    ------
+    InputError
+        If the disk does not take what a cell found.
+    """
     queue, running = list(cells), list[_Running]()
-    with tempfile.TemporaryDirectory(prefix=".tensorcell-", dir=folder, ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix=mark_of(folder / CELLS), dir=folder, ignore_cleanup_errors=True) as scratch:
         try:
             while queue or running:
                 while queue and len(running) < jobs:
@@ -112,7 +132,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int, time_limit: float 
 def _start(cell: Cell, scratch: Path) -> _Running:
     """A fresh interpreter for one cell, in a session of its own: Ctrl-C reaches only this process, which ends it."""
     folder = prepare(cell, scratch)
-    command = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(folder)]
+    command = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(folder), str(os.getpid())]
     quiet = subprocess.DEVNULL
     with (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=errors, start_new_session=True)
@@ -137,6 +157,8 @@ def _outcome(run: _Running) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(result.read_text())
         return found
     status = run.process.returncode
+    if status == NOT_WRITTEN:
+        raise InputError(f"{run.folder.parent.parent}: cannot be written (is the disk full?)")
     said = (run.folder / "stderr").read_text(errors="replace").strip().splitlines()
     reason = f"ended with status {status}" if status >= 0 else f"killed by signal {-status}"
     if status == -9:

@@ -17,12 +17,16 @@ from tensorcell.evaluation.cells import Cell
 Array = npt.NDArray[Any]
 
 
+CELLS = "cells.jsonl"
+"""Name of the file of finished cells."""
+
+
 class Store:
     """Finished cells of a folder; each is a line of JSON in ``cells.jsonl`` that is appended in one write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = folder / "cells.jsonl"
+        self.file = folder / CELLS
         self.slices = folder / "slices"
 
     def load(self) -> dict[str, dict[str, Any]]:

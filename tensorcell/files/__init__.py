@@ -1,4 +1,4 @@
-"""Read and write volumes: TIFF, ImageJ TIFF, OME-TIFF, HDF5, OME-Zarr, ``.npy`` and ``.npz``; read MRC.
+"""Read and write volumes.
 
 `tensorcell.files.table` holds one line for each format and says what each keeps; everything else asks that table.
 

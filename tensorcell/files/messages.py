@@ -26,6 +26,12 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split())[:300] or type(error).__name__
 
 
+def not_written(error: OSError) -> str:
+    """What is said of an output that the system does not take."""
+    hint = "" if error.errno else " (is the disk full?)"  # NumPy does not pass the number on
+    return f"cannot be written: {reason(error)}{hint}"
+
+
 def library(module: str, extra: str, package: str | None = None) -> Any:
     """An optional module; an `InputError` that says how to install it (as ``package`` if that has another name)."""
     try:

@@ -28,13 +28,11 @@ def read_npy(path: Path, wanted: Wanted) -> Volume:
 
 
 def open_npy(path: Path, wanted: Wanted) -> Opened:
-    """Read the header; an array of Python objects, which takes a pickle, is refused."""
+    """Read the header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = _read_header(file)
         offset = file.tell()
-    if header.dtype.hasobject:
-        raise InputError("holds Python objects, expected numbers")
     _check_length(header, size - offset)
     data = Mapped(path, offset, header.shape, header.dtype, "F" if header.fortran else "C")
     return Opened(data, wanted.axes, None, {"format": FORM})
@@ -139,9 +137,8 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     small and expand without end.
     """
     header = _read_header(file)
-    if not header.dtype.hasobject:
-        check_claim(header.shape, header.dtype)
-        _check_length(header, size - file.tell())
+    check_claim(header.shape, header.dtype)
+    _check_length(header, size - file.tell())
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -162,7 +159,9 @@ def _read_header(file: IO[bytes]) -> _Header:
 
 
 def _check_length(header: _Header, there: int) -> None:
-    """Raise `InputError` unless as many bytes follow the header as it claims."""
+    """Raise `InputError` unless as many bytes follow the header as it claims, or if they are a pickle."""
+    if header.dtype.hasobject:
+        raise InputError("holds Python objects, expected numbers")
     claimed = math.prod(header.shape) * header.dtype.itemsize
     if claimed != there:
         raise InputError(f"is damaged: its header claims {claimed} bytes of values, {there} follow it")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tensorcell.errors import InputError
-from tensorcell.files.messages import naming, reason
+from tensorcell.files.messages import naming, not_written
 from tensorcell.files.paths import check_writable, same_file, split_path
 from tensorcell.files.table import suffix_of
 from tensorcell.files.temporary import remove
@@ -145,4 +145,4 @@ class _Output:
             try:
                 yield
             except OSError as error:
-                raise InputError(f"cannot be written: {reason(error)}") from None
+                raise InputError(not_written(error)) from None

@@ -28,6 +28,9 @@ axes in the order that it wants; they come back in the order in which they were 
 place for is written there, too: labels, display ranges, colour tables and a calibration of intensities in ImageJ TIFF;
 name, date of acquisition, colours and wavelengths of channels, positions and times of planes in OME-TIFF.
 
+``open`` says of which formats parts can be read (`open_volume`), ``tiles`` which can be written in parts
+(`tile_writer`).
+
 Every question about a format goes to the functions of this module. The modules of the formats load
 tifffile, h5py, zarr and mrcfile when they are first used.
 """

@@ -71,7 +71,7 @@ def _write(part: Path, volume: Volume, form: str, compress: bool, *, empty: bool
         writer.write(
             None if empty else np.ascontiguousarray(data),
             shape=data.shape,
-            dtype=data.dtype,
+            dtype=data.dtype.newbyteorder("="),
             photometric="minisblack",
             compression="zlib" if compress else None,
             resolution=resolution,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tensorcell.errors import InputError
 from tensorcell.files.formats import FilePath
-from tensorcell.files.messages import naming, reason
+from tensorcell.files.messages import naming, not_written
 from tensorcell.files.temporary import OLD, place_of, remove, temporary_name
 
 
@@ -89,8 +89,7 @@ def whole_file(path: Path, *, extend: bool = False) -> Iterator[Path]:
             raise
         remove(move.old)
     except OSError as error:
-        hint = "" if error.errno else " (is the disk full?)"  # NumPy does not pass the number on
-        raise InputError(f"cannot be written: {reason(error)}{hint}") from error
+        raise InputError(not_written(error)) from error
     finally:
         remove(move.part)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,9 @@ MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 DEEPEST = 6
 """Levels of groups that are searched for images: a plate has four."""
+
+CHUNK = re.compile(r"(?:c[./])?(\d+(?:[./]\d+)*)")
+"""The name of a chunk or shard in the folder of its array."""
 
 BLOSC_HEADER = 16
 """Bytes before the data of a chunk of blosc; the last four say how long it is."""
@@ -63,7 +68,7 @@ def open_zarr(path: Path, wanted: Wanted) -> Opened:
         found = _found(zarr, path, wanted)
         array = found.array
         _check_array(array)
-        notes = _missing_chunks(array, own=bool(found.notes))
+        notes = _missing_chunks(path, array, own=bool(found.notes))
         data: Values = ZarrValues(path, array)
         mask = _mask(path, found)
     metadata: dict[str, Any] = dict(found.metadata)
@@ -281,14 +286,32 @@ def _check_blosc(path: Path, array: Array, box: Box) -> None:
             )
 
 
-def _missing_chunks(array: Array, own: bool) -> list[str]:
+def chunks_there(path: Path, array: Array) -> int:
+    """How many chunks of an array in the folder ``path`` exist, by the names of the files.
+
+    zarr 3.1.6 makes the names of all chunks that the metadata claim, of which there may be any number.
+    """
+    outer: tuple[int, ...] = array.shards or array.chunks
+    grid = [math.ceil(size / length) for size, length in zip(array.shape, outer, strict=True)]
+    files, folder = 0, path / array.path
+    for top, _, names in os.walk(folder):
+        inner = Path(top).relative_to(folder).parts
+        for name in names:
+            match = CHUNK.fullmatch("/".join((*inner, name)))
+            place = [int(number) for number in re.split("[./]", match[1])] if match else []
+            files += len(place) == len(grid) and all(a < b for a, b in zip(place, grid, strict=True))
+    in_each: int = math.prod(math.ceil(a / b) for a, b in zip(outer, array.chunks, strict=True))
+    return files * in_each
+
+
+def _missing_chunks(path: Path, array: Array, own: bool) -> list[str]:
     """A note on chunks that do not exist; an error where none does, or in files of ours, which hold them all.
 
     Other programs leave out chunks that hold the fill value alone, so that a missing chunk may be measured darkness as
     well as what was never written. That cannot be told; NaN as fill value says by itself that nothing was measured.
     """
     total = array.nchunks
-    missing = total - array.nchunks_initialized
+    missing = total - chunks_there(path, array)
     if missing <= 0:
         return []
     if own or missing == total:
@@ -312,7 +335,7 @@ def _mask(path: Path, found: Found) -> Values | None:
     if getattr(stored, "shape", None) != found.array.shape:
         raise InputError(f"is incomplete: its mask {name}/{found.level.path} is not there, or of another shape")
     _check_array(stored)
-    _missing_chunks(stored, own=True)
+    _missing_chunks(path, stored, own=True)
     return nonzero(ZarrValues(path, stored))
 
 

@@ -17,7 +17,7 @@ from tensorcell.files.notes import NOTES_KEY, notes_of
 from tensorcell.files.pyramid import halve, smaller_levels
 from tensorcell.files.tiles import TileWriter, Tiling
 from tensorcell.files.whole_files import flush_folder
-from tensorcell.files.zarr_read import MARKS, Array, Group, zarr_library
+from tensorcell.files.zarr_read import MARKS, Array, Group, chunks_there, zarr_library
 from tensorcell.volume import Index, Volume
 
 AXES = "TCZYX"
@@ -244,11 +244,14 @@ class ZarrTiles(TileWriter):
             self.array[index] = values
 
     def flush(self) -> None:
-        os.sync() if hasattr(os, "sync") else flush_folder(self.part)
+        if hasattr(os, "sync"):  # one call for all chunks: a call for each takes longer than writing them
+            os.sync()
+        else:
+            flush_folder(self.part)
 
     def complete(self) -> Stored:
         """Make the smaller levels, each of the one before, and write the metadata."""
-        missing = self.array.nchunks - self.array.nchunks_initialized
+        missing = self.array.nchunks - chunks_there(self.part, self.array)
         if missing:
             raise InputError(f"is incomplete: {missing} of {self.array.nchunks} chunks were not written")
         for left in self.part.rglob("*.partial"):  # of a run that was killed while it wrote a chunk

@@ -64,16 +64,16 @@ class Cut(NamedTuple):
     @property
     def largest(self) -> int:
         """Voxels of the largest part, with its rim."""
-        return max(voxels(part.outer) for part in self.parts())
+        return math.prod(longest for longest, _ in self._extents)
 
     @property
     def total(self) -> int:
         """Voxels of all parts, with their rims."""
-        found = 1
-        for size, side in zip(self.shape, self.sides, strict=True):
-            wide = [with_rim(each, self.rim, size) for each in ranges(size, side)]
-            found *= sum(each.stop - each.start for each in wide)
-        return found
+        return math.prod(total for _, total in self._extents)
+
+    @property
+    def _extents(self) -> list[tuple[int, int]]:
+        return [extent(size, side, self.rim) for size, side in zip(self.shape, self.sides, strict=True)]
 
 
 def cut(
@@ -102,24 +102,34 @@ def cut(
     Examples
     --------
     >>> cut((100, 1000, 1000), 2e7, 16)
-    Cut(shape=(100, 1000, 1000), sides=(100, 504, 252), rim=16)
+    Cut(shape=(100, 1000, 1000), sides=(100, 504, 336), rim=16)
     >>> cut((100, 1000, 1000), 1e9, 16).number
     1
     """
-    best: Cut | None = None
     tried = [sides_of(size, chunk) for size, chunk in zip(shape, chunks, strict=True)]
     if whole_z:
         tried[0] = [shape[0]]
-    sides: Sides
-    for sides in itertools.product(*tried):  # type: ignore[assignment]
-        outer = [min(size, side + 2 * rim + GRID) for side, size in zip(sides, shape, strict=True)]
-        found = Cut(tuple(shape), sides, rim)  # type: ignore[arg-type]
-        if math.prod(outer) <= most and (best is None or found.total < best.total):
-            best = found
+    extents = [{side: extent(size, side, rim) for side in sides} for size, sides in zip(shape, tried, strict=True)]
+    best, fewest = None, math.inf
+    for sides in itertools.product(*tried):
+        each = [of_axis[side] for of_axis, side in zip(extents, sides, strict=True)]
+        total = math.prod(total for _, total in each)
+        if math.prod(largest for largest, _ in each) <= most and total < fewest:
+            best, fewest = sides, total
     if best is None:
-        least = math.prod(min(size, min(each) + 2 * rim + GRID) for size, each in zip(shape, tried, strict=True))
+        least = math.prod(min(largest for largest, _ in of_axis.values()) for of_axis in extents)
         raise InputError(f"expected memory for parts of at least {least} voxels of the stack, got it for {most:.0f}")
-    return best
+    return Cut(tuple(shape), best, rim)  # type: ignore[arg-type]
+
+
+def extent(size: int, side: int, rim: int) -> tuple[int, int]:
+    """The longest range of a length that is cut, with its rim, and the sum of all of them.
+
+    >>> extent(72, 36, 16)
+    (60, 112)
+    """
+    lengths = [each.stop - each.start for each in (with_rim(inner, rim, size) for inner in ranges(size, side))]
+    return max(lengths), sum(lengths)
 
 
 def sides_of(size: int, chunk: int) -> list[int]:

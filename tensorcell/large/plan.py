@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -42,19 +43,17 @@ class Plan(NamedTuple):
 
 
 def planned(
-    shape: Sides, *, memory: float, wanted: float, whole_z: bool, rim: int | None = None,
+    shape: Sides, wanted: Sides, *, memory: float, whole_z: bool, rim: int | None = None,
     chunks: Sequence[int] = (1, 1, 1),
 ) -> Plan:  # fmt: skip
     """The plan for a stack.
 
     Parameters
     ----------
-    shape : three ints
-        Of the stack that is given.
+    shape, wanted : three ints
+        Of the stack that is given, and of the wanted one.
     memory : float
         Bytes that may be used.
-    wanted : float
-        Voxels of the wanted stack for each one given.
     whole_z : bool
         Whether every part needs all planes.
     rim : int, optional
@@ -67,17 +66,18 @@ def planned(
     InputError
         If the memory is too small for any part.
     """
-    most = (memory - BASE) / (BYTES_A_VOXEL * wanted)
+    cost = BYTES_A_VOXEL * math.prod(wanted) / math.prod(shape)
+    most = (memory - BASE) / cost
     try:
         found = cut(shape, most, RIM if rim is None else rim, whole_z=whole_z, chunks=chunks)
     except InputError as error:
-        least = float(re.findall(r"at least (\d+)", str(error))[0]) * BYTES_A_VOXEL * wanted + BASE
+        least = float(re.findall(r"at least (\d+)", str(error))[0]) * cost + BASE
         raise InputError(
-            f"expected memory of at least {size_text(round(least))} for a stack of {' x '.join(map(str, shape))}, "
-            f"got {size_text(round(memory))}"
+            f"expected memory of at least {size_text(round(least))} for a wanted stack of "
+            f"{' x '.join(map(str, wanted))} voxels, got {size_text(round(memory))}"
         ) from None
     sample = layout_of(shape, SAMPLE * found.largest, whole_z=whole_z)
-    return Plan(found, sample, BASE + BYTES_A_VOXEL * wanted * found.largest)
+    return Plan(found, sample, BASE + cost * found.largest)
 
 
 def checked_memory(memory: Any) -> float | None:

@@ -313,9 +313,8 @@ class Run:
         stacks = measured_stacks(volume, mask, asked["missing_value"])
         shape, factor = stacks[0].shape, request.lateral_factor
         outputs = outputs_of(volume, request, named, dtype)
-        plan = planned(
-            shape, memory=memory, wanted=float(grid.planes / shape[0] * factor**2), whole_z=grid.step != 1, rim=rim,
-        )  # fmt: skip
+        wanted = grid.planes, factor * shape[1], factor * shape[2]
+        plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
 
     def job(self, files: Sequence[str]) -> dict[str, Any]:

@@ -53,18 +53,17 @@ def train(request: ModelRequest) -> dict[str, Any]:
             if own.number:  # the first process writes
                 return facts_of(request, volumes, run, result)
             losses = (request.state / LOSSES).read_text(encoding="utf-8")
-        prior_training.write_folder(lambda part: with_losses(save, losses, part), request.out)
     except ValueError as error:
         if not request.resume:
             prior_training.remove_state(request)
         raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"{request.out}: cannot be written: {error.strerror or error}") from None
+        raise prior_training.not_written(request, error) from None
     except KeyboardInterrupt:
         if not any(request.state.glob("*/training_state.json")) and not any(request.state.glob("*/done")):
             prior_training.remove_state(request)
         raise
-    prior_training.remove_state(request)
+    prior_training.write_result(lambda part: with_losses(save, losses, part), request)
     return facts_of(request, volumes, run, result)
 
 

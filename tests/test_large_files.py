@@ -1,0 +1,333 @@
+"""`recover_file`: from a file to files in parts, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensorcell as tc
+from tensorcell import cli
+from tensorcell.errors import InputError
+from tensorcell.files import read, write
+from tensorcell.large import Progress, recover_file, recovery
+from tensorcell.large.cut import Part
+from tensorcell.large.journal import Journal, read_journal, unfinished_name
+from tensorcell.large.part import PartFacts, PartResult
+from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
+from tensorcell.lazy_volume import LazyVolume
+from tensorcell.solvers import Status
+from tensorcell.stack_recovery import Request
+from tensorcell.volume import Stack, Volume
+
+SHAPE = (12, 72, 72)
+IN_PARTS = BASE + BYTES_A_VOXEL * 12 * 60 * 64
+"""Memory for which this shape is cut into a few parts."""
+
+
+def stack(seed: int = 0) -> np.ndarray:
+    cells = tc.datasets.simulate_cells(SHAPE, cells=8, seed=seed).truth
+    noise = np.random.default_rng(seed).normal(0, 30, SHAPE)
+    return (1000 * cells / cells.max() + 200 + noise).clip(0).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("given") / "in.ome.tif"
+    write(path, Volume(stack(), spacing=(0.5, 0.2, 0.2), metadata={"channel_names": ["DAPI"]}))
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that cost nothing: twice what was given; for what happens to files around them."""
+
+    def twice(source: Any, part: Part, label: str, request: Request) -> PartResult:
+        data, _ = source.read(part.outer)
+        value = 2 * data[part.within].astype(np.float32)
+        nothing = np.zeros_like(value)
+        facts = PartFacts(value.size, {}, 0, (1, 1, 1), Status.COMPLETED, 30.0, ("twice",))
+        return PartResult(value, nothing + 30, nothing, nothing, facts)
+
+    def settled(sample: Stack, request: Request, *, complete: bool) -> tuple[Request, PartFacts]:
+        return request, PartFacts(0, {}, 0, (1, 1, 1), Status.COMPLETED, 30.0, ())
+
+    monkeypatch.setattr(recovery, "recovered_part", twice)
+    monkeypatch.setattr(recovery, "settled_by", settled)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command line in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["tensorcell", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return int(exit_.value.code or 0)  # type: ignore[arg-type]
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["out.ome.tif", "out.zarr", "out.h5", "out.npy", "out.tif"])
+def test_every_format_holds_the_same(given: Path, tmp_path: Path, name: str) -> None:
+    maps = {each: tmp_path / f"{each}.tif" for each in ("uncertainty", "invented", "outliers")}
+    found = recover_file(given, tmp_path / name, memory=IN_PARTS, **maps)
+    written = read(tmp_path / name)
+    np.testing.assert_array_equal(written.data, 2.0 * stack())
+    assert found.parts == 4
+    assert found.shape == written.shape == SHAPE
+    if name != "out.npy":
+        assert written.spacing == (0.5, 0.2, 0.2)
+    if "ome" in name:
+        assert written.metadata["channel_names"] == ["DAPI"]
+    assert read(maps["uncertainty"]).spacing == (0.5, 0.2, 0.2)
+    assert (read(maps["uncertainty"]).data == 30).all()
+    assert hidden(tmp_path) == []
+    assert json.loads(json.dumps(found.facts()))["parts"] == 4
+    assert "recovered in 4 parts" in found.notes[0]
+    assert "twice" in found.notes
+
+
+def test_parts_of_a_file_are_recovered_as_the_whole_is(given: Path, tmp_path: Path) -> None:
+    maps = {each: tmp_path / f"{each}.npy" for each in ("uncertainty", "invented", "outliers")}
+    found = recover_file(given, tmp_path / "out.npy", memory=IN_PARTS, **maps)
+    whole = tc.recover(read(given))
+    value, error, invented, outliers = (np.load(each) for each in (tmp_path / "out.npy", *maps.values()))
+    assert found.parts == 4
+    assert found.noise == pytest.approx(whole.noise, rel=0.1)
+    assert np.sqrt(np.mean((value - whole.volume.data) ** 2)) < 0.3 * whole.noise  # its sample is small
+    assert 0.7 < np.median(error / whole.uncertainty) < 1.4
+    assert invented.max() <= 1
+    assert np.count_nonzero(outliers) == found.outliers
+
+
+def test_a_volume_that_fits_is_recovered_as_recover_does(given: Path, tmp_path: Path) -> None:
+    found = recover_file(given, tmp_path / "out.npy", memory="4GB")
+    whole = tc.recover(read(given))
+    assert found.parts == 1
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), whole.volume.data)
+    assert (tuple(found.rank), found.noise, dict(found.defects)) == (whole.rank, whole.noise, dict(whole.defects))
+    assert set(whole.notes) <= set(found.notes)
+
+
+def test_frames_channels_and_any_order_of_axes(tmp_path: Path) -> None:
+    frames = np.stack([[stack(0), stack(1)], [stack(2), stack(3)]])  # T, C
+    frames[:, 0] = 7  # one value
+    write(tmp_path / "in.h5", Volume(frames.transpose(3, 0, 1, 2, 4), "YTCZX", (0.5, 0.2, 0.2)))
+    found = recover_file(tmp_path / "in.h5", tmp_path / "out.h5", memory=IN_PARTS)
+    written = read(tmp_path / "out.h5")
+    assert (written.axes, written.shape) == ("YTCZX", (72, 2, 2, 12, 72))
+    assert set(found.noise) == {"T=0, C=0", "T=0, C=1", "T=1, C=0", "T=1, C=1"}
+    assert (written.data[:, :, 0] == 7).all()
+    alone = recover_file(LazyVolume(frames[0, 1]), tmp_path / "alone.npy", memory=IN_PARTS)
+    np.testing.assert_array_equal(written.data[:, 0, 1].transpose(1, 0, 2), np.load(tmp_path / "alone.npy"))
+    assert alone.noise == found.noise["T=0, C=1"]
+    assert any("each frame was recovered by itself" in note for note in found.notes)
+
+
+def test_planes_a_mask_and_a_missing_value(tmp_path: Path) -> None:
+    data = stack().astype(np.float32)
+    mask = np.random.default_rng(0).random(SHAPE) < 0.6
+    write(tmp_path / "mask.tif", Volume(mask.astype(np.uint8)))
+    found = recover_file(
+        LazyVolume(data), tmp_path / "out.npy", mask=tmp_path / "mask.tif", memory=IN_PARTS, method="local"
+    )
+    value = np.load(tmp_path / "out.npy")
+    assert found.measured == mask.sum()
+    kept = mask & (value == data)
+    assert kept.sum() >= mask.sum() - found.outliers
+    marked = np.where(mask, data, -5)
+    other = recover_file(LazyVolume(marked), tmp_path / "b.npy", missing_value=-5, memory=IN_PARTS, method="local")
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), value)
+    assert other.measured == found.measured
+    between = recover_file(LazyVolume(data), tmp_path / "c.npy", axial_factor=2, memory=2 * IN_PARTS - BASE)
+    planes = np.load(tmp_path / "c.npy")
+    assert planes.shape == (23, 72, 72)
+    assert between.parts > 1
+    assert np.mean(planes[::2] == data) > 0.99
+
+
+def test_a_stack_without_values_does_not_lose_the_others(tmp_path: Path) -> None:
+    data = np.stack([stack(), np.full(SHAPE, np.nan)]).astype(np.float32)
+    found = recover_file(LazyVolume(data, "CZYX"), tmp_path / "out.npy", memory=IN_PARTS)
+    value = np.load(tmp_path / "out.npy")
+    assert np.isfinite(value[0]).all()
+    assert np.isnan(value[1]).all()
+    assert list(found.not_recovered) == ["C=1"]
+    assert found.noise["C=1"] is None
+    with pytest.raises(InputError, match="at least one measured voxel, got none of 62208"):
+        recover_file(LazyVolume(data[1]), tmp_path / "none.npy", memory=IN_PARTS)
+
+
+def stopped(given: Path, target: Path, after: int, **options: Any) -> None:
+    """A run that is stopped after so many parts."""
+
+    def stop(at: Progress) -> None:
+        if at.stage == "parts" and at.done == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover_file(given, target, memory=IN_PARTS, progress=stop, **options)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["out.zarr", "out.tif", "out.h5"])
+def test_a_run_that_was_stopped_is_gone_on_with(
+    given: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / name
+    stopped(given, target, 2)
+    assert not target.exists()
+    with pytest.raises(InputError, match=f"{name}: an earlier run finished 2 parts of it and was stopped; resume=True"):
+        recover_file(given, target, memory=IN_PARTS)
+    with pytest.raises(InputError, match="is another job: it differs in options"):
+        recover_file(given, target, memory=IN_PARTS, noise=3.0, resume=True)
+    done: list[tuple[Any, ...]] = []
+    own = recovery.recovered_part
+    monkeypatch.setattr(recovery, "recovered_part", lambda *a: done.append(a) or own(*a))  # type: ignore[func-returns-value]
+    found = recover_file(given, target, memory=IN_PARTS, resume=True)
+    assert len(done) == found.parts - 2
+    np.testing.assert_array_equal(read(target).data, 2.0 * stack())
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_was_stopped_can_be_discarded(given: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.npy"
+    stopped(given, target, 1)
+    recover_file(given, target, memory=IN_PARTS, resume=False)
+    np.testing.assert_array_equal(np.load(target), 2.0 * stack())
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out.zarr"
+    recover_file(given, tmp_path / "undisturbed.npy", memory=IN_PARTS)
+    command = [sys.executable, "-m", "tensorcell", "recover", str(given), str(target), "--memory", str(IN_PARTS)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        journal = unfinished_name(target, ".journal")
+        begun = time.monotonic()
+        while not (journal.exists() and '"part"' in journal.read_text()):
+            assert run.poll() is None
+            assert time.monotonic() - begun < 300
+            time.sleep(0.05)
+        run.send_signal(signal.SIGKILL)
+    with journal.open("a") as file:
+        file.write('{"stack": "", "part": 99, "fa')  # a line that the kill cut off
+    assert not target.exists()
+    assert call(monkeypatch, *command[3:], "--resume") == 0
+    np.testing.assert_array_equal(read(target).data, np.load(tmp_path / "undisturbed.npy"))
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_recovers_in_parts_what_does_not_fit(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.tif"
+    words = ["recover", given, target, "--memory", IN_PARTS]
+    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
+    assert call(monkeypatch, *words, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["parts"] == 4
+    np.testing.assert_array_equal(read(target).data, 2.0 * stack())
+    assert call(monkeypatch, *words, "--report", tmp_path / "a.html") == 2
+    assert "--report is for a volume that fits into memory" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_says_how_to_go_on(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.zarr"
+    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
+    own, done = recovery.recovered_part, []
+
+    def interrupted(*arguments: Any) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return own(*arguments)
+
+    monkeypatch.setattr(recovery, "recovered_part", interrupted)
+    assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 130
+    assert "2 finished parts of" in capsys.readouterr().err
+    monkeypatch.setattr(recovery, "recovered_part", own)
+    assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS, "--resume") == 0
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": "1MB"}, "expected memory of at least"),
+        ({"memory": "much"}, "expected memory such as '4GB' or a number of bytes, got 'much'"),
+        ({"method": "diffusion"}, "for a volume that is recovered in parts, got diffusion"),
+        ({"time_limit": 3}, "expected no time limit"),
+        ({"wrong": 3}, "wrong"),
+        ({"axial_factor": 0}, "axial factor"),
+    ],
+)
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_is_said_before_the_work(
+    given: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((InputError, TypeError), match=message):
+        recover_file(given, tmp_path / "out.npy", **{"memory": "1GB", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_cannot_be_written_in_parts_are_refused(given: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only written as a whole"):
+        recover_file(given, tmp_path / "out.mrc", memory="1GB")
+    with pytest.raises(InputError, match="expected another file"):
+        recover_file(given, given, memory="1GB")
+    assert hidden(tmp_path) == []
+
+
+def test_a_journal_of_something_else_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "out.npy"
+    unfinished_name(target, ".journal").write_text("nonsense")
+    with pytest.raises(InputError, match="expected the journal of an earlier run"):
+        Journal.of(target, {}, True)
+    journal = Journal.of(target, {"a": 1}, False)
+    journal.begin()
+    journal.add_part("T=0", 3, {"noise": 1.0})
+    assert read_journal(journal.path).parts == {("T=0", 3): {"noise": 1.0}}
+    assert Journal.of(target, {"a": 1}, True).parts == journal.parts
+
+
+def test_sizes_of_memory() -> None:
+    assert checked_memory("0.5GB") == 5e8
+    assert checked_memory("2 KiB") == 2048
+    for wrong in ("-1GB", "GB", "4 XB", -3, True, float("nan")):
+        with pytest.raises(InputError, match="expected memory such as"):
+            checked_memory(wrong)
+
+
+@pytest.mark.usefixtures("quick")
+def test_rounding_to_the_type_of_the_input_is_counted(given: Path, tmp_path: Path) -> None:
+    found = recover_file(given, tmp_path / "out.tif", memory=IN_PARTS, dtype="input")
+    value = read(tmp_path / "out.tif")
+    assert value.dtype == np.uint16
+    assert (found.rounded, found.clipped) == (0, 0)
+    small = recover_file(given, tmp_path / "small.tif", memory=IN_PARTS, dtype="uint8")
+    assert small.clipped == np.count_nonzero(2 * stack().astype(int) > 255)
+
+
+@pytest.mark.usefixtures("quick")
+def test_inputs_are_not_written_to(given: Path, tmp_path: Path) -> None:
+    before = (given.read_bytes(), os.stat(given).st_mtime_ns)
+    recover_file(given, tmp_path / "out.npy", memory=IN_PARTS)
+    assert (given.read_bytes(), os.stat(given).st_mtime_ns) == before
