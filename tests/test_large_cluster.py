@@ -217,17 +217,15 @@ def test_a_worker_that_comes_later_looks_at_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_worker_that_came_later_and_is_unfit_ends_the_run(client: Any) -> None:
-    calls = [Call(0, 0, ())]
-    with (
-        pytest.raises(InputError, match=r"worker tcp://.*: expected tensorcell .*, got 0\.0\.1"),
-        module.cluster(client, stacks_of(np.zeros((2, 4, 4), np.float32))) as workers,
-    ):
-        own = tc.__version__
-        client.run(cluster_volumes.set_version, "0.0.1")
-        try:
-            list(workers.run(cluster_volumes.process_of, calls))
-        finally:
-            client.run(cluster_volumes.set_version, own)
+    def run() -> None:
+        with module.cluster(client, stacks_of(np.zeros((2, 4, 4), np.float32))) as workers:
+            client.run(cluster_volumes.set_version, "0.0.1")
+            list(workers.run(cluster_volumes.process_of, [Call(0, 0, ())]))
+
+    own = tc.__version__
+    with pytest.raises(InputError, match=rf"worker tcp://.*: expected tensorcell {own}, got 0\.0\.1"):
+        run()
+    client.run(cluster_volumes.set_version, own)
 
 
 def test_the_memory_is_that_of_the_workers(client: Any) -> None:
@@ -324,7 +322,7 @@ def test_a_sweep_on_a_cluster_moves_models_and_no_voxels(blocked: BlockedStack, 
     found = replace(blocked, map_blocks=module.dask_map(client)).sweep(core, factors, 0.1)
     moved = bytes_sent(client) - before
     model = core.nbytes + sum(factor.nbytes for factor in factors)
-    # The model to the scheduler and both workers, some sums to the other worker, the result to the client; measured: 10.
+    # The model to the scheduler and the workers, some sums to the other worker, the result to the client: 10 models.
     assert 4 * model < moved < 16 * model
     assert moved < 0.05 * 8 * math.prod(blocked.shape)
     for one, two in zip((found.core, *found.factors), (wanted.core, *wanted.factors), strict=True):
