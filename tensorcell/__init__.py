@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tensorcell.version import __version__
+
 if TYPE_CHECKING:
     from tensorcell import datasets, metrics
     from tensorcell.diagnosis import Diagnosis, diagnose
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
     RecoveryReport = Diagnosis
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Diagnosis",
     "FileRecovery",
@@ -36,6 +36,7 @@ __all__ = [
     "RecoveryReport",
     "SamplingPlan",
     "Volume",
+    "__version__",
     "datasets",
     "diagnose",
     "metrics",

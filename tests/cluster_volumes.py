@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import tensorcell
+from tensorcell import version
 from tensorcell.errors import InputError
 
 
@@ -55,7 +55,7 @@ def threads_of(_stack: Any) -> int:
 
 def set_version(number: str) -> None:
     """Pretend to be another version."""
-    tensorcell.__version__ = number
+    version.__version__ = number
 
 
 def killed(_stack: Any) -> None:

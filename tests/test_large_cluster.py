@@ -211,7 +211,7 @@ def test_a_worker_that_comes_later_looks_at_itself(monkeypatch: pytest.MonkeyPat
     check = module.Check("a", tc.__version__, stacks, module.tried_of(stacks[0]))
     assert module.unfit_here(check) == ""
     assert "other values" in module.unfit_here(check._replace(token="b", stacks=other))
-    monkeypatch.setattr(tc, "__version__", "9")
+    monkeypatch.setattr("tensorcell.version.__version__", "9")
     assert "got 9" in module.unfit_here(check._replace(token="c"))
     assert module.unfit_here(check) == ""  # it was looked at already
 

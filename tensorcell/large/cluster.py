@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import tensorcell
+from tensorcell import version
 from tensorcell.errors import InputError
 from tensorcell.files.messages import library, reason
 from tensorcell.large.measured import MeasuredStack
@@ -84,8 +84,8 @@ def unfit_here(check: Check) -> str:
     """Why this process cannot do the work: it has another program, or does not see the same input; else nothing."""
     if check.token in _passed:
         return ""
-    if check.version != tensorcell.__version__:
-        return f"expected tensorcell {check.version}, got {tensorcell.__version__}"
+    if check.version != version.__version__:
+        return f"expected tensorcell {check.version}, got {version.__version__}"
     if check.stacks:
         try:
             found = tried_of(check.stacks[0])
@@ -152,7 +152,7 @@ class Cluster:
     def __init__(self, client: Any, stacks: Sequence[MeasuredStack]) -> None:
         self.client = client
         self.waiting: set[Any] = set()
-        check = Check(uuid.uuid4().hex, tensorcell.__version__, stacks, tried_of(stacks[0]))
+        check = Check(uuid.uuid4().hex, version.__version__, stacks, tried_of(stacks[0]))
         try:
             self.check = self.share(check)
         except Exception as error:  # whatever pickle raises

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import tensorcell
-from tensorcell import arguments
+from tensorcell import arguments, version
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.formats import FilePath
@@ -326,7 +325,7 @@ class Run:
             with contextlib.suppress(OSError):
                 about += [place.stat().st_size, place.stat().st_mtime_ns]
         return {
-            "program": tensorcell.__version__,
+            "program": version.__version__,
             "input": [*about, list(self.volume.shape), self.volume.axes, str(self.volume.dtype)],
             "options": {name: repr(value) for name, value in self.options.items()},
             "outputs": {name: [str(each.path.absolute()), str(each.spec.dtype)] for name, each in self.outputs.items()},
