@@ -51,7 +51,7 @@ def client() -> Iterator[Any]:
 
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, memory_limit="4GB") as cluster,
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=":0", memory_limit="4GB") as cluster,
         distributed.Client(cluster, set_as_default=False) as found,
     ):
         yield found
