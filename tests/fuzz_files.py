@@ -23,7 +23,8 @@ import tifffile
 import tensorcell as tc
 from tensorcell.files import table
 
-SECONDS = 30.0
+SECONDS = 90.0
+"""More than a library of HDF5 is tried for before its file is refused."""
 MEMORY = 4 * 2**30
 OUTCOMES = ("read", "refused", "traceback", "crash", "hang")
 

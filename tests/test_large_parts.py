@@ -255,6 +255,13 @@ def test_parts_take_the_unit_of_the_sample() -> None:
     assert np.sqrt(np.mean((value / scale - truth) ** 2)) < 0.06
 
 
+def test_a_rank_that_was_given_is_cut_to_that_of_a_part() -> None:
+    _, noisy = cells((12, 96, 96))
+    request, _ = settled_by_whole(Source(noisy), request_of(noisy.shape, rank=(12, 60, 60)))
+    _, _, found = in_parts(Source(noisy), request, Cut(noisy.shape, (12, 24, 48), 12))
+    assert {one.facts.rank for one in found} == {(12, 36, 60), (12, 48, 60)}
+
+
 def test_what_a_sample_settles_is_not_found_again() -> None:
     _, noisy = cells((12, 64, 64))
     request, _ = settled_by_whole(Source(noisy), request_of(noisy.shape))

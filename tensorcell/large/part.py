@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from tensorcell.large.survey import Source, surveyed
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import share_left_open
 from tensorcell.solvers import Status
+from tensorcell.solvers.rank_limits import affordable
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult, finished, posed_stack
 from tensorcell.unrecovered import unrecovered
@@ -63,6 +65,9 @@ def recovered_part(stack: Source, part: Part, label: str, request: Request, name
     one = Stack((), label, data, mask)
     whole_z = data.shape[0] == stack.shape[0]
     request = replace(request, settled=replace(request.settled, inner=part.within, shape=data.shape))
+    if request.rank is not None:  # the rank of a stack may be more than that of its parts
+        z, y, x = affordable(tuple(map(min, request.rank, data.shape)), data.shape, math.inf)
+        request = replace(request, rank=(z, y, x))
     if not whole_z:
         request = replace(request, grid=PlaneGrid(data.shape[0], spacing=request.grid.spacing))
     reason = ""
