@@ -22,6 +22,7 @@ from tensorcell.files import read, write
 from tensorcell.large import Progress, recover_file, recovery
 from tensorcell.large.cut import Part
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
+from tensorcell.large.outputs import put_in_place
 from tensorcell.large.part import PartFacts, PartResult
 from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
 from tensorcell.large.sample import Told
@@ -88,6 +89,7 @@ def test_every_format_holds_the_same(given: Path, tmp_path: Path, name: str) -> 
     np.testing.assert_array_equal(written.data, 2.0 * stack())
     assert found.parts == 4
     assert found.shape == written.shape == SHAPE
+    assert ("NumPy does not hold: spacing, metadata" in found.notes) == (name == "out.npy")
     if name != "out.npy":
         assert written.spacing == (0.5, 0.2, 0.2)
     if "ome" in name:
@@ -171,7 +173,7 @@ def test_a_stack_without_values_does_not_lose_the_others(tmp_path: Path) -> None
         recover_file(LazyVolume(data[1]), tmp_path / "none.npy", memory=IN_PARTS)
 
 
-def stopped(given: Path, target: Path, after: int, **options: Any) -> None:
+def stopped(given: Any, target: Path, after: int, **options: Any) -> None:
     """A run that is stopped after so many parts."""
 
     def stop(at: Progress) -> None:
@@ -210,6 +212,126 @@ def test_a_run_that_was_stopped_can_be_discarded(given: Path, tmp_path: Path) ->
     recover_file(given, target, memory=IN_PARTS, resume=False)
     np.testing.assert_array_equal(np.load(target), 2.0 * stack())
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", ["out.zarr", "out.tif", "out.h5", "out.npy"])
+def test_a_run_does_not_go_on_with_what_is_gone(given: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    stopped(given, target, 2)
+    part = unfinished_name(target, target.suffix)
+    part.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"{name}: expected what an earlier run wrote of it in .{name}.unfinished"):
+        recover_file(given, target, memory=IN_PARTS, resume=True)
+    assert not target.exists()
+    (tmp_path / "elsewhere").rename(part)
+    recover_file(given, target, memory=IN_PARTS, resume=True)
+    np.testing.assert_array_equal(read(target).data, 2.0 * stack())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_does_not_go_on_with_a_file_that_was_cut_off(given: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.npy"
+    stopped(given, target, 2)
+    part = unfinished_name(target, ".npy")
+    os.truncate(part, part.stat().st_size // 2)
+    with pytest.raises(InputError, match="has 124480 bytes, expected 248960: it was cut off"):
+        recover_file(given, target, memory=IN_PARTS, resume=True)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_run_that_was_killed_among_finished_files_is_gone_on_with(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    target, error = tmp_path / "out.tif", tmp_path / "u.tif"
+
+    def killed(parts: dict[Path, Path]) -> None:
+        for path, part in list(parts.items())[:moved]:
+            part.rename(path)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "put_in_place", killed)
+        with pytest.raises(SystemExit):
+            recover_file(given, target, memory=IN_PARTS, uncertainty=error, dtype="uint8")
+    found = recover_file(given, target, memory=IN_PARTS, uncertainty=error, dtype="uint8", resume=True)
+    np.testing.assert_array_equal(read(target).data, (2 * stack().astype(int)).clip(0, 255))
+    assert (read(error).data == 30).all()
+    assert any(f"{found.clipped} clipped to uint8" in note for note in found.notes)
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("name", ["out.npy", "out.zarr"])
+def test_finished_files_are_put_in_place_all_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool, name: str
+) -> None:
+    volumes = {tmp_path / name: 1, tmp_path / f"u-{name}": 2}
+    parts = {path: unfinished_name(path, path.suffix) for path in volumes}
+    for path, value in volumes.items():
+        write(parts[path], Volume(np.full((2, 3, 5), value, np.uint8)))
+        if earlier:
+            write(path, Volume(np.full((2, 3, 5), 10 * value, np.uint8)))
+    own = os.replace
+
+    def full(source: Path, to: Path) -> None:
+        if Path(source) == parts[tmp_path / f"u-{name}"]:
+            raise OSError(28, "No space left on device")
+        own(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(InputError, match="No space left"):
+            put_in_place(parts)
+    for path, value in volumes.items():
+        assert (read(parts[path]).data == value).all()
+        assert (read(path).data == 10 * value).all() if earlier else not path.exists()
+    assert len(hidden(tmp_path)) == 2
+    put_in_place(parts)
+    for path, value in volumes.items():
+        assert (read(path).data == value).all()
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_goes_on_only_with_the_same_input(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).random(SHAPE) < 0.7
+    for number, values in enumerate((mask, ~mask)):
+        write(tmp_path / f"mask{number}.tif", Volume(values.astype(np.uint8)))
+        write(f"{tmp_path}/in.h5:/of{number}", Volume(stack(number)))
+    write(tmp_path / "in.zarr", Volume(stack()))
+    target = tmp_path / "out.npy"
+    one, other = tmp_path / "mask0.tif", tmp_path / "mask1.tif"
+
+    def goes_on(source: Any, changed: Any = None, *, now: dict[str, Any], **options: Any) -> None:
+        stopped(source, target, 2, resume=False, **options)
+        with pytest.raises(InputError, match="is another job: it differs in input;"):
+            recover_file(changed or source, target, memory=IN_PARTS, resume=True, **now)
+        recover_file(source, target, memory=IN_PARTS, resume=True, **options)
+
+    goes_on(tmp_path / "in.zarr", mask=one, now={"mask": other})
+    goes_on(tmp_path / "in.zarr", mask=one, now={})
+    goes_on(tmp_path / "in.zarr", spacing=(1, 1, 1), now={"spacing": (3, 1, 1)})
+    goes_on(tmp_path / "in.h5", dataset="of0", now={"dataset": "of1"})
+    goes_on(f"{tmp_path}/in.h5:/of0", f"{tmp_path}/in.h5:/of1", now={})
+    stopped(tmp_path / "in.zarr", target, 2)
+    write(tmp_path / "in.zarr", Volume(stack(1)))
+    with pytest.raises(InputError, match="is another job: it differs in input;"):
+        recover_file(tmp_path / "in.zarr", target, memory=IN_PARTS, resume=True)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_goes_on_with_the_memory_that_it_had(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.npy"
+    stopped(given, target, 2)
+    monkeypatch.setattr(recovery, "memory_to_use", lambda *_: 2 * IN_PARTS)
+    with pytest.raises(InputError, match="another job: it differs in parts, sample, memory;"):
+        recover_file(given, target, memory=2 * IN_PARTS, resume=True)
+    assert recover_file(given, target, resume=True).parts == 4
+    np.testing.assert_array_equal(np.load(target), 2.0 * stack())
 
 
 @pytest.mark.slow

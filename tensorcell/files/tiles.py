@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -114,6 +115,9 @@ class MappedTiles(TileWriter):
         self, part: Path, layout: Volume, axes: str, plot: Plot, finish: Callable[[Path, Volume], Stored]
     ) -> None:
         super().__init__(part, layout, axes, plot.shape, plot.dtype.newbyteorder("="))
+        needed, there = plot.offset + math.prod(plot.shape) * plot.dtype.itemsize, part.stat().st_size
+        if there < needed:  # NumPy would make the file longer: zeros in place of what was written
+            raise InputError(f"its unfinished file {part.name} has {there} bytes, expected {needed}: it was cut off")
         self.plot, self.finish = plot, finish
 
     def store(self, index: Index, values: np.ndarray) -> None:

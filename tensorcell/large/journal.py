@@ -1,7 +1,8 @@
 """What a run has finished so far, on disk, so that another run goes on after a crash, a kill or Ctrl-C.
 
-The journal is a hidden file beside the output: a line on the job, one on each sample, and one on each part whose voxels
-have reached the disk. A line that was cut off by a kill is dropped; its part is recovered again.
+The journal is a hidden file beside the output: a line on the job, one on each sample, one on each part whose voxels
+have reached the disk, and one when all outputs are finished under their hidden names. A line that was cut off by a kill
+is dropped; its part is recovered again.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ class Journal:
         What was said of the sample of each stack.
     parts : dict of (label, number) to dict
         What was said of each part that is done.
+    end : dict or None
+        What was said when all outputs were finished; those without a hidden name are in their places. None before.
     """
 
     path: Path
     job: Mapping[str, Any]
     samples: dict[str, Any] = field(default_factory=dict)
     parts: dict[tuple[str, int], Any] = field(default_factory=dict)
+    end: Any = None
 
     @staticmethod
     def of(output: Path, job: Mapping[str, Any], resume: bool | None) -> Journal:
@@ -99,6 +103,7 @@ class Journal:
         lines: list[dict[str, Any]] = [{"job": self.job}]
         lines += [{"sample": label, "facts": facts} for label, facts in self.samples.items()]
         lines += [{"stack": label, "part": number, "facts": facts} for (label, number), facts in self.parts.items()]
+        lines += [] if self.end is None else [{"end": self.end}]
         new = self.path.with_name(f"{self.path.name}.new")
         with new.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
@@ -115,6 +120,11 @@ class Journal:
         """Write down that a part is done: its voxels are on the disk."""
         self.parts[label, number] = facts
         self._add({"stack": label, "part": number, "facts": facts})
+
+    def add_end(self, facts: Mapping[str, Any]) -> None:
+        """Write down that all outputs are finished, and wait only for their names."""
+        self.end = facts
+        self._add({"end": facts})
 
     def _add(self, line: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -138,6 +148,8 @@ def read_journal(path: Path) -> Journal:
             line = json.loads(text)
             if "sample" in line:
                 found.samples[line["sample"]] = line["facts"]
+            elif "end" in line:
+                found.end = line["end"]
             else:
                 found.parts[line["stack"], line["part"]] = line["facts"]
     except (OSError, ValueError, KeyError, TypeError, IndexError):

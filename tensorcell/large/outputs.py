@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +43,20 @@ class Output:
         return unfinished_name(self.path, suffix_of(self.path))
 
     def open(self, *, resume: bool) -> None:
-        """Begin the file, or go on with it."""
+        """Begin the file, or go on with it.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written; or if there is nothing to go on with.
+        """
         if not resume:
             remove(self.part)
+        elif not self.part.exists():
+            raise InputError(
+                f"{self.path}: expected what an earlier run wrote of it in {self.part.name}, got no such file; "
+                "resume=False (--no-resume) begins anew"
+            )
         self.writer = tile_writer(self.part, self.path, self.spec, resume=resume)
 
     def write(self, where: tuple[int | slice, ...], values: np.ndarray) -> tuple[int, int]:
@@ -86,15 +98,25 @@ def put_in_place(parts: Mapping[Path, Path]) -> None:
     moves = [
         Move(place_of(path), part, temporary_name(path, OLD), place_of(path).exists()) for path, part in parts.items()
     ]
-    begun: list[Move] = []
     try:
         for move in moves:
-            begun.append(move)
             with naming(move.target), _in_one_line():
                 move.make(keep_old=len(moves) > 1)
     except BaseException:
-        for move in begun:
-            move.undo()
+        if any(move.part.exists() for move in moves):
+            for move in moves:
+                _take_back(move)
         raise
     for move in moves:
         remove(move.old)
+
+
+def _take_back(move: Move) -> None:
+    """Give a finished file its hidden name again, and what lay in its place before its own."""
+    with contextlib.suppress(OSError):  # what lay there before then stays beside it under its second name
+        if not move.part.exists() and (move.old.exists() or not move.existed):
+            os.replace(move.target, move.part)
+        if move.old.exists() and move.target.exists():
+            move.old.unlink()  # a second name of what was not replaced yet
+        elif move.old.exists():
+            os.replace(move.old, move.target)

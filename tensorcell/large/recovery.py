@@ -7,7 +7,6 @@ same machine: what the parts share is found again on the same sample.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -28,7 +27,7 @@ from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
 from tensorcell.large.cluster import cluster, memory_of_workers
 from tensorcell.large.cut import Part, boxes
-from tensorcell.large.journal import Journal
+from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.measured import MeasuredStack, measured_stacks
 from tensorcell.large.outputs import Output, put_in_place
 from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
@@ -196,7 +195,7 @@ def recover_file(
         Nonzero = measured; axes that only the volume has are repeated.
     memory : float or str, optional
         Bytes that the process may use (on a cluster: each worker), or a text such as ``"4GB"``; by default most of what
-        is free.
+        is free, or what the earlier run had that is gone on with.
     resume : bool, optional
         What to do where an earlier run on this output was stopped: go on (True), or begin anew (False). By default that
         is an error, which says how far that run came.
@@ -256,9 +255,14 @@ def recover_file(
         if spacing is not None:
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
-        free = None if client is None else memory_of_workers(client)
-        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, memory_to_use(allowed, free))
-        journal = Journal.of(Path(named["OUT"]), run.job(files), resume)
+        if allowed is None and resume:
+            allowed = memory_of_earlier(Path(target))
+        if allowed is None:
+            allowed = memory_to_use(None, None if client is None else memory_of_workers(client))
+        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed)
+        given = {"files": [facts_of_file(path) for path in files], "dataset": dataset, "series": series}
+        given["mask"] = None if mask is None else facts_of_file(mask)
+        journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
         if client is None:
             return run.made(ThisProcess(run.stacks), journal, progress, start)
         with cluster(client, run.stacks) as workers:
@@ -270,6 +274,20 @@ def files_of(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]:
     if isinstance(source, LazyVolume):
         return []
     return [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
+
+
+def memory_of_earlier(target: Path) -> float | None:
+    """The memory that an earlier run on this output had, if there is one: the same parts follow from it."""
+    path = unfinished_name(target, ".journal")
+    return read_journal(path).job.get("memory") if path.exists() else None
+
+
+def facts_of_file(path: FilePath) -> list[Any]:
+    """What tells a file from another one, and from what it held before: of a folder, of all its files."""
+    place = split_path(path)[0]
+    found = [place.stat()] if place.is_file() else [each.stat() for each in place.rglob("*")]
+    newest = max((each.st_mtime_ns for each in found), default=0)
+    return [os.path.abspath(path), len(found), sum(each.st_size for each in found), newest]
 
 
 def asked_of(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -316,17 +334,12 @@ class Run:
         plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
 
-    def job(self, files: Sequence[str]) -> dict[str, Any]:
-        """All that the result depends on."""
-        about: list[Any] = []
-        for path in files:
-            place = split_path(path)[0]
-            about.append(str(place.absolute()))
-            with contextlib.suppress(OSError):
-                about += [place.stat().st_size, place.stat().st_mtime_ns]
+    def job(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All that the result depends on; ``given`` is said of the input."""
+        volume = self.volume
         return {
             "program": version.__version__,
-            "input": [*about, list(self.volume.shape), self.volume.axes, str(self.volume.dtype)],
+            "input": {**given, "volume": [list(volume.shape), volume.axes, str(volume.dtype), volume.spacing]},
             "options": {name: repr(value) for name, value in self.options.items()},
             "outputs": {name: [str(each.path.absolute()), str(each.spec.dtype)] for name, each in self.outputs.items()},
             "parts": [list(self.plan.cut.shape), list(self.plan.cut.sides), self.plan.cut.rim],
@@ -335,6 +348,15 @@ class Run:
 
     def made(self, workers: Workers, journal: Journal, say: Say | None, start: float) -> FileRecovery:
         """Do the work that is left, and put the files in their places."""
+        if journal.end is None:
+            self.finish(workers, journal, say)
+        # an earlier run may have been killed when some files, or all of them, were in their places
+        put_in_place({output.path: output.part for output in self.outputs.values() if output.part.exists()})
+        journal.path.unlink(missing_ok=True)
+        return self.result(journal, time.perf_counter() - start)
+
+    def finish(self, workers: Workers, journal: Journal, say: Say | None) -> None:
+        """Do the work that is left, and finish the files under their hidden names."""
         resume = journal.path.exists()
         try:
             for output in self.outputs.values():
@@ -348,13 +370,12 @@ class Run:
             if len(refused) == len(self.stacks):
                 label, reason = next(iter(refused.items()))
                 raise InputError(f"{label}: {reason}" if label else reason)
-            lost = [self.outputs[name].complete() for name in self.outputs]
+            stored = {name: output.complete() for name, output in self.outputs.items()}
         finally:
             for output in self.outputs.values():
                 output.close()
-        put_in_place({output.path: output.part for output in self.outputs.values()})
-        journal.path.unlink(missing_ok=True)
-        return self.result(journal, refused, lost[0], time.perf_counter() - start)
+        form, lost = stored["OUT"]
+        journal.add_end({"not recovered": refused, "format": form, "lost": list(lost)})
 
     def sentence(self) -> str:
         """What the recovery will need."""
@@ -458,8 +479,9 @@ class Run:
                 nothing = np.full((1, *shape[1:]), 0 if name == "outliers" else np.nan, np.float32)
                 output.write(*stack.in_volume(box, nothing))
 
-    def result(self, journal: Journal, refused: Mapping[str, str], stored: Any, seconds: float) -> FileRecovery:
+    def result(self, journal: Journal, seconds: float) -> FileRecovery:
         """What is said of all of it."""
+        refused, form, lost = (journal.end[name] for name in ("not recovered", "format", "lost"))
         parts = list(journal.parts.values())
         spec, output = self.outputs["OUT"].spec, self.outputs["OUT"]
         labels = [stack.label for stack in self.stacks]
@@ -470,6 +492,10 @@ class Run:
         if "T" in self.volume.axes and several:
             notes = ["each frame was recovered by itself", *notes]
         rounded, clipped = (sum(part.get(name, 0) for part in parts) for name in ("rounded", "clipped"))
+        if rounded or clipped:
+            notes = [*notes, f"{rounded} voxels were rounded and {clipped} clipped to {spec.dtype}"]
+        if lost:
+            notes = [*notes, f"{form} does not hold: {', '.join(lost)}"]
         defects: Counter[str] = Counter()
         for part in parts:
             defects.update(part["defects"])
