@@ -94,6 +94,8 @@ def test_every_format_holds_the_same(given: Path, tmp_path: Path, name: str) -> 
         assert written.spacing == (0.5, 0.2, 0.2)
     if "ome" in name:
         assert written.metadata["channel_names"] == ["DAPI"]
+    if name == "out.npy":
+        assert "NumPy does not hold: spacing, metadata" in found.notes
     assert read(maps["uncertainty"]).spacing == (0.5, 0.2, 0.2)
     assert (read(maps["uncertainty"]).data == 30).all()
     assert hidden(tmp_path) == []
@@ -446,9 +448,11 @@ def test_rounding_to_the_type_of_the_input_is_counted(given: Path, tmp_path: Pat
     found = recover_file(given, tmp_path / "out.tif", memory=IN_PARTS, dtype="input")
     value = read(tmp_path / "out.tif")
     assert value.dtype == np.uint16
+    assert "recover: axial_factor=1" in value.metadata["processing"]
     assert (found.rounded, found.clipped) == (0, 0)
     small = recover_file(given, tmp_path / "small.tif", memory=IN_PARTS, dtype="uint8")
     assert small.clipped == np.count_nonzero(2 * stack().astype(int) > 255)
+    assert f"0 voxels were rounded and {small.clipped} clipped to uint8" in small.notes
 
 
 @pytest.mark.usefixtures("quick")

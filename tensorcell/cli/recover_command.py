@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-import tensorcell
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.flags import given_options, with_flags
 from tensorcell.cli.in_parts import goes_in_parts, recover_in_parts
@@ -59,6 +58,7 @@ from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
 from tensorcell.pages import recovery as reports
 from tensorcell.plane_grid import wanted_grid
+from tensorcell.processing import processed
 from tensorcell.progress import ProgressBar
 from tensorcell.recovered import Recovery
 from tensorcell.recovery import recover as recover_volume
@@ -198,7 +198,8 @@ def recover(
             facts = {"input": source, "output": target, **reports.facts(before, result)}
             fitting, lost_type = storable(wanted, result)
             given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
-            written = write_all(outputs, given, result, signed(result.volume, options), fitting)
+            signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
+            written = write_all(outputs, given, result, signed, fitting)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend(lost_type)
@@ -285,11 +286,3 @@ def summary(facts: dict[str, Any]) -> str:
     )
     notes = (note for note in facts["notes"] if not note.startswith("the fit "))
     return "\n  ".join((head, f"the fit {facts['status']}", *notes))
-
-
-def signed(volume: Volume, options: dict[str, Any]) -> Volume:
-    """The volume with a line in its metadata that says what was done, after the lines of earlier runs."""
-    said = ", ".join(f"{name}={value}" for name, value in options.items())
-    line = f"tensorcell {tensorcell.__version__} recover: {said}"
-    before = volume.metadata.get("processing")
-    return replace(volume, metadata={**volume.metadata, "processing": f"{before}\n{line}" if before else line})

@@ -39,6 +39,7 @@ from tensorcell.lazy_volume import LazyVolume
 from tensorcell.memory import size_text
 from tensorcell.methods.table import METHODS
 from tensorcell.plane_grid import wanted_grid
+from tensorcell.processing import processed
 from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
@@ -329,7 +330,7 @@ class Run:
         )  # fmt: skip
         stacks = measured_stacks(volume, mask, asked["missing_value"])
         shape, factor = stacks[0].shape, request.lateral_factor
-        outputs = outputs_of(volume, request, named, dtype)
+        outputs = outputs_of(volume, request, named, dtype, {**asked, **others})
         wanted = grid.planes, factor * shape[1], factor * shape[2]
         plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
@@ -523,8 +524,10 @@ class Run:
         )
 
 
-def outputs_of(volume: LazyVolume, request: Request, named: Mapping[str, str], dtype: Any) -> dict[str, Output]:
-    """The files that are to be written."""
+def outputs_of(
+    volume: LazyVolume, request: Request, named: Mapping[str, str], dtype: Any, options: Mapping[str, Any]
+) -> dict[str, Output]:
+    """The files that are to be written; the options are named in the metadata of the volume."""
     grid, factor = request.grid, request.lateral_factor
     sizes = dict(zip(volume.axes, volume.shape, strict=True))
     wanted = {**sizes, "Y": factor * sizes["Y"], "X": factor * sizes["X"]}
@@ -539,12 +542,13 @@ def outputs_of(volume: LazyVolume, request: Request, named: Mapping[str, str], d
     pixels = pixel_size_of(volume)
     if "pixel_size" in metadata and pixels is not None:
         metadata["pixel_size"] = tuple(step / factor for step in pixels)
+    own_of = dict.fromkeys(named, metadata) | {"OUT": processed(metadata, options)}
     found = {}
     for name, path in named.items():
         letters = sizes if name == "outliers" else wanted
         shape = tuple(letters[letter] for letter in volume.axes)
         kind = np.dtype(own if dtype is None or name != "OUT" else volume.dtype if dtype == "input" else dtype)
-        spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, metadata)
+        spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, own_of[name])
         found[name] = Output(Path(path), spec)
     return found
 
