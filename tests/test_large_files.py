@@ -175,6 +175,11 @@ def test_a_stack_without_values_does_not_lose_the_others(tmp_path: Path) -> None
         recover_file(LazyVolume(data[1]), tmp_path / "none.npy", memory=IN_PARTS)
 
 
+def interrupt(_: Progress) -> None:
+    """Stop a run at its first report."""
+    raise KeyboardInterrupt
+
+
 def stopped(given: Any, target: Path, after: int, **options: Any) -> None:
     """A run that is stopped after so many parts."""
 
@@ -336,6 +341,18 @@ def test_a_run_goes_on_with_the_memory_that_it_had(
     np.testing.assert_array_equal(np.load(target), 2.0 * stack())
 
 
+def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, error = tmp_path / "out.tif", tmp_path / "u.npy"
+    with pytest.raises(KeyboardInterrupt):
+        recover_file(given, target, memory=IN_PARTS, uncertainty=error, progress=interrupt)
+    assert len(hidden(tmp_path)) == 3
+    words = ("recover", given, target, "--uncertainty", error, "--method", "fast", "--memory", "4GB", "--no-resume")
+    assert call(monkeypatch, *words) == 0
+    assert hidden(tmp_path) == []
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.zarr"
@@ -404,6 +421,10 @@ def test_the_command_says_how_to_go_on(
         ({"time_limit": 3}, "expected no time limit"),
         ({"wrong": 3}, "wrong"),
         ({"axial_factor": 0}, "axial factor"),
+        ({"rim": -1}, "rim"),
+        ({"rim": 1.5}, "rim"),
+        ({"dtype": "bool"}, "dtype bool does not hold intensities"),
+        ({"dtype": "much"}, "dtype 'much' is unknown"),
     ],
 )
 @pytest.mark.usefixtures("quick")
@@ -412,6 +433,14 @@ def test_what_cannot_be_is_said_before_the_work(
 ) -> None:
     with pytest.raises((InputError, TypeError), match=message):
         recover_file(given, tmp_path / "out.npy", **{"memory": "1GB", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path) -> None:
+    data = stack().astype(np.float32)
+    data[3, 4, 5] = np.inf
+    with pytest.raises(InputError, match="expected finite values at measured voxels, got 1 infinite"):
+        recover_file(LazyVolume(data), tmp_path / "out.npy", memory=IN_PARTS, uncertainty=tmp_path / "u.zarr")
     assert list(tmp_path.iterdir()) == []
 
 

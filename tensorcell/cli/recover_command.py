@@ -53,6 +53,7 @@ from tensorcell.files import (
     staged,
     write,
 )
+from tensorcell.large.outputs import discard
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
@@ -189,6 +190,7 @@ def recover(
             wanted = before.dtype if dtype == "input" else dtype
             rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
+            discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
             if not quiet:
                 say_cost(source, before, grid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,13 @@ def _in_one_line() -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot be written: {reason(error)}") from error
+
+
+def discard(outputs: Iterable[Path]) -> None:
+    """Remove what a run in parts that was stopped left of these outputs."""
+    for path in outputs:
+        remove(unfinished_name(path, ".journal"))
+        remove(unfinished_name(path, suffix_of(path)))
 
 
 def put_in_place(parts: Mapping[Path, Path]) -> None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tensorcell import arguments, version
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
+from tensorcell.files.casting import cast
 from tensorcell.files.formats import FilePath
 from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
@@ -29,7 +30,7 @@ from tensorcell.large.cluster import cluster, memory_of_workers
 from tensorcell.large.cut import Part, boxes
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.measured import MeasuredStack, measured_stacks
-from tensorcell.large.outputs import Output, put_in_place
+from tensorcell.large.outputs import Output, discard, put_in_place
 from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
 from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
 from tensorcell.large.sample import chosen_blocks, told_by
@@ -332,6 +333,7 @@ class Run:
         shape, factor = stacks[0].shape, request.lateral_factor
         outputs = outputs_of(volume, request, named, dtype, {**asked, **others})
         wanted = grid.planes, factor * shape[1], factor * shape[2]
+        rim = None if rim is None else arguments.whole_number("rim", rim, least=0)
         plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
 
@@ -350,7 +352,12 @@ class Run:
     def made(self, workers: Workers, journal: Journal, say: Say | None, start: float) -> FileRecovery:
         """Do the work that is left, and put the files in their places."""
         if journal.end is None:
-            self.finish(workers, journal, say)
+            try:
+                self.finish(workers, journal, say)
+            except InputError:
+                if not journal.parts:  # nothing to go on from
+                    discard(output.path for output in self.outputs.values())
+                raise
         # an earlier run may have been killed when some files, or all of them, were in their places
         put_in_place({output.path: output.part for output in self.outputs.values() if output.part.exists()})
         journal.path.unlink(missing_ok=True)
@@ -547,7 +554,8 @@ def outputs_of(
     for name, path in named.items():
         letters = sizes if name == "outliers" else wanted
         shape = tuple(letters[letter] for letter in volume.axes)
-        kind = np.dtype(own if dtype is None or name != "OUT" else volume.dtype if dtype == "input" else dtype)
+        given = own if dtype is None or name != "OUT" else volume.dtype if dtype == "input" else dtype
+        kind = cast(np.zeros((), own), given).data.dtype
         spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, own_of[name])
         found[name] = Output(Path(path), spec)
     return found
