@@ -355,7 +355,10 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
 def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.zarr"
     recover_file(given, tmp_path / "undisturbed.npy", memory=IN_PARTS)
-    command = [sys.executable, "-m", "tensorcell", "recover", str(given), str(target), "--memory", str(IN_PARTS)]
+    program = (
+        "import tensorcell.cli.in_parts as parts; parts.BYTES_A_VOXEL = 1e5; from tensorcell.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "recover", str(given), str(target), "--memory", str(IN_PARTS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         journal = unfinished_name(target, ".journal")
         begun = time.monotonic()
