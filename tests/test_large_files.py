@@ -108,7 +108,7 @@ def test_parts_of_a_file_are_recovered_as_the_whole_is(given: Path, tmp_path: Pa
     whole = tc.recover(read(given))
     value, error, invented, outliers = (np.load(each) for each in (tmp_path / "out.npy", *maps.values()))
     assert found.parts == 4
-    assert found.noise == pytest.approx(whole.noise, rel=0.1)
+    assert found.noise == pytest.approx(whole.noise, rel=0.25)  # from eight blocks of 15 x 15 pixels
     assert np.sqrt(np.mean((value - whole.volume.data) ** 2)) < 0.3 * whole.noise  # its sample is small
     assert 0.7 < np.median(error / whole.uncertainty) < 1.4
     assert invented.max() <= 1
