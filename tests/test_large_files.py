@@ -110,7 +110,7 @@ def test_parts_of_a_file_are_recovered_as_the_whole_is(given: Path, tmp_path: Pa
     whole = tc.recover(read(given))
     value, error, invented, outliers = (np.load(each) for each in (tmp_path / "out.npy", *maps.values()))
     assert found.parts == 4
-    assert found.noise == pytest.approx(whole.noise, rel=0.1)
+    assert found.noise == pytest.approx(whole.noise, rel=0.25)  # from eight blocks of 15 x 15 pixels
     assert np.sqrt(np.mean((value - whole.volume.data) ** 2)) < 0.3 * whole.noise  # its sample is small
     assert 0.7 < np.median(error / whole.uncertainty) < 1.4
     assert invented.max() <= 1
@@ -357,7 +357,10 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
 def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.zarr"
     recover_file(given, tmp_path / "undisturbed.npy", memory=IN_PARTS)
-    command = [sys.executable, "-m", "tensorcell", "recover", str(given), str(target), "--memory", str(IN_PARTS)]
+    program = (
+        "import tensorcell.cli.in_parts as parts; parts.BYTES_A_VOXEL = 1e5; from tensorcell.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "recover", str(given), str(target), "--memory", str(IN_PARTS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         journal = unfinished_name(target, ".journal")
         begun = time.monotonic()

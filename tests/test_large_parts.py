@@ -133,6 +133,16 @@ def test_the_sample_holds_the_block_with_structure_however_rare_it_is() -> None:
     assert parts == {np.ascontiguousarray(data[box]).tobytes() for box in chosen}
 
 
+@pytest.mark.parametrize("rows", [32, 48, 160])
+def test_no_block_is_twice_in_a_sample(rows: int) -> None:
+    data = np.random.default_rng(0).normal(0, 1, (4, rows, 64)).astype(np.float32)
+    layout = layout_of(data.shape, 8 * 4 * 16**2, whole_z=True)
+    blocks = surveyed(Source(data), layout.sides).blocks
+    chosen = chosen_blocks(surveyed(Source(data), layout.sides), layout)
+    assert len({str(box) for box in chosen}) == 8
+    assert chosen[-1] == max(blocks, key=lambda block: block.contrast).box
+
+
 def test_a_block_at_the_end_is_moved_to_be_whole() -> None:
     data = np.zeros((4, 20, 20), np.float32)
     data[:, 17:, 17:] = np.random.default_rng(0).normal(0, 9, (4, 3, 3))

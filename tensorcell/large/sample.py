@@ -73,11 +73,17 @@ def layout_of(shape: Sequence[int], most: float, *, whole_z: bool) -> Layout:
 
 
 def chosen_blocks(survey: Survey, layout: Layout) -> list[Box]:
-    """Blocks of the survey by their contrast, in ascending order of it; those at the end are moved to be whole."""
+    """Blocks of the survey by their contrast, in ascending order of it; those at the end are moved to be whole.
+
+    No block is taken twice where there are enough: noise that lies at two places of a sample looks like structure.
+    """
     usual = float(np.median([block.measured for block in survey.blocks if block.measured]))
     told = [block for block in survey.blocks if block.measured and block.measured >= LEAST_MEASURED * usual]
     told.sort(key=lambda block: block.contrast)
     places = [round(share * (len(told) - 1)) for share in sorted(WANTED)]
+    if len(told) >= len(places):
+        for n in reversed(range(len(places) - 1)):
+            places[n] = min(places[n], places[n + 1] - 1)
     return [whole(told[place].box, layout.sides) for place in places]
 
 
