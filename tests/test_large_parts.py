@@ -13,7 +13,7 @@ from tensorcell.datasets import simulate_cells
 from tensorcell.errors import InputError
 from tensorcell.large.cut import GRID, Box, Cut, boxes, cut, voxels
 from tensorcell.large.part import PartResult, in_wanted, recovered_part
-from tensorcell.large.sample import chosen_blocks, layout_of, sampled, settled_by
+from tensorcell.large.sample import LEAST, Layout, chosen_blocks, layout_of, sampled, settled_by
 from tensorcell.large.survey import surveyed
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovery import checked_request
@@ -123,7 +123,7 @@ def test_a_survey_counts_what_was_measured_and_finds_what_stops_a_recovery() -> 
 def test_the_sample_holds_the_block_with_structure_however_rare_it_is() -> None:
     data = np.random.default_rng(0).normal(0, 1, (16, 160, 160)).astype(np.float32)
     data[:, 96:112, 128:144] += 50 * np.indices((16, 16, 16)).sum(0) % 7
-    source, layout = Source(data), layout_of(data.shape, 8 * 16**3, whole_z=True)
+    source, layout = Source(data), Layout((1, 2, 4), (16, 16, 16))
     chosen = chosen_blocks(surveyed(source, layout.sides), layout)
     assert (slice(0, 16), slice(96, 112), slice(128, 144)) in chosen
     values, mask = sampled(source, chosen, layout)
@@ -136,7 +136,7 @@ def test_the_sample_holds_the_block_with_structure_however_rare_it_is() -> None:
 @pytest.mark.parametrize("rows", [32, 48, 160])
 def test_no_block_is_twice_in_a_sample(rows: int) -> None:
     data = np.random.default_rng(0).normal(0, 1, (4, rows, 64)).astype(np.float32)
-    layout = layout_of(data.shape, 8 * 4 * 16**2, whole_z=True)
+    layout = Layout((1, 2, 4), (4, 16, 16))
     blocks = surveyed(Source(data), layout.sides).blocks
     chosen = chosen_blocks(surveyed(Source(data), layout.sides), layout)
     assert len({str(box) for box in chosen}) == 8
@@ -148,16 +148,30 @@ def test_a_block_at_the_end_is_moved_to_be_whole() -> None:
     data[:, 17:, 17:] = np.random.default_rng(0).normal(0, 9, (4, 3, 3))
     mask = np.zeros(data.shape, bool)
     mask[:, 16:, 16:] = True
-    layout = layout_of(data.shape, 8 * 4 * 8**2, whole_z=True)
+    layout = Layout((1, 2, 4), (4, 8, 8))
     chosen = chosen_blocks(surveyed(Source(data, mask), layout.sides), layout)
-    assert chosen == [(slice(0, 4), slice(12, 20), slice(12, 20))] * 8
+    assert chosen == [(slice(0, 4), slice(12, 20), slice(12, 20))]
+    values, measured = sampled(Source(data, mask), chosen, layout)  # there is no other
+    np.testing.assert_array_equal(values, data[:, 12:, 12:])
+    np.testing.assert_array_equal(measured, mask[:, 12:, 12:])
+
+
+def test_a_small_stack_is_its_own_sample() -> None:
+    """Of a few thousand voxels the noise of real cells came out five times too large."""
+    layout = layout_of((12, 90, 100), 5000, whole_z=False)
+    source = Source(np.random.default_rng(0).normal(0, 1, (12, 90, 100)).astype(np.float32))
+    chosen = chosen_blocks(surveyed(source, layout.sides), layout)
+    values, _ = sampled(source, chosen, layout)
+    np.testing.assert_array_equal(values, source.data)
+    large = layout_of((100, 1000, 1000), 5000, whole_z=False)
+    assert 0.9 * LEAST < np.prod(large.shape) <= LEAST
 
 
 def test_blocks_without_measured_voxels_are_not_in_the_sample() -> None:
     data = np.random.default_rng(0).normal(0, 1, (4, 64, 64)).astype(np.float32)
     mask = np.zeros(data.shape, bool)
     mask[:, :32] = True
-    layout = layout_of(data.shape, 8 * 4 * 16**2, whole_z=True)
+    layout = Layout((1, 2, 4), (4, 16, 16))
     chosen = chosen_blocks(surveyed(Source(data, mask), layout.sides), layout)
     assert all(box[1].stop <= 32 for box in chosen)
 

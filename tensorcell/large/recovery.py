@@ -449,12 +449,12 @@ class Run:
         call = Call(None, number, (chosen, layout, stack.label, self.request, survey.complete))
         ((_, told),) = workers.run(told_by, [call], first=True)
         if stack.label not in journal.samples:
-            share = math.prod(layout.shape) / survey.voxels
+            share = len(chosen) * math.prod(layout.sides) / survey.voxels
             side = " x ".join(map(str, layout.sides))
-            note = (
-                f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from a sample of "
-                f"{len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
-            )
+            sample = "the whole stack"
+            if len(chosen) > 1:
+                sample = f"a sample of {len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
+            note = f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from {sample}"
             journal.add_sample(stack.label, {"rank": list(told.rank), "noise": told.noise, "note": note})
         request: Request = told.request
         return request

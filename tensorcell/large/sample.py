@@ -27,6 +27,9 @@ WANTED = (1.0, 0.99, 0.95, 0.9, 0.75, 0.6, 0.4, 0.1)
 """Quantiles of the contrast of the blocks that are taken: structure is rare in many stacks, and without it nothing
 would tell how it is to be filtered. Background is taken, too, since it tells the noise."""
 
+LEAST = 300_000
+"""Fewest voxels of a sample: of fewer the noise of a stack of real cells came out several times too large."""
+
 LEAST_MEASURED = 0.5
 """A block is as good as any other if it has this share of the measured voxels that most have."""
 
@@ -54,7 +57,9 @@ class Layout(NamedTuple):
 
 
 def layout_of(shape: Sequence[int], most: float, *, whole_z: bool) -> Layout:
-    """The layout of a sample of at most so many voxels: eight blocks that are as long along each side as they can be.
+    """The layout of a sample of at most so many voxels, or of `LEAST` if that is more.
+
+    It is the whole stack where that has no more, else eight blocks that are as long along each side as they can be.
 
     >>> layout_of((100, 1000, 1000), 8e6, whole_z=True)
     Layout(blocks=(1, 2, 4), sides=(100, 100, 100))
@@ -62,9 +67,13 @@ def layout_of(shape: Sequence[int], most: float, *, whole_z: bool) -> Layout:
     Layout(blocks=(2, 2, 2), sides=(100, 100, 100))
     >>> layout_of((20, 1000, 1000), 8e6, whole_z=False)
     Layout(blocks=(1, 2, 4), sides=(20, 223, 223))
+    >>> layout_of((12, 100, 100), 1e3, whole_z=False)
+    Layout(blocks=(1, 1, 1), sides=(12, 100, 100))
     """
     planes, rows, columns = shape
-    room = most / len(WANTED)
+    if planes * rows * columns <= max(most, LEAST):
+        return Layout((1, 1, 1), (planes, rows, columns))
+    room = max(most, LEAST) / len(WANTED)
     side = int(room ** (1 / 3) + 1e-9)
     if whole_z or side >= planes / 2:
         side = int(math.sqrt(room / planes) + 1e-9)
@@ -75,15 +84,15 @@ def layout_of(shape: Sequence[int], most: float, *, whole_z: bool) -> Layout:
 def chosen_blocks(survey: Survey, layout: Layout) -> list[Box]:
     """Blocks of the survey by their contrast, in ascending order of it; those at the end are moved to be whole.
 
-    No block is taken twice where there are enough: noise that lies at two places of a sample looks like structure.
+    No block is taken twice: noise that lies at two places of a sample looks like structure.
     """
     usual = float(np.median([block.measured for block in survey.blocks if block.measured]))
     told = [block for block in survey.blocks if block.measured and block.measured >= LEAST_MEASURED * usual]
     told.sort(key=lambda block: block.contrast)
     places = [round(share * (len(told) - 1)) for share in sorted(WANTED)]
-    if len(told) >= len(places):
-        for n in reversed(range(len(places) - 1)):
-            places[n] = min(places[n], places[n + 1] - 1)
+    for n in reversed(range(len(places) - 1)):
+        places[n] = min(places[n], places[n + 1] - 1)
+    places = [place for place in places if place >= 0]
     return [whole(told[place].box, layout.sides) for place in places]
 
 
@@ -100,6 +109,8 @@ def whole(box: Box, sides: Sides) -> Box:
 def sampled(stack: Source, boxes: Sequence[Box], layout: Layout) -> tuple[Array, Array | None]:
     """The sample: the blocks side by side, and where they were measured."""
     values: Array | None = None
+    if len(boxes) < math.prod(layout.blocks):
+        layout = layout._replace(blocks=(1, 1, len(boxes)))
     measured = np.ones(layout.shape, bool)
     for number, box in zip(itertools.product(*map(range, layout.blocks)), boxes, strict=True):
         place = tuple(slice(n * side, (n + 1) * side) for n, side in zip(number, layout.sides, strict=True))
