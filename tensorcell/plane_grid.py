@@ -125,6 +125,7 @@ def wanted_grid(
 
     Examples
     --------
+    >>> from tensorcell.volume import Volume
     >>> wanted_grid(Volume(np.zeros((4, 8, 8)), spacing=(0.9, 0.3, 0.3)), spacing_z="isotropic")
     PlaneGrid(given=4, step=Fraction(3, 1), spacing=0.3)
     """
