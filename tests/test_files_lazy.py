@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from test_files_tiff_ome import write_set
 from volume_files import KNOWN, STACK, hdf5, imagej, npz, refuses, tiff
 
@@ -25,6 +24,8 @@ from tensorcell.errors import InputError
 from tensorcell.files import lazy_reading, open_volume, read, write
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.volume import Volume
+
+zarr = pytest.importorskip("zarr")
 
 MASKED = Volume(STACK, "ZYX", (0.5, 0.108, 1 / 9), STACK % 4 != 0, KNOWN.metadata)
 FRAMES = np.random.default_rng(1).integers(-500, 500, (2, 3, 4, 40, 50)).astype(np.int16)

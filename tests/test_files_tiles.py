@@ -15,12 +15,13 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from volume_files import KNOWN, STACK, assert_same, refuses
 
 from tensorcell.files import pyramid, read, tiff_write, write
 from tensorcell.files.tile_writing import TileSpec, tile_writer
 from tensorcell.volume import Volume
+
+zarr = pytest.importorskip("zarr")
 
 SUFFIXES = (".zarr", ".tif", ".ome.tif", ".h5", ".npy")
 

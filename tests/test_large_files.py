@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -30,6 +31,9 @@ from tensorcell.lazy_volume import LazyVolume
 from tensorcell.solvers import Status
 from tensorcell.stack_recovery import Request
 from tensorcell.volume import Volume
+
+needs_zarr = pytest.mark.skipif(importlib.util.find_spec("zarr") is None, reason="no zarr")
+ZARR = pytest.param("out.zarr", marks=needs_zarr)
 
 SHAPE = (12, 72, 72)
 IN_PARTS = BASE + BYTES_A_VOXEL * 12 * 60 * 64
@@ -81,7 +85,7 @@ def hidden(folder: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", ["out.ome.tif", "out.zarr", "out.h5", "out.npy", "out.tif"])
+@pytest.mark.parametrize("name", ["out.ome.tif", ZARR, "out.h5", "out.npy", "out.tif"])
 def test_every_format_holds_the_same(given: Path, tmp_path: Path, name: str) -> None:
     maps = {each: tmp_path / f"{each}.tif" for each in ("uncertainty", "invented", "outliers")}
     found = recover_file(given, tmp_path / name, memory=IN_PARTS, **maps)
@@ -192,7 +196,7 @@ def stopped(given: Any, target: Path, after: int, **options: Any) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", ["out.zarr", "out.tif", "out.h5"])
+@pytest.mark.parametrize("name", [ZARR, "out.tif", "out.h5"])
 def test_a_run_that_was_stopped_is_gone_on_with(
     given: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +226,7 @@ def test_a_run_that_was_stopped_can_be_discarded(given: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", ["out.zarr", "out.tif", "out.h5", "out.npy"])
+@pytest.mark.parametrize("name", [ZARR, "out.tif", "out.h5", "out.npy"])
 def test_a_run_does_not_go_on_with_what_is_gone(given: Path, tmp_path: Path, name: str) -> None:
     target = tmp_path / name
     stopped(given, target, 2)
@@ -270,7 +274,7 @@ def test_a_run_that_was_killed_among_finished_files_is_gone_on_with(
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-@pytest.mark.parametrize("name", ["out.npy", "out.zarr"])
+@pytest.mark.parametrize("name", ["out.npy", ZARR])
 def test_finished_files_are_put_in_place_all_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool, name: str
 ) -> None:
@@ -302,6 +306,7 @@ def test_finished_files_are_put_in_place_all_or_none(
 
 
 @pytest.mark.usefixtures("quick")
+@needs_zarr
 def test_a_run_goes_on_only_with_the_same_input(tmp_path: Path) -> None:
     mask = np.random.default_rng(0).random(SHAPE) < 0.7
     for number, values in enumerate((mask, ~mask)):
@@ -354,6 +359,7 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
 
 
 @pytest.mark.slow
+@needs_zarr
 def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.zarr"
     recover_file(given, tmp_path / "undisturbed.npy", memory=IN_PARTS)
@@ -392,6 +398,7 @@ def test_the_command_recovers_in_parts_what_does_not_fit(
 
 
 @pytest.mark.usefixtures("quick")
+@needs_zarr
 def test_the_command_says_how_to_go_on(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -443,7 +450,7 @@ def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path) -
     data = stack().astype(np.float32)
     data[3, 4, 5] = np.inf
     with pytest.raises(InputError, match="expected finite values at measured voxels, got 1 infinite"):
-        recover_file(LazyVolume(data), tmp_path / "out.npy", memory=IN_PARTS, uncertainty=tmp_path / "u.zarr")
+        recover_file(LazyVolume(data), tmp_path / "out.npy", memory=IN_PARTS, uncertainty=tmp_path / "u.h5")
     assert list(tmp_path.iterdir()) == []
 
 
