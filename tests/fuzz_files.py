@@ -1,13 +1,15 @@
 """Damaged files of all formats, each of which must be read or refused: ``python tests/fuzz_files.py N SEED [FOLDER]``.
 
-Small valid files are changed at random, the same for the same seed, and read in a child process with limits of time and
-of memory. The table counts by format what became of them; what is neither read nor refused in one line is kept in
-FOLDER. Damage of the values alone is not noticed in formats without checksums: such files are read.
+Small valid files, and files within folders that are read as one, are changed at random, the same for the same seed,
+and read in a child process with limits of time and of memory. The table counts by format what became of them; what is
+neither read nor refused in one line is kept in FOLDER. Damage of the values alone is not noticed in formats without
+checksums: such files are read.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -77,6 +79,39 @@ def mrc(path: Path) -> None:
         file.voxel_size = 1000.0
 
 
+def nifti(path: Path) -> None:
+    import nibabel
+
+    image = nibabel.Nifti1Image(STACK.T, np.diag([0.1, 0.2, 0.5, 1]))
+    image.header.set_xyzt_units("micron")
+    nibabel.save(image, path)
+
+
+def nrrd(path: Path) -> None:
+    import nrrd as library
+
+    header = {"space directions": np.diag([0.1, 0.2, 0.5]), "space units": ["um"] * 3, "space dimension": 3}
+    library.write(str(path), STACK.T, header)
+
+
+def ngff(path: Path) -> None:
+    tc.write(path, tc.Volume(np.stack([STACK, STACK]), "CZYX", (0.5, 0.2, 0.1)))
+
+
+def zarr_2(path: Path) -> None:
+    import zarr
+
+    stored = zarr.create_array(path, shape=STACK.shape, chunks=(2, 6, 7), dtype=STACK.dtype, zarr_format=2)
+    stored[...] = STACK
+    stored.attrs["axes"] = "ZYX"
+
+
+OPTIONAL: dict[str, Callable[[Path], object]] = {
+    "map.mrc": mrc, "volume.nii": nifti, "packed.nii.gz": nifti, "volume.nrrd": nrrd, "image.ome.zarr": ngff,
+    "array.zarr": zarr_2,
+}  # fmt: skip
+"""Those for which a library is needed that may be missing."""
+
 VALID: dict[str, Callable[[Path], object]] = {
     "imagej.tif": lambda path: tifffile.imwrite(
         path, STACK, photometric="minisblack", imagej=True, metadata={"axes": "ZYX", "spacing": 2}
@@ -100,11 +135,12 @@ def valid_files(folder: Path) -> list[Path]:
         if one.write is not None and not one.is_folder:
             for compress in (False, True):
                 tc.write(folder / f"own_{int(compress)}{one.suffixes[0]}", VOLUME, compress=compress)
-    try:
-        mrc(folder / "map.mrc")
-    except ImportError:
-        print("MRC is left out: mrcfile is not installed", file=sys.stderr)
-    return sorted(path for path in folder.iterdir() if path.is_file())
+    for name, make in OPTIONAL.items():
+        try:
+            make(folder / name)
+        except (ImportError, tc.InputError) as error:  # the latter from what writes a format whose library is missing
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return sorted(folder.iterdir())
 
 
 def damaged(raw: bytes, random: np.random.Generator) -> bytes:
@@ -134,6 +170,19 @@ def damaged(raw: bytes, random: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+def damage(source: Path, path: Path, random: np.random.Generator) -> None:
+    """Write a damaged copy; of a folder, one file is damaged, half of the time one that describes the others."""
+    if source.is_file():
+        path.write_bytes(damaged(source.read_bytes(), random))
+        return
+    shutil.copytree(source, path)
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+    described = [each for each in files if each.suffix == ".json" or each.name.startswith(".z")]
+    chosen = described if random.random() < 0.5 else files
+    one = chosen[random.integers(0, len(chosen))]
+    one.write_bytes(damaged(one.read_bytes(), random))
+
+
 def cases(count: int, seed: int, folder: Path) -> Iterator[tuple[str, Path]]:
     """Damaged files, one after the other in the same folder, and the names of those that they were made from."""
     (folder / "valid").mkdir()
@@ -141,9 +190,12 @@ def cases(count: int, seed: int, folder: Path) -> Iterator[tuple[str, Path]]:
     for number in range(count):
         source = sources[number % len(sources)]
         path = folder / f"case{''.join(source.suffixes)}"
-        path.write_bytes(damaged(source.read_bytes(), np.random.default_rng([seed, number])))
+        damage(source, path, np.random.default_rng([seed, number]))
         yield source.name, path
-        path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 class Reader:
@@ -201,7 +253,8 @@ def tally(count: int, seed: int, keep: Path | None = None) -> Counter[tuple[str,
                 outcome = reader.outcome(path)
                 found[name, outcome] += 1
                 if keep is not None and outcome not in ("read", "refused"):
-                    (keep / f"{outcome}_{number}_{path.name}").write_bytes(path.read_bytes())
+                    copied = shutil.copytree if path.is_dir() else shutil.copyfile
+                    copied(path, keep / f"{outcome}_{number}_{path.name}")
         finally:
             reader.close()
     return found
