@@ -68,6 +68,10 @@ from tensorcell.volume import Volume, stacks
 
 TIME_HELP = "Minutes that auto may take: where they suffice, a prior fills the planes between (method diffusion)."
 
+PYRAMID_HELP = (
+    "Write TIFF as OME-TIFF in tiles, with smaller levels of the image for viewers; OME-Zarr always has them."
+)
+
 MEMORY_HELP = (
     "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
 )
@@ -103,6 +107,7 @@ def recover(
         str | None, typer.Option(help="Write the share of each voxel that the measurement leaves open, 0 to 1.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type of OUT: input, uint8, uint16, float32, ...")] = None,
+    pyramid: Annotated[bool, typer.Option("--pyramid", help=PYRAMID_HELP)] = False,
     report: Annotated[str | None, typer.Option(help="Write a report: a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
         bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: keep if any voxel is missing.")
@@ -162,6 +167,7 @@ def recover(
         "seed": seed,
         **given_options(METHODS, method, flags),
     }
+    layout = {"pyramid": pyramid}
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
@@ -177,7 +183,7 @@ def recover(
             recover_in_parts(
                 given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory, resume=resume,
                 mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
-                series=series, axes=axes, spacing=voxel, **options,
+                series=series, axes=axes, spacing=voxel, **layout, **options,
             )  # fmt: skip
             return
         cache = flags.get("cache")
@@ -188,7 +194,7 @@ def recover(
                 before = replace(before, spacing=voxel)
             measured = read_mask(mask, like=before) if mask is not None else None
             wanted = before.dtype if dtype == "input" else dtype
-            rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
+            rehearse_all(before, target, wanted, (outliers, uncertainty, invented), **layout)
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
             discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
@@ -201,7 +207,7 @@ def recover(
             fitting, lost_type = storable(wanted, result)
             given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
             signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
-            written = write_all(outputs, given, result, signed, fitting)
+            written = write_all(outputs, given, result, signed, fitting, **layout)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend(lost_type)
@@ -244,17 +250,19 @@ def said_of(reasons: Mapping[str, str]) -> str:
     return f"{count} not recovered and {'is' if len(reasons) == 1 else 'are'} NaN there: {shown}{more}"
 
 
-def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None]) -> None:
+def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None], **layout: Any) -> None:
     """Write small volumes of the kinds that are to come, so that a format refuses them before the work is done."""
     small = Volume(np.zeros([2] * len(before.axes), float_type(before.dtype)), before.axes, before.spacing)
-    rehearse(target, small, wanted)
+    rehearse(target, small, wanted, **layout)
     for path in others:
         if path is not None:
-            rehearse(path, small)
+            rehearse(path, small, **layout)
 
 
-def write_all(outputs: dict[str, str | None], before: Volume, result: Recovery, volume: Volume, wanted: Any) -> Written:
-    """Write all outputs or none."""
+def write_all(
+    outputs: dict[str, str | None], before: Volume, result: Recovery, volume: Volume, wanted: Any, **layout: Any
+) -> Written:
+    """Write all outputs or none; ``layout`` is how, as `write` takes it."""
     maps: dict[str, Callable[[], Volume]] = {
         "--outliers": lambda: replace(result.volume, data=result.outliers, spacing=before.spacing),
         "--uncertainty": lambda: replace(result.volume, data=result.uncertainty),
@@ -267,8 +275,8 @@ def write_all(outputs: dict[str, str | None], before: Volume, result: Recovery, 
         for flag, values in maps.items():
             path = outputs[flag]
             if path is not None:
-                write(names[path], values())
-        return write(names[str(outputs["OUT"])], volume, dtype=wanted)
+                write(names[path], values(), **layout)
+        return write(names[str(outputs["OUT"])], volume, dtype=wanted, **layout)
 
 
 def how_to_go_on(cache: str | None) -> str:

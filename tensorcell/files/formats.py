@@ -45,6 +45,18 @@ class Wanted(NamedTuple):
     """Names of the axes."""
 
 
+class Variant(NamedTuple):
+    """Which of the ways is wanted in which a format may be written."""
+
+    pyramid: bool = False
+    """With smaller levels of the image."""
+    ngff: str | None = None
+    """Version of OME-NGFF; None for the newest."""
+
+
+AS_USUAL = Variant()
+
+
 class Reader(Protocol):
     """The function that reads a format.
 
@@ -74,6 +86,13 @@ class Writer(Protocol):
     """
 
     def __call__(self, part: Path, volume: Volume, dataset: str | None, compress: bool, /) -> Stored: ...
+
+
+class Way(NamedTuple):
+    """How a format is written."""
+
+    write: Writer
+    tiles: Tiling
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,8 @@ class Format:
     """None for a format that is read as a whole."""
     tiles: Tiling | None = None
     """None for a format that is written as a whole."""
+    pyramid: Way | None = None
+    """How smaller levels of the image are written, too; None for a format that has none."""
 
     @property
     def is_folder(self) -> bool:

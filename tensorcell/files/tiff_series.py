@@ -235,6 +235,7 @@ def _notes_on_other_pages(chains: Chains, every: Sequence[Any], number: int, *, 
     chosen = numbers_of(every[number], chains)
     others = set().union(*(numbers_of(level, chains) for one in every for level in one.levels)) - chosen
     first = every[number].keyframe
+    smaller: set[tuple[int, ...]] = set()
     between: list[int] = []
     further: list[int] = []
     unlike: list[int] = []
@@ -246,7 +247,9 @@ def _notes_on_other_pages(chains: Chains, every: Sequence[Any], number: int, *, 
                 between.append(place)
             continue
         page = page_at(chains.tif, place, directory)
-        if not page.is_reduced:
+        if page.is_reduced:
+            smaller.add(page.shape)
+        else:
             (further if (page.shaped, page.dtype) == (first.shaped, first.dtype) else unlike).append(place)
     left_out = between + further
     if left_out and not named:
@@ -257,7 +260,15 @@ def _notes_on_other_pages(chains: Chains, every: Sequence[Any], number: int, *, 
             + ("" if between else f", series={ALL_PAGES!r} all of them")
         )
     notes = [f"{_pages(left_out)} lie between or after those of the image and were not read"] if left_out else []
-    return notes + ([f"{_pages(unlike)} of another size were not read"] if unlike else [])
+    notes += [f"{_pages(unlike)} of another size were not read"] if unlike else []
+    # Of images whose planes are put together here, tifffile knows no levels.
+    levels = max(len(smaller), len(every[number].levels) - 1, len(first.subifds or ()))
+    return notes + ([_note_on_levels(levels)] if levels else [])
+
+
+def _note_on_levels(count: int) -> str:
+    what = "1 smaller level of the image was" if count == 1 else f"{count} smaller levels of the image were"
+    return f"{what} not read; pyramid=True (--pyramid) writes new ones"
 
 
 def _pages(numbers: Sequence[int]) -> str:

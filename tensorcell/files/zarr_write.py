@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from tensorcell.files.formats import Stored
 from tensorcell.files.layout import arrange, chunk_shape
 from tensorcell.files.ngff import channels_metadata, dataset_metadata, image_metadata
 from tensorcell.files.notes import NOTES_KEY, notes_of
-from tensorcell.files.pyramid import halve, smaller_levels
+from tensorcell.files.pyramid import boxes, fill_level, smaller_levels
 from tensorcell.files.tiles import TileWriter, Tiling
 from tensorcell.files.whole_files import flush_folder
 from tensorcell.files.zarr_read import MARKS, Array, Group, chunks_there, zarr_library
@@ -149,7 +148,7 @@ def _finish_image(
     for number, level in enumerate(smaller_levels(data.shape, axes, spacing), start=1):
         target = coding.make_array(group, str(number), level.shape, volume.dtype)
         shares = labels and coding.make_array(labels, str(number), level.shape, np.dtype(np.uint8))
-        _write_level(source, measured, target, shares, axes, level.halved)
+        fill_level(source, measured, target, shares, target.chunks, axes, level.halved)
         source, measured = target, shares
         levels[str(number)] = level.factors
     for path, factors in levels.items():
@@ -174,31 +173,11 @@ def _finish_image(
     return lost
 
 
-def _write_level(source: Any, measured: Any | None, target: Array, shares: Any, axes: str, halved: list[str]) -> None:
-    """Make a level, and that of the mask, of the one before, chunk by chunk."""
-    for number, box in enumerate(_boxes(target.shape, target.chunks)):
-        wide = tuple(
-            slice(2 * each.start, min(2 * each.stop, size)) if letter in halved else each
-            for letter, each, size in zip(axes, box, source.shape, strict=True)
-        )
-        mask = None if measured is None else np.asarray(measured[wide]).astype(bool)
-        target[box], some = halve(np.asarray(source[wide]), mask, axes, halved, number)
-        if some is not None:
-            shares[box] = some.astype(np.uint8)
-
-
-def _boxes(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """The boxes of the chunks of an array."""
-    for place in np.ndindex(*(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))):
-        ends = zip(place, chunks, shape, strict=True)
-        yield tuple(slice(number * chunk, min((number + 1) * chunk, size)) for number, chunk, size in ends)
-
-
 def _ranges(data: Any, axes: str) -> list[tuple[float, float]]:
     """The smallest and the largest number of each channel of an array, which is read chunk by chunk."""
     channels = data.shape[axes.index("C")] if "C" in axes else 1
     found: list[tuple[float, float] | None] = [None] * channels
-    for box in _boxes(data.shape, chunk_shape(data.shape, axes, BLOCK)):
+    for box in boxes(data.shape, chunk_shape(data.shape, axes, BLOCK)):
         channel = box[axes.index("C")].start if "C" in axes else 0
         values = np.asarray(data[box])
         finite = values[np.isfinite(values)]
