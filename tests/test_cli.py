@@ -183,7 +183,16 @@ def test_outputs_replace_older_ones_and_keep_what_else_an_hdf5_file_holds(
     assert sorted(p.name for p in stack.iterdir()) == ["all.h5", "e.tif", "in.tif", "mask.tif", "r.png", "real.png"]
 
 
-@pytest.mark.parametrize("more", [("out.tif", "--dtype", "float3"), ("out.ome.tif", "--dtype", "float16")])
+REFUSED = (
+    ("out.tif", "--dtype", "float3"),
+    ("out.ome.tif", "--dtype", "float16"),
+    ("out.h5", "--pyramid"),
+    ("out.npy", "--pyramid", "--uncertainty", "u.tif"),
+    ("out.tif", "--ngff", "0.4"),
+)
+
+
+@pytest.mark.parametrize("more", REFUSED)
 def test_what_the_output_format_refuses_is_said_before_the_work(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:

@@ -193,7 +193,7 @@ def test_the_command_writes_levels_of_all_volumes(
     outputs = [str(tmp_path / "out.tif"), "--uncertainty", str(tmp_path / "u.ome.tif"), "--json"]
     words = ["recover", str(tmp_path / "in.tif"), *outputs, "--pyramid", "--method", "fast", "--dtype", "input"]
     monkeypatch.setattr(sys, "argv", ["tensorcell", *words])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         cli.main()
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert any("2 smaller levels of the image were not read" in note for note in notes)

@@ -72,6 +72,8 @@ PYRAMID_HELP = (
     "Write TIFF as OME-TIFF in tiles, with smaller levels of the image for viewers; OME-Zarr always has them."
 )
 
+NGFF_HELP = "Version of OME-Zarr: 0.5 (default), or 0.4 in zarr 2 for older readers."
+
 MEMORY_HELP = (
     "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
 )
@@ -108,6 +110,7 @@ def recover(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type of OUT: input, uint8, uint16, float32, ...")] = None,
     pyramid: Annotated[bool, typer.Option("--pyramid", help=PYRAMID_HELP)] = False,
+    ngff: Annotated[str | None, typer.Option(help=NGFF_HELP)] = None,
     report: Annotated[str | None, typer.Option(help="Write a report: a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
         bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: keep if any voxel is missing.")
@@ -167,7 +170,7 @@ def recover(
         "seed": seed,
         **given_options(METHODS, method, flags),
     }
-    layout = {"pyramid": pyramid}
+    layout: dict[str, Any] = {"pyramid": pyramid, "ngff": ngff}
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -127,6 +127,8 @@ class Format:
     """None for a format that is written as a whole."""
     pyramid: Way | None = None
     """How smaller levels of the image are written, too; None for a format that has none."""
+    versions: Mapping[str, Way] = field(default_factory=dict)
+    """How versions of the format are written, for those who ask for one."""
 
     @property
     def is_folder(self) -> bool:

@@ -58,7 +58,7 @@ from tensorcell.files.tiff_pyramid import PYRAMID_TILES, write_pyramid
 from tensorcell.files.tiff_read import open_tiff, read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, OME_TIFF_TILES, TIFF_TILES, write_ome_tiff, write_tiff
 from tensorcell.files.zarr_read import MARKS, open_zarr, read_zarr
-from tensorcell.files.zarr_write import AXES, ZARR_TILES, write_zarr
+from tensorcell.files.zarr_write import AS_NEWEST, AS_VERSION, AXES
 
 FORMATS: tuple[Format, ...] = (
     Format(
@@ -102,15 +102,16 @@ FORMATS: tuple[Format, ...] = (
         "OME-Zarr",
         (".zarr",),
         read_zarr,
-        write_zarr,
+        AS_NEWEST.write,
         holds="tree",
         axes=AXES,
         has_series=True,
         complete=True,
         folder_marks=MARKS,
         open=open_zarr,
-        tiles=ZARR_TILES,
-        pyramid=Way(write_zarr, ZARR_TILES),
+        tiles=AS_NEWEST.tiles,
+        pyramid=AS_NEWEST,
+        versions=AS_VERSION,
     ),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES, open=open_mrc),
     Format("NIfTI", (".nii", ".nii.gz"), read_nifti),
@@ -148,8 +149,13 @@ def writable_format_of(path: Path, wanted: Variant = AS_USUAL) -> tuple[Format, 
     if wanted.pyramid:
         way = one.pyramid
         if way is None:
-            names = _listed(_suffixes(each for each in FORMATS if each.pyramid is not None), "or")
+            names = _listed([each.suffixes[0] for each in FORMATS if each.pyramid is not None], "or")
             raise InputError(f"{one.name} ({suffix}) has no smaller levels of an image, expected {names} for a pyramid")
+    if wanted.ngff is not None:
+        way = one.versions.get(str(wanted.ngff))
+        if way is None:
+            said = [f"{each.suffixes[0]} as {_listed([*each.versions], 'or')}" for each in FORMATS if each.versions]
+            raise InputError(f"{one.name} ({suffix}) has no NGFF {wanted.ngff}, expected {_listed(said, 'or')}")
     if way is None:
         return one, one.write
     return replace(one, write=way.write, tiles=way.tiles), way.write

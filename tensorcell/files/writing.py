@@ -44,6 +44,7 @@ def write(
     compress: bool = True,
     overwrite: bool = True,
     pyramid: bool = False,
+    ngff: str | None = None,
 ) -> Written:
     """Write a volume to a file; the format follows from the suffix (`tensorcell.files.table` says what each keeps).
 
@@ -63,6 +64,9 @@ def write(
     pyramid : bool
         Of TIFF: write OME-TIFF in tiles with smaller levels of the image, for viewers of large images. OME-Zarr always
         has them.
+    ngff : str, optional
+        Of OME-Zarr: the version of OME-NGFF. ``"0.4"``, in zarr 2, is for programs that do not read ``"0.5"``, in
+        zarr 3, which is written by default.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def write(
     file, inside = split_path(path)
     volume = Volume.from_array(volume)
     with naming(path):
-        form, writer = writable_format_of(file, Variant(pyramid))
+        form, writer = writable_format_of(file, Variant(pyramid, ngff))
         check_inside(form, inside)
         check_target(file, form)
     with claimed([file], WAIT), naming(path):

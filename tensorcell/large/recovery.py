@@ -184,6 +184,7 @@ def recover_file(
     axes: str | None = None,
     spacing: tuple[float, float, float] | None = None,
     pyramid: bool = False,
+    ngff: str | None = None,
     **options: Any,
 ) -> FileRecovery:
     """Recover a volume of any size from a file to files, part by part.
@@ -216,7 +217,7 @@ def recover_file(
         of tensorcell, and see ``source`` and ``mask`` under the same (absolute) paths.
     dataset, series, axes, spacing
         As in `tensorcell.read` and `tensorcell.recover`.
-    pyramid
+    pyramid, ngff
         As in `tensorcell.write`, of all outputs.
     **options
         As in `tensorcell.recover`: ``method`` (of those that fill and denoise), ``axial_factor``, ``noise`` ...
@@ -264,7 +265,7 @@ def recover_file(
             allowed = memory_of_earlier(Path(target))
         if allowed is None:
             allowed = memory_to_use(None, None if client is None else memory_of_workers(client))
-        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, Variant(pyramid))
+        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, Variant(pyramid, ngff))
         given = {"files": [facts_of_file(path) for path in files], "dataset": dataset, "series": series}
         given["mask"] = None if mask is None else facts_of_file(mask)
         journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
