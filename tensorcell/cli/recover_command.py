@@ -24,6 +24,7 @@ from tensorcell.cli.parsing import (
     LATERAL_HELP,
     MASK_HELP,
     MISSING_HELP,
+    MISSING_PLANES_HELP,
     NOISE_HELP,
     PAGE_SUFFIXES,
     PSF_HELP,
@@ -99,6 +100,7 @@ def recover(
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
+    missing_planes: Annotated[bool, typer.Option("--missing-planes", help=MISSING_PLANES_HELP)] = False,
     device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
     time_limit: Annotated[float | None, typer.Option(help=TIME_HELP)] = None,
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
@@ -170,6 +172,9 @@ def recover(
         "seed": seed,
         **given_options(METHODS, method, flags),
     }
+    wanted_of_file: dict[str, Any] = {
+        "dataset": dataset, "series": series, "axes": axes, "missing_planes": missing_planes,
+    }  # fmt: skip
     layout: dict[str, Any] = {"pyramid": pyramid, "ngff": ngff}
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
@@ -177,7 +182,7 @@ def recover(
     try:
         inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
-        lazy = open_volume(given_as, dataset=dataset, series=series, axes=axes)
+        lazy = open_volume(given_as, **wanted_of_file)
         voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
         in_parts = goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target)
         if in_parts or scheduler is not None:
@@ -185,14 +190,14 @@ def recover(
                 raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
             recover_in_parts(
                 given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory, resume=resume,
-                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
-                series=series, axes=axes, spacing=voxel, **layout, **options,
+                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, spacing=voxel,
+                **wanted_of_file, **layout, **options,
             )  # fmt: skip
             return
         cache = flags.get("cache")
         held = [split_path(path)[0] for path in outputs.values() if path is not None]
         with claimed(held if cache is None else [*held, cache]):
-            before = read(given_as, dataset=dataset, series=series, axes=axes)
+            before = read(given_as, **wanted_of_file)
             if voxel is not None:
                 before = replace(before, spacing=voxel)
             measured = read_mask(mask, like=before) if mask is not None else None

@@ -43,6 +43,8 @@ class Wanted(NamedTuple):
     """Number or name of an image in a file that holds several."""
     axes: str | None = None
     """Names of the axes."""
+    missing_planes: bool = False
+    """Whether planes that lie in no file count as not measured, where they would be an error."""
 
 
 class Variant(NamedTuple):

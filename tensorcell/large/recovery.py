@@ -182,6 +182,7 @@ def recover_file(
     dataset: str | None = None,
     series: str | int | None = None,
     axes: str | None = None,
+    missing_planes: bool = False,
     spacing: tuple[float, float, float] | None = None,
     pyramid: bool = False,
     ngff: str | None = None,
@@ -215,7 +216,7 @@ def recover_file(
     client : distributed.Client, optional
         Of a cluster on whose workers the stacks are read and recovered; this process writes. They need the same version
         of tensorcell, and see ``source`` and ``mask`` under the same (absolute) paths.
-    dataset, series, axes, spacing
+    dataset, series, axes, missing_planes, spacing
         As in `tensorcell.read` and `tensorcell.recover`.
     pyramid, ngff
         As in `tensorcell.write`, of all outputs.
@@ -257,7 +258,7 @@ def recover_file(
     with claimed([Path(path) for path in named.values()]):
         volume = source
         if not isinstance(volume, LazyVolume):
-            volume = open_volume(volume, dataset=dataset, series=series, axes=axes)
+            volume = open_volume(volume, dataset=dataset, series=series, axes=axes, missing_planes=missing_planes)
         if spacing is not None:
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
