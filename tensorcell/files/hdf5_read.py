@@ -23,7 +23,7 @@ from tensorcell.files.imaris_read import find_imaris
 from tensorcell.files.lazy_values import Opened
 from tensorcell.files.notes import json_object, text_of
 from tensorcell.files.probing import try_first
-from tensorcell.files.units import SECONDS, Spacing, finite, length, voxel_size
+from tensorcell.files.units import Spacing, finite, length, seconds_of, voxel_size
 from tensorcell.volume import Volume
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _spacing_of_tags(
     for letter, tag in zip(axes, tags, strict=True):
         unit = units.get(str(tag.get("key")), "") if units else tag.get("description", "")
         if letter == "T":
-            step, seconds = finite(tag.get("resolution")), SECONDS.get(str(unit).strip().lower())
+            step, seconds = finite(tag.get("resolution")), seconds_of(unit)
             if step is not None and step > 0 and seconds is not None:
                 metadata["time_interval"] = step * seconds
         else:
