@@ -20,7 +20,7 @@ from tensorcell.files.bdv_read import find_bdv
 from tensorcell.files.bdv_xml import description, image_file, parsed
 from tensorcell.files.formats import Wanted
 from tensorcell.files.hdf5_found import Found
-from tensorcell.files.hdf5_sources import find
+from tensorcell.files.hdf5_sources import find, numbered_files
 from tensorcell.files.imaris_read import find_imaris
 from tensorcell.files.lazy_values import Opened
 from tensorcell.files.notes import add_note, json_object, text_of
@@ -103,6 +103,10 @@ def _find_dataset(file: h5py.File, wanted: Wanted) -> Found:
     if spacing is None and inner is not None and len(inner) == len(tags):
         spacing = _spacing_of_tags(tags, json_object(attributes.get("axis_units")), inner, metadata)
     mask = mask if isinstance(mask, h5py.Dataset) else None
+    numbered = numbered_files(stored[0])
+    if numbered:
+        last = f"{len(numbered)} numbered files, to {numbered[-1]}"
+        add_note(metadata, f"its values are in {last}; whether later ones are missing it does not say")
     if not outer:
         return Found(stored, inner, spacing, metadata, mask=mask)
     if len({str(part.attrs.get("element_size_um")) for part in stored}) > 1:
