@@ -183,13 +183,47 @@ def test_outputs_replace_older_ones_and_keep_what_else_an_hdf5_file_holds(
     assert sorted(p.name for p in stack.iterdir()) == ["all.h5", "e.tif", "in.tif", "mask.tif", "r.png", "real.png"]
 
 
-@pytest.mark.parametrize("more", [("out.tif", "--dtype", "float3"), ("out.ome.tif", "--dtype", "float16")])
+REFUSED = (
+    ("out.tif", "--dtype", "float3"),
+    ("out.ome.tif", "--dtype", "float16"),
+    ("out.h5", "--pyramid"),
+    ("out.npy", "--pyramid", "--uncertainty", "u.tif"),
+    ("out.tif", "--ngff", "0.4"),
+)
+
+
+@pytest.mark.parametrize("more", REFUSED)
 def test_what_the_output_format_refuses_is_said_before_the_work(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(recover_command, "recover_volume", lambda *_, **__: pytest.fail("the work began"))
     assert call(monkeypatch, stack, "recover", "in.tif", *more) == 2
     assert capsys.readouterr().err.startswith(f"tensorcell: {more[0]}: ")
+
+
+@pytest.mark.parametrize("command", ["recover", "diagnose"])
+def test_missing_planes_are_not_measured_on_request(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (stack / "in").mkdir()
+    for number in (1, 2, 4, 5):
+        tc.write(stack / "in" / f"z{number}.tif", tc.Volume(np.full((24, 26), number, np.uint8), "YX"))
+    given: list[tc.Volume] = []
+
+    def stop(volume: tc.Volume, *_: Any, **__: Any) -> None:
+        given.append(volume)
+        raise tc.InputError("enough")
+
+    monkeypatch.setattr(recover_command, "recover_volume", stop)
+    monkeypatch.setattr("tensorcell.diagnosis.diagnose", stop)
+    for more in ((), ("--missing-planes",)):
+        outputs = ("out.tif",) if command == "recover" else ()
+        assert call(monkeypatch, stack, command, "in", *outputs, *more) == 2
+    assert "enough" in capsys.readouterr().err
+    assert [volume.planes for volume in given] == [4, 5]
+    assert given[0].mask is None
+    assert given[1].mask is not None
+    np.testing.assert_array_equal(given[1].mask.all(axis=(1, 2)), [True, True, False, True, True])
 
 
 def test_the_output_says_how_it_was_made(stack: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,61 @@ import numpy as np
 import pytest
 from volume_files import KNOWN, STACK, assert_same, hdf5, npz, refuses, tiff
 
-from tensorcell.files import check_writable, read, write
+from tensorcell.files import check_writable, open_volume, read, write
 from tensorcell.volume import Volume
+
+FRAMES = np.arange(2 * 3 * STACK.size, dtype=np.uint16).reshape(2, 3, *STACK.shape)
+
+
+def fiji(path: Path, data: np.ndarray = FRAMES, first: int = 0, below: str = "") -> Path:
+    """A dataset for each frame and channel, as Fiji's plugin writes them."""
+    with h5py.File(path, "w") as file:
+        for t, c in np.ndindex(data.shape[:2]):
+            part = file.create_dataset(f"{below}/t{t + first}/channel{c}", data=data[t, c])
+            part.attrs["element_size_um"] = [0.5, 0.2, 0.1]
+    return path
+
+
+@pytest.mark.parametrize("below", ["", "/deep/raw"])
+def test_frames_and_channels_of_fiji_are_put_together(tmp_path: Path, below: str) -> None:
+    """Frames in the order of their numbers: t10 after t9."""
+    volume = read(fiji(tmp_path / "a.h5", first=9, below=below))
+    assert_same(volume, Volume(FRAMES, "TCZYX", (0.5, 0.2, 0.1)))
+    assert volume.metadata["notes"] == [
+        f"6 datasets, {below}/t9/channel0 to {below}/t10/channel2, are its frames and channels"
+    ]
+    assert_same(read(tmp_path / "a.h5", axes="CTZYX"), Volume(FRAMES, "CTZYX", (0.5, 0.2, 0.1)))
+    one = read(tmp_path / "a.h5", dataset=f"{below}/t10/channel1")
+    assert_same(one, Volume(FRAMES[1, 1], "ZYX", (0.5, 0.2, 0.1)))
+    for channels in (read(tmp_path / "a.h5", dataset=f"{below}/t10"), read(fiji(tmp_path / "b.h5", FRAMES[1:]))):
+        assert_same(channels, Volume(FRAMES[1], "CZYX", (0.5, 0.2, 0.1)))
+    part = open_volume(tmp_path / "a.h5").part((1, slice(1, 3), slice(2), slice(4, 9), slice(0, 18, 3)))
+    np.testing.assert_array_equal(part.data, FRAMES[1, 1:3, :2, 4:9, ::3])
+
+
+def test_frames_and_channels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = fiji(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file["t1/channel2"].attrs["element_size_um"] = [1.0, 0.2, 0.1]
+    volume = read(path)
+    assert volume.spacing is None
+    assert "The voxel size is unknown: the datasets state different ones." in volume.metadata["notes"]
+    with h5py.File(path, "r+") as file:
+        del file["t0/channel1"]
+    refuses(lambda: read(path), "is incomplete: it lacks t0/channel1 of 2 frames of 3 channels")
+    with h5py.File(path, "r+") as file:
+        file["t999999999/channel0"] = STACK
+    refuses(lambda: read(path), "is incomplete: it lacks t0/channel1 of 1000000000 frames of 3 channels")
+    for other in (STACK.astype(np.uint8), STACK[1:]):
+        path = fiji(tmp_path / "b.h5")
+        with h5py.File(path, "r+") as file:
+            del file["t0/channel1"]
+            file["t0/channel1"] = other
+        refuses(lambda: read(path), "has 6 volumes, name one with dataset=")  # noqa: B023
+    path = fiji(tmp_path / "c.h5")
+    with h5py.File(path, "r+") as file:
+        file["other"] = STACK
+    refuses(lambda: read(path), "has 7 volumes, name one with dataset=")
 
 
 def test_write_hdf5_inside_keeps_the_rest(tmp_path: Path) -> None:

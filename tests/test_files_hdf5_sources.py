@@ -75,17 +75,44 @@ def test_virtual_datasets_without_all_their_values_are_refused(away: Path) -> No
     refuses(lambda: read(virtual(away / "v.h5")), "those of 'raw' lie in further files; expected them in one")
 
 
-def test_virtual_datasets_of_numbered_files_are_refused(away: Path) -> None:
-    """Their shape is that of the files which happen to be there."""
+def numbered(folder: Path, file: bytes = b"a-%b.h5", dataset: bytes = b"raw") -> Path:
+    """A virtual dataset whose blocks are in numbered files, without end."""
     space = h5py.h5s.create_simple(STACK.shape, (h5py.h5s.UNLIMITED, *STACK.shape[1:]))
     space.select_hyperslab((0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), STACK.shape, STACK.shape)
     made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    made.set_virtual(space, b"a-%b.h5", b"raw", h5py.h5s.create_simple(STACK.shape))
-    for number in range(2):
-        hdf5(away / f"a-{number}.h5", raw=STACK)
-    with h5py.File(away / "v.h5", "w") as file:
-        h5py.h5d.create(file.id, b"raw", h5py.h5t.NATIVE_UINT16, space, made)
-    refuses(lambda: read(away / "v.h5"), "values of /raw lie in the numbered 'a-%b.h5', expected files by name")
+    made.set_virtual(space, file, dataset, h5py.h5s.create_simple(STACK.shape))
+    with h5py.File(folder / "v.h5", "w") as opened:
+        h5py.h5d.create(opened.id, b"raw", h5py.h5t.NATIVE_UINT16, space, made)
+    return folder / "v.h5"
+
+
+@pytest.mark.parametrize(("name", "form"), [("a-{}.h5", b"a-%b.h5"), ("{}", b"%b"), ("50%.{}.h5", b"50%%.%b.h5")])
+def test_virtual_datasets_of_numbered_files_are_read(away: Path, name: str, form: bytes) -> None:
+    """Their shape is that of the files which happen to be there: HDF5 ends at the first that is not."""
+    for number in range(11):
+        hdf5(away / name.format(number), raw=STACK + number)
+    path = numbered(away, form)
+    volume = read(path)
+    assert_same(volume, Volume(np.concatenate([STACK + number for number in range(11)])))
+    assert volume.metadata["notes"] == [
+        f"its values are in 11 numbered files, to {name.format(10)}; whether later ones are missing it does not say"
+    ]
+    (away / name.format(2)).unlink()
+    lacking, found = (name.format(number) for number in (2, "[1345678790]+"))
+    refuses(lambda: read(path), f"is incomplete: {lacking} is missing, and {found} is there: /raw ends before it")
+
+
+def test_virtual_datasets_of_numbered_files_that_are_not_whole_are_refused(away: Path) -> None:
+    for number in range(3):
+        hdf5(away / f"a-{number}.h5", raw=STACK[: 5 - number])
+        hdf5(Path.cwd() / f"a-{number}.h5", raw=STACK)
+    path = numbered(away)
+    refuses(lambda: read(path), r"in 'a-1.h5', where 'raw' has (1152 voxels, expected 1440|shape)")
+    (away / "a-1.h5").unlink()
+    refuses(lambda: read(path), "values of /raw lie in 'a-1.h5', which is missing")  # HDF5 takes that of this folder
+    refuses(lambda: read(numbered(away, b"../files/%b.h5")), "v.h5: ")
+    hdf5(away / "a-0.h5", raw0=STACK)
+    refuses(lambda: read(numbered(away, b"a-0.h5", b"raw%b")), "in the numbered 'raw%b', expected one by name")
 
 
 def test_growing_virtual_datasets_are_read(away: Path) -> None:

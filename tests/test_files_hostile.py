@@ -80,7 +80,7 @@ HOSTILE: list[tuple[str, Callable[[Path], object], str]] = [
         r"is a colour image \(5, 16, 18, 3\) \(\w+S\), expected intensities",
     ),
     ("complex.tif", lambda p: tiff(p, STACK.astype(complex)), "data has dtype complex128"),
-    ("incomplete.tif", incomplete_ome, "is incomplete: plane 3 of 5 is in none of its files"),
+    ("incomplete.tif", incomplete_ome, r"is incomplete: 2 planes \(3, 4\) of 5 are in none of its files"),
     (
         "sparse.tif",
         lambda p: set_tag_to_zero(p, "TileByteCounts", tile=(16, 16)),

@@ -46,6 +46,29 @@ def test_a_list_is_taken_in_its_order(tmp_path: Path) -> None:
     refuses(lambda: read([]), "the list of paths is empty, expected the planes of a stack")
 
 
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_missing_numbers_are_gaps_on_request(tmp_path: Path, dtype: str) -> None:
+    data = STACK.astype(dtype)
+    paths = planes(tmp_path / "in", data, first=0, name="z{}0.tif")
+    for lost in (paths[2], paths[3]):
+        lost.unlink()
+    volume = read(tmp_path / "in", missing_planes=True)
+    assert volume.mask is not None
+    np.testing.assert_array_equal(volume.mask.all(axis=(1, 2)), [True, True, False, False, True])
+    np.testing.assert_array_equal(volume.mask.any(axis=(1, 2)), [True, True, False, False, True])
+    np.testing.assert_array_equal(volume.data[volume.mask], data[[0, 1, 4]].ravel())
+    assert np.isnan(volume.data[2:4]).all() if dtype == "f4" else not volume.data[2:4].any()
+    assert volume.metadata["notes"] == [
+        "The numbers in the names of the files leave out 20, 30; 2 planes count as not measured."
+    ]
+    assert read(paths[:2], missing_planes=True).mask is None
+    given = read([paths[4], *paths[:2]], missing_planes=True)  # their places are those of the list
+    assert given.mask is None
+    assert len(given.metadata["notes"]) == 2
+    paths[4].rename(tmp_path / "in" / f"z{10**15}.tif")
+    refuses(lambda: read(tmp_path / "in", missing_planes=True), "memory|planes|bytes")
+
+
 def test_missing_numbers_are_said(tmp_path: Path) -> None:
     paths = planes(tmp_path / "in")
     (note,) = read([*paths[:2], *paths[3:]]).metadata["notes"]

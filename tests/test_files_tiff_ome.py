@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import uuid
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 from volume_files import RANDOM, assert_same, refuses
 
-from tensorcell.files import read, write
+from tensorcell.files import open_volume, read, write
 from tensorcell.volume import Volume
 
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -101,9 +102,62 @@ def test_a_missing_file_of_a_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.ome.tif").unlink()
     refuses(
         lambda: read(tmp_path / "a.ome.tif"),
-        "plane 4 of 6 is in none of its files; expected 'b.ome.tif' beside it; series='all pages'",
+        r"is incomplete: 2 planes \(4, 5\) of 6 are in none of its files; expected 'b.ome.tif' beside it; "
+        r"series='all pages' reads the pages of this file, missing_planes=True \(--missing-planes\) takes",
     )
     assert_same(read(tmp_path / "a.ome.tif", series="all pages"), Volume(A[:4]))
+
+
+@pytest.mark.parametrize("dtype", ["u2", "f4", ">f8"])
+@pytest.mark.parametrize("lost", ["a.ome.tif", "b.ome.tif"])
+def test_missing_planes_are_gaps_on_request(tmp_path: Path, lost: str, dtype: str) -> None:
+    """Two channels of three planes, of which each file has some; in parts, and after a trip to another process, too."""
+    data = RANDOM.integers(0, 999, (2, 3, 20, 24)).astype(dtype)
+    own = {"a.ome.tif": [(0, 0), (0, 1), (1, 0)], "b.ome.tif": [(0, 2), (1, 1), (1, 2)]}
+    blocks = "".join(
+        f'<TiffData FirstZ="{z}" FirstC="{c}" FirstT="0" IFD="{ifd}" PlaneCount="1">'
+        f'<UUID FileName="{name}">{id_of(name)}</UUID></TiffData>'
+        for name, planes in own.items()
+        for ifd, (c, z) in enumerate(planes)
+    )
+    kind = {"u2": "uint16", "f4": "float", ">f8": "double"}[dtype]
+    sizes = f'SizeX="24" SizeY="20" SizeZ="3" SizeC="2" SizeT="1" Type="{kind}" DimensionOrder="XYZCT"'
+    channels = "".join(f'<Channel ID="Channel:0:{c}" SamplesPerPixel="1"/>' for c in range(2))
+    xml = f'<Image ID="Image:0" Name="A"><Pixels ID="Pixels:0" {sizes}>{channels}{blocks}</Pixels></Image>'
+    for name, planes in own.items():
+        write_planes(tmp_path / name, ome(xml, name), [np.stack([data[place] for place in planes])])
+    whole = read(tmp_path / "a.ome.tif", missing_planes=True)
+    assert_same(whole, Volume(data, "CZYX"))
+    assert whole.mask is None
+    (tmp_path / lost).unlink()
+    (there,) = set(own) - {lost}
+    path = tmp_path / there
+    refuses(lambda: read(path), f"3 planes .* of 6 are in none of its files; expected '{lost}'")
+    volume = read(path, missing_planes=True)
+    mask = np.zeros(data.shape, bool)
+    for place in own[there]:
+        mask[place] = True
+    np.testing.assert_array_equal(volume.mask, mask)
+    assert volume.dtype == data.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(volume.data, np.where(mask, data, 0 if dtype == "u2" else np.nan))
+    numbers = ", ".join(str(3 * c + z) for c, z in sorted(own[lost]))
+    said = f"3 planes ({numbers}) of 6 are in none of its files; expected '{lost}' beside it; such planes count as not"
+    assert any(note.startswith(said) for note in volume.metadata["notes"])
+    lazy = pickle.loads(pickle.dumps(open_volume(path, missing_planes=True)))
+    where = (slice(0, 2), slice(1, 3), slice(3, 9), slice(0, 24, 5))
+    part = lazy.part(where)
+    np.testing.assert_array_equal(part.data, volume.data[where])
+    np.testing.assert_array_equal(part.mask, mask[where])
+
+
+def test_a_plane_without_a_directory_is_a_gap_on_request(tmp_path: Path) -> None:
+    images = image_xml(0, "A", A, '<TiffData FirstZ="1" IFD="0" PlaneCount="5"/>')
+    write_planes(tmp_path / "a.ome.tif", ome(images, "a.ome.tif"), [A[1:]], compression="zlib")
+    refuses(lambda: read(tmp_path / "a.ome.tif"), "is incomplete: plane 0 of 6 is in none of its files; series=")
+    volume = read(tmp_path / "a.ome.tif", missing_planes=True)
+    assert volume.mask is not None
+    np.testing.assert_array_equal(volume.mask.all(axis=(1, 2)), [False, True, True, True, True, True])
+    np.testing.assert_array_equal(volume.data[1:], A[1:])
 
 
 def test_a_damaged_file_of_a_set_is_named(tmp_path: Path) -> None:

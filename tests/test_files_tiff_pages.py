@@ -241,7 +241,11 @@ def test_a_stopped_run_of_micro_manager_is_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.data, data.reshape(2, 3, 2, 8, 9))
     assert volume.metadata["notes"] == ["the run was stopped or is in further files: Frames 2 of 4"]
     path, data = run(tmp_path / "b_MMStack.tif", 15)
-    refuses(lambda: read(path), "plane 15 of 18 is in none of its files; series='all pages' reads")
+    refuses(lambda: read(path), r"3 planes \(15, 16, 17\) of 18 are in none of its files; series='all pages' reads")
+    gaps = read(path, missing_planes=True)
+    assert gaps.mask is not None
+    np.testing.assert_array_equal(gaps.mask.reshape(18, -1).all(axis=1), [True] * 15 + [False] * 3)
+    np.testing.assert_array_equal(gaps.data[gaps.mask], data.ravel())
     np.testing.assert_array_equal(read(path, series="all pages").data, data)
     path, _ = run(tmp_path / "c_MMStack.tif", 24, indexed=18)
     refuses(lambda: read(path), r"has 6 pages \(18, 19, .*\) .* that are not among the 18 of its image")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from volume_files import KNOWN, STACK, assert_same, refuses
+from volume_files import KNOWN, STACK, assert_same, refuses, tiles_of
 
 from tensorcell.files import pyramid, read, tiff_write, write
 from tensorcell.files.tile_writing import TileSpec, tile_writer
@@ -45,15 +44,6 @@ VOLUMES: dict[str, Volume] = {
 
 def spec_of(volume: Volume) -> TileSpec:
     return TileSpec(volume.shape, volume.axes, volume.dtype, volume.spacing, volume.metadata)
-
-
-def tiles_of(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Boxes of whole chunks that cover a volume, of about half of its length along each axis, in a mixed order."""
-    lengths = [chunk * max(1, size // 2 // chunk) for chunk, size in zip(chunks, shape, strict=True)]
-    places = [*np.ndindex(*(-(-size // length) for size, length in zip(shape, lengths, strict=True)))]
-    for number in np.random.default_rng(0).permutation(len(places)):
-        pairs = zip(places[number], lengths, shape, strict=True)
-        yield tuple(slice(one * length, min((one + 1) * length, size)) for one, length, size in pairs)
 
 
 def write_in_tiles(path: Path, volume: Volume) -> Any:

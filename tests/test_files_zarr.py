@@ -17,7 +17,9 @@ from volume_files import ALL_DTYPES, KNOWN, STACK, assert_same, names, refuses
 
 import tensorcell as tc
 from tensorcell.files import pyramid, read, read_mask, write
+from tensorcell.files.formats import Variant
 from tensorcell.files.ngff import levels_of
+from tensorcell.files.tile_writing import TileSpec, tile_writer
 from tensorcell.volume import Volume
 
 zarr = pytest.importorskip("zarr", reason="needs the extra 'formats'")
@@ -61,6 +63,57 @@ def json_of(path: Path) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("in_tiles", [False, True])
+def test_the_older_version_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_tiles: bool) -> None:
+    """Values, voxel size and place of every level, and of the mask, in zarr 2, compressed as all readers know it."""
+    monkeypatch.setattr(pyramid, "LARGEST", 8)
+    mask = None if in_tiles else STACK > 900
+    volume = replace(KNOWN, data=STACK, mask=mask, metadata={"channel_names": ["DAPI"], "note": 1})
+    write(tmp_path / "new.zarr", volume)
+    old = tmp_path / "old.zarr"
+    if in_tiles:
+        spec = TileSpec(volume.shape, volume.axes, volume.dtype, volume.spacing, volume.metadata, Variant(ngff="0.4"))
+        with tile_writer(tmp_path / ".old.zarr", old, spec) as writer:
+            writer.write((slice(None), slice(None), slice(None)), STACK)
+            assert writer.complete() == ("OME-Zarr 0.4", ())
+        refuses(
+            lambda: tile_writer(tmp_path / ".old.zarr", old, spec._replace(variant=Variant()), resume=True),
+            "exists in zarr 2, which has OME-NGFF 0.4, expected 0.5 or a new file",
+        )
+        (tmp_path / ".old.zarr").rename(old)
+    else:
+        assert write(old, volume, ngff="0.4").format == "OME-Zarr 0.4"
+    groups = [zarr.open_group(str(tmp_path / f"{name}.zarr"), mode="r") for name in ("new", "old")]
+    assert groups[1].metadata.zarr_format == 2
+    assert json_of(old / "0" / ".zarray")["compressor"]["id"] == "zlib"
+    said, again = dict(groups[0].attrs)["ome"], dict(groups[1].attrs)
+    (multiscale,) = again["multiscales"]
+    assert multiscale.pop("version") == "0.4"
+    assert (multiscale, again["omero"]) == (said["multiscales"][0], said["omero"])
+    assert len(multiscale["datasets"]) == 3
+    for level in "012":
+        for path in (level, f"labels/measured/{level}")[: 1 if in_tiles else 2]:
+            np.testing.assert_array_equal(groups[1][path][...], groups[0][path][...])
+        expected, found = (read(tmp_path / f"{name}.zarr", series=level) for name in ("new", "old"))
+        assert_same(found, expected)
+        assert found.metadata.get("origin") == expected.metadata.get("origin")
+        np.testing.assert_array_equal(found.mask, expected.mask)
+
+
+def test_other_versions_and_formats_are_refused(tmp_path: Path) -> None:
+    refuses(
+        lambda: write(tmp_path / "a.zarr", KNOWN, ngff="0.3"), r"a.zarr: OME-Zarr .* has no NGFF 0.3, expected .zarr"
+    )
+    refuses(lambda: write(tmp_path / "a.tif", KNOWN, ngff="0.4"), r"has no NGFF 0.4, expected .zarr as 0.4 or 0.5")
+    assert not list(tmp_path.iterdir())
+    write(tmp_path / "a.zarr", KNOWN)
+    refuses(
+        lambda: write(f"{tmp_path}/a.zarr:/more", KNOWN, ngff="0.4"),
+        "exists in zarr 3, which has OME-NGFF 0.5, expected 0.4 or a new file",
+    )
+    assert write(f"{tmp_path}/a.zarr:/more", KNOWN, ngff="0.5").format == "OME-Zarr 0.5"
 
 
 @pytest.mark.parametrize("name", ALL_DTYPES)

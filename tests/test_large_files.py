@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.errors import InputError
-from tensorcell.files import read, write
+from tensorcell.files import pyramid, read, tiff_pyramid, write
 from tensorcell.large import Progress, recover_file, recovery
 from tensorcell.large.cut import Part
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
@@ -499,3 +500,42 @@ def test_inputs_are_not_written_to(given: Path, tmp_path: Path) -> None:
     before = (given.read_bytes(), os.stat(given).st_mtime_ns)
     recover_file(given, tmp_path / "out.npy", memory=IN_PARTS)
     assert (given.read_bytes(), os.stat(given).st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("out.ome.tif", {"pyramid": True}), pytest.param("out.zarr", {"ngff": "0.4"}, marks=needs_zarr)],
+)
+def test_levels_and_versions_are_written_in_parts(
+    given: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch, name: str, asked: dict[str, Any]
+) -> None:
+    """Parts end within tiles; the run is stopped in the middle, and gone on with only as it was asked for."""
+    monkeypatch.setattr(pyramid, "LARGEST", 20)
+    monkeypatch.setattr(tiff_pyramid, "TILE", 32)
+    own, done = recovery.recovered_part, list[int]()
+
+    def stopping(*arguments: Any) -> PartResult:
+        done.append(1)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return own(*arguments)
+
+    monkeypatch.setattr(recovery, "recovered_part", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        recover_file(given, tmp_path / name, memory=IN_PARTS, **asked)
+    with pytest.raises(InputError, match="is another job: it differs in outputs"):
+        recover_file(given, tmp_path / name, memory=IN_PARTS, resume=True)
+    found = recover_file(given, tmp_path / name, memory=IN_PARTS, resume=True, **asked)
+    assert found.parts > 3
+    written = write(
+        tmp_path / f"whole_{name}", Volume(2 * stack().astype(np.float32), spacing=(0.5, 0.2, 0.2)), **asked
+    )
+    parts, whole = (read(tmp_path / each) for each in (name, written.path))
+    np.testing.assert_array_equal(parts.data, whole.data)
+    assert (parts.metadata["format"], parts.spacing) == (written.format, whole.spacing)
+    if name.endswith(".tif"):
+        with tifffile.TiffFile(tmp_path / name) as tif, tifffile.TiffFile(written.path) as other:
+            levels, expected = tif.series[0].levels, other.series[0].levels
+            assert [level.shape for level in levels] == [(12, 72, 72), (12, 36, 36), (12, 18, 18)]
+            for ours, theirs in zip(levels, expected, strict=True):
+                np.testing.assert_array_equal(ours.asarray(), theirs.asarray())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ def refuses(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def tiles_of(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Boxes of whole chunks that cover a volume, of about half of its length along each axis, in a mixed order."""
+    lengths = [chunk * max(1, size // 2 // chunk) for chunk, size in zip(chunks, shape, strict=True)]
+    places = [*np.ndindex(*(-(-size // length) for size, length in zip(shape, lengths, strict=True)))]
+    for number in np.random.default_rng(0).permutation(len(places)):
+        pairs = zip(places[number], lengths, shape, strict=True)
+        yield tuple(slice(one * length, min((one + 1) * length, size)) for one, length, size in pairs)
 
 
 def read_or_line(path: Path) -> Volume | str:

@@ -16,6 +16,7 @@ from tensorcell.cli.parsing import (
     JSON_HELP,
     MASK_HELP,
     MISSING_HELP,
+    MISSING_PLANES_HELP,
     NOISE_HELP,
     PAGE_HELP,
     PAGE_SUFFIXES,
@@ -40,6 +41,7 @@ def diagnose(
     axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
+    missing_planes: Annotated[bool, typer.Option("--missing-planes", help=MISSING_PLANES_HELP)] = False,
     rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     na: Annotated[float | None, typer.Option(help="Numerical aperture.")] = None,
@@ -68,7 +70,7 @@ def diagnose(
         if html is not None:
             check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
         with claimed([] if html is None else [html]):
-            volume = read(source, dataset=dataset, series=series, axes=axes)
+            volume = read(source, dataset=dataset, series=series, axes=axes, missing_planes=missing_planes)
             if spacing is not None:
                 volume = replace(volume, spacing=spacing_of(spacing, volume.axes))
             report = diagnose_volume(

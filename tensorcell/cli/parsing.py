@@ -20,6 +20,10 @@ MASK_HELP = "Mask file of the input's shape; not zero = measured."
 MISSING_HELP = "Voxels that have exactly this value were not measured, such as 0 for padding."
 NOISE_HELP = "auto, or the standard deviation of the noise in the data's unit."
 RANK_HELP = "auto, one rank for all axes, or three (z,y,x)."
+MISSING_PLANES_HELP = (
+    "Planes of a set or folder of files that are in none of them were not measured; without this, an incomplete set of "
+    "OME-TIFF files is an error."
+)
 SPACING_HELP = "Voxel size dz,dy,dx in micrometres; dy,dx is enough for single planes."
 PSF_HELP = (
     "Full widths at half maximum z,y,x of the point spread function: in micrometres if the voxel size is known, else "

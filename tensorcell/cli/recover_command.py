@@ -24,6 +24,7 @@ from tensorcell.cli.parsing import (
     LATERAL_HELP,
     MASK_HELP,
     MISSING_HELP,
+    MISSING_PLANES_HELP,
     NOISE_HELP,
     PAGE_SUFFIXES,
     PSF_HELP,
@@ -68,6 +69,12 @@ from tensorcell.volume import Volume, stacks
 
 TIME_HELP = "Minutes that auto may take: where they suffice, a prior fills the planes between (method diffusion)."
 
+PYRAMID_HELP = (
+    "Write TIFF as OME-TIFF in tiles, with smaller levels of the image for viewers; OME-Zarr always has them."
+)
+
+NGFF_HELP = "Version of OME-Zarr: 0.5 (default), or 0.4 in zarr 2 for older readers."
+
 MEMORY_HELP = (
     "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
 )
@@ -93,6 +100,7 @@ def recover(
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
+    missing_planes: Annotated[bool, typer.Option("--missing-planes", help=MISSING_PLANES_HELP)] = False,
     device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
     time_limit: Annotated[float | None, typer.Option(help=TIME_HELP)] = None,
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
@@ -103,6 +111,8 @@ def recover(
         str | None, typer.Option(help="Write the share of each voxel that the measurement leaves open, 0 to 1.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type of OUT: input, uint8, uint16, float32, ...")] = None,
+    pyramid: Annotated[bool, typer.Option("--pyramid", help=PYRAMID_HELP)] = False,
+    ngff: Annotated[str | None, typer.Option(help=NGFF_HELP)] = None,
     report: Annotated[str | None, typer.Option(help="Write a report: a picture (.png) or a page (.html).")] = None,
     keep_measured: Annotated[
         bool | None, typer.Option("--keep-measured/--no-keep-measured", help="Default: keep if any voxel is missing.")
@@ -162,13 +172,17 @@ def recover(
         "seed": seed,
         **given_options(METHODS, method, flags),
     }
+    wanted_of_file: dict[str, Any] = {
+        "dataset": dataset, "series": series, "axes": axes, "missing_planes": missing_planes,
+    }  # fmt: skip
+    layout: dict[str, Any] = {"pyramid": pyramid, "ngff": ngff}
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
     try:
         inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
-        lazy = open_volume(given_as, dataset=dataset, series=series, axes=axes)
+        lazy = open_volume(given_as, **wanted_of_file)
         voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
         in_parts = goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target)
         if in_parts or scheduler is not None:
@@ -176,19 +190,19 @@ def recover(
                 raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
             recover_in_parts(
                 given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory, resume=resume,
-                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
-                series=series, axes=axes, spacing=voxel, **options,
+                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, spacing=voxel,
+                **wanted_of_file, **layout, **options,
             )  # fmt: skip
             return
         cache = flags.get("cache")
         held = [split_path(path)[0] for path in outputs.values() if path is not None]
         with claimed(held if cache is None else [*held, cache]):
-            before = read(given_as, dataset=dataset, series=series, axes=axes)
+            before = read(given_as, **wanted_of_file)
             if voxel is not None:
                 before = replace(before, spacing=voxel)
             measured = read_mask(mask, like=before) if mask is not None else None
             wanted = before.dtype if dtype == "input" else dtype
-            rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
+            rehearse_all(before, target, wanted, (outliers, uncertainty, invented), **layout)
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
             discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
@@ -201,7 +215,7 @@ def recover(
             fitting, lost_type = storable(wanted, result)
             given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
             signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
-            written = write_all(outputs, given, result, signed, fitting)
+            written = write_all(outputs, given, result, signed, fitting, **layout)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend(lost_type)
@@ -244,17 +258,19 @@ def said_of(reasons: Mapping[str, str]) -> str:
     return f"{count} not recovered and {'is' if len(reasons) == 1 else 'are'} NaN there: {shown}{more}"
 
 
-def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None]) -> None:
+def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None], **layout: Any) -> None:
     """Write small volumes of the kinds that are to come, so that a format refuses them before the work is done."""
     small = Volume(np.zeros([2] * len(before.axes), float_type(before.dtype)), before.axes, before.spacing)
-    rehearse(target, small, wanted)
+    rehearse(target, small, wanted, **layout)
     for path in others:
         if path is not None:
-            rehearse(path, small)
+            rehearse(path, small, **layout)
 
 
-def write_all(outputs: dict[str, str | None], before: Volume, result: Recovery, volume: Volume, wanted: Any) -> Written:
-    """Write all outputs or none."""
+def write_all(
+    outputs: dict[str, str | None], before: Volume, result: Recovery, volume: Volume, wanted: Any, **layout: Any
+) -> Written:
+    """Write all outputs or none; ``layout`` is how, as `write` takes it."""
     maps: dict[str, Callable[[], Volume]] = {
         "--outliers": lambda: replace(result.volume, data=result.outliers, spacing=before.spacing),
         "--uncertainty": lambda: replace(result.volume, data=result.uncertainty),
@@ -267,8 +283,8 @@ def write_all(outputs: dict[str, str | None], before: Volume, result: Recovery, 
         for flag, values in maps.items():
             path = outputs[flag]
             if path is not None:
-                write(names[path], values())
-        return write(names[str(outputs["OUT"])], volume, dtype=wanted)
+                write(names[path], values(), **layout)
+        return write(names[str(outputs["OUT"])], volume, dtype=wanted, **layout)
 
 
 def how_to_go_on(cache: str | None) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.layout import native
-from tensorcell.files.units import SECONDS, finite, length, voxel_size
+from tensorcell.files.units import finite, length, seconds_of, voxel_size
 from tensorcell.volume import Volume
 
 PERMISSIVE = {".nd2": "bioio-nd2", ".lif": "bioio-lif"}
@@ -120,5 +120,5 @@ def _interval(reader: Any, number: int) -> float | None:
     pixels = _pixels(reader, number)
     interval = None if pixels is None else finite(pixels.time_increment)
     unit = None if pixels is None else pixels.time_increment_unit
-    scale = SECONDS.get(str(getattr(unit, "value", unit)))
+    scale = seconds_of(getattr(unit, "value", unit))
     return interval * scale if interval and scale else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -43,6 +43,20 @@ class Wanted(NamedTuple):
     """Number or name of an image in a file that holds several."""
     axes: str | None = None
     """Names of the axes."""
+    missing_planes: bool = False
+    """Whether planes that lie in no file count as not measured, where they would be an error."""
+
+
+class Variant(NamedTuple):
+    """Which of the ways is wanted in which a format may be written."""
+
+    pyramid: bool = False
+    """With smaller levels of the image."""
+    ngff: str | None = None
+    """Version of OME-NGFF; None for the newest."""
+
+
+AS_USUAL = Variant()
 
 
 class Reader(Protocol):
@@ -76,6 +90,13 @@ class Writer(Protocol):
     def __call__(self, part: Path, volume: Volume, dataset: str | None, compress: bool, /) -> Stored: ...
 
 
+class Way(NamedTuple):
+    """How a format is written."""
+
+    write: Writer
+    tiles: Tiling
+
+
 @dataclass(frozen=True)
 class Format:
     """A file format: how it is recognised, read and written, and what it can hold."""
@@ -106,6 +127,10 @@ class Format:
     """None for a format that is read as a whole."""
     tiles: Tiling | None = None
     """None for a format that is written as a whole."""
+    pyramid: Way | None = None
+    """How smaller levels of the image are written, too; None for a format that has none."""
+    versions: Mapping[str, Way] = field(default_factory=dict)
+    """How versions of the format are written, for those who ask for one."""
 
     @property
     def is_folder(self) -> bool:

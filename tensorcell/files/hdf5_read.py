@@ -1,12 +1,14 @@
 """Read HDF5 files: those of tensorcell, plantseg, Fiji and ilastik, any whose dimensions are labelled, and two layouts.
 
-The layouts of BigDataViewer (`bdv_read`) and Imaris (`imaris_read`) are known by their groups, whatever the suffix.
+Fiji's plugin writes a dataset for each frame and channel, ``t0/channel0``; these are put together. The layouts
+of BigDataViewer (`bdv_read`) and Imaris (`imaris_read`) are known by their groups, whatever the suffix.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +20,20 @@ from tensorcell.files.bdv_read import find_bdv
 from tensorcell.files.bdv_xml import description, image_file, parsed
 from tensorcell.files.formats import Wanted
 from tensorcell.files.hdf5_found import Found
-from tensorcell.files.hdf5_sources import find
+from tensorcell.files.hdf5_sources import find, numbered_files
 from tensorcell.files.imaris_read import find_imaris
 from tensorcell.files.lazy_values import Opened
-from tensorcell.files.notes import json_object, text_of
+from tensorcell.files.notes import add_note, json_object, text_of
 from tensorcell.files.probing import try_first
-from tensorcell.files.units import SECONDS, Spacing, finite, length, voxel_size
+from tensorcell.files.units import Spacing, finite, length, seconds_of, voxel_size
 from tensorcell.volume import Volume
 
 if TYPE_CHECKING:
     import h5py
 
+
+FRAME_OF_CHANNEL = re.compile(r"(.*)/t(\d+)/channel(\d+)")
+"""Path of the dataset of a channel in a frame, as Fiji's plugin writes it."""
 
 LOOK = "tensorcell.files.hdf5_read:look"
 
@@ -84,33 +89,50 @@ def _find_dataset(file: h5py.File, wanted: Wanted) -> Found:
 
     if wanted.series is not None:
         raise InputError("has no series, expected dataset= or a path after a colon where it holds several volumes")
-    stored = _choose_dataset(file, wanted.dataset)
-    attributes = stored.attrs
+    stored, outer = _choose_datasets(file, wanted.dataset)
+    attributes = stored[0].attrs
     mask_name = text_of(attributes.get("mask"))
     mask = None if mask_name is None else find(file, mask_name)
     tags = _tags(attributes.get("axistags"))
-    names = wanted.axes or _axes(stored, tags)
+    inner = (wanted.axes or "")[len(outer) :] or _axes(stored[0], tags)
+    if outer and inner is None:
+        inner = "ZYX"[-stored[0].ndim :]
     metadata = json_object(attributes.get("metadata"))
     metadata["format"] = "HDF5"
-    spacing = _spacing(attributes.get("element_size_um"), names)
-    if spacing is None and names is not None and len(names) == len(tags):
-        spacing = _spacing_of_tags(tags, json_object(attributes.get("axis_units")), names, metadata)
-    return Found([stored], names, spacing, metadata, mask=mask if isinstance(mask, h5py.Dataset) else None)
+    spacing = _spacing(attributes.get("element_size_um"), inner)
+    if spacing is None and inner is not None and len(inner) == len(tags):
+        spacing = _spacing_of_tags(tags, json_object(attributes.get("axis_units")), inner, metadata)
+    mask = mask if isinstance(mask, h5py.Dataset) else None
+    numbered = numbered_files(stored[0])
+    if numbered:
+        last = f"{len(numbered)} numbered files, to {numbered[-1]}"
+        add_note(metadata, f"its values are in {last}; whether later ones are missing it does not say")
+    if not outer:
+        return Found(stored, inner, spacing, metadata, mask=mask)
+    if len({str(part.attrs.get("element_size_um")) for part in stored}) > 1:
+        spacing = None
+        add_note(metadata, "The voxel size is unknown: the datasets state different ones.")
+    add_note(metadata, f"{len(stored)} datasets, {stored[0].name} to {stored[-1].name}, are its frames and channels")
+    return Found(stored, "".join(outer) + (inner or ""), spacing, metadata, tuple(outer.values()))
 
 
-def _choose_dataset(file: h5py.File, name: str | None) -> h5py.Dataset:
-    """The dataset called ``name``, or the only one in the file or group that can be a volume."""
+def _choose_datasets(file: h5py.File, name: str | None) -> tuple[list[h5py.Dataset], dict[str, int]]:
+    """The dataset called ``name``, or the only one in the file or group that can be a volume, and no further axes.
+
+    Or the datasets of all frames and channels, in their order, and the lengths of the axes T and C.
+    """
     import h5py
 
     start = file if name is None else find(file, name)
     if isinstance(start, h5py.Dataset):
-        return start
+        return [start], {}
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, Any] = {}
     masks: set[str | None] = set()
 
     def visit(_: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "buif":
-            shapes[item.name] = item.shape
+            shapes[item.name], dtypes[item.name] = item.shape, item.dtype
             masks.add(text_of(item.attrs.get("mask")))
 
     (file if start is None else start).visititems(visit)
@@ -123,10 +145,43 @@ def _choose_dataset(file: h5py.File, name: str | None) -> h5py.Dataset:
     if not listed:
         raise InputError("has no dataset of two or more axes, expected a volume")
     if len(listed) > 1:
+        frames = _frames_and_channels({key: (shapes[key], dtypes[key]) for key in listed})
+        if frames is not None:
+            ordered, outer = frames
+            return [_dataset_at(file, key) for key in ordered], outer
         raise InputError(f"has {len(listed)} volumes, name one with dataset= or after a colon: {names}")
-    chosen = find(start, listed[0])
+    return [_dataset_at(file, listed[0])], {}
+
+
+def _dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
+    import h5py
+
+    chosen = find(file, path)
     assert isinstance(chosen, h5py.Dataset)
     return chosen
+
+
+def _frames_and_channels(kinds: Mapping[str, Any]) -> tuple[list[str], dict[str, int]] | None:
+    """The paths in the order of frames and channels, and how many there are; None if they are something else.
+
+    ``kinds`` are what all of them must share, by their paths.
+
+    Raises
+    ------
+    InputError
+        If a channel of a frame is missing.
+    """
+    found = {match: path for path in kinds if (match := FRAME_OF_CHANNEL.fullmatch(path))}
+    if len(found) != len(kinds) or len(set(kinds.values())) > 1 or len({match[1] for match in found}) > 1:
+        return None
+    numbers = {(int(match[2]), int(match[3])): path for match, path in found.items()}
+    frames, channels = (range(min(column), max(column) + 1) for column in zip(*numbers, strict=True))
+    places = ((t, c) for t in frames for c in channels)
+    if len(frames) * len(channels) != len(numbers):
+        t, c = next(place for place in places if place not in numbers)
+        raise InputError(f"is incomplete: it lacks t{t}/channel{c} of {len(frames)} frames of {len(channels)} channels")
+    outer = {letter: len(each) for letter, each in (("T", frames), ("C", channels)) if len(each) > 1}
+    return [numbers[place] for place in places], outer
 
 
 def _tags(value: Any) -> list[dict[str, Any]]:
@@ -179,7 +234,7 @@ def _spacing_of_tags(
     for letter, tag in zip(axes, tags, strict=True):
         unit = units.get(str(tag.get("key")), "") if units else tag.get("description", "")
         if letter == "T":
-            step, seconds = finite(tag.get("resolution")), SECONDS.get(str(unit).strip().lower())
+            step, seconds = finite(tag.get("resolution")), seconds_of(unit)
             if step is not None and step > 0 and seconds is not None:
                 metadata["time_interval"] = step * seconds
         else:

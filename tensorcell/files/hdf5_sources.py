@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,15 +137,18 @@ def _check_virtual(stored: h5py.Dataset, hops: int) -> None:
         raise InputError(f"{stored.name} is made of more than {MOST_HOPS} virtual datasets that lead to each other")
     covered = 0
     ends: dict[tuple[str, str], tuple[int, ...]] = {}
+    blocks: dict[str, int] = {}
     for source in stored.virtual_sources():
-        if "%b" in (source.file_name + source.dset_name).replace("%%", ""):
-            raise InputError(
-                f"values of {stored.name} lie in the numbered {source.file_name!r}, expected files by name"
-            )
+        end, dataset = _end(source.src_space), source.dset_name.replace("%%", "%")
+        names = [source.file_name.replace("%%", "%")]
+        if _is_numbered(source.dset_name):
+            raise InputError(f"values of {stored.name} lie in the numbered {source.dset_name!r}, expected one by name")
+        if _is_numbered(source.file_name):
+            names = numbered_files(stored, source)
+            blocks |= dict.fromkeys(names, _voxels_of_block(source.vspace))
         covered += _voxels(source.vspace, stored.size)
-        key = source.file_name.replace("%%", "%"), source.dset_name.replace("%%", "%")
-        end = _end(source.src_space)
-        ends[key] = tuple(map(max, end, ends.get(key) or end))
+        for name in names:
+            ends[name, dataset] = tuple(map(max, end, ends.get((name, dataset)) or end))
     if covered < stored.size:
         raise InputError(
             f"is incomplete: {stored.size - covered} of {stored.size} voxels of {stored.name} have no source"
@@ -155,6 +159,52 @@ def _check_virtual(stored: h5py.Dataset, hops: int) -> None:
             continue
         with h5py.File(other_file(stored, file_name, f"values of {stored.name} lie"), "r") as file:
             _check_source(stored, file, dataset, end, hops)
+            size, wanted = file[dataset].size, blocks.get(file_name)
+            if wanted is not None and not end and size != wanted:  # HDF5 does not look, and reads beyond the end
+                use = f"values of {stored.name} lie in {file_name!r}"
+                raise InputError(f"{use}, where {dataset!r} has {size} voxels, expected {wanted}")
+
+
+def _is_numbered(name: str) -> bool:
+    """Whether the name of a source holds the number of a block: ``%b``."""
+    return "%b" in name.replace("%%", "")
+
+
+def numbered_files(stored: h5py.Dataset, source: Any = None) -> list[str]:
+    """The names of the numbered files that a virtual dataset is made of; none if they have no numbers.
+
+    HDF5 makes the dataset as long as there are files, from 0 on, so that it ends where one is missing.
+
+    Raises
+    ------
+    InputError
+        If there is a file of a greater number.
+    """
+    if source is None:
+        every = stored.virtual_sources() if stored.is_virtual else []
+        return [name for one in every if _is_numbered(one.file_name) for name in numbered_files(stored, one)]
+    start, stride, _, block = source.vspace.get_regular_hyperslab()
+    axis = stored.maxshape.index(None)
+    count = (stored.shape[axis] - start[axis] - block[axis]) // stride[axis] + 1
+    before, after = (part.replace("\0", "%") for part in source.file_name.replace("%%", "\0").split("%b", 1))
+    names = [f"{before}{number}{after}" for number in range(count)]
+    folder = (Path(stored.file.filename).resolve().parent / f"{before}{count}{after}").parent
+    pattern = re.compile(f"{re.escape(Path(before + '0').name[:-1])}(\\d+){re.escape(after)}")
+    matches = (pattern.fullmatch(path.name) for path in folder.glob("*"))
+    later = [match[0] for match in matches if match and int(match[1]) >= count]
+    if later:
+        raise InputError(
+            f"is incomplete: {before}{count}{after} is missing, and {later[0]} is there: {stored.name} ends before it"
+        )
+    return names
+
+
+def _voxels_of_block(space: Any) -> int:
+    """Voxels of a target for each number of its source."""
+    import h5py
+
+    _, _, counts, block = space.get_regular_hyperslab()
+    return math.prod([*block, *(count for count in counts if count != h5py.h5s.UNLIMITED)])
 
 
 def _check_source(stored: h5py.Dataset, file: h5py.File, name: str, end: tuple[int, ...], hops: int) -> None:

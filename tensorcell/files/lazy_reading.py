@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tensorcell.files.formats import FilePath
 from tensorcell.files.lazy_values import in_one_line
@@ -27,12 +28,13 @@ def open_volume(
     dataset: str | None = None,
     series: str | int | None = None,
     axes: str | None = None,
+    missing_planes: bool = False,
 ) -> LazyVolume:
     """Open a volume of which parts are to be read: all that `read` gives of the same file, except for the values.
 
     Parameters
     ----------
-    path, dataset, series, axes
+    path, dataset, series, axes, missing_planes
         As in `read`.
 
     Returns
@@ -65,17 +67,20 @@ def open_volume(
     ...     open_volume(path).part((slice(2), slice(None), slice(4, 9)))
     Volume(2 x 8 x 5 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
     """
+    wanted: dict[str, Any] = {
+        "dataset": dataset, "series": series, "axes": axes, "missing_planes": missing_planes,
+    }  # fmt: skip
     if not isinstance(path, str | os.PathLike):
-        return _read_at_once(read(path, dataset=dataset, series=series, axes=axes))
+        return _read_at_once(read(path, **wanted))
     file, inside = split_path(path)
     if is_folder_of_files(file):
-        return _read_at_once(read(path, dataset=dataset, series=series, axes=axes))
+        return _read_at_once(read(path, **wanted))
     with naming(path), in_one_line():
-        form, wanted = asked_of(file, inside, dataset, series, axes)
+        form, asked = asked_of(file, inside, **wanted)
         if form.open is not None:
-            volume = form.open(Path(os.path.abspath(file)), wanted).lazily(os.fspath(path))
+            volume = form.open(Path(os.path.abspath(file)), asked).lazily(os.fspath(path))
             return dataclasses.replace(volume, metadata=completed(volume, file))
-    return _read_at_once(read(path, dataset=dataset, series=series, axes=axes))
+    return _read_at_once(read(path, **wanted))
 
 
 def _read_at_once(volume: Volume) -> LazyVolume:

@@ -135,6 +135,27 @@ class Converted(Values):
         return self.convert(self.values.whole())
 
 
+class PlaneMask(Values):
+    """Where an image was measured whose planes are there as a whole or not at all.
+
+    Parameters
+    ----------
+    there : numpy.ndarray of bool
+        For each plane, with the outer axes of the image.
+    shape : tuple of int
+        Of the image.
+    """
+
+    def __init__(self, there: np.ndarray, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, bool)
+        self.there = there
+
+    def read(self, box: Box) -> np.ndarray:
+        inner = (1,) * (len(self.shape) - self.there.ndim)
+        found = self.there[box[: self.there.ndim]]
+        return np.broadcast_to(found.reshape(found.shape + inner), [length_of(taken) for taken in box]).copy()
+
+
 def nonzero(values: Values) -> Values:
     """A mask from values that are not zero where something was measured."""
     return Converted(values, bool, as_bool)

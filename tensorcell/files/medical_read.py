@@ -14,8 +14,7 @@ from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import Wanted
 from tensorcell.files.layout import native
 from tensorcell.files.messages import library
-from tensorcell.files.ngff import micrometres, seconds_of
-from tensorcell.files.units import finite, length, voxel_size
+from tensorcell.files.units import finite, length, micrometres, seconds_of, voxel_size
 from tensorcell.volume import Volume
 
 NIFTI_AXES = "XYZTC"
@@ -55,7 +54,7 @@ def read_nifti(path: Path, wanted: Wanted) -> Volume:
     elif micrometres(length_unit) is None:
         notes.append(f"The voxel size is unknown: the file states {zooms[:3]} along x, y and z without a unit.")
     spacing = voxel_size([length(step, length_unit) for step in steps[::-1]], metadata)
-    interval = zooms[3] * (_seconds(time_unit) or 0) if len(zooms) > 3 else 0
+    interval = zooms[3] * (seconds_of(time_unit) or 0) if len(zooms) > 3 else 0
     if interval > 0:
         metadata["time_interval"] = interval
     return _volume(data, wanted.axes or axes, spacing, metadata, notes)
@@ -85,7 +84,7 @@ def read_nrrd(path: Path, wanted: Wanted) -> Volume:
         notes.append(f"The voxel size is unknown along {', '.join(lacking).lower()}: the file states {named}.")
     spacing = voxel_size([steps.get(letter) for letter in "ZYX"], metadata)
     step, unit = found.get("T", (None, ""))
-    interval = (step or 0) * (_seconds(unit) or 0)
+    interval = (step or 0) * (seconds_of(unit) or 0)
     if interval > 0:
         metadata["time_interval"] = interval
     return _volume(native(data), wanted.axes or axes[::-1], spacing, metadata, notes)
@@ -105,11 +104,6 @@ def _volume(data: np.ndarray, names: str, spacing: Any, metadata: dict[str, Any]
     if "Z" not in names:  # single planes need no distance
         spacing = metadata.pop("pixel_size", spacing)
     return Volume(data, names, spacing, metadata={**metadata, **({"notes": notes} if notes else {})})
-
-
-def _seconds(unit: str) -> float | None:
-    """A unit of time in seconds, by the short names of NIfTI too."""
-    return {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(unit) or seconds_of(unit)
 
 
 def _nrrd_axes(header: Any, count: int) -> str:

@@ -6,7 +6,6 @@ transformations of a level are applied first, then those that all levels share; 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,21 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.units import SECONDS, Spacing, finite, length, voxel_size
+from tensorcell.files.units import Spacing, finite, length, micrometres, seconds_of, voxel_size
 
 OLD_AXES = ("t", "c", "z", "y", "x")
 """The axes of NGFF 0.1 and 0.2, which do not name them."""
 
 WORDS = {"depth": "Z", "height": "Y", "width": "X", "time": "T", "frame": "T", "channel": "C"}
 """Axes by longer names that programs give them; of others the first letter counts."""
-
-PREFIXES = {
-    "pico": 1e-12, "nano": 1e-9, "micro": 1e-6, "milli": 1e-3, "centi": 1e-2, "deci": 1e-1, "": 1.0, "kilo": 1e3,
-}  # fmt: skip
-"""Prefixes of the units of NGFF, which are written out: ``nanometer``, ``millisecond``."""
-
-LONG_TIMES = {"minute": 60.0, "hour": 3600.0, "day": 86400.0}
-"""Further units of time, in seconds."""
 
 KINDS = {"T": "time", "C": "channel"}
 """Types of the axes that are not of space."""
@@ -179,33 +170,6 @@ def place_of(level: Level, letters: str) -> Place:
     if seconds is not None and interval is not None and interval > 0:
         metadata["time_interval"] = interval * seconds
     return Place(spacing, metadata, tuple(notes))
-
-
-def micrometres(unit: str) -> float | None:
-    """A unit of length in micrometres, or None if it is none.
-
-    >>> micrometres("nanometer"), micrometres("mm"), micrometres("second")
-    (0.001, 1000.0, None)
-    """
-    short = length(1, unit)
-    if short is not None:
-        return short
-    match = re.fullmatch(r"([a-z]*)met(?:er|re)s?", unit.strip().lower())
-    prefix = PREFIXES.get(match[1]) if match else None
-    return None if prefix is None else 1e6 * prefix
-
-
-def seconds_of(unit: str) -> float | None:
-    """A unit of time in seconds, or None if it is none.
-
-    >>> seconds_of("millisecond"), seconds_of("min"), seconds_of("hour"), seconds_of("")
-    (0.001, 60.0, 3600.0, None)
-    """
-    name = unit.strip().lower()
-    match = re.fullmatch(r"([a-z]*)seconds?", name)
-    if match is not None:
-        return PREFIXES.get(match[1])
-    return SECONDS.get(name) or LONG_TIMES.get(name)
 
 
 def image_metadata(name: str, letters: str, spacing: Spacing | None, metadata: Mapping[str, Any]) -> dict[str, Any]:

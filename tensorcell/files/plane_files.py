@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import MOST_LISTED, FilePath
 from tensorcell.files.table import suffix_of
 from tensorcell.volume import Volume
@@ -52,7 +54,12 @@ def natural_order(path: FilePath) -> list[Any]:
     return [int(text) if text.isdecimal() else text for text in texts]
 
 
-def read_in_order(paths: Sequence[FilePath], read_one: Callable[[FilePath], Volume], axes: str | None) -> Volume:
+def read_in_order(
+    paths: Sequence[FilePath],
+    read_one: Callable[[FilePath], Volume],
+    axes: str | None,
+    missing_planes: bool = False,
+) -> Volume:
     """Read one volume from each path and put them one after the other along a new first axis.
 
     Parameters
@@ -63,6 +70,8 @@ def read_in_order(paths: Sequence[FilePath], read_one: Callable[[FilePath], Volu
         Reads a file; its errors name the file.
     axes : str or None
         Names of all axes, the new one first; None makes it Z, where the files hold no stacks.
+    missing_planes : bool
+        Whether places are left free, as not measured, for numbers that the names of the files leave out.
 
     Raises
     ------
@@ -80,8 +89,14 @@ def read_in_order(paths: Sequence[FilePath], read_one: Callable[[FilePath], Volu
             f"{paths[0]}: holds a stack {first.shape} ({first.axes}), expected a plane; axes='T{first.axes}' makes "
             "each file a frame"
         )
-    data = np.empty((len(paths), *first.shape), first.dtype)
-    mask, notes, sizes = None, list(first.metadata.get("notes", ())), {_size(first)}
+    numbering = _numbering([Path(path).name for path in paths])
+    gaps = missing_planes and numbering.in_order and numbering.left_out > 0
+    places = numbering.places if gaps else range(len(paths))
+    shape = (max(places) + 1, *first.shape)
+    check_claim(shape, first.dtype)
+    data = np.full(shape, np.nan if first.dtype.kind == "f" else 0, first.dtype)
+    mask = np.zeros(shape, bool) if gaps else None
+    notes, sizes = list(first.metadata.get("notes", ())), {_size(first)}
     for number, path in enumerate(paths):
         plane = first if number == 0 else _plane(read_one(path))
         if (plane.shape, plane.axes, plane.dtype) != (first.shape, first.axes, first.dtype):
@@ -89,13 +104,14 @@ def read_in_order(paths: Sequence[FilePath], read_one: Callable[[FilePath], Volu
                 f"{path}: holds {plane.shape} {plane.axes} of {plane.dtype}, expected {first.shape} {first.axes} of "
                 f"{first.dtype} as in {paths[0]}"
             )
-        data[number] = plane.data
-        if plane.mask is not None:
-            mask = np.ones(data.shape, bool) if mask is None else mask
-            mask[number] = plane.mask
+        data[places[number]] = plane.data
+        if plane.mask is not None and mask is None:
+            mask = np.ones(shape, bool)
+        if mask is not None:
+            mask[places[number]] = True if plane.mask is None else plane.mask
         sizes.add(_size(plane))
         notes += [note for note in plane.metadata.get("notes", ()) if note not in notes]
-    notes += _notes_on_names([Path(path).name for path in paths])
+    notes += numbering.notes(gaps=gaps)
     metadata: dict[str, Any] = {key: value for key, value in first.metadata.items() if key != "pixel_size"}
     spacing = None
     if len(sizes) > 1:
@@ -141,19 +157,48 @@ def _varying_numbers(names: Sequence[str]) -> list[list[int]] | None:
     return [column for column in columns if len(set(column)) > 1]
 
 
-def _notes_on_names(names: Sequence[str]) -> list[str]:
-    """What the numbers in the names say against the order of the planes, or that planes are missing."""
-    notes = []
-    if list(names) != sorted(names, key=natural_order):
-        notes.append("The planes are in the order in which the files were given, which is not that of their names.")
+class _Numbering(NamedTuple):
+    """What the numbers in the names of files say of the order of the planes."""
+
+    in_order: bool
+    """Whether the files are in the order of their names."""
+    places: Sequence[int]
+    """Of each file, where places are left free for the numbers that are left out."""
+    left_out: int = 0
+    """How many numbers are."""
+    first: str = ""
+    """The first of them, in words."""
+
+    def notes(self, *, gaps: bool) -> list[str]:
+        """What is said of them; ``gaps`` are places that were left free."""
+        notes = []
+        if not self.in_order:
+            notes.append("The planes are in the order in which the files were given, which is not that of their names.")
+        if self.left_out:
+            said = f"The numbers in the names of the files leave out {self.first}; "
+            if gaps:
+                planes = "1 plane counts" if self.left_out == 1 else f"{self.left_out} planes count"
+                notes.append(f"{said}{planes} as not measured.")
+            else:
+                how = " (missing_planes=True or --missing-planes does)" if self.in_order else ""
+                notes.append(f"{said}no plane was left free for them{how}.")
+        return notes
+
+
+def _numbering(names: Sequence[str]) -> _Numbering:
+    """What one number in the names that counts in equal steps says of them."""
+    in_order = list(names) == sorted(names, key=natural_order)
+    usual = _Numbering(in_order, range(len(names)))
     varying = _varying_numbers(names)
-    if varying is not None and len(varying) == 1:
-        numbers = sorted(varying[0])
-        steps = np.diff(numbers)
-        step = int(np.min(steps)) if steps.size else 1
-        lacking = sorted(set(range(numbers[0], numbers[-1], step)) - set(numbers)) if step > 0 else []
-        if lacking and np.all(steps % step == 0):
-            more = ", ..." if len(lacking) > MOST_LISTED else ""
-            listed = ", ".join(map(str, lacking[:MOST_LISTED])) + more
-            notes.append(f"The numbers in the names of the files leave out {listed}; no plane was left free for them.")
-    return notes
+    if varying is None or len(varying) != 1:
+        return usual
+    numbers = varying[0]
+    steps = np.diff(sorted(numbers))
+    step = int(steps.min())
+    if step < 1 or np.any(steps % step):
+        return usual
+    every, there = range(min(numbers), max(numbers) + 1, step), set(numbers)
+    left_out = len(every) - len(numbers)
+    first = [str(number) for number in itertools.islice((n for n in every if n not in there), MOST_LISTED)]
+    places = [(number - every[0]) // step for number in numbers]
+    return _Numbering(in_order, places, left_out, ", ".join(first) + (", ..." if left_out > MOST_LISTED else ""))

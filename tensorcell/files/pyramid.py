@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,12 +39,46 @@ def smaller_levels(shape: tuple[int, ...], axes: str, spacing: Spacing | None) -
     factors = {letter: 1 for letter in "ZYX" if letter in axes}
     steps = dict(zip("ZYX", spacing, strict=True)) if spacing is not None else {"Z": np.inf, "Y": 1.0, "X": 1.0}
     while max(shape[axes.index(letter)] for letter in "YX") > LARGEST:
-        now = {letter: steps[letter] * factor for letter, factor in factors.items()}
-        halved = [letter for letter in factors if now[letter] < 2 * min(now.values())]
-        halved = [letter for letter in halved if shape[axes.index(letter)] > 1]
+        now = {letter: steps[letter] * factor for letter, factor in factors.items() if shape[axes.index(letter)] > 1}
+        halved = [letter for letter in now if now[letter] < 2 * min(now.values())]
         shape = tuple(-(-size // 2) if letter in halved else size for letter, size in zip(axes, shape, strict=True))
         factors = {letter: factor * (2 if letter in halved else 1) for letter, factor in factors.items()}
         yield PyramidLevel(halved, shape, dict(factors))
+
+
+def fill_level(
+    source: Any, measured: Any | None, target: Any, shares: Any | None, blocks: Sequence[int], axes: str,
+    halved: list[str],
+) -> None:  # fmt: skip
+    """Make a level of the one before, and that of its mask, block by block.
+
+    Parameters
+    ----------
+    source, measured : array-like
+        The level before, and where it was measured; None if it was everywhere.
+    target, shares : array-like
+        The level, and that of the mask, which are written to.
+    blocks : sequence of int
+        Lengths of a block of ``target``. Integers are rounded by block, so that equal blocks give equal levels.
+    axes, halved
+        As in `halve`.
+    """
+    for number, box in enumerate(boxes(target.shape, blocks)):
+        wide = tuple(
+            slice(2 * each.start, min(2 * each.stop, size), 1) if letter in halved else each
+            for letter, each, size in zip(axes, box, source.shape, strict=True)
+        )
+        mask = None if measured is None else np.asarray(measured[wide]).astype(bool)
+        target[box], some = halve(np.asarray(source[wide]), mask, axes, halved, number)
+        if shares is not None and some is not None:
+            shares[box] = some.astype(np.uint8)
+
+
+def boxes(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Boxes of these lengths that cover an array, such as those of its chunks."""
+    for place in np.ndindex(*(-(-size // length) for size, length in zip(shape, lengths, strict=True))):
+        ends = zip(place, lengths, shape, strict=True)
+        yield tuple(slice(number * length, min((number + 1) * length, size), 1) for number, length, size in ends)
 
 
 def halve(

@@ -29,6 +29,7 @@ def read(
     dataset: str | None = None,
     series: str | int | None = None,
     axes: str | None = None,
+    missing_planes: bool = False,
 ) -> Volume:
     """Read a volume from a file, or a stack from several files with a plane in each.
 
@@ -48,6 +49,9 @@ def read(
         Names of the axes, such as ``"TZYX"``, where the file does not name them or names them wrongly: one
         letter per axis of the array as it is read without ``axes`` (TIFF axes of length 1 do not count). Of several
         files the first letter is the axis along which they are put together: ``"TZYX"`` for files with a stack each.
+    missing_planes : bool
+        True takes planes that are in no file as not measured, and a note names them: of a set of OME-TIFF files that is
+        incomplete, which is an error else, and of a folder whose numbers leave some out.
 
     Returns
     -------
@@ -100,15 +104,15 @@ def read(
     Volume(5 x 8 x 9 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
     """
     if not isinstance(path, str | os.PathLike):
-        return read_in_order(path, lambda one: read(one, dataset=dataset, series=series), axes)
+        return read_in_order(path, lambda one: read(one, dataset=dataset, series=series), axes, missing_planes)
     file, inside = split_path(path)
     if is_folder_of_files(file):
         with naming(path):
             paths = files_of_folder(file)
-        volume = read_in_order(paths, lambda one: read(one, dataset=dataset, series=series), axes)
+        volume = read_in_order(paths, lambda one: read(one, dataset=dataset, series=series), axes, missing_planes)
         return dataclasses.replace(volume, metadata={**volume.metadata, "source": file.name})
     with naming(path), in_one_line():
-        form, wanted = asked_of(file, inside, dataset, series, axes)
+        form, wanted = asked_of(file, inside, dataset, series, axes, missing_planes)
         volume = form.read(file, wanted)
     return dataclasses.replace(volume, metadata=completed(volume, file))
 
@@ -165,11 +169,16 @@ def is_folder_of_files(file: Path) -> bool:
 
 
 def asked_of(
-    file: Path, inside: str | None, dataset: str | None, series: str | int | None, axes: str | None
+    file: Path,
+    inside: str | None,
+    dataset: str | None,
+    series: str | int | None,
+    axes: str | None,
+    missing_planes: bool,
 ) -> tuple[Format, Wanted]:
     """The format of a file and what is wanted of it; an `InputError` if that does not fit, or if there is no file."""
     form = format_of(file)
-    wanted = Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes)
+    wanted = Wanted(_one_dataset(form, inside, dataset), _series(form, series), axes, missing_planes)
     check_source(file, form)
     return form, wanted
 

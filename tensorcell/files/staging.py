@@ -47,7 +47,7 @@ def check_outputs(
         earlier.append((name, path))
 
 
-def rehearse(path: str, small: Volume, dtype: Any = None) -> None:
+def rehearse(path: str, small: Volume, dtype: Any = None, **options: Any) -> None:
     """Write a small volume of the kind that is to come, so that what the format refuses is said before the work.
 
     Parameters
@@ -56,12 +56,12 @@ def rehearse(path: str, small: Volume, dtype: Any = None) -> None:
         The output, which stays as it is: the trial has another name and is removed.
     small : Volume
         A few voxels, with the axes and the data type of the volume that is to come.
-    dtype : dtype, optional
+    dtype, **options
         As in `write`.
     """
     trial = _Output.of(path).move.part
     try:
-        write(trial, small, dtype=dtype)
+        write(trial, small, dtype=dtype, **options)
     except InputError as error:
         raise InputError(str(error).replace(str(trial), path)) from None
     finally:

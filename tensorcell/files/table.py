@@ -28,6 +28,8 @@ axes in the order that it wants; they come back in the order in which they were 
 place for is written there, too: labels, display ranges, colour tables and a calibration of intensities in ImageJ TIFF;
 name, date of acquisition, colours and wavelengths of channels, positions and times of planes in OME-TIFF.
 
+``pyramid`` says which have smaller levels of the image for viewers: OME-TIFF if they are asked for, OME-Zarr always.
+
 ``open`` says of which formats parts can be read (`open_volume`), ``tiles`` which can be written in parts
 (`tile_writer`).
 
@@ -38,11 +40,12 @@ tifffile, h5py, zarr and mrcfile when they are first used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tensorcell.errors import InputError
 from tensorcell.files.bioio_read import read_bioio
-from tensorcell.files.formats import Format, Writer
+from tensorcell.files.formats import AS_USUAL, Format, Variant, Way, Writer
 from tensorcell.files.hdf5_read import open_hdf5, read_hdf5
 from tensorcell.files.hdf5_write import HDF5_TILES, write_hdf5
 from tensorcell.files.medical_read import read_nifti, read_nrrd
@@ -51,13 +54,23 @@ from tensorcell.files.mrc_write import AXES as MRC_AXES
 from tensorcell.files.mrc_write import DTYPES as MRC_DTYPES
 from tensorcell.files.mrc_write import write_mrc
 from tensorcell.files.numpy_files import NPY_TILES, open_npy, read_npy, read_npz, write_npy, write_npz
+from tensorcell.files.tiff_pyramid import PYRAMID_TILES, write_pyramid
 from tensorcell.files.tiff_read import open_tiff, read_tiff
 from tensorcell.files.tiff_write import OME_AXES, OME_DTYPES, OME_TIFF_TILES, TIFF_TILES, write_ome_tiff, write_tiff
 from tensorcell.files.zarr_read import MARKS, open_zarr, read_zarr
-from tensorcell.files.zarr_write import AXES, ZARR_TILES, write_zarr
+from tensorcell.files.zarr_write import AS_NEWEST, AS_VERSION, AXES
 
 FORMATS: tuple[Format, ...] = (
-    Format("TIFF", (".tif", ".tiff"), read_tiff, write_tiff, has_series=True, open=open_tiff, tiles=TIFF_TILES),
+    Format(
+        "TIFF",
+        (".tif", ".tiff"),
+        read_tiff,
+        write_tiff,
+        has_series=True,
+        open=open_tiff,
+        tiles=TIFF_TILES,
+        pyramid=Way(write_pyramid, PYRAMID_TILES),
+    ),
     Format(
         "OME-TIFF",
         (".ome.tif", ".ome.tiff"),
@@ -68,6 +81,7 @@ FORMATS: tuple[Format, ...] = (
         has_series=True,
         open=open_tiff,
         tiles=OME_TIFF_TILES,
+        pyramid=Way(write_pyramid, PYRAMID_TILES),
     ),
     Format(
         "HDF5",
@@ -88,14 +102,16 @@ FORMATS: tuple[Format, ...] = (
         "OME-Zarr",
         (".zarr",),
         read_zarr,
-        write_zarr,
+        AS_NEWEST.write,
         holds="tree",
         axes=AXES,
         has_series=True,
         complete=True,
         folder_marks=MARKS,
         open=open_zarr,
-        tiles=ZARR_TILES,
+        tiles=AS_NEWEST.tiles,
+        pyramid=AS_NEWEST,
+        versions=AS_VERSION,
     ),
     Format("MRC", (".mrc", ".st", ".rec"), read_mrc, write_mrc, dtypes=MRC_DTYPES, axes=MRC_AXES, open=open_mrc),
     Format("NIfTI", (".nii", ".nii.gz"), read_nifti),
@@ -120,8 +136,8 @@ def is_readable(path: Path) -> bool:
     return _find(path) is not None
 
 
-def writable_format_of(path: Path) -> tuple[Format, Writer]:
-    """The format by the suffix, and its writer; an `InputError` that lists the writable suffixes if it is none."""
+def writable_format_of(path: Path, wanted: Variant = AS_USUAL) -> tuple[Format, Writer]:
+    """The format by the suffix as it is wanted, and its writer; an `InputError` if it cannot be written so."""
     found = _find(path)
     if found is None:
         raise unknown_suffix(path, writable_suffixes())
@@ -129,7 +145,20 @@ def writable_format_of(path: Path) -> tuple[Format, Writer]:
     if one.write is None:
         names = ", ".join(writable_suffixes())
         raise InputError(f"{one.name} ({suffix}) can be read but not written, expected one of {names}")
-    return one, one.write
+    way: Way | None = None
+    if wanted.pyramid:
+        way = one.pyramid
+        if way is None:
+            names = _listed([each.suffixes[0] for each in FORMATS if each.pyramid is not None], "or")
+            raise InputError(f"{one.name} ({suffix}) has no smaller levels of an image, expected {names} for a pyramid")
+    if wanted.ngff is not None:
+        way = one.versions.get(str(wanted.ngff))
+        if way is None:
+            said = [f"{each.suffixes[0]} as {_listed([*each.versions], 'or')}" for each in FORMATS if each.versions]
+            raise InputError(f"{one.name} ({suffix}) has no NGFF {wanted.ngff}, expected {_listed(said, 'or')}")
+    if way is None:
+        return one, one.write
+    return replace(one, write=way.write, tiles=way.tiles), way.write
 
 
 def suffix_of(path: Path) -> str:

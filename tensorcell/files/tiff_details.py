@@ -13,13 +13,13 @@ from tensorcell.files.notes import NOTES_KEY
 from tensorcell.files.tiff_ome import Details
 from tensorcell.files.units import (
     NO_UNITS,
-    SECONDS,
     finite,
     is_plausible,
     length,
     micrometres,
     pixel,
     print_resolution,
+    seconds_of,
     voxel_size,
 )
 
@@ -49,7 +49,7 @@ def description_details(tif: tifffile.TiffFile, choice: Choice) -> Details:
         metadata["info"] = said["Info"]
     interval = finite(said.get("finterval"))
     if interval is not None and interval > 0:
-        metadata["time_interval"] = interval * SECONDS.get(str(said.get("tunit", "s")).lower(), 1.0)
+        metadata["time_interval"] = interval * (seconds_of(said.get("tunit", "s")) or 1.0)
     metadata |= _shown(said, page)
     if choice.series.kind == "mmstack":
         depth, about = _micro_manager_summary(tif, choice.series)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from tensorcell.errors import InputError
 from tensorcell.files.notes import NOTES_KEY
-from tensorcell.files.units import SECONDS, Spacing, finite, length, micrometres, voxel_size
+from tensorcell.files.units import Spacing, finite, length, micrometres, seconds_of, voxel_size
 
 Details = tuple[Spacing | None, dict[str, Any], Any]
 """Voxel size, metadata, and the text of our own notes or None."""
@@ -145,7 +145,7 @@ def _channels(pixels: Any) -> dict[str, Any]:
 
 def _times(pixels: Any) -> dict[str, Any]:
     interval = finite(pixels.get("TimeIncrement"))
-    scale = SECONDS.get(pixels.get("TimeIncrementUnit", "s").lower())
+    scale = seconds_of(pixels.get("TimeIncrementUnit", "s"))
     if interval is None or scale is None or interval <= 0:
         return {}
     return {"time_interval": interval * scale}
@@ -170,7 +170,7 @@ def _planes(pixels: Any) -> tuple[dict[str, list[float | None]], list[str]]:
         for name in (*PLANE_LENGTHS, *PLANE_TIMES):
             value = finite(element.get(name))
             unit = element.get(f"{name}Unit", "reference frame" if name in PLANE_LENGTHS else "s")
-            scale = micrometres(unit) if name in PLANE_LENGTHS else SECONDS.get(unit.lower())
+            scale = micrometres(unit) if name in PLANE_LENGTHS else seconds_of(unit)
             if value is None:
                 continue
             if scale is None:

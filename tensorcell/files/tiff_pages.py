@@ -145,14 +145,20 @@ def block_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[int] | Non
     return inside if alike and [one.first for one in there] == [*range(start, start + size, size // planes)] else None
 
 
-def pages_of(series: tifffile.TiffPageSeries, chains: Chains) -> list[Any]:
-    """A page with its own layout for each plane; the checks of `read_planes`."""
+def pages_of(series: tifffile.TiffPageSeries, chains: Chains, *, gaps: bool = False) -> list[Any]:
+    """A page with its own layout for each plane; the checks of `read_planes`.
+
+    With ``gaps`` it is None for a plane that is missing.
+    """
     try:
         listed = list(series)
     except (IndexError, RuntimeError) as error:
         raise InputError(f"is truncated or damaged: it lacks some of its {len(series)} planes") from error
-    pages = []
+    pages: list[Any] = []
     for number, one in enumerate(listed):
+        if one is None and gaps:
+            pages.append(None)
+            continue
         if one is None:
             raise InputError(f"is incomplete: plane {number} of {len(listed)} is in none of its files")
         page = _own_page(one, chains)

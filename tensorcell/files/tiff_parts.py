@@ -12,7 +12,7 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.layout import native
-from tensorcell.files.lazy_values import Box, Held, Mapped, Values, length_of
+from tensorcell.files.lazy_values import Box, Held, Mapped, PlaneMask, Values, length_of
 from tensorcell.files.tiff_pages import Chains, block_start, open_file, pages_of, read_planes
 
 if TYPE_CHECKING:
@@ -22,16 +22,19 @@ JPEG = frozenset({6, 7, 34892, 33007})
 """Compressions whose strips and tiles are decoded by tables that they share."""
 
 
-def plane_values(series: tifffile.TiffPageSeries, chains: Chains, again: Callable[[], list[Any]]) -> Values:
+def plane_values(
+    series: tifffile.TiffPageSeries, chains: Chains, again: Callable[[], list[Any]], *, gaps: bool = False
+) -> Values:
     """The intensities of an image; what `read_planes` checks is checked, and nothing is decoded.
 
-    ``again`` opens the same file and gives the pages of the same image, in another process, too.
+    ``again`` opens the same file and gives the pages of the same image, in another process, too. With ``gaps`` planes
+    may be missing.
     """
     start = block_start(series, chains)
     if start is not None:
         stored = series.dtype.newbyteorder(chains.tif.byteorder)
         return Mapped(Path(chains.tif.filehandle.path), start, series.shape, stored)
-    pages = pages_of(series, chains)
+    pages = pages_of(series, chains, gaps=gaps)
     outer = _outer_axes(series.shape, series.keyframe)
     if outer is None or series.transform is not None:
         return Held(read_planes(series, chains))
@@ -44,7 +47,7 @@ class PlaneValues(Values):
     Parameters
     ----------
     pages : list of tifffile.TiffPage
-        One for each plane. They are not sent to another process: there they are read anew.
+        One for each plane, or None for a missing one. They are not sent to another process: there they are read anew.
     shape : tuple of int
         The axes of the planes, and then those of a plane.
     outer : int
@@ -71,7 +74,7 @@ class PlaneValues(Values):
         if len(self.pages) != planes:
             raise InputError(f"has changed: it has {len(self.pages)} planes, it had {planes}")
         numbers = np.arange(planes).reshape(self.shape[: self.outer])[box[: self.outer]]
-        first = self.pages[0].keyframe
+        first = next(page.keyframe for page in self.pages if page is not None)
         inner = _box_of_plane(box[self.outer :], self.shape[self.outer :], first)
         data = np.empty([length_of(taken) for taken in box], self.dtype)
         with ExitStack() as stack:
@@ -79,6 +82,9 @@ class PlaneValues(Values):
             segments: dict[Any, list[_Segment]] = {}
             for place in np.ndindex(numbers.shape):
                 page = self.pages[numbers[place]]
+                if page is None:
+                    data[place] = np.nan if self.dtype.kind == "f" else 0
+                    continue
                 name, frame = page.parent.filehandle.path, page.keyframe
                 if name not in files:
                     files[name] = stack.enter_context(Path(name).open("rb"))
@@ -86,6 +92,14 @@ class PlaneValues(Values):
                     segments[frame] = [] if frame.is_contiguous else [*_segments(frame, inner)]
                 data[place] = _part_of_plane(files[name], page, inner, segments[frame]).reshape(data[place].shape)
         return data
+
+
+def mask_of(values: Values) -> Values | None:
+    """Where an image was measured; None if no plane is missing."""
+    if not isinstance(values, PlaneValues) or not values.pages or all(page is not None for page in values.pages):
+        return None
+    there = np.array([page is not None for page in values.pages]).reshape(values.shape[: values.outer])
+    return PlaneMask(there, values.shape)
 
 
 class _Segment(NamedTuple):

@@ -20,7 +20,7 @@ from tensorcell.files.tiff_details import calibrated, description_details
 from tensorcell.files.tiff_directories import directories_of
 from tensorcell.files.tiff_ome import Details, metadata_file_of, ome_details
 from tensorcell.files.tiff_pages import Chains, pages_of, read_planes
-from tensorcell.files.tiff_parts import plane_values
+from tensorcell.files.tiff_parts import mask_of, plane_values
 from tensorcell.files.tiff_series import ALL_PAGES, Choice, chosen_image
 from tensorcell.volume import Volume
 
@@ -34,6 +34,8 @@ def read_tiff(path: Path, wanted: Wanted) -> Volume:
     def values(image: _Image, _: Path) -> Values:
         series = image.choice.series
         check_claim(series.shape, series.dtype)
+        if image.choice.gaps:
+            return plane_values(series, image.chains, list, gaps=True)
         return Held(read_planes(series, image.chains))
 
     return _opened(path, wanted, values).volume()
@@ -43,7 +45,8 @@ def open_tiff(path: Path, wanted: Wanted) -> Opened:
     """Find the image that `read_tiff` reads, and where its planes lie."""
 
     def values(image: _Image, file: Path) -> Values:
-        return plane_values(image.choice.series, image.chains, partial(_pages_again, file, wanted))
+        choice = image.choice
+        return plane_values(choice.series, image.chains, partial(_pages_again, file, wanted), gaps=choice.gaps)
 
     return _opened(path, wanted, values)
 
@@ -63,7 +66,7 @@ def _opened(path: Path, wanted: Wanted, values_of: Callable[[_Image, Path], Valu
             main = metadata_file_of(tif.ome_metadata, path.parent)
             if main is not None:
                 return _opened_by(path, main, wanted, values_of)
-        choice = chosen_image(chains, wanted.series)
+        choice = chosen_image(chains, wanted.series, gaps=wanted.missing_planes)
         series = choice.series
         names, shape = series.axes, series.shape
         if "S" in names:
@@ -72,9 +75,11 @@ def _opened(path: Path, wanted: Wanted, values_of: Callable[[_Image, Path], Valu
         data = values_of(_Image(tif, chains, choice), path)
     if data.shape != shape or 0 in shape:
         raise InputError(f"is damaged: its metadata say shape {shape}, its planes make {data.shape}")
+    mask = mask_of(data)
     data, before = calibrated(data, metadata), names
     names, spacing, stored = apply_notes(data.shape, names, spacing, notes)
     data = arranged(data, before, names)
+    mask = None if mask is None else arranged(mask, before, names)
     if choice.of > 1:
         metadata["series"] = f"{choice.number} of {choice.of}: {series.name}".rstrip(": ")
     said = [*stored.get("notes", ()), *metadata.get("notes", ()), *choice.notes]
@@ -86,7 +91,7 @@ def _opened(path: Path, wanted: Wanted, values_of: Callable[[_Image, Path], Valu
     names = _stack_axes(names, data.shape) if wanted.axes is None else wanted.axes
     if "Z" not in names:  # single planes need no distance
         spacing = metadata.pop("pixel_size", spacing)
-    return Opened(data, names, spacing, {**stored, **metadata})
+    return Opened(data, names, spacing, {**stored, **metadata}, mask)
 
 
 def _opened_by(path: Path, main: Path, wanted: Wanted, values_of: Callable[[_Image, Path], Values]) -> Opened:
@@ -104,7 +109,8 @@ def _opened_by(path: Path, main: Path, wanted: Wanted, values_of: Callable[[_Ima
 def _pages_again(path: Path, wanted: Wanted) -> list[Any]:
     """The pages of the image that is wanted."""
     with _open_file(path) as (_, chains):
-        return pages_of(chosen_image(chains, wanted.series).series, chains)
+        choice = chosen_image(chains, wanted.series, gaps=wanted.missing_planes)
+        return pages_of(choice.series, chains, gaps=choice.gaps)
 
 
 @contextmanager

@@ -32,6 +32,11 @@ PLAIN_KINDS = ("uniform", "generic", "scanimage")
 MOST_PLANES = 10**7
 """Planes that the metadata of an image may claim."""
 
+HOW_TO_GO_ON = (
+    f"series={ALL_PAGES!r} reads the pages of this file, missing_planes=True (--missing-planes) takes such planes for "
+    "not measured"
+)
+
 MICRO_MANAGER = 51123
 """Tag in which Micro-Manager says what a page is."""
 
@@ -49,10 +54,14 @@ class Choice(NamedTuple):
     """Number of images in the file."""
     notes: list[str]
     """What else there is in the file, and how the pages were ordered."""
+    gaps: bool = False
+    """Whether planes are missing."""
 
 
-def chosen_image(chains: Chains, wanted: str | int | None) -> Choice:
+def chosen_image(chains: Chains, wanted: str | int | None, *, gaps: bool = False) -> Choice:
     """The image that is wanted by number or name, else a stack before a plane, then the largest, then the first.
+
+    With ``gaps``, planes of it may be missing.
 
     Raises
     ------
@@ -85,9 +94,13 @@ def chosen_image(chains: Chains, wanted: str | int | None) -> Choice:
             f"of {len(every)} images number {number} was read, {_said(every[number])}; not "
             f"{', '.join(others[:MOST_LISTED])}{more}"
         )
-    _check_present(every[number], tif)
+    missing = _missing_planes(every[number], tif)
+    if missing is not None and not gaps:
+        raise InputError(f"is incomplete: {missing}; {HOW_TO_GO_ON}")
+    if missing is not None:
+        notes.append(f"{missing}; such planes count as not measured")
     notes += _notes_on_other_pages(chains, every, number, named=wanted is not None)
-    return Choice(every[number], number, len(every), notes)
+    return Choice(every[number], number, len(every), notes, missing is not None)
 
 
 def check_claimed_planes(tif: tifffile.TiffFile) -> None:
@@ -194,16 +207,16 @@ def _said(series: Any) -> str:
     return f"{name}{' x '.join(map(str, series.shape))} {series.axes.replace('I', 'Z')} {series.dtype}"
 
 
-def _check_present(series: Any, tif: tifffile.TiffFile) -> None:
-    """Raise `InputError`, with the names of the files that are not there, if planes are in none of the files."""
+def _missing_planes(series: Any, tif: tifffile.TiffFile) -> str | None:
+    """Which planes are in none of the files, with the names of those that are not there; None if all are."""
     gaps = [number for number, page in enumerate(series) if page is None] if series.kind in ("ome", "mmstack") else []
-    if gaps:
-        names = missing_files(tif.ome_metadata, Path(tif.filehandle.dirname)) if tif.ome_metadata else []
-        where = f"; expected {', '.join(map(repr, names[:MOST_LISTED]))} beside it" if names else ""
-        raise InputError(
-            f"is incomplete: plane {gaps[0]} of {len(series)} is in none of its files{where}; "
-            f"series={ALL_PAGES!r} reads the pages of this file"
-        )
+    if not gaps:
+        return None
+    listed = ", ".join(map(str, gaps[:MOST_LISTED])) + (", ..." if len(gaps) > MOST_LISTED else "")
+    which = f"plane {listed}" if len(gaps) == 1 else f"{len(gaps)} planes ({listed})"
+    names = missing_files(tif.ome_metadata, Path(tif.filehandle.dirname)) if tif.ome_metadata else []
+    where = f"; expected {', '.join(map(repr, names[:MOST_LISTED]))} beside it" if names else ""
+    return f"{which} of {len(series)} {'is' if len(gaps) == 1 else 'are'} in none of its files{where}"
 
 
 def _check_one(every: Sequence[Any]) -> None:
@@ -235,6 +248,7 @@ def _notes_on_other_pages(chains: Chains, every: Sequence[Any], number: int, *, 
     chosen = numbers_of(every[number], chains)
     others = set().union(*(numbers_of(level, chains) for one in every for level in one.levels)) - chosen
     first = every[number].keyframe
+    smaller: set[tuple[int, ...]] = set()
     between: list[int] = []
     further: list[int] = []
     unlike: list[int] = []
@@ -246,7 +260,9 @@ def _notes_on_other_pages(chains: Chains, every: Sequence[Any], number: int, *, 
                 between.append(place)
             continue
         page = page_at(chains.tif, place, directory)
-        if not page.is_reduced:
+        if page.is_reduced:
+            smaller.add(page.shape)
+        else:
             (further if (page.shaped, page.dtype) == (first.shaped, first.dtype) else unlike).append(place)
     left_out = between + further
     if left_out and not named:
@@ -257,7 +273,15 @@ def _notes_on_other_pages(chains: Chains, every: Sequence[Any], number: int, *, 
             + ("" if between else f", series={ALL_PAGES!r} all of them")
         )
     notes = [f"{_pages(left_out)} lie between or after those of the image and were not read"] if left_out else []
-    return notes + ([f"{_pages(unlike)} of another size were not read"] if unlike else [])
+    notes += [f"{_pages(unlike)} of another size were not read"] if unlike else []
+    # Of images whose planes are put together here, tifffile knows no levels.
+    levels = max(len(smaller), len(every[number].levels) - 1, len(first.subifds or ()))
+    return notes + ([_note_on_levels(levels)] if levels else [])
+
+
+def _note_on_levels(count: int) -> str:
+    what = "1 smaller level of the image was" if count == 1 else f"{count} smaller levels of the image were"
+    return f"{what} not read; pyramid=True (--pyramid) writes new ones"
 
 
 def _pages(numbers: Sequence[int]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tensorcell.files.disk_space import reserve
 from tensorcell.files.formats import NotHeld, Stored
 from tensorcell.files.layout import arrange
 from tensorcell.files.notes import NOTES_KEY, notes_of, plain_metadata
+from tensorcell.files.pyramid import PyramidLevel, fill_level
 from tensorcell.files.tiff_ome import PLANE_LENGTHS, PLANE_TIMES
 from tensorcell.files.tiff_read import quiet_tifffile
 from tensorcell.files.tiles import MappedTiles, Plot, TileWriter, Tiling
@@ -24,13 +26,18 @@ CALIBRATED_DTYPES = ("uint8", "uint16")
 
 OME_DTYPES = ("bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float32", "float64")
 OME_AXES = "TCZYX"
+NO_BOOL = "TIFF stores eight values of bool in a byte, so that tiles of it cannot be written"
+
+REDUCED = 1
+"""Type of a directory with a smaller version of an image."""
+
 CLASSIC_LIMIT = 2**32 - 2**25
 """Bytes of image data beyond which the 32-bit offsets of a classic TIFF do not reach."""
 
 
 def write_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
     """Write the first of ImageJ TIFF, OME-TIFF and plain TIFF that holds the volume as it is."""
-    return _write(part, volume, _form_of(volume), compress)
+    return write_form(part, volume, _form_of(volume), compress)
 
 
 def _form_of(volume: Volume) -> str:
@@ -46,50 +53,88 @@ def _form_of(volume: Volume) -> str:
 
 def write_ome_tiff(part: Path, volume: Volume, _dataset: str | None, compress: bool) -> Stored:
     """Write OME-TIFF."""
-    return _write(part, volume, "OME-TIFF", compress)
+    return write_form(part, volume, "OME-TIFF", compress)
 
 
-def _write(part: Path, volume: Volume, form: str, compress: bool, *, empty: bool = False) -> Stored:
+class Pyramid(NamedTuple):
+    """How an image is written in tiles, with smaller levels."""
+
+    tile: tuple[int, int]
+    """Rows and columns of a tile."""
+    levels: tuple[PyramidLevel, ...]
+
+    def size(self, shape: tuple[int, ...]) -> int:
+        """Pixels in the tiles of all levels."""
+        sides = [each[-2:] for each in (shape, *(level.shape for level in self.levels))]
+        tiles = sum(-(-rows // self.tile[0]) * -(-columns // self.tile[1]) for rows, columns in sides)
+        return math.prod(shape[:-2]) * tiles * math.prod(self.tile)
+
+
+def write_form(
+    part: Path, volume: Volume, form: str, compress: bool, *, empty: bool = False, pyramid: Pyramid | None = None
+) -> Stored:
     """Write all of the file; if it is to be ``empty``, zeros for the values."""
     import tifffile
 
     if volume.shape[volume.axes.index("X")] == 1:  # tifffile drops trailing axes of length 1
         raise NotHeld("TIFF has no place for a volume one voxel wide along X")
-    axes = _stored_axes(volume, form)
+    axes = stored_axes(volume, form)
     notes, _ = notes_of(volume)
     data = arrange(volume.data, volume.axes, axes)
     describe = _ome_description if form == "OME-TIFF" else _imagej_description
     resolution, unit = _resolution(volume, form)
+    pixels = data.size if pyramid is None else pyramid.size(data.shape)
+    options: dict[str, Any] = {
+        "dtype": data.dtype.newbyteorder("="),
+        "photometric": "minisblack",
+        "compression": "zlib" if compress else None,
+        "tile": None if pyramid is None else pyramid.tile,
+        "resolutionunit": unit,
+    }
     # The stream is ours, since tifffile would swallow an error of the last flush.
     with quiet_tifffile(), part.open("xb") as stream:
         writer = tifffile.TiffWriter(
             stream,
-            bigtiff=volume.data.nbytes >= CLASSIC_LIMIT,
+            bigtiff=pixels * data.dtype.itemsize >= CLASSIC_LIMIT,
             imagej=form == "ImageJ TIFF",
             ome=form == "OME-TIFF",
         )
         writer.write(
             None if empty else np.ascontiguousarray(data),
             shape=data.shape,
-            dtype=data.dtype.newbyteorder("="),
-            photometric="minisblack",
-            compression="zlib" if compress else None,
             resolution=resolution,
-            resolutionunit=unit,
+            subifds=None if pyramid is None else len(pyramid.levels),
             metadata=describe(volume, axes, notes, form),
+            **options,
         )
+        for level in pyramid.levels if pyramid is not None else ():
+            coarse = resolution and (resolution[0] / level.factors["X"], resolution[1] / level.factors["Y"])
+            data = data if empty else _smaller(data, level, axes, options["tile"])
+            writer.write(None if empty else data, shape=level.shape, resolution=coarse, subfiletype=REDUCED, **options)
         writer.close()
-    return _stored(volume, form)
+    return stored_of(volume, form)
 
 
-def _stored(volume: Volume, form: str) -> Stored:
+def _smaller(data: np.ndarray, level: PyramidLevel, axes: str, tile: Sequence[int]) -> np.ndarray:
+    """A level, made of the one before."""
+    found = np.empty(level.shape, data.dtype)
+    fill_level(data, None, found, None, blocks(level.shape, tile), axes, level.halved)
+    return found
+
+
+def blocks(shape: Sequence[int], tile: Sequence[int]) -> tuple[int, ...]:
+    """The blocks of which a level in these tiles is made."""
+    return (*(1 for _ in shape[:-2]), *tile)
+
+
+def stored_of(volume: Volume, form: str) -> Stored:
     _, lost = notes_of(volume)
     if "calibration" in volume.metadata and (form != "ImageJ TIFF" or volume.dtype.name not in CALIBRATED_DTYPES):
         lost = (*lost, "calibration")
     return Stored(form, (("mask",) if volume.mask is not None else ()) + lost)
 
 
-def _stored_axes(volume: Volume, form: str) -> str:
+def stored_axes(volume: Volume, form: str) -> str:
     """The axes of a volume in the order of the file."""
     outer = "".join(letter for letter in volume.axes if letter not in "ZYX")
     axes = {"ImageJ TIFF": "TZCYX", "OME-TIFF": OME_AXES}.get(form, outer + "ZYX")
@@ -101,15 +146,15 @@ def tiff_tiles(form_of: Callable[[Volume], str]) -> Tiling:
 
     def begin(part: Path, layout: Volume) -> None:
         if layout.dtype == bool:
-            raise NotHeld("TIFF stores eight values of bool in a byte, so that tiles of it cannot be written")
-        _write(part, layout, form_of(layout), compress=False, empty=True)
+            raise NotHeld(NO_BOOL)
+        write_form(part, layout, form_of(layout), compress=False, empty=True)
         reserve(part, part.stat().st_size)
 
     def resume(part: Path, layout: Volume) -> TileWriter:
         import tifffile
 
         form = form_of(layout)
-        axes = _stored_axes(layout, form)
+        axes = stored_axes(layout, form)
         with quiet_tifffile(), tifffile.TiffFile(part) as tif:
             series = tif.series[0]
             assert series.dataoffset is not None
@@ -118,7 +163,7 @@ def tiff_tiles(form_of: Callable[[Volume], str]) -> Tiling:
             plot = Plot(  # tifffile leaves axes of length 1 out
                 series.dataoffset, shape if long == stored else series.shape, series.dtype.newbyteorder(tif.byteorder)
             )
-        return MappedTiles(part, layout, axes, plot, lambda _, volume: _stored(volume, form))
+        return MappedTiles(part, layout, axes, plot, lambda _, volume: stored_of(volume, form))
 
     return Tiling(begin, resume)
 

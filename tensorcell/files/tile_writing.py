@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import NotHeld
+from tensorcell.files.formats import AS_USUAL, NotHeld, Variant
 from tensorcell.files.lazy_values import in_one_line
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.table import complete_suffixes, suffix_of, tile_suffixes, writable_format_of
@@ -27,6 +27,7 @@ class TileSpec(NamedTuple):
     dtype: Any
     spacing: tuple[float, float, float] | None = None
     metadata: Mapping[str, Any] = {}
+    variant: Variant = AS_USUAL
 
     def layout(self) -> Volume:
         """A volume of that shape whose values take no memory: they are one zero."""
@@ -88,7 +89,7 @@ def tile_writer(part: Path, file: Path, spec: TileSpec, *, resume: bool = False)
     """
     with naming(file), in_one_line():
         layout = spec.layout()
-        form, _ = writable_format_of(file)
+        form, _ = writable_format_of(file, spec.variant)
         if form.tiles is None:
             raise InputError(
                 f"{form.name} ({suffix_of(file)}) is only written as a whole, expected {tile_suffixes()} for a volume "

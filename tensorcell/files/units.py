@@ -11,19 +11,24 @@ from typing import Any
 
 Spacing = tuple[float, float, float]
 
-UNITS = {  # size in micrometres: names in lower case, without the s of the plural
-    1e-6: ("pm", "picometer", "picometre"),
-    1e-4: ("\u00e5", "angstrom", "\u00e5ngstr\u00f6m"),
-    1e-3: ("nm", "nanometer", "nanometre"),
-    # The third: UTF-8 that was taken for Latin-1.
-    1.0: ("um", "\u03bcm", "\u00e2\u03bcm", "micron", "micrometer", "micrometre"),
-    1e3: ("mm", "millimeter", "millimetre"),
-    1e4: ("cm", "centimeter", "centimetre"),
-    25400.0: ("in", "inch", "inche"),
-    1e5: ("dm", "decimeter", "decimetre"),
-    1e6: ("m", "meter", "metre"),
+PREFIXES = {  # by the sign and the word: in millionths
+    ("p", "pico"): 1e-6, ("n", "nano"): 1e-3, ("u", "micro"): 1.0, ("\u03bc", "micro"): 1.0, ("m", "milli"): 1e3,
+    ("c", "centi"): 1e4, ("d", "deci"): 1e5, ("", ""): 1e6, ("k", "kilo"): 1e9,
+}  # fmt: skip
+MICROMETRES = {
+    name: size for (sign, word), size in PREFIXES.items() for name in (f"{sign}m", f"{word}meter", f"{word}metre")
 }
-MICROMETRES = {name: size for size, names in UNITS.items() for name in names}
+"""Units of length: names in lower case, without the s of the plural."""
+
+MICROMETRES |= dict.fromkeys(("\u00e5", "angstrom", "\u00e5ngstr\u00f6m"), 1e-4)
+MICROMETRES |= dict.fromkeys(("micron", "\u00e2\u03bcm"), 1.0)  # the second: UTF-8 that was taken for Latin-1
+MICROMETRES |= dict.fromkeys(("in", "inch", "inche"), 25400.0)
+
+SECONDS = {name: size / 1e6 for (sign, word), size in PREFIXES.items() for name in (f"{sign}s", f"{word}second")}
+"""Units of time, in the same way."""
+
+SECONDS |= {f"{sign}sec": size / 1e6 for (sign, _), size in PREFIXES.items()}
+SECONDS |= {"min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
 NO_UNITS = ("", "pixel", "pixels", "px")
 """What programs write that know no unit."""
 
@@ -33,8 +38,6 @@ SMALLEST_STEP, LARGEST_STEP = 1e-3, 1e3
 PRINT_RESOLUTIONS = (72, 75, 90, 96, 100, 120, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 2400)
 """Pixels per inch that programs write for screens and printers."""
 
-SECONDS = {"us": 1e-6, "\u00b5s": 1e-6, "ms": 1e-3, "msec": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-SECONDS |= {"hour": 3600.0, "d": 86400.0}
 ESCAPED = re.compile(r"\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", re.IGNORECASE)
 """A character as ImageJ and others write it where a file has ASCII only, such as ``\\u00B5``."""
 
@@ -54,10 +57,23 @@ def micrometres(unit: Any) -> float | None:
     >>> [micrometres(name) for name in ("\\\\u00B5m", "&micro;m", "Microns", "\\u212b", "nanometres", "pixel")]
     [1.0, 1.0, 1.0, 0.0001, 0.001, None]
     """
+    return _size_of(unit, MICROMETRES)
+
+
+def seconds_of(unit: Any) -> float | None:
+    """The size of a unit of time in seconds, in the same way.
+
+    >>> [seconds_of(name) for name in ("millisecond", "\\u00B5s", "min", "hours", "")]
+    [0.001, 1e-06, 60.0, 3600.0, None]
+    """
+    return _size_of(unit, SECONDS)
+
+
+def _size_of(unit: Any, sizes: Mapping[str, float]) -> float | None:
     name = ESCAPED.sub(lambda found: chr(int(found[1] or found[2], 16)), html.unescape(str(unit)))
     # The normal form has one sign each for micro and for angstrom.
     name = unicodedata.normalize("NFKC", name).strip().strip("\"'").strip().lower()
-    return MICROMETRES.get(name, MICROMETRES.get(name.removesuffix("s")) if len(name) > 2 else None)
+    return sizes.get(name, sizes.get(name.removesuffix("s")) if len(name) > 2 else None)
 
 
 def length(value: Any, unit: Any) -> float | None:

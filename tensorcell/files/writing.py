@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorcell.errors import InputError
 from tensorcell.files.casting import Cast, cast
-from tensorcell.files.formats import FilePath, NotHeld
+from tensorcell.files.formats import FilePath, NotHeld, Variant
 from tensorcell.files.held_outputs import claimed
 from tensorcell.files.messages import naming
 from tensorcell.files.paths import check_inside, check_target, split_path
@@ -43,6 +43,8 @@ def write(
     dtype: Any = None,
     compress: bool = True,
     overwrite: bool = True,
+    pyramid: bool = False,
+    ngff: str | None = None,
 ) -> Written:
     """Write a volume to a file; the format follows from the suffix (`tensorcell.files.table` says what each keeps).
 
@@ -59,6 +61,12 @@ def write(
         ``.npy`` has none.
     overwrite : bool
         False makes an existing output an error.
+    pyramid : bool
+        Of TIFF: write OME-TIFF in tiles with smaller levels of the image, for viewers of large images. OME-Zarr always
+        has them.
+    ngff : str, optional
+        Of OME-Zarr: the version of OME-NGFF. ``"0.4"``, in zarr 2, is for programs that do not read ``"0.5"``, in
+        zarr 3, which is written by default.
 
     Returns
     -------
@@ -70,7 +78,7 @@ def write(
     InputError
         In one line that starts with the path, if the suffix is unknown or of a format that can only be read, if the
         folder is missing or cannot be written to, if the disk is full, if the format does not have the dtype or the
-        axes, if NaN would have to become an integer, or if another run is writing the file.
+        axes or smaller levels, if NaN would have to become an integer, or if another run is writing the file.
 
     Notes
     -----
@@ -81,7 +89,7 @@ def write(
     file, inside = split_path(path)
     volume = Volume.from_array(volume)
     with naming(path):
-        form, writer = writable_format_of(file)
+        form, writer = writable_format_of(file, Variant(pyramid, ngff))
         check_inside(form, inside)
         check_target(file, form)
     with claimed([file], WAIT), naming(path):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.files.formats import Stored
+from tensorcell.files.formats import Stored, Way
 from tensorcell.files.layout import arrange, chunk_shape
 from tensorcell.files.ngff import channels_metadata, dataset_metadata, image_metadata
 from tensorcell.files.notes import NOTES_KEY, notes_of
-from tensorcell.files.pyramid import halve, smaller_levels
+from tensorcell.files.pyramid import boxes, fill_level, smaller_levels
 from tensorcell.files.tiles import TileWriter, Tiling
 from tensorcell.files.whole_files import flush_folder
 from tensorcell.files.zarr_read import MARKS, Array, Group, chunks_there, zarr_library
@@ -27,7 +27,10 @@ BLOCK = {"Z": 16, "Y": 256, "X": 256}
 """The largest length of a chunk along each axis; it is 1 along other axes."""
 
 LEVEL = 3
-"""Level of the compression by zstd, with a checksum: blosc, which makes files a tenth smaller, has none."""
+"""Level of the compression, which has a checksum: blosc, which makes files a tenth smaller, has none.
+
+It is by zstd, and in zarr 2 by zlib, since readers that know zarr 2 alone, such as JZarr, have no zstd.
+"""
 
 TILE_LEVEL = 1
 """Level for a volume that is written tile by tile: some times as fast as `LEVEL`, for chunks a tenth larger."""
@@ -37,23 +40,39 @@ VERSIONS = {2: "0.4", 3: "0.5"}
 
 NEWEST = 3
 
+FORMATS = {ngff: version for version, ngff in VERSIONS.items()}
+"""Version of zarr by that of OME-NGFF."""
+
 MASK = "measured"
 """Name of the mask among the labels."""
 
 
-def write_zarr(part: Path, volume: Volume, dataset: str | None, compress: bool) -> Stored:
-    """Write the volume as an image: of its own (OME-NGFF 0.5), or as the group of that name beside what there is.
+def write_zarr(part: Path, volume: Volume, dataset: str | None, compress: bool, ngff: str | None = None) -> Stored:
+    """Write the volume as an image: of its own, or as the group of that name beside what there is.
 
-    What is put into an older store has the version of zarr of that store, and OME-NGFF 0.4 in zarr 2.
+    It has the version of OME-NGFF that is wanted, else the newest. What is put into an older store has the version of
+    zarr of that store, and OME-NGFF 0.4 in zarr 2.
     """
     with zarr_library() as zarr:
         existed = any((part / mark).exists() for mark in MARKS)
-        root = zarr.open(str(part), mode="r+") if existed else zarr.open_group(str(part), mode="w", zarr_format=NEWEST)
+        root = zarr.open(str(part), mode="r+") if existed else _new_group(zarr, part, ngff)
         if isinstance(root, zarr.Array):
             raise InputError("exists and is one array, so nothing can be put into it")
+        _check_version(root, ngff)
         group = root if dataset is None else _make_room(zarr, root, dataset)
         lost = _write_image(zarr, group, volume, dataset or "volume", compress)
     return Stored(f"OME-Zarr {VERSIONS[root.metadata.zarr_format]}", lost)
+
+
+def _new_group(zarr: Any, part: Path, ngff: str | None) -> Group:
+    return zarr.open_group(str(part), mode="w", zarr_format=NEWEST if ngff is None else FORMATS[ngff])
+
+
+def _check_version(group: Group, ngff: str | None) -> None:
+    """Raise `InputError` if another version of OME-NGFF is wanted than that of the store."""
+    found = VERSIONS[group.metadata.zarr_format]
+    if ngff not in (None, found):
+        raise InputError(f"exists in zarr {FORMATS[found]}, which has OME-NGFF {found}, expected {ngff} or a new file")
 
 
 def _make_room(zarr: Any, root: Group, name: str) -> Group:
@@ -93,7 +112,7 @@ class Coding(NamedTuple):
     zarr: Any
     axes: str
     level: int | None
-    """Level of the compression by zstd; None for none."""
+    """Level of the compression; None for none."""
 
     def make_array(self, group: Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A new array, in which every chunk is to be written: one that is missing later is a damage.
@@ -105,7 +124,7 @@ class Coding(NamedTuple):
         if self.level is not None and version == 2:
             import numcodecs
 
-            options["compressors"] = numcodecs.Zstd(self.level, checksum=True)
+            options["compressors"] = numcodecs.Zlib(self.level)
         elif self.level is not None:
             options["compressors"] = self.zarr.codecs.ZstdCodec(level=self.level, checksum=True)
         if version == 2:
@@ -149,7 +168,7 @@ def _finish_image(
     for number, level in enumerate(smaller_levels(data.shape, axes, spacing), start=1):
         target = coding.make_array(group, str(number), level.shape, volume.dtype)
         shares = labels and coding.make_array(labels, str(number), level.shape, np.dtype(np.uint8))
-        _write_level(source, measured, target, shares, axes, level.halved)
+        fill_level(source, measured, target, shares, target.chunks, axes, level.halved)
         source, measured = target, shares
         levels[str(number)] = level.factors
     for path, factors in levels.items():
@@ -174,31 +193,11 @@ def _finish_image(
     return lost
 
 
-def _write_level(source: Any, measured: Any | None, target: Array, shares: Any, axes: str, halved: list[str]) -> None:
-    """Make a level, and that of the mask, of the one before, chunk by chunk."""
-    for number, box in enumerate(_boxes(target.shape, target.chunks)):
-        wide = tuple(
-            slice(2 * each.start, min(2 * each.stop, size)) if letter in halved else each
-            for letter, each, size in zip(axes, box, source.shape, strict=True)
-        )
-        mask = None if measured is None else np.asarray(measured[wide]).astype(bool)
-        target[box], some = halve(np.asarray(source[wide]), mask, axes, halved, number)
-        if some is not None:
-            shares[box] = some.astype(np.uint8)
-
-
-def _boxes(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """The boxes of the chunks of an array."""
-    for place in np.ndindex(*(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))):
-        ends = zip(place, chunks, shape, strict=True)
-        yield tuple(slice(number * chunk, min((number + 1) * chunk, size)) for number, chunk, size in ends)
-
-
 def _ranges(data: Any, axes: str) -> list[tuple[float, float]]:
     """The smallest and the largest number of each channel of an array, which is read chunk by chunk."""
     channels = data.shape[axes.index("C")] if "C" in axes else 1
     found: list[tuple[float, float] | None] = [None] * channels
-    for box in _boxes(data.shape, chunk_shape(data.shape, axes, BLOCK)):
+    for box in boxes(data.shape, chunk_shape(data.shape, axes, BLOCK)):
         channel = box[axes.index("C")].start if "C" in axes else 0
         values = np.asarray(data[box])
         finite = values[np.isfinite(values)]
@@ -214,6 +213,8 @@ def _describe(group: Group, ngff: dict[str, Any]) -> None:
     if group.metadata.zarr_format == 2:
         for one in ngff.get("multiscales", []):
             one["version"] = version
+        if "image-label" in ngff:
+            ngff["image-label"]["version"] = version
         group.attrs.update(ngff)
     else:
         group.attrs["ome"] = {"version": version, **ngff}
@@ -222,9 +223,10 @@ def _describe(group: Group, ngff: dict[str, Any]) -> None:
 class ZarrTiles(TileWriter):
     """A volume that is written tile by tile as an image of OME-Zarr."""
 
-    def __init__(self, part: Path, layout: Volume) -> None:
+    def __init__(self, part: Path, layout: Volume, ngff: str | None = None) -> None:
         with zarr_library() as zarr:
             self.group = zarr.open_group(str(part), mode="r+")
+            _check_version(self.group, ngff or VERSIONS[NEWEST])
             self.array = self.group["0"]
         axes = _stored_axes(layout)
         super().__init__(part, layout, axes, self.array.shape, self.array.dtype)
@@ -232,10 +234,10 @@ class ZarrTiles(TileWriter):
         self.chunks = tuple(by_letter[letter] for letter in layout.axes)
 
     @staticmethod
-    def begin(part: Path, layout: Volume) -> None:
+    def begin(part: Path, layout: Volume, ngff: str | None = None) -> None:
         """Make the image with a first level that holds nothing."""
         with zarr_library() as zarr:
-            group = zarr.open_group(str(part), mode="w", zarr_format=NEWEST)
+            group = _new_group(zarr, part, ngff)
             shape = arrange(layout.data, layout.axes, _stored_axes(layout)).shape
             Coding(zarr, _stored_axes(layout), TILE_LEVEL).make_array(group, "0", shape, layout.dtype)
 
@@ -260,7 +262,15 @@ class ZarrTiles(TileWriter):
             coding = Coding(zarr, _stored_axes(self.layout), TILE_LEVEL)
             lost = _finish_image(coding, self.group, self.layout, "volume", self.array, None)
         self.flush()
-        return Stored(f"OME-Zarr {VERSIONS[NEWEST]}", lost)
+        return Stored(f"OME-Zarr {VERSIONS[self.group.metadata.zarr_format]}", lost)
 
 
-ZARR_TILES = Tiling(ZarrTiles.begin, ZarrTiles)
+def _way(ngff: str | None) -> Way:
+    return Way(
+        partial(write_zarr, ngff=ngff), Tiling(partial(ZarrTiles.begin, ngff=ngff), partial(ZarrTiles, ngff=ngff))
+    )
+
+
+AS_NEWEST = _way(None)
+AS_VERSION = {ngff: _way(ngff) for ngff in FORMATS}
+"""How each version of OME-NGFF is written."""

@@ -23,7 +23,7 @@ from tensorcell import arguments, version
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.casting import cast
-from tensorcell.files.formats import FilePath
+from tensorcell.files.formats import FilePath, Variant
 from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
 from tensorcell.large.cluster import cluster, memory_of_workers
@@ -182,7 +182,10 @@ def recover_file(
     dataset: str | None = None,
     series: str | int | None = None,
     axes: str | None = None,
+    missing_planes: bool = False,
     spacing: tuple[float, float, float] | None = None,
+    pyramid: bool = False,
+    ngff: str | None = None,
     **options: Any,
 ) -> FileRecovery:
     """Recover a volume of any size from a file to files, part by part.
@@ -213,8 +216,10 @@ def recover_file(
     client : distributed.Client, optional
         Of a cluster on whose workers the stacks are read and recovered; this process writes. They need the same version
         of tensorcell, and see ``source`` and ``mask`` under the same (absolute) paths.
-    dataset, series, axes, spacing
+    dataset, series, axes, missing_planes, spacing
         As in `tensorcell.read` and `tensorcell.recover`.
+    pyramid, ngff
+        As in `tensorcell.write`, of all outputs.
     **options
         As in `tensorcell.recover`: ``method`` (of those that fill and denoise), ``axial_factor``, ``noise`` ...
 
@@ -253,7 +258,7 @@ def recover_file(
     with claimed([Path(path) for path in named.values()]):
         volume = source
         if not isinstance(volume, LazyVolume):
-            volume = open_volume(volume, dataset=dataset, series=series, axes=axes)
+            volume = open_volume(volume, dataset=dataset, series=series, axes=axes, missing_planes=missing_planes)
         if spacing is not None:
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
@@ -261,7 +266,7 @@ def recover_file(
             allowed = memory_of_earlier(Path(target))
         if allowed is None:
             allowed = memory_to_use(None, None if client is None else memory_of_workers(client))
-        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed)
+        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, Variant(pyramid, ngff))
         given = {"files": [facts_of_file(path) for path in files], "dataset": dataset, "series": series}
         given["mask"] = None if mask is None else facts_of_file(mask)
         journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
@@ -320,7 +325,7 @@ class Run:
     @staticmethod
     def prepared(
         volume: LazyVolume, asked: Mapping[str, Any], others: Mapping[str, Any], mask: FilePath | None,
-        named: Mapping[str, str], dtype: Any, rim: int | None, memory: float,
+        named: Mapping[str, str], dtype: Any, rim: int | None, memory: float, variant: Variant,
     ) -> Run:  # fmt: skip
         """Check everything that can be checked without the values."""
         grid = wanted_grid(volume, asked["axial_factor"], asked["spacing_z"], asked["lateral_factor"])
@@ -331,7 +336,7 @@ class Run:
         )  # fmt: skip
         stacks = measured_stacks(volume, mask, asked["missing_value"])
         shape, factor = stacks[0].shape, request.lateral_factor
-        outputs = outputs_of(volume, request, named, dtype, {**asked, **others})
+        outputs = outputs_of(volume, request, named, dtype, {**asked, **others}, variant)
         wanted = grid.planes, factor * shape[1], factor * shape[2]
         rim = None if rim is None else arguments.whole_number("rim", rim, least=0)
         plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
@@ -344,7 +349,10 @@ class Run:
             "program": version.__version__,
             "input": {**given, "volume": [list(volume.shape), volume.axes, str(volume.dtype), volume.spacing]},
             "options": {name: repr(value) for name, value in self.options.items()},
-            "outputs": {name: [str(each.path.absolute()), str(each.spec.dtype)] for name, each in self.outputs.items()},
+            "outputs": {
+                name: [str(each.path.absolute()), str(each.spec.dtype), *each.spec.variant]
+                for name, each in self.outputs.items()
+            },
             "parts": [list(self.plan.cut.shape), list(self.plan.cut.sides), self.plan.cut.rim],
             "sample": [list(self.plan.sample.blocks), list(self.plan.sample.sides)],
         }
@@ -387,13 +395,13 @@ class Run:
 
     def sentence(self) -> str:
         """What the recovery will need."""
-        cut, disk = self.plan.cut, sum(each.spec.layout().data.size * np.dtype(each.spec.dtype).itemsize
-                                       for each in self.outputs.values())  # fmt: skip
+        cut, specs = self.plan.cut, [each.spec for each in self.outputs.values()]
+        disk = sum(spec.layout().data.nbytes * (4 / 3 if spec.variant.pyramid else 1) for spec in specs)
         sides = " x ".join(map(str, cut.sides))
         stacks = f" of each of {len(self.stacks)} stacks" if len(self.stacks) > 1 else ""
         return (
             f"{self.volume!r}: {cut.number} part{'' if cut.number == 1 else 's'} of {sides} voxels{stacks}; about "
-            f"{size_text(round(self.plan.memory))} of memory and up to {size_text(disk)} of disk will be needed"
+            f"{size_text(round(self.plan.memory))} of memory and up to {size_text(round(disk))} of disk will be needed"
         )
 
     def recover_parts(self, workers: Workers, journal: Journal, refused: dict[str, str], say: Say | None) -> None:
@@ -532,8 +540,9 @@ class Run:
 
 
 def outputs_of(
-    volume: LazyVolume, request: Request, named: Mapping[str, str], dtype: Any, options: Mapping[str, Any]
-) -> dict[str, Output]:
+    volume: LazyVolume, request: Request, named: Mapping[str, str], dtype: Any, options: Mapping[str, Any],
+    variant: Variant,
+) -> dict[str, Output]:  # fmt: skip
     """The files that are to be written; the options are named in the metadata of the volume."""
     grid, factor = request.grid, request.lateral_factor
     sizes = dict(zip(volume.axes, volume.shape, strict=True))
@@ -556,7 +565,7 @@ def outputs_of(
         shape = tuple(letters[letter] for letter in volume.axes)
         given = own if dtype is None or name != "OUT" else volume.dtype if dtype == "input" else dtype
         kind = cast(np.zeros((), own), given).data.dtype
-        spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, own_of[name])
+        spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, own_of[name], variant)
         found[name] = Output(Path(path), spec)
     return found
 
