@@ -17,6 +17,7 @@ from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
+from tensorcell.files import split_path
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
@@ -33,8 +34,12 @@ def goes_in_parts(
 ) -> bool:
     """Whether the volume needs more memory than there is, or an earlier run on this output was in parts."""
     allowed = checked_memory(memory)
-    if resume is not False and unfinished_name(Path(target), ".journal").exists():
-        return True
+    earlier = journal_name(target)
+    if resume is not False and earlier.exists():
+        if read_journal(earlier).in_parts:
+            return True
+        if allowed is None:
+            return False
     allowed = free_memory() if allowed is None else allowed
     grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
     voxels = math.prod(volume.shape) * grid.planes / volume.planes * options["lateral_factor"] ** 2
@@ -65,16 +70,18 @@ def recover_in_parts(
         raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
 
 
+def journal_name(target: str) -> Path:
+    """Where a run on this output has its journal."""
+    return unfinished_name(split_path(target)[0], ".journal")
+
+
 def kept(target: str) -> str:
     """What is left of a run that was stopped."""
-    path = unfinished_name(Path(target), ".journal")
     try:
-        count = len(read_journal(path).parts)
+        finished = read_journal(journal_name(target)).finished
     except InputError:
         return "nothing was written"
-    return (
-        f"{count} finished part{'' if count == 1 else 's'} of {target} are kept; the same command with --resume goes on"
-    )
+    return f"{finished.replace(' ', ' finished ')} of {target} are kept; the same command with --resume goes on"
 
 
 class PartsBar:

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from tensorcell.checkpoint import Checkpoint
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.flags import given_options, with_flags
-from tensorcell.cli.in_parts import goes_in_parts, recover_in_parts
+from tensorcell.cli.in_parts import goes_in_parts, kept, recover_in_parts
 from tensorcell.cli.many_files import are_many, one_stack, recover_many
 from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
@@ -71,7 +72,7 @@ TIME_HELP = "Minutes that auto may take: where they suffice, a prior fills the p
 MEMORY_HELP = (
     "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
 )
-RESUME_HELP = "Go on with, or discard, what an earlier run in parts on OUT left when it was stopped."
+RESUME_HELP = "Go on with, or discard, what an earlier run on OUT left when it was stopped."
 
 SCHEDULER_HELP = (
     "Address of a dask.distributed scheduler, such as tcp://host:8786: its workers, which must see IN under the same "
@@ -175,9 +176,9 @@ def recover(
             if report is not None:
                 raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
             recover_in_parts(
-                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory, resume=resume,
-                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, dataset=dataset,
-                series=series, axes=axes, spacing=voxel, **options,
+                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory,
+                resume=resume, mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers,
+                dataset=dataset, series=series, axes=axes, spacing=voxel, **options,
             )  # fmt: skip
             return
         cache = flags.get("cache")
@@ -190,21 +191,25 @@ def recover(
             wanted = before.dtype if dtype == "input" else dtype
             rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
-            discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
+            checkpoint = Checkpoint(split_path(target)[0], resume)
+            if resume is False or not checkpoint.exists:
+                discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
             if not quiet:
                 say_cost(source, before, grid)
-            labels = [stack.label for stack in stacks(before)]
+            kept_before = checkpoint.labels()
+            labels = [stack.label for stack in stacks(before) if stack.label not in kept_before]
             with ProgressBar(labels, enabled=False if quiet else None) as bar:
-                result = recover_volume(before, measured, callback=bar.update, **options)
+                result = recover_volume(before, measured, callback=bar.update, checkpoint=checkpoint, **options)
             facts = {"input": source, "output": target, **reports.facts(before, result)}
             fitting, lost_type = storable(wanted, result)
             given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
             signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
             written = write_all(outputs, given, result, signed, fitting)
+            checkpoint.remove()
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
-    facts["notes"].extend(lost_type)
+        raise Interrupted(f"interrupted; {kept(target)}{how_to_go_on(flags.get('cache'))}") from None
+    facts["notes"].extend((*lost_type, *([checkpoint.problem] if checkpoint.problem else [])))
     stored = np.dtype(fitting or result.volume.dtype).name
     facts |= {
         "dtype": stored,
