@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tensorcell.files import split_path
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
-from tensorcell.large.recovery import Progress, recover_file
+from tensorcell.large.recovery import FileRecovery, Progress, recover_file
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.memory import free_memory
 from tensorcell.plane_grid import wanted_grid
@@ -48,9 +48,12 @@ def goes_in_parts(
 
 def recover_in_parts(
     given: str | Sequence[str], source: str, target: str, scheduler: str | None, *, quiet: bool, as_json: bool,
-    **options: Any,
+    report: Callable[[FileRecovery], None] | None = None, **options: Any,
 ) -> None:  # fmt: skip
-    """Recover part by part, with a bar and a summary; ``source`` is the name of what is given."""
+    """Recover part by part, with a bar and a summary; ``source`` is the name of what is given.
+
+    ``report`` writes the report of the result.
+    """
     with contextlib.ExitStack() as stack:
         try:
             client = None if scheduler is None else stack.enter_context(connected(scheduler))
@@ -58,6 +61,13 @@ def recover_in_parts(
             result = recover_file(given, target, progress=bar.update, client=client, **options)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {kept(target)}") from None
+    if report is not None:
+        try:
+            report(result)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {target} was written, its report was not") from None
+        except InputError as error:
+            raise InputError(f"{target} was written, but its report was not: {error}") from None
     facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}
     if as_json:
         show(json.dumps(facts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +59,7 @@ from tensorcell.large.outputs import discard
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
+from tensorcell.pages import parts
 from tensorcell.pages import recovery as reports
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.processing import processed
@@ -171,12 +173,18 @@ def recover(
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
         lazy = open_volume(given_as, dataset=dataset, series=series, axes=axes)
         voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
-        in_parts = goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target)
+        lazy = replace(lazy, spacing=voxel or lazy.spacing)
+        in_parts = goes_in_parts(lazy, options, memory, resume, target)
         if in_parts or scheduler is not None:
+            write_report = None
             if report is not None:
-                raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
+                grid = wanted_grid(lazy, axial_factor, options["spacing_z"], lateral_factor)
+                write_report = partial(
+                    parts.write_report, report, lazy, grid=grid, mask=mask, missing_value=options["missing_value"],
+                    uncertainty=uncertainty,
+                )  # fmt: skip
             recover_in_parts(
-                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory,
+                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, report=write_report, memory=memory,
                 resume=resume, mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers,
                 dataset=dataset, series=series, axes=axes, spacing=voxel, **options,
             )  # fmt: skip
