@@ -222,6 +222,26 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
     return int(ended.value.code or 0)
 
 
+def test_what_was_begun_in_memory_is_gone_on_with_in_memory_unless_the_user_says_how_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    volume = tc.Volume(frames(3), "CZYX")
+    tc.write("in.npz", volume)
+    stopped_after(monkeypatch, 2, lambda: tc.recover(volume, method="fast", checkpoint="out.npy"))
+    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e12)  # nothing fits
+    command = ("recover", "in.npz", "out.npy", "--method", "fast")
+    assert call(monkeypatch, *command) == 2
+    assert "an earlier run finished 2 stacks" in capsys.readouterr().err
+    assert call(monkeypatch, *command, "--resume", "--memory", "4GB") == 2
+    assert "is another job: it differs in" in capsys.readouterr().err
+    found, windows = windows_of(monkeypatch, lambda: call(monkeypatch, *command, "--resume"))
+    assert (found, windows) == (0, 1)
+    np.testing.assert_array_equal(np.load("out.npy"), tc.recover(volume, method="fast").volume.data)
+    assert hidden(tmp_path) == []
+
+
 KILLED = """
 import os, signal, sys
 from tensorcell import checkpoint, cli, series
