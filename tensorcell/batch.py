@@ -37,6 +37,9 @@ CHILD = (
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
+GOING_ON = ("--resume", "--no-resume")
+"""Words of the command on which no output depends."""
+
 PAUSE, PATIENCE = 0.05, 60.0
 """Seconds between two looks at the processes, and for a process that is asked to end to remove what is unfinished."""
 
@@ -179,7 +182,8 @@ def digest_of(source: str, target: Path, options: Sequence[str]) -> str:
         stamp: tuple[int, ...] = (about.st_size, about.st_mtime_ns)
     except OSError:
         stamp = ()
-    said = json.dumps([source, target.name, stamp, list(options), tensorcell.__version__])
+    options = [word for word in options if word not in GOING_ON]
+    said = json.dumps([source, target.name, stamp, options, tensorcell.__version__])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

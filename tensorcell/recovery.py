@@ -21,10 +21,12 @@ are alike (`tensorcell.series`), in named stages:
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,13 +42,16 @@ from tensorcell.missing_value import without_value
 from tensorcell.plane_grid import PlaneGrid, wanted_grid
 from tensorcell.progress import with_progress
 from tensorcell.recovered import Recovery, StackOutliers
-from tensorcell.series import recovered_series, series_of
+from tensorcell.series import Keep, recovered_series, series_of
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult
 from tensorcell.time_limit import method_within
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
 from tensorcell.volume import Described, Stack, Volume, notes_on_file, pixel_size_of, stacks, zyx_view
+
+if TYPE_CHECKING:
+    from tensorcell.checkpoint import Checkpoint
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +81,7 @@ def recover(
     seed: int = 0,
     progress: bool = False,
     callback: Callable[[IterationRecord, Any], bool | None] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     axes: str | None = None,
     spacing: tuple[float, float, float] | None = None,
     **options: Any,
@@ -136,6 +142,10 @@ def recover(
         Show a progress bar on stderr, if that is a terminal.
     callback : callable, optional
         ``callback(record, state)`` after every iteration of the fit; returning True stops the fit.
+    checkpoint : path, optional
+        Keep the finished channels and frames of a long recovery beside this path, under hidden names, about once a
+        minute: after a kill the same call goes on from there, with the same result bit for bit. They need up to 9 bytes
+        of disk a voxel (17 for float64) and are removed when the recovery is finished.
     axes, spacing
         For arrays: as in :class:`Volume`.
     **options
@@ -153,6 +163,7 @@ def recover(
     InputError
         If the input cannot be used; one line says what, expected and got. Of several stacks, one that cannot be
         recovered becomes NaN and is named in ``not_recovered`` and in the notes; if none can be, this is raised.
+        If what lies beside ``checkpoint`` is of another volume or of other options.
     TypeError
         For an unknown option.
 
@@ -193,9 +204,29 @@ def recover(
             callback=shown,
         )  # fmt: skip
         check_affordable(volume, request.grid, bytes_of_recovery(volume), lateral_factor=request.lateral_factor)
-        found = recover_volume(volume, request, start)
+        asked = {
+            "axial_factor": axial_factor, "spacing_z": spacing_z, "lateral_factor": lateral_factor, "method": method,
+            "rank": rank, "noise": noise, "nonnegative": nonnegative, "keep_measured": keep_measured,
+            "psf_fwhm": psf_fwhm, "device": device, "seed": seed, **options,
+        }  # fmt: skip
+        with keeping(checkpoint, volume, asked) as keep:
+            found = recover_volume(volume, request, start, keep)
     said = (*notes_on_file(volume), *notes, *decided, *notes_on_planes(volume), *request.grid.notes())
     return replace(found, notes=(*said, *found.notes))
+
+
+@contextlib.contextmanager
+def keeping(
+    checkpoint: str | os.PathLike[str] | Checkpoint | None, volume: Volume, options: Mapping[str, Any]
+) -> Iterator[Keep]:
+    """What keeps finished stacks; without a checkpoint nothing does."""
+    if checkpoint is None:
+        yield lambda _, find: find()
+        return
+    from tensorcell import checkpoint as store  # which imports what recovers in parts, and that imports this module
+
+    with store.keeping(checkpoint, volume, options) as keep:
+        yield keep
 
 
 def notes_on_planes(volume: Described) -> list[str]:
@@ -245,8 +276,11 @@ def checked_request(
     )  # fmt: skip
 
 
-def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
-    """Recover every stack of the volume and put the results together; ``start`` is when the clock began."""
+def recover_volume(volume: Volume, request: Request, start: float, keep: Keep) -> Recovery:
+    """Recover every stack of the volume and put the results together; ``start`` is when the clock began.
+
+    ``keep`` is that of `tensorcell.series.recovered_series`.
+    """
     shape = list(volume.shape)
     if "Z" in volume.axes:
         shape[volume.axes.index("Z")] = request.grid.planes
@@ -260,7 +294,7 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
     outliers: list[StackOutliers] = []
     drawn: list[tuple[Any, Array | None]] = []
     notes: list[str] = []
-    for stack, part in recovered_stacks(volume, request, refused, notes):
+    for stack, part in recovered_stacks(volume, request, refused, notes, keep):
         for whole, values in ((out, part.volume), (uncertainty, part.uncertainty), (measured, part.measured)):
             zyx_view(whole, volume.axes, stack.where)[...] = values
         drawn.append((stack.where, part.samples))
@@ -301,14 +335,14 @@ def recover_volume(volume: Volume, request: Request, start: float) -> Recovery:
 
 
 def recovered_stacks(
-    volume: Volume, request: Request, refused: dict[str, str], notes: list[str]
+    volume: Volume, request: Request, refused: dict[str, str], notes: list[str], keep: Keep
 ) -> Iterator[tuple[Stack, StackResult]]:
     """Every stack with its result; those that cannot be recovered are added to ``refused``, and notes on series to
     ``notes``."""
     for series in series_of(list(stacks(volume)), volume.axes):
         said: list[str] = []
         frames = [stack for stack in series if stack.label not in refused]
-        found = recovered_series(frames, request, said) if frames else iter(())
+        found = recovered_series(frames, request, said, keep) if frames else iter(())
         for stack in series:
             if stack.label not in refused:
                 _, part = next(found)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,24 @@ def series_of(all_stacks: Sequence[Stack], axes: str) -> list[list[Stack]]:
     return list(found.values())
 
 
-def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]) -> Iterator[Outcome]:
+class Window(NamedTuple):
+    """What was found of frames that were computed together, or of a stack by itself."""
+
+    results: Sequence[StackResult | InputError]
+    """Of each frame whose result is taken from this window."""
+    unit: Unit | None
+    """The unit that later frames of the series share."""
+    brightness: Sequence[float]
+    """Mean intensities of the frames of the results, in the unit given."""
+    notes: Sequence[str]
+    """What was not said of earlier windows."""
+
+
+Keep = Callable[[Sequence[str], Callable[[], Window]], Window]
+"""What is known of a window with the results of the stacks of these labels, or else what the function finds of it."""
+
+
+def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str], keep: Keep) -> Iterator[Outcome]:
     """Each frame with its result, or with the error that says why there is none; what concerns all goes to ``notes``.
 
     Parameters
@@ -67,47 +85,64 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
     request : Request
     notes : list of str
         Notes on the series as a whole are appended.
+    keep : callable
+        Gives what an earlier run found of a window.
     """
     together = request.method.together is not None and len(frames) > 1 and request.options[LocalOptions].frames > 1
-    whole = not together or all(is_complete(frame) for frame in frames)
+    complete = (all(is_complete(frame) for frame in frames)) if together else None
     brightness: list[float] = []
     unit: Unit | None = None
     size = math.ceil(frames[0].data.size * request.grid.step) if together else frames[0].data.size
     if together and 2 * size > WINDOW_VOXELS:
         notes.append(f"each frame was recovered by itself, since at most {WINDOW_VOXELS} voxels are computed together")
     for window, inner in windows(len(frames), WINDOW_VOXELS // size if together else 1):
-        posed: list[Posed | InputError] = []
-        for frame in frames[window]:
-            try:
-                one = posed_stack(frame, request, complete=whole if together else None, like=unit)
-            except InputError as error:
-                posed.append(error)
-                continue
-            unit = unit or (one.unit if together else None)
-            posed.append(one)
-        if together:
-            posed = with_shared_correlation(posed, frames[window], request, complete=whole, like=unit)
-        estimates = estimated(posed, request, notes) if together else {}
-        results: list[StackResult | InputError] = []
-        for number, each in enumerate(posed):
-            if not inner.start <= number < inner.stop:
-                continue
-            found: StackResult | InputError
-            if isinstance(each, InputError):
-                found = each
-            else:
-                brightness.append(each.brightness)
-                try:
-                    found = finished(each, request, estimates.get(number))
-                except InputError as error:
-                    found = error
-            if not together:
-                yield frames[window][number], found
-            results.append(found)
-        if together:
-            yield from zip(frames[window][inner], completed_by_others(results, notes), strict=True)
+        shown = frames[window]
+        find = partial(recovered_window, shown, inner, request, tuple(notes), complete=complete, like=unit)
+        found = keep([frame.label for frame in shown[inner]], find)
+        yield from zip(shown[inner], found.results, strict=True)
+        unit, notes[:] = found.unit, [*notes, *found.notes]
+        brightness += found.brightness
     if together:
         notes += notes_on_brightness(brightness)
+
+
+def recovered_window(
+    frames: Sequence[Stack], inner: slice, request: Request, said: Sequence[str], *, complete: bool | None,
+    like: Unit | None,
+) -> Window:  # fmt: skip
+    """Recover the frames of a window; results are those of its inner frames.
+
+    ``complete`` is whether all of the series was measured, None for a frame that is recovered by itself; ``like`` is
+    the unit of earlier windows, and ``said`` are the notes on them.
+    """
+    together, notes, brightness = complete is not None, list(said), list[float]()
+    posed: list[Posed | InputError] = []
+    for frame in frames:
+        try:
+            one = posed_stack(frame, request, complete=complete, like=like)
+        except InputError as error:
+            posed.append(error)
+            continue
+        like = like or (one.unit if together else None)
+        posed.append(one)
+    estimates: dict[int, Estimate] = {}
+    if complete is not None:
+        posed = with_shared_correlation(posed, frames, request, complete=complete, like=like)
+        estimates = estimated(posed, request, notes)
+    results: list[StackResult | InputError] = []
+    for number in range(len(frames))[inner]:
+        each = posed[number]
+        if isinstance(each, InputError):
+            results.append(each)
+            continue
+        brightness.append(each.brightness)
+        try:
+            results.append(finished(each, request, estimates.get(number)))
+        except InputError as error:
+            results.append(error)
+    if together:
+        results = completed_by_others(results, notes)
+    return Window(results, like, brightness, notes[len(said) :])
 
 
 def with_shared_correlation(

@@ -109,6 +109,28 @@ def test_the_same_command_goes_on_and_does_nothing_twice(
     assert capsys.readouterr().out.splitlines()[-1] == "0 to do, 2 done, 0 refused"
 
 
+def test_files_are_gone_on_with_unless_the_user_says_otherwise(
+    stacks: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stacks / "in" / "bad.tif").unlink()
+    given: list[Any] = []
+
+    def recovered(items: Any, options: Any, jobs: int) -> Any:
+        given.append((len(items), list(options)))
+        for item in items:
+            tc.write(item.target, np.ones((2, 3, 4)))
+            yield batch.Ended(item, 1.0, {"shape": [2, 3, 4]}, "")
+
+    monkeypatch.setattr(batch, "processes", recovered)
+    for words in ([], ["--resume"], ["--no-resume"]):
+        monkeypatch.setattr(sys, "argv", ["tensorcell", "recover", "in", "out", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    assert given == [(2, ["--resume"]), (0, ["--resume"]), (0, ["--no-resume"])]
+    capsys.readouterr()
+
+
 def test_a_run_that_was_killed_is_gone_on_from(stacks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its processes may have finished outputs after it."""
     (stacks / "out").mkdir()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
+from tensorcell.files import split_path
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
-from tensorcell.large.recovery import Progress, recover_file
+from tensorcell.large.recovery import FileRecovery, Progress, recover_file
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.memory import free_memory
 from tensorcell.plane_grid import wanted_grid
@@ -33,8 +34,12 @@ def goes_in_parts(
 ) -> bool:
     """Whether the volume needs more memory than there is, or an earlier run on this output was in parts."""
     allowed = checked_memory(memory)
-    if resume is not False and unfinished_name(Path(target), ".journal").exists():
-        return True
+    earlier = journal_name(target)
+    if resume is not False and earlier.exists():
+        if read_journal(earlier).in_parts:
+            return True
+        if allowed is None:
+            return False
     allowed = free_memory() if allowed is None else allowed
     grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
     voxels = math.prod(volume.shape) * grid.planes / volume.planes * options["lateral_factor"] ** 2
@@ -43,9 +48,12 @@ def goes_in_parts(
 
 def recover_in_parts(
     given: str | Sequence[str], source: str, target: str, scheduler: str | None, *, quiet: bool, as_json: bool,
-    **options: Any,
+    report: Callable[[FileRecovery], None] | None = None, **options: Any,
 ) -> None:  # fmt: skip
-    """Recover part by part, with a bar and a summary; ``source`` is the name of what is given."""
+    """Recover part by part, with a bar and a summary; ``source`` is the name of what is given.
+
+    ``report`` writes the report of the result.
+    """
     with contextlib.ExitStack() as stack:
         try:
             client = None if scheduler is None else stack.enter_context(connected(scheduler))
@@ -53,6 +61,13 @@ def recover_in_parts(
             result = recover_file(given, target, progress=bar.update, client=client, **options)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {kept(target)}") from None
+    if report is not None:
+        try:
+            report(result)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {target} was written, its report was not") from None
+        except InputError as error:
+            raise InputError(f"{target} was written, but its report was not: {error}") from None
     facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}
     if as_json:
         show(json.dumps(facts))
@@ -65,16 +80,18 @@ def recover_in_parts(
         raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
 
 
+def journal_name(target: str) -> Path:
+    """Where a run on this output has its journal."""
+    return unfinished_name(split_path(target)[0], ".journal")
+
+
 def kept(target: str) -> str:
     """What is left of a run that was stopped."""
-    path = unfinished_name(Path(target), ".journal")
     try:
-        count = len(read_journal(path).parts)
+        finished = read_journal(journal_name(target)).finished
     except InputError:
         return "nothing was written"
-    return (
-        f"{count} finished part{'' if count == 1 else 's'} of {target} are kept; the same command with --resume goes on"
-    )
+    return f"{finished.replace(' ', ' finished ')} of {target} are kept; the same command with --resume goes on"
 
 
 class PartsBar:

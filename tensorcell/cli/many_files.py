@@ -45,12 +45,14 @@ def one_stack(sources: Sequence[str]) -> str | list[str]:
 def words_of(context: typer.Context) -> list[str]:
     """The words of the command that are the same for all files, as the processes are given them.
 
+    A file whose recovery was stopped is gone on with unless the user says otherwise, as the folder is.
+
     Raises
     ------
     InputError
         If a file is named that all inputs would share.
     """
-    words = []
+    words = ["--resume"] if context.params.get("resume") is None else []
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params.get(str(parameter.name))
         if name in OWN or value is None or value == parameter.default:

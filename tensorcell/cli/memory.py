@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tensorcell.memory import machine_memory
+from tensorcell.memory import bytes_of_recovery, machine_memory, size_text
 from tensorcell.plane_grid import PlaneGrid
-from tensorcell.volume import Volume
+from tensorcell.volume import Volume, stacks
 
 BYTES_A_VOXEL = 65
 """Peak of memory in bytes a voxel, measured for a recovery from file to file: input, masks, output, a few slabs."""
@@ -16,13 +16,18 @@ BASE = 300
 
 
 def say_cost(source: str, before: Volume, grid: PlaneGrid) -> None:
-    """Print the memory that will be needed on stderr if that is a terminal, or if the machine has less than that."""
+    """Print what will be needed on stderr if that is a terminal, or if the machine has less memory than that."""
     voxels = before.data.size // before.planes * grid.planes
+    several = sum(1 for _ in stacks(before)) > 1
+    disk = f", and up to {size_text(bytes_of_recovery(before) * voxels)} of disk to keep finished stacks meanwhile"
     needed, there = BYTES_A_VOXEL * voxels / 2**20 + BASE, machine_memory()
     short = there is not None and needed > there
     if short or sys.stderr.isatty():
         more = f"; this machine has {there:.0f} MiB" if short else ""
-        print(f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed{more}", file=sys.stderr)
+        print(
+            f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed{disk if several else ''}{more}",
+            file=sys.stderr,
+        )
 
 
 def peak_memory() -> float | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from tensorcell.checkpoint import Checkpoint
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.flags import given_options, with_flags
-from tensorcell.cli.in_parts import goes_in_parts, recover_in_parts
+from tensorcell.cli.in_parts import goes_in_parts, kept, recover_in_parts
 from tensorcell.cli.many_files import are_many, one_stack, recover_many
 from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
@@ -58,6 +60,7 @@ from tensorcell.large.outputs import discard
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
+from tensorcell.pages import parts
 from tensorcell.pages import recovery as reports
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.processing import processed
@@ -78,7 +81,7 @@ NGFF_HELP = "Version of OME-Zarr: 0.5 (default), or 0.4 in zarr 2 for older read
 MEMORY_HELP = (
     "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
 )
-RESUME_HELP = "Go on with, or discard, what an earlier run in parts on OUT left when it was stopped."
+RESUME_HELP = "Go on with, or discard, what an earlier run on OUT left when it was stopped."
 
 SCHEDULER_HELP = (
     "Address of a dask.distributed scheduler, such as tcp://host:8786: its workers, which must see IN under the same "
@@ -184,14 +187,20 @@ def recover(
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
         lazy = open_volume(given_as, **wanted_of_file)
         voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
-        in_parts = goes_in_parts(replace(lazy, spacing=voxel or lazy.spacing), options, memory, resume, target)
+        lazy = replace(lazy, spacing=voxel or lazy.spacing)
+        in_parts = goes_in_parts(lazy, options, memory, resume, target)
         if in_parts or scheduler is not None:
+            write_report = None
             if report is not None:
-                raise InputError("--report is for a volume that fits into memory, expected none for one in parts")
+                grid = wanted_grid(lazy, axial_factor, options["spacing_z"], lateral_factor)
+                write_report = partial(
+                    parts.write_report, report, lazy, grid=grid, mask=mask, missing_value=options["missing_value"],
+                    uncertainty=uncertainty,
+                )  # fmt: skip
             recover_in_parts(
-                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, memory=memory, resume=resume,
-                mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers, spacing=voxel,
-                **wanted_of_file, **layout, **options,
+                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, report=write_report, memory=memory,
+                resume=resume, mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers,
+                spacing=voxel, **wanted_of_file, **layout, **options,
             )  # fmt: skip
             return
         cache = flags.get("cache")
@@ -204,21 +213,25 @@ def recover(
             wanted = before.dtype if dtype == "input" else dtype
             rehearse_all(before, target, wanted, (outliers, uncertainty, invented), **layout)
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
-            discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
+            checkpoint = Checkpoint(split_path(target)[0], resume)
+            if resume is False or not checkpoint.exists:
+                discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
             if not quiet:
                 say_cost(source, before, grid)
-            labels = [stack.label for stack in stacks(before)]
+            kept_before = checkpoint.labels()
+            labels = [stack.label for stack in stacks(before) if stack.label not in kept_before]
             with ProgressBar(labels, enabled=False if quiet else None) as bar:
-                result = recover_volume(before, measured, callback=bar.update, **options)
+                result = recover_volume(before, measured, callback=bar.update, checkpoint=checkpoint, **options)
             facts = {"input": source, "output": target, **reports.facts(before, result)}
             fitting, lost_type = storable(wanted, result)
             given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
             signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
             written = write_all(outputs, given, result, signed, fitting, **layout)
+            checkpoint.remove()
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
-    facts["notes"].extend(lost_type)
+        raise Interrupted(f"interrupted; {kept(target)}{how_to_go_on(flags.get('cache'))}") from None
+    facts["notes"].extend((*lost_type, *([checkpoint.problem] if checkpoint.problem else [])))
     stored = np.dtype(fitting or result.volume.dtype).name
     facts |= {
         "dtype": stored,

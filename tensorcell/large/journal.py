@@ -20,6 +20,9 @@ from tensorcell.files.temporary import place_of, remove
 VERSION = 1
 """Of the journal: others are not read."""
 
+KEPT = ".stacks"
+"""How the hidden name of the folder ends in which a run in memory keeps finished stacks (`tensorcell.checkpoint`)."""
+
 
 def unfinished_name(output: Path, ending: str = "") -> Path:
     """The hidden name of an output that is not finished, the same in every run.
@@ -76,12 +79,12 @@ class Journal:
         job = json.loads(json.dumps({"version": VERSION, **job}))
         if not path.exists() or resume is False:
             remove(path)
+            remove(unfinished_name(output, KEPT))
             return Journal(path, job)
         found = read_journal(path)
         if resume is None:
-            count = len(found.parts)
             raise InputError(
-                f"{output}: an earlier run finished {count} part{'' if count == 1 else 's'} of it and was stopped; "
+                f"{output}: an earlier run finished {found.finished} of it and was stopped; "
                 "resume=True (--resume) goes on, resume=False (--no-resume) begins anew"
             )
         if found.job != job:
@@ -92,6 +95,19 @@ class Journal:
             )
         found.rewrite()
         return found
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether it is that of a run in parts, and not of one in memory."""
+        return "parts" in self.job
+
+    @property
+    def finished(self) -> str:
+        """What is finished, in words."""
+        count, word = len(self.parts), "part"
+        if not self.in_parts:
+            count, word = sum(len(facts["stacks"]) for facts in self.parts.values()), "stack"
+        return f"{count} {word}{'' if count == 1 else 's'}"
 
     def begin(self) -> None:
         """Write the line on the job, if there is no journal yet."""

@@ -19,7 +19,7 @@ from tensorcell.files.temporary import OLD, place_of, remove, temporary_name
 from tensorcell.files.tile_writing import TileSpec, tile_writer
 from tensorcell.files.tiles import TileWriter
 from tensorcell.files.whole_files import Move
-from tensorcell.large.journal import unfinished_name
+from tensorcell.large.journal import KEPT, unfinished_name
 
 
 @dataclass
@@ -94,9 +94,10 @@ def _in_one_line() -> Iterator[None]:
 
 
 def discard(outputs: Iterable[Path]) -> None:
-    """Remove what a run in parts that was stopped left of these outputs."""
+    """Remove what a run that was stopped left of these outputs."""
     for path in outputs:
         remove(unfinished_name(path, ".journal"))
+        remove(unfinished_name(path, KEPT))
         remove(unfinished_name(path, suffix_of(path)))
 
 

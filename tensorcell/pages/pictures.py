@@ -51,6 +51,8 @@ class Panel:
     """(Z, X) intensities."""
     errors: bool = False
     """Whether the absolute differences from the truth are shown below it."""
+    grey: tuple[float, float] | None = None
+    """Intensities of black and of white, where they are not those of the picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +196,7 @@ def _draw_picture(figure: Figure, picture: Picture, top: float) -> None:
     for column, panel in enumerate(shown):
         axes = _panel_axes(figure, column, top, heights)
         for ax, image, name in zip(axes, (panel.xy, panel.xz), ("xy", "xz"), strict=False):
-            show(ax, grey_image(image, picture.grey), name, picture)
+            show(ax, grey_image(image, panel.grey or picture.grey), name, picture)
             if column == 0:
                 row_label(ax, name)
         axes[0].set_title(panel.title, size=TITLE, pad=6)
@@ -257,9 +259,13 @@ def _panel_axes(figure: Figure, column: int, top: float, heights: tuple[float, .
 
 
 def show(ax: Axes, colours: np.ndarray, name: str, picture: Picture) -> None:
-    """Show an RGB image with the physical aspect ratio; an enlarged image is not smoothed, so that gaps stay flat."""
-    dz, dy, dx = picture.spacing or (1.0, 1.0, 1.0)
-    aspect = (dy if name == "xy" else dz) / dx
+    """Show an RGB image with the physical aspect ratio; an enlarged image is not smoothed, so that gaps stay flat.
+
+    An image with fewer pixels than the slice has every second or n-th of them.
+    """
+    (dz, dy, dx), (nz, ny, nx) = picture.spacing or (1.0, 1.0, 1.0), picture.shape
+    height = ny * dy if name == "xy" else nz * dz
+    aspect = height / colours.shape[0] / (nx * dx / colours.shape[1])
     enlarged = max(colours.shape[1] / PANEL, colours.shape[0] / HIGHEST) < DPI
     ax.imshow(colours, aspect=aspect, interpolation="nearest" if enlarged else "antialiased")
     ax.set_axis_off()

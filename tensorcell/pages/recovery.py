@@ -5,11 +5,12 @@ matplotlib and jinja2 are imported only when a report is made.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -43,10 +44,13 @@ from tensorcell.pages.pictures import (
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery
 from tensorcell.solvers import IterationRecord
-from tensorcell.volume import Stack, Volume, stacks, zyx_view
+from tensorcell.volume import Described, Stack, Volume, stack_places, stacks, zyx_view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tensorcell.large.cut import Box
+    from tensorcell.large.survey import Source
 
 REPORT_SUFFIXES = (".png", ".html")
 
@@ -68,28 +72,14 @@ def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None
     result = zyx_view(after.volume.data, axes, where)
     grid = after.grid
     measured = measured_planes(stack, zyx_view(after.measured, axes, where), grid)
-    stack = stack._replace(data=_repeated(stack.data, result.shape))
-    measured = _repeated(measured, result.shape)
-    mask = grid.spread(measured)
+    mask = _repeated(grid.spread(measured), result.shape)
     plane, row = choose_slices(mask, result)
-    given = Panel("Input", np.full(result.shape[1:], np.nan), np.full(result[:, row].shape, np.nan))
-    for place, values, seen in zip(grid.positions, stack.data, measured, strict=True):
-        if place == plane:
-            given.xy[...] = np.where(seen, values, np.nan)
-        if round(place) < len(result):
-            given.xz[round(place)] = np.where(seen[row], values[row], np.nan)
-    panels = [given]
-    if not mask.any(axis=(1, 2)).all():
-        rows, places = slice(row, row + 1), [float(z / grid.step) for z in range(len(result))]
-        xy = interpolated_plane(stack.data, measured, places[plane])
-        xz = [interpolated_plane(stack.data[:, rows], measured[:, rows], place)[0] for place in places]
-        panels.append(Panel("Linear interpolation", xy, np.stack(xz), errors=True))
-    panels.append(replace(take_slices("tensorcell", result, plane, row), errors=True))
+    fill = not mask.any(axis=(1, 2)).all()
     clean = measured
     if outliers is not None:
-        clean = measured & (_repeated(zyx_view(outliers, axes, where), result.shape) == 0)
+        clean = measured & (zyx_view(outliers, axes, where) == 0)
     return Picture(
-        panels,
+        panels_of(Held(stack.data, measured), Held(result), grid, plane, row, fill=fill),
         plane,
         row,
         result.shape,
@@ -99,6 +89,86 @@ def _recovery_picture(stack: Stack, after: Recovery, outliers: np.ndarray | None
         title=stack.label,
         plane_note="" if mask[plane].any() else "not measured",
     )
+
+
+class Held(NamedTuple):
+    """A stack in memory, read as `tensorcell.large.survey.Source` says."""
+
+    data: np.ndarray
+    mask: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Sides along z, y and x."""
+        planes, rows, columns = self.data.shape
+        return planes, rows, columns
+
+    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray | None]:
+        """Intensities of a box, and where they were measured."""
+        return self.data[box], None if self.mask is None else self.mask[box]
+
+
+def panels_of(
+    given: Source, result: Source, grid: PlaneGrid, plane: int, row: int, *, fill: bool, every: int = 1,
+    near: int | None = None,
+) -> list[Panel]:  # fmt: skip
+    """What was given, linear interpolation if it is wanted, and the result, in a plane and a row of the result.
+
+    Parameters
+    ----------
+    given, result : Source
+        Only what is shown is read of them.
+    grid : PlaneGrid
+        Where the planes given lie in the result.
+    plane, row : int
+    fill : bool
+        Whether linear interpolation is shown.
+    every : int
+        Every how many-th row and column is shown, a multiple of the pixels of the result a side of one given unless 1.
+    near : int, optional
+        How many planes given on either side of a plane are interpolated; all by default.
+    """
+    factor = result.shape[1] // given.shape[1]
+    step, pixels = max(1, every // factor), factor if every == 1 else 1
+    rows, planes = slice(row // factor, row // factor + 1), len(grid.positions)
+    ours = replace(slices_of("tensorcell", result, plane, row, every), errors=True)
+    shown = Panel("Input", np.full(ours.xy.shape, np.nan), np.full(ours.xz.shape, np.nan))
+
+    def read(along: slice, lines: slice, height: int) -> tuple[np.ndarray, np.ndarray]:
+        values, known = given.read((along, lines, slice(None, None, step)))
+        seen = np.isfinite(values) if known is None else known & np.isfinite(values)
+        return _finer(values, height, pixels), _finer(seen, height, pixels)
+
+    values, seen = read(slice(0, planes), rows, 1)
+    for place, value, known in zip(grid.positions, values, seen, strict=True):
+        if round(place) < len(shown.xz):
+            shown.xz[round(place)] = np.where(known[0], value[0], np.nan)
+    at = plane / float(grid.step)
+    first, last = 0, planes
+    if not fill:
+        first, last = round(at), round(at) + 1
+    elif near is not None:
+        first, last = max(0, math.floor(at) - near), min(planes, math.ceil(at) + near + 1)
+    panels = [shown]
+    around, known_around = read(slice(first, last), slice(None, None, step), pixels)
+    for place, value, known in zip(grid.positions[first:last], around, known_around, strict=True):
+        if place == plane:
+            shown.xy[...] = np.where(known, value, np.nan)
+    if fill:
+        places = [float(z / grid.step) for z in range(len(shown.xz))]
+        filled = [interpolated_plane(values, seen, place)[0] for place in places]
+        panels.append(
+            Panel("Linear interpolation", interpolated_plane(around, known_around, at - first), np.stack(filled), True)
+        )
+    return [*panels, ours]
+
+
+def slices_of(title: str, stack: Source, plane: int, row: int, every: int = 1) -> Panel:
+    """A plane and a row of a stack, of which every how many-th row and column is shown."""
+    across = slice(None, None, every)
+    xy, _ = stack.read((slice(plane, plane + 1), across, across))
+    xz, _ = stack.read((slice(None), slice(row, row + 1), across))
+    return Panel(title, xy[0].astype(float), xz[:, 0].astype(float))
 
 
 def measured_planes(stack: Stack, measured: np.ndarray, grid: PlaneGrid) -> np.ndarray:
@@ -120,8 +190,13 @@ def measured_planes(stack: Stack, measured: np.ndarray, grid: PlaneGrid) -> np.n
 
 def _repeated(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Planes with their pixels repeated to the lateral size of the result."""
-    factors = [size // own for size, own in zip(shape[1:], planes.shape[1:], strict=True)]
-    return planes.repeat(factors[0], 1).repeat(factors[1], 2) if max(factors) > 1 else planes
+    rows, columns = (size // own for size, own in zip(shape[1:], planes.shape[1:], strict=True))
+    return _finer(planes, rows, columns)
+
+
+def _finer(planes: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Planes with each of their pixels repeated along y and x."""
+    return planes.repeat(rows, 1).repeat(columns, 2) if max(rows, columns) > 1 else planes
 
 
 def _like_output(truth: Any, after: Recovery) -> np.ndarray:
@@ -278,55 +353,110 @@ th { font-weight: 600 } li { margin: .2rem 0 } .row { display: flex; flex-wrap: 
 <div class="row">
 <div><h2>Facts</h2>
 <table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table></div>
-<div><h2>Where the voxels come from</h2>
-<img alt="Map of measured voxels, filled voxels and outliers" src="{{ map }}">
+<div>{% if map %}<h2>Where the voxels come from</h2>
+<img alt="Map of measured voxels, filled voxels and outliers" src="{{ map }}">{% endif %}
 {% if curve %}<h2>How the fit went</h2>
 <img alt="Change and residual over the iterations" src="{{ curve }}">{% endif %}</div>
 </div>
 <h2>How to read this</h2>
-<p>All panels of a stack show the same two slices on one grey scale, which is set by the measured voxels that are not
-outliers; blue voxels were not measured. Measured voxels keep their value, with three exceptions: a complete stack is
+<p>All panels of a stack show the same two slices on one grey scale, which is set by the {{ scale }};
+blue voxels were not measured. Measured voxels keep their value, with three exceptions: a complete stack is
 denoised, any stack is denoised if this was asked for, and outliers are replaced. Outliers are defects that no
 microscope draws: dead, stuck and hot pixels of the camera, and single voxels that share no light with their neighbours.
 Filled voxels are estimates. In a plane with measured pixels they rest on
 a low-rank model and on measured neighbours; in a plane without any they are interpolated along z and hold no detail
 that the neighbouring planes do not hold. Rows and columns that were measured in no plane are interpolated along y and x
 in the same way.</p>
-<p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The residual is what
-the model does not explain of the measured voxels: the noise, and structure that is not of low rank.</p>
-</html>
+{% if curve %}<p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The
+residual is what the model does not explain of the measured voxels: the noise, and structure that is not of low
+rank.</p>
+{% endif %}</html>
 """
 
 
 def page(before: Volume, after: Recovery, image: bytes) -> str:
     """One self-contained HTML page; ``image`` is the PNG of the slices."""
+    measured = int(np.count_nonzero(after.measured))
+    rows = rows_of(
+        before, after.volume, measured=measured, outliers=after.outlier_count, whole=after.grid.whole,
+        noise=after.noise, rank=after.rank, counts=("iterations", len(after.history)), seconds=after.seconds,
+    )  # fmt: skip
+    return rendered(
+        before, rows, sentence_on(str(after.status), measured / after.measured.size), after.notes, image,
+        scale="measured voxels that are not outliers", map=data_uri(png_bytes(lambda: draw_map(before, after))),
+        curve=data_uri(png_bytes(lambda: draw_history(after.history))) if after.history else "",
+    )  # fmt: skip
+
+
+def sentence_on(status: str, share: float) -> str:
+    """The first line of a page."""
+    return f"The fit {status}. {share:.1%} of the voxels of the result were measured."
+
+
+def rendered(
+    before: Described, rows: Sequence[tuple[str, str]], sentence: str, notes: Sequence[str], image: bytes, *,
+    scale: str, **pictures: str,
+) -> str:  # fmt: skip
+    """The page with these facts, the PNG of the slices, and other pictures by their names in the template.
+
+    ``scale`` is what the grey scale is set by.
+    """
     import jinja2
 
     source = str(before.metadata.get("source", ""))
-    share = float(after.measured.mean())
-    notes = list(after.notes)
-    shown = sum(1 for _ in stacks(before))
-    if shown > MOST_STACKS:
-        notes.append(f"the pictures show {MOST_STACKS} of {shown} stacks")
+    shown = sum(1 for _ in stack_places(before.axes, before.shape))
+    more = [f"the pictures show {MOST_STACKS} of {shown} stacks"] if shown > MOST_STACKS else []
     return (
         jinja2.Environment(autoescape=True)
         .from_string(PAGE)
         .render(
             title=f"tensorcell: {source}" if source else "tensorcell: recovery",
-            sentence=f"The fit {after.status}. {share:.1%} of the voxels of the result were measured.",
-            notes=notes,
+            sentence=sentence,
+            notes=[*notes, *more],
             picture=data_uri(image),
-            map=data_uri(png_bytes(lambda: draw_map(before, after))),
-            curve=data_uri(png_bytes(lambda: draw_history(after.history))) if after.history else "",
-            rows=_rows(before, after),
+            rows=rows,
+            **pictures,
         )
     )
 
 
-def _rows(before: Volume, after: Recovery) -> list[tuple[str, str]]:
-    """Names and values of the table of facts, as text."""
+class Sized(Protocol):
+    """What the table says of a volume."""
 
-    def grid(volume: Volume) -> str:
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def axes(self) -> str: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def spacing(self) -> tuple[float, float, float] | None: ...
+
+
+def rows_of(
+    before: Sized, after: Sized, *, measured: int, outliers: int, whole: bool, noise: Any, rank: Any,
+    counts: tuple[str, int], seconds: float,
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Names and values of the table of facts, as text.
+
+    Parameters
+    ----------
+    before, after : Sized
+        What was given and what was made.
+    measured, outliers : int
+        Measured voxels of the result, and outliers among all.
+    whole : bool
+        Whether every plane given is one of the result.
+    noise, rank : one entry, or dict of label to entry
+    counts : (str, int)
+        What was counted besides, such as iterations.
+    seconds : float
+    """
+
+    def grid(volume: Sized) -> str:
         return f"{' × '.join(map(str, volume.shape))} ({volume.axes}), {volume.dtype}"
 
     def each(value: Any, text: Callable[[Any], str]) -> str:
@@ -335,19 +465,18 @@ def _rows(before: Volume, after: Recovery) -> list[tuple[str, str]]:
         parts = [f"{label}: {'not recovered' if one is None else text(one)}" for label, one in value.items()]
         return "; ".join(parts[:12]) + ("; ..." if len(parts) > 12 else "")
 
-    measured, spacing = int(np.count_nonzero(after.measured)), after.volume.spacing
-    share = ""
-    if measured and after.grid.whole:  # else planes or pixels given are none of the result
-        share = f" ({after.outlier_count / measured:.2%} of the measured voxels)"
-    size = "unknown" if spacing is None else " × ".join(f"{step:.4g}" for step in spacing) + " µm (z, y, x)"
+    share, voxels = "", math.prod(after.shape)
+    if measured and whole:  # else planes or pixels given are none of the result
+        share = f" ({outliers / measured:.2%} of the measured voxels)"
+    size = "unknown" if after.spacing is None else " × ".join(f"{step:.4g}" for step in after.spacing) + " µm (z, y, x)"
     return [
         ("input", grid(before)),
-        ("result", grid(after.volume)),
+        ("result", grid(after)),
         ("voxel size", size),
-        ("measured voxels", f"{measured:,} of {after.measured.size:,} ({measured / after.measured.size:.1%})"),
-        ("outliers", f"{after.outlier_count:,}{share}"),
-        ("noise", each(after.noise, lambda noise: f"{noise:.3g}") + " (standard deviation, unit of the data)"),
-        ("Tucker rank", each(after.rank, lambda rank: " × ".join(map(str, rank)) + " (z, y, x)")),
-        ("iterations", str(len(after.history))),
-        ("time", f"{after.seconds:.1f} s"),
+        ("measured voxels", f"{measured:,} of {voxels:,} ({measured / voxels:.1%})"),
+        ("outliers", f"{outliers:,}{share}"),
+        ("noise", each(noise, lambda noise: f"{noise:.3g}") + " (standard deviation, unit of the data)"),
+        ("Tucker rank", each(rank, lambda rank: " × ".join(map(str, rank)) + " (z, y, x)")),
+        (counts[0], str(counts[1])),
+        ("time", f"{seconds:.1f} s"),
     ]
