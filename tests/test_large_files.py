@@ -23,7 +23,7 @@ from tensorcell.files import read, write
 from tensorcell.large import Progress, recover_file, recovery
 from tensorcell.large.cut import Part
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
-from tensorcell.large.outputs import put_in_place
+from tensorcell.large.outputs import Output, put_in_place
 from tensorcell.large.part import PartFacts, PartResult
 from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
 from tensorcell.large.sample import Told
@@ -499,3 +499,55 @@ def test_inputs_are_not_written_to(given: Path, tmp_path: Path) -> None:
     before = (given.read_bytes(), os.stat(given).st_mtime_ns)
     recover_file(given, tmp_path / "out.npy", memory=IN_PARTS)
     assert (given.read_bytes(), os.stat(given).st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("name", ["out.tif", ZARR, "out.h5"])
+def test_integers_become_floats_where_a_stack_cannot_be_recovered(
+    given: Path, tmp_path: Path, name: str, quick: None
+) -> None:
+    frames = np.stack([stack(0), np.full(SHAPE, np.nan), stack(1)]).astype(np.float32)  # T
+    volume = LazyVolume(frames.transpose(2, 0, 1, 3), "YTZX")
+    found = recover_file(volume, tmp_path / name, memory=IN_PARTS, dtype="uint16")
+    written = read(tmp_path / name)
+    np.testing.assert_array_equal(written.data, 2 * np.rint(volume.data))
+    assert found.dtype == written.dtype == np.float32
+    assert list(found.not_recovered) == ["T=1"]
+    said = "OUT is float32: NaN, which uint16 does not hold, marks what was not recovered; all else is rounded to"
+    assert sum(said in note for note in found.notes) == 1
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_whose_integers_became_floats_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.stack([np.full(SHAPE, np.nan), stack(0), stack(1) + 0.3]).astype(np.float32)
+    volume = LazyVolume(frames, "TZYX")
+    options: dict[str, Any] = {"memory": IN_PARTS, "dtype": "uint32"}
+    full = recovery.recovered_part
+
+    def disk_is_full(output: Output) -> None:
+        if output.floats:
+            raise InputError("No space left on device")
+
+    def second(*arguments: Any) -> Any:  # the first part has all values, the others lack one each
+        found = full(*arguments)
+        if arguments[1].inner[1].start:
+            found.arrays["OUT"][0, 0, 0] = np.nan
+        return found
+
+    monkeypatch.setattr(recovery, "recovered_part", second)
+    target = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "flush", disk_is_full)
+        with pytest.raises(InputError, match="No space left"):
+            recover_file(LazyVolume(frames[1:], "TZYX"), target, **options)
+    assert hidden(tmp_path) == [".out.npy.unfinished.journal", ".out.npy.unfinished.npy"]
+    recover_file(LazyVolume(frames[1:], "TZYX"), target, **options, resume=True)
+    value = np.load(target)
+    assert value.dtype == np.float64
+    assert np.isnan(value).sum() == 4
+    assert np.isclose(value, np.rint(2 * frames[1:]), rtol=0, atol=0)[~np.isnan(value)].all()
+    stopped(volume, target, 2, dtype="uint32")
+    assert hidden(tmp_path) == [".out.npy.unfinished.floats.npy", ".out.npy.unfinished.journal"]
+    recover_file(volume, target, **options, resume=True)
+    np.testing.assert_array_equal(np.load(target)[1:], value)
+    assert hidden(tmp_path) == []

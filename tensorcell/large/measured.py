@@ -67,11 +67,15 @@ class MeasuredStack:
             raise InputError("the mask holds NaN, expected zero (not measured) or nonzero (measured)")
         return np.asarray(found.transpose([inner.index(letter) for letter in "ZYX" if letter in inner]))
 
+    def place(self, box: Box) -> Index:
+        """Where a box of the stack lies in the volume."""
+        sides = dict(zip("ZYX", box, strict=True))
+        axes = self.stack.volume.axes
+        return tuple(sides.get(letter, own) for letter, own in zip(axes, self.stack.where, strict=True))
+
     def in_volume(self, box: Box, values: Array) -> tuple[Index, Array]:
         """Where a box of the stack lies in the volume, and its values ``(Z, Y, X)`` with the axes in that order."""
-        axes = self.stack.volume.axes
-        sides = dict(zip("ZYX", box, strict=True))
-        where: Index = tuple(sides.get(letter, own) for letter, own in zip(axes, self.stack.where, strict=True))
+        axes, where = self.stack.volume.axes, self.place(box)
         order = [letter for letter in axes if letter in "ZYX"]
         if "Z" not in axes:
             return where, values[0].transpose(["YX".index(letter) for letter in order])

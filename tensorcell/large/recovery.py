@@ -24,6 +24,7 @@ from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.casting import cast
 from tensorcell.files.formats import FilePath
+from tensorcell.files.temporary import remove
 from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
 from tensorcell.large.cluster import cluster, memory_of_workers
@@ -45,7 +46,7 @@ from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request
-from tensorcell.volume import notes_on_file, pixel_size_of
+from tensorcell.volume import Index, notes_on_file, pixel_size_of
 
 Array = npt.NDArray[Any]
 
@@ -205,7 +206,8 @@ def recover_file(
         Further outputs: ``u``, the share of each voxel that the measurement leaves open, and ``E``; see
         :class:`tensorcell.Recovery`.
     dtype : dtype, optional
-        Of the output; by default the float type that `recover` returns.
+        Of the output; by default the float type that `recover` returns. Where something cannot be recovered, floats
+        take the place of integers, since these have no NaN, and a note says so.
     rim : int, optional
         Voxels around each part that are read with it. More make parts more alike to the whole, and take longer.
     progress : callable, optional
@@ -351,6 +353,7 @@ class Run:
 
     def made(self, workers: Workers, journal: Journal, say: Say | None, start: float) -> FileRecovery:
         """Do the work that is left, and put the files in their places."""
+        self.outputs["OUT"].floats = journal.floats
         if journal.end is None:
             try:
                 self.finish(workers, journal, say)
@@ -360,7 +363,7 @@ class Run:
                 raise
         # an earlier run may have been killed when some files, or all of them, were in their places
         put_in_place({output.path: output.part for output in self.outputs.values() if output.part.exists()})
-        journal.path.unlink(missing_ok=True)
+        discard(output.path for output in self.outputs.values())
         return self.result(journal, time.perf_counter() - start)
 
     def finish(self, workers: Workers, journal: Journal, say: Say | None) -> None:
@@ -412,9 +415,9 @@ class Run:
         calls = self.calls_for_parts(workers, journal, refused, told)
         for (stack, n, part), found in workers.run(recovered_whole if whole else recovered_part, calls):
             if isinstance(found, str):
-                self.refuse(stack, found, refused)
+                self.refuse(stack, found, refused, journal)
                 continue
-            changed = self.write_part(stack, part, found)
+            changed = self.write_part(stack, part, found, journal)
             journal.add_part(stack.label, n, plain(found.facts) | changed)
             told(stack, "parts")
 
@@ -437,7 +440,7 @@ class Run:
                 told(stack, "sample")
                 request = workers.share(self.settled(number, survey, workers, journal))
             except InputError as error:
-                self.refuse(stack, str(error), refused)
+                self.refuse(stack, str(error), refused, journal)
                 continue
             for n in left:
                 yield Call((stack, n, parts[n]), number, (parts[n], stack.label, request, names))
@@ -459,33 +462,46 @@ class Run:
         request: Request = told.request
         return request
 
-    def write_part(self, stack: MeasuredStack, part: Part, found: PartResult) -> dict[str, int]:
+    def write_part(self, stack: MeasuredStack, part: Part, found: PartResult, journal: Journal) -> dict[str, int]:
         """Write a part to the disk; how many voxels were rounded and clipped to the data type of the output."""
         place, changed = in_wanted(part.inner, self.request), {}
         for name, values in found.arrays.items():
             box = part.inner if name == "outliers" else place
-            rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
+            rounded, clipped = self.write(name, *stack.in_volume(box, values), journal)
             if name == "OUT":
                 changed = {"rounded": rounded, "clipped": clipped}
         for output in self.outputs.values():
             output.flush()
         return changed
 
-    def refuse(self, stack: MeasuredStack, why: str, refused: dict[str, str]) -> None:
+    def write(self, name: str, where: Index, values: Array, journal: Journal) -> tuple[int, int]:
+        """Write values of an output, which holds floats from the first NaN on."""
+        output = self.outputs[name]
+        if output.lacks(values):
+            integers, parts = output.part, list(self.plan.cut.parts())
+            stacks = {stack.label: stack for stack in self.stacks}
+            output.become_floats(
+                stacks[label].place(in_wanted(parts[n].inner, self.request)) for label, n in journal.parts
+            )
+            journal.add_floats()
+            remove(integers)
+        return output.write(where, values)
+
+    def refuse(self, stack: MeasuredStack, why: str, refused: dict[str, str], journal: Journal) -> None:
         """Write NaN for a stack that cannot be recovered, and remember the reason."""
         refused[stack.label] = why
-        self.write_nothing(stack)
+        self.write_nothing(stack, journal)
 
-    def write_nothing(self, stack: MeasuredStack) -> None:
+    def write_nothing(self, stack: MeasuredStack, journal: Journal) -> None:
         """NaN for a stack that cannot be recovered."""
         grid, factor = self.request.grid, self.request.lateral_factor
         _, rows, columns = stack.shape
-        for name, output in self.outputs.items():
+        for name in self.outputs:
             shape = stack.shape if name == "outliers" else (grid.planes, factor * rows, factor * columns)
             for z in range(shape[0]):
                 box = (slice(z, z + 1), slice(0, shape[1]), slice(0, shape[2]))
                 nothing = np.full((1, *shape[1:]), 0 if name == "outliers" else np.nan, np.float32)
-                output.write(*stack.in_volume(box, nothing))
+                self.write(name, *stack.in_volume(box, nothing), journal)
 
     def result(self, journal: Journal, seconds: float) -> FileRecovery:
         """What is said of all of it."""
@@ -502,6 +518,12 @@ class Run:
         rounded, clipped = (sum(part.get(name, 0) for part in parts) for name in ("rounded", "clipped"))
         if rounded or clipped:
             notes = [*notes, f"{rounded} voxels were rounded and {clipped} clipped to {spec.dtype}"]
+        if output.floats:
+            notes = [
+                *notes,
+                f"OUT is {np.dtype(output.stored.dtype)}: NaN, which {spec.dtype} does not hold, marks "
+                f"what was not recovered; all else is rounded to {spec.dtype}",
+            ]
         if lost:
             notes = [*notes, f"{form} does not hold: {', '.join(lost)}"]
         defects: Counter[str] = Counter()
@@ -513,7 +535,7 @@ class Run:
             path=output.path,
             shape=spec.shape,
             axes=spec.axes,
-            dtype=np.dtype(spec.dtype),
+            dtype=np.dtype(output.stored.dtype),
             spacing=spec.spacing,
             input_shape=self.volume.shape,
             measured=sum(part["measured"] for part in parts),
