@@ -13,20 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.errors import InputError
-from tensorcell.files import read, write
+from tensorcell.files import open_volume, read, write
 from tensorcell.large import Progress, recover_file, recovery
 from tensorcell.large.cut import Part
+from tensorcell.large.inputs import digest_of
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.outputs import Output, put_in_place
 from tensorcell.large.part import PartFacts, PartResult
 from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
-from tensorcell.large.sample import Told
+from tensorcell.large.sample import Told, sampled
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.solvers import Status
 from tensorcell.stack_recovery import Request
@@ -66,7 +69,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return PartResult({name: every[name] for name in names}, facts)
 
     def told(stack: Any, boxes: Any, layout: Any, label: str, request: Request, complete: bool) -> Told:
-        return Told(request, (1, 1, 1), 30.0)
+        return Told(request, (1, 1, 1), 30.0, digest_of(*sampled(stack, boxes, layout)))
 
     monkeypatch.setattr(recovery, "recovered_part", twice)
     monkeypatch.setattr(recovery, "told_by", told)
@@ -551,3 +554,94 @@ def test_a_run_whose_integers_became_floats_is_gone_on_with(tmp_path: Path, monk
     recover_file(volume, target, **options, resume=True)
     np.testing.assert_array_equal(np.load(target)[1:], value)
     assert hidden(tmp_path) == []
+
+
+def two_tiffs(folder: Path) -> tuple[Path, Path]:
+    """A multi-file OME-TIFF, and its second file."""
+    planes = stack().reshape(2, SHAPE[0] // 2, *SHAPE[1:])
+    ids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{number}" for number in range(2)]
+    data = "".join(
+        f'<TiffData IFD="{z}" FirstZ="{6 * n + z}" PlaneCount="1">'
+        f'<UUID FileName="z{n}.ome.tif">{ids[n]}</UUID></TiffData>'
+        for n in range(2)
+        for z in range(6)
+    )
+    for number, values in enumerate(planes):
+        text = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="{ids[number]}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+            f'SizeX="72" SizeY="72" SizeZ="12" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+            f"{data}</Pixels></Image></OME>"
+        )
+        tifffile.imwrite(folder / f"z{number}.ome.tif", values, description=text, metadata=None)
+    return folder / "z0.ome.tif", folder / "z1.ome.tif"
+
+
+def virtual(folder: Path) -> tuple[Path, Path]:
+    """A virtual dataset of HDF5, and the file with its values."""
+    with h5py.File(folder / "values.h5", "w") as file:
+        file["raw"] = stack()
+    with h5py.File(folder / "in.h5", "w") as file:
+        layout = h5py.VirtualLayout(SHAPE, np.uint16)
+        layout[:] = h5py.VirtualSource("values.h5", "raw", SHAPE)
+        file.create_virtual_dataset("of others", layout).attrs["axes"] = "ZYX"
+        file["more"] = h5py.SoftLink("/of others")
+    return folder / "in.h5", folder / "values.h5"
+
+
+def external(folder: Path) -> tuple[Path, Path]:
+    """A dataset of HDF5 whose values lie in another file."""
+    (folder / "raw.bin").write_bytes(stack().tobytes())
+    with h5py.File(folder / "in.h5", "w") as file:
+        file.create_dataset("raw", SHAPE, np.uint16, external=[("raw.bin", 0, h5py.h5f.UNLIMITED)])
+    return folder / "in.h5", folder / "raw.bin"
+
+
+def folder_of_planes(folder: Path) -> tuple[Path, Path]:
+    """A folder with a file for each plane, and one of them."""
+    (folder / "planes").mkdir()
+    for z, plane in enumerate(stack()):
+        tifffile.imwrite(folder / "planes" / f"z{z}.tif", plane)
+    return folder / "planes", folder / "planes" / "z7.tif"
+
+
+def level(folder: Path) -> tuple[Path, Path]:
+    """A zarr, and a chunk of the level that is read."""
+    write(folder / "in.zarr", Volume(stack()))
+    return folder / "in.zarr", next(each for each in (folder / "in.zarr/0/c").rglob("*") if each.is_file())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "made", [two_tiffs, virtual, external, folder_of_planes, pytest.param(level, marks=needs_zarr)]
+)
+def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path, made: Any) -> None:
+    named, other = made(tmp_path)
+    target = tmp_path / "out.npy"
+    read_at_once = made is folder_of_planes  # what is opened of it knows no files
+    for opened in (lambda: named, lambda: named if read_at_once else open_volume(named)):
+        stopped(opened(), target, 2)
+        now = os.stat(other).st_mtime_ns
+        os.utime(other, ns=(now, now - 10**9))
+        with pytest.raises(InputError, match="is another job: it differs in input;"):
+            recover_file(opened(), target, memory=IN_PARTS, resume=True)
+        os.utime(other, ns=(now, now))
+        if made is level:
+            (named / "of another image").write_text("changed")
+        recover_file(opened(), target, memory=IN_PARTS, resume=True)
+        np.testing.assert_array_equal(np.load(target), 2.0 * stack())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [((6, 38, 40), "it differs in input"), ((2, 3, 4), "the stack has other values than those of which an earlier")],
+)
+def test_a_run_goes_on_only_with_the_same_values(tmp_path: Path, place: tuple[int, int, int], message: str) -> None:
+    target, other = tmp_path / "out.npy", stack()
+    other[place] += 1
+    stopped(LazyVolume(stack()), target, 2)
+    with pytest.raises(InputError, match=message):
+        recover_file(LazyVolume(other), target, memory=IN_PARTS, resume=True)
+    recover_file(LazyVolume(stack()), target, memory=IN_PARTS, resume=True)
+    np.testing.assert_array_equal(np.load(target), 2.0 * stack())

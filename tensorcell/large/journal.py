@@ -17,7 +17,7 @@ from typing import Any
 from tensorcell.errors import InputError
 from tensorcell.files.temporary import place_of, remove
 
-VERSION = 1
+VERSION = 2
 """Of the journal: others are not read."""
 
 

@@ -19,6 +19,9 @@ from tensorcell.volume import Index, Volume
 
 Array = npt.NDArray[Any]
 
+TRIED = 8
+"""Voxels along y and x that are read of a stack to tell it from another one."""
+
 
 @dataclass(frozen=True)
 class MeasuredStack:
@@ -80,6 +83,12 @@ class MeasuredStack:
         if "Z" not in axes:
             return where, values[0].transpose(["YX".index(letter) for letter in order])
         return where, values.transpose(["ZYX".index(letter) for letter in order])
+
+
+def tried_of(stack: MeasuredStack) -> tuple[Array, Array | None]:
+    """A few voxels in the middle of a stack, and which of them were measured: to tell it from another one."""
+    z, y, x = (size // 2 for size in stack.shape)
+    return stack.read((slice(z, z + 1), slice(y, y + TRIED), slice(x, x + TRIED)))
 
 
 def measured_stacks(volume: LazyVolume, mask: FilePath | None, missing_value: Any) -> list[MeasuredStack]:

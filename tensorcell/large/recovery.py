@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tensorcell import arguments, version
 from tensorcell.errors import InputError
-from tensorcell.files import check_outputs, claimed, open_volume, split_path
+from tensorcell.files import check_outputs, claimed, open_volume
 from tensorcell.files.casting import cast
 from tensorcell.files.formats import FilePath
 from tensorcell.files.temporary import remove
@@ -29,12 +29,13 @@ from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
 from tensorcell.large.cluster import cluster, memory_of_workers
 from tensorcell.large.cut import Part, boxes
+from tensorcell.large.inputs import digest_of, facts_of_files, files_named
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
-from tensorcell.large.measured import MeasuredStack, measured_stacks
+from tensorcell.large.measured import MeasuredStack, measured_stacks, tried_of
 from tensorcell.large.outputs import Output, discard, put_in_place
 from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
 from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
-from tensorcell.large.sample import chosen_blocks, told_by
+from tensorcell.large.sample import Told, chosen_blocks, told_by
 from tensorcell.large.survey import Survey, block_of, survey_of
 from tensorcell.large.workers import Call, ThisProcess, Workers
 from tensorcell.lazy_volume import LazyVolume
@@ -249,7 +250,7 @@ def recover_file(
     allowed = checked_memory(memory)
     outputs = {"OUT": target, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
     named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
-    files = files_of(source)
+    files = files_named(source)
     inputs = {"IN" if number == 0 else f"IN {number + 1}": path for number, path in enumerate(files)}
     check_outputs({**inputs, "mask": None if mask is None else os.fspath(mask)}, named)
     with claimed([Path(path) for path in named.values()]):
@@ -264,8 +265,10 @@ def recover_file(
         if allowed is None:
             allowed = memory_to_use(None, None if client is None else memory_of_workers(client))
         run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed)
-        given = {"files": [facts_of_file(path) for path in files], "dataset": dataset, "series": series}
-        given["mask"] = None if mask is None else facts_of_file(mask)
+        given = {"files": facts_of_files(files, volume), "dataset": dataset, "series": series}
+        given["mask"] = None if mask is None else facts_of_files([os.fspath(mask)], run.stacks[0].mask)
+        # values that are in no file, such as those of a dask array, are told by some of them
+        given["voxels"] = [digest_of(*tried_of(stack)) for stack in (run.stacks[0], run.stacks[-1])]
         journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
         if client is None:
             return run.made(ThisProcess(run.stacks), journal, progress, start)
@@ -273,25 +276,10 @@ def recover_file(
             return run.made(workers, journal, progress, start)
 
 
-def files_of(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]:
-    """The paths that were given."""
-    if isinstance(source, LazyVolume):
-        return []
-    return [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
-
-
 def memory_of_earlier(target: Path) -> float | None:
     """The memory that an earlier run on this output had, if there is one: the same parts follow from it."""
     path = unfinished_name(target, ".journal")
     return read_journal(path).job.get("memory") if path.exists() else None
-
-
-def facts_of_file(path: FilePath) -> list[Any]:
-    """What tells a file from another one, and from what it held before: of a folder, of all its files."""
-    place = split_path(path)[0]
-    found = [place.stat()] if place.is_file() else [each.stat() for each in place.rglob("*")]
-    newest = max((each.st_mtime_ns for each in found), default=0)
-    return [os.path.abspath(path), len(found), sum(each.st_size for each in found), newest]
 
 
 def asked_of(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -438,19 +426,22 @@ class Run:
             try:
                 survey = survey_of(stack.shape, (block for _, block in workers.run(block_of, calls, first=True)))
                 told(stack, "sample")
-                request = workers.share(self.settled(number, survey, workers, journal))
+                told_here = self.told(number, survey, workers, journal)
             except InputError as error:
                 self.refuse(stack, str(error), refused, journal)
                 continue
+            check_sample(journal, stack.label, told_here.digest)
+            request = workers.share(told_here.request)
             for n in left:
                 yield Call((stack, n, parts[n]), number, (parts[n], stack.label, request, names))
 
-    def settled(self, number: int, survey: Survey, workers: Workers, journal: Journal) -> Request:
-        """The request for all parts of a stack that is cut."""
+    def told(self, number: int, survey: Survey, workers: Workers, journal: Journal) -> Told:
+        """What the sample of a stack that is cut tells of it."""
         layout, stack = self.plan.sample, self.stacks[number]
         chosen = chosen_blocks(survey, layout)
         call = Call(None, number, (chosen, layout, stack.label, self.request, survey.complete))
-        ((_, told),) = workers.run(told_by, [call], first=True)
+        ((_, found),) = workers.run(told_by, [call], first=True)
+        told: Told = found
         if stack.label not in journal.samples:
             share = len(chosen) * math.prod(layout.sides) / survey.voxels
             side = " x ".join(map(str, layout.sides))
@@ -458,9 +449,9 @@ class Run:
             if len(chosen) > 1:
                 sample = f"a sample of {len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
             note = f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from {sample}"
-            journal.add_sample(stack.label, {"rank": list(told.rank), "noise": told.noise, "note": note})
-        request: Request = told.request
-        return request
+            facts = {"rank": list(told.rank), "noise": told.noise, "note": note, "digest": told.digest}
+            journal.add_sample(stack.label, facts)
+        return told
 
     def write_part(self, stack: MeasuredStack, part: Part, found: PartResult, journal: Journal) -> dict[str, int]:
         """Write a part to the disk; how many voxels were rounded and clipped to the data type of the output."""
@@ -581,6 +572,15 @@ def outputs_of(
         spec = TileSpec(shape, volume.axes, kind, volume.spacing if name == "outliers" else fine, own_of[name])
         found[name] = Output(Path(path), spec)
     return found
+
+
+def check_sample(journal: Journal, label: str, digest: str) -> None:
+    """Raise `InputError` if the sample of a stack has other values than an earlier run found there."""
+    if journal.samples[label]["digest"] != digest:
+        raise InputError(
+            f"{label or 'the stack'} has other values than those of which an earlier run recovered parts; "
+            "resume=False (--no-resume) begins anew"
+        )
 
 
 def plain(facts: PartFacts) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""What tells the input of a recovery in parts from another one, so that a run goes on only with the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensorcell.files import split_path
+from tensorcell.files.formats import FilePath
+from tensorcell.lazy_volume import LazyVolume
+
+
+def files_named(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]:
+    """The paths that were given."""
+    if isinstance(source, LazyVolume):
+        return []
+    return [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
+
+
+def facts_of_files(named: Sequence[str], volume: LazyVolume | None) -> list[Any]:
+    """What tells an input from another one, and from what it was before: names, sizes and times of all its files.
+
+    Where the files that hold the values are known, a folder that was named is not looked at: it may hold other images.
+    """
+    arrays = () if volume is None else (volume.data, volume.mask)
+    places = [place for array in arrays for place in getattr(array, "files", ())]
+    for path in named:
+        place = Path(os.path.abspath(split_path(path)[0]))
+        places += [] if places and place.is_dir() else [place]
+    total, digest = 0, hashlib.sha256()
+    every = sorted({file for place in places for file in files_below(place)})
+    for file in every:
+        facts = file.stat()
+        total += facts.st_size
+        digest.update(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return [[os.path.abspath(path) for path in named], len(every), total, digest.hexdigest()]
+
+
+def digest_of(*arrays: np.ndarray | None) -> str:
+    """A number of arrays in a text that differs where they differ.
+
+    >>> digest_of(np.zeros(3), None) == digest_of(np.zeros(3), None) != digest_of(np.ones(3), None)
+    True
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(b"none" if array is None else f"{array.shape}{array.dtype}".encode())
+        digest.update(b"" if array is None else np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def files_below(place: Path) -> Iterator[Path]:
+    """A file, or all files in a folder."""
+    if not place.is_dir():
+        yield place
+    for top, _, names in os.walk(place):
+        yield from (Path(top, name) for name in names)
