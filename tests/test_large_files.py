@@ -355,8 +355,8 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
     target, error = tmp_path / "out.tif", tmp_path / "u.npy"
     with pytest.raises(KeyboardInterrupt):
         recover_file(given, target, memory=IN_PARTS, uncertainty=error, progress=interrupt)
-    assert len(hidden(tmp_path)) == 3
-    words = ("recover", given, target, "--uncertainty", error, "--method", "fast", "--memory", "4GB", "--no-resume")
+    assert len(hidden(tmp_path)) == 4
+    words = ("recover", given, target, "--method", "fast", "--memory", "4GB", "--no-resume")
     assert call(monkeypatch, *words) == 0
     assert hidden(tmp_path) == []
 
@@ -645,3 +645,34 @@ def test_a_run_goes_on_only_with_the_same_values(tmp_path: Path, place: tuple[in
         recover_file(LazyVolume(other), target, memory=IN_PARTS, resume=True)
     recover_file(LazyVolume(stack()), target, memory=IN_PARTS, resume=True)
     np.testing.assert_array_equal(np.load(target), 2.0 * stack())
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_unfinished_runs_share_no_output(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, error = (tmp_path / name for name in ("one.npy", "two.npy", "u.npy"))
+    belongs = rf"belongs to the run on {one}, which was stopped; go on with that \(--resume\), discard it"
+    stopped(given, one, 2, uncertainty=error)
+    before = hidden(tmp_path)
+    with pytest.raises(InputError, match=f"u.npy: {belongs}"):
+        recover_file(given, two, memory=IN_PARTS, uncertainty=error)
+    with pytest.raises(InputError, match=f"u.npy: {belongs}"):
+        recover_file(given, error, memory=IN_PARTS)
+    with pytest.raises(InputError, match=f"one.npy: {belongs}"):
+        recover_file(given, two, memory=IN_PARTS, invented=one)
+    assert call(monkeypatch, "recover", given, two, "--uncertainty", error) == 2
+    assert "belongs to the run on" in capsys.readouterr().err
+    assert hidden(tmp_path) == before
+    recover_file(given, one, memory=IN_PARTS, uncertainty=error, resume=True)
+    recover_file(given, two, memory=IN_PARTS, uncertainty=error)
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_all_that_a_run_left_is_discarded(given: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.npy"
+    (tmp_path / "maps").mkdir()
+    stopped(given, target, 2, uncertainty=tmp_path / "maps" / "u.npy", outliers=tmp_path / "o.npy")
+    recover_file(given, target, memory=IN_PARTS, resume=False)
+    assert hidden(tmp_path) == hidden(tmp_path / "maps") == []

@@ -53,7 +53,7 @@ from tensorcell.files import (
     staged,
     write,
 )
-from tensorcell.large.outputs import discard
+from tensorcell.large.outputs import check_owners, discard
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
@@ -182,7 +182,9 @@ def recover(
             return
         cache = flags.get("cache")
         held = [split_path(path)[0] for path in outputs.values() if path is not None]
+        volumes = [split_path(path)[0] for path in (outliers, uncertainty, invented) if path is not None]
         with claimed(held if cache is None else [*held, cache]):
+            check_owners(split_path(target)[0], volumes)
             before = read(given_as, dataset=dataset, series=series, axes=axes)
             if voxel is not None:
                 before = replace(before, spacing=voxel)
@@ -190,7 +192,7 @@ def recover(
             wanted = before.dtype if dtype == "input" else dtype
             rehearse_all(before, target, wanted, (outliers, uncertainty, invented))
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
-            discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
+            discard(split_path(target)[0], volumes)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
             if not quiet:
                 say_cost(source, before, grid)

@@ -19,8 +19,11 @@ from tensorcell.files.temporary import OLD, place_of, remove, temporary_name
 from tensorcell.files.tile_writing import TileSpec, tile_writer
 from tensorcell.files.tiles import TileWriter
 from tensorcell.files.whole_files import Move
-from tensorcell.large.journal import unfinished_name
+from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.volume import Index
+
+OWNER = ".owner"
+"""How the hidden file ends that names the OUT of the run to which a further output belongs."""
 
 
 @dataclass
@@ -137,12 +140,51 @@ def _in_one_line() -> Iterator[None]:
         raise InputError(f"cannot be written: {reason(error)}") from error
 
 
-def discard(outputs: Iterable[Path]) -> None:
-    """Remove what a run in parts that was stopped left of these outputs."""
-    for path in outputs:
-        remove(unfinished_name(path, ".journal"))
-        for floats in (False, True):
-            remove(hidden_name(path, floats=floats))
+def owner_of(path: Path) -> Path | None:
+    """The OUT of the unfinished run that writes this file, which may be that OUT itself; None if there is none."""
+    place = place_of(path)
+    if unfinished_name(place, ".journal").exists():
+        return place
+    try:
+        owner = Path(unfinished_name(place, OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return owner if place in outputs_named(owner) else None
+
+
+def outputs_named(target: Path) -> list[Path]:
+    """The outputs that the journal of an unfinished run on ``target`` names; none where it cannot be read."""
+    with contextlib.suppress(InputError, AttributeError, KeyError, TypeError, ValueError):
+        return [place_of(path) for path, _ in read_journal(unfinished_name(target, ".journal")).job["outputs"].values()]
+    return []
+
+
+def check_owners(target: Path, others: Iterable[Path]) -> None:
+    """Raise `InputError` if one of the outputs belongs to an unfinished run on another OUT."""
+    for path in (target, *others):
+        owner = owner_of(path)
+        if owner not in (None, place_of(target)):
+            raise InputError(
+                f"{path}: belongs to the run on {owner}, which was stopped; go on with that (--resume), discard it "
+                "(--no-resume), or name another file"
+            )
+
+
+def mark_owned(target: Path, others: Iterable[Path]) -> None:
+    """Write down beside the other outputs of a run that they belong to that on ``target``."""
+    for path in others:
+        with naming(path), _in_one_line():
+            unfinished_name(path, OWNER).write_text(str(place_of(target)), encoding="utf-8")
+
+
+def discard(target: Path, others: Iterable[Path] = ()) -> None:
+    """Remove what runs on ``target`` left that were stopped: of these outputs, and of those that the journal names."""
+    for path in dict.fromkeys(map(place_of, (target, *others, *outputs_named(target)))):
+        if owner_of(path) in (None, place_of(target)):
+            for floats in (False, True):
+                remove(hidden_name(path, floats=floats))
+            remove(unfinished_name(path, OWNER))
+    remove(unfinished_name(target, ".journal"))
 
 
 def put_in_place(parts: Mapping[Path, Path]) -> None:

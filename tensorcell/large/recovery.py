@@ -32,7 +32,7 @@ from tensorcell.large.cut import Part, boxes
 from tensorcell.large.inputs import digest_of, facts_of_files, files_named
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.measured import MeasuredStack, measured_stacks, tried_of
-from tensorcell.large.outputs import Output, discard, put_in_place
+from tensorcell.large.outputs import Output, check_owners, discard, mark_owned, put_in_place
 from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
 from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
 from tensorcell.large.sample import Told, chosen_blocks, told_by
@@ -253,7 +253,9 @@ def recover_file(
     files = files_named(source)
     inputs = {"IN" if number == 0 else f"IN {number + 1}": path for number, path in enumerate(files)}
     check_outputs({**inputs, "mask": None if mask is None else os.fspath(mask)}, named)
-    with claimed([Path(path) for path in named.values()]):
+    places = [Path(path) for path in named.values()]
+    with claimed(places):
+        check_owners(places[0], places[1:])
         volume = source
         if not isinstance(volume, LazyVolume):
             volume = open_volume(volume, dataset=dataset, series=series, axes=axes)
@@ -267,6 +269,8 @@ def recover_file(
         run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed)
         given = {"files": facts_of_files(files, volume), "dataset": dataset, "series": series}
         given["mask"] = None if mask is None else facts_of_files([os.fspath(mask)], run.stacks[0].mask)
+        if resume is False:
+            discard(Path(target))
         # values that are in no file, such as those of a dask array, are told by some of them
         given["voxels"] = [digest_of(*tried_of(stack)) for stack in (run.stacks[0], run.stacks[-1])]
         journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
@@ -339,6 +343,12 @@ class Run:
             "sample": [list(self.plan.sample.blocks), list(self.plan.sample.sides)],
         }
 
+    @property
+    def places(self) -> tuple[Path, list[Path]]:
+        """The path of OUT, and those of the other outputs."""
+        target, *others = (output.path for output in self.outputs.values())
+        return target, others
+
     def made(self, workers: Workers, journal: Journal, say: Say | None, start: float) -> FileRecovery:
         """Do the work that is left, and put the files in their places."""
         self.outputs["OUT"].floats = journal.floats
@@ -347,11 +357,11 @@ class Run:
                 self.finish(workers, journal, say)
             except InputError:
                 if not journal.parts:  # nothing to go on from
-                    discard(output.path for output in self.outputs.values())
+                    discard(*self.places)
                 raise
         # an earlier run may have been killed when some files, or all of them, were in their places
         put_in_place({output.path: output.part for output in self.outputs.values() if output.part.exists()})
-        discard(output.path for output in self.outputs.values())
+        discard(*self.places)
         return self.result(journal, time.perf_counter() - start)
 
     def finish(self, workers: Workers, journal: Journal, say: Say | None) -> None:
@@ -360,6 +370,7 @@ class Run:
         try:
             for output in self.outputs.values():
                 output.open(resume=resume)
+            mark_owned(*self.places)
             journal.begin()
             if say is not None:
                 number = len(self.stacks) * self.plan.cut.number
