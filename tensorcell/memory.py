@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import os
 from pathlib import Path
 
@@ -74,10 +75,13 @@ def machine_memory() -> float | None:
         return None
 
 
-def size_text(count: int) -> str:
-    """A number of bytes in words.
+def size_text(count: float, rounding: str = decimal.ROUND_HALF_EVEN) -> str:
+    """A number of bytes in words; ``rounding`` is one of `decimal`.
 
     >>> size_text(3_200_000_000), size_text(252 * 10**12), size_text(10**30)
     ('3.2 GB', '252 TB', '1e+18 TB')
+    >>> size_text(426_100_000, decimal.ROUND_CEILING), size_text(426_900_000, decimal.ROUND_FLOOR)
+    ('0.427 GB', '0.426 GB')
     """
+    count = float(decimal.Context(prec=3, rounding=rounding).create_decimal(count))
     return f"{count / 1e9:.3g} GB" if count < 1e12 else f"{count / 1e12:.3g} TB"

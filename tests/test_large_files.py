@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
+from tensorcell.cli import recover_command
 from tensorcell.errors import InputError
 from tensorcell.files import open_volume, read, write
 from tensorcell.large import Progress, recover_file, recovery
@@ -429,6 +431,7 @@ def test_the_command_says_how_to_go_on(
     ("options", "message"),
     [
         ({"memory": "1MB"}, "expected memory of at least"),
+        ({"resume": "yes"}, "expected resume True, False or None, got 'yes'"),
         ({"memory": "much"}, "expected memory such as '4GB' or a number of bytes, got 'much'"),
         ({"method": "diffusion"}, "for a volume that is recovered in parts, got diffusion"),
         ({"time_limit": 3}, "expected no time limit"),
@@ -458,6 +461,8 @@ def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path) -
 
 
 def test_outputs_that_cannot_be_written_in_parts_are_refused(given: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has a file of its own, expected a path without 'rec'"):
+        recover_file(given, f"{tmp_path}/out.h5:/rec", memory="1GB")
     with pytest.raises(InputError, match="only written as a whole"):
         recover_file(given, tmp_path / "out.mrc", memory="1GB")
     with pytest.raises(InputError, match="expected another file"):
@@ -676,3 +681,47 @@ def test_all_that_a_run_left_is_discarded(given: Path, tmp_path: Path) -> None:
     stopped(given, target, 2, uncertainty=tmp_path / "maps" / "u.npy", outliers=tmp_path / "o.npy")
     recover_file(given, target, memory=IN_PARTS, resume=False)
     assert hidden(tmp_path) == hidden(tmp_path / "maps") == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_memory_that_is_asked_for_suffices(given: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        recover_file(given, tmp_path / "out.npy", memory="1MB")
+    asked = re.findall(r"at least ([\d.]+ GB)", str(error.value))[0]
+    least = 1e9 * float(asked.split()[0])
+    with pytest.raises(InputError, match="at least") as error:
+        recover_file(given, tmp_path / "out.npy", memory=0.99 * least)
+    assert f"got {asked}" not in str(error.value)
+    assert recover_file(given, tmp_path / "out.npy", memory=asked).parts > 1
+
+
+@pytest.mark.parametrize("source", [stack(), Volume(stack()), [stack()], iter(["a.tif"]), 3])
+def test_what_is_no_file_is_one_line(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(InputError, match="expected a path, a list of paths or a LazyVolume, got "):
+        recover_file(source, tmp_path / "out.npy", memory="1GB")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.tif"
+
+    def late(own: Any) -> Any:
+        def stopped_after(*arguments: Any) -> None:
+            own(*arguments)
+            if target.exists():
+                raise KeyboardInterrupt
+
+        return stopped_after
+
+    monkeypatch.setattr(recovery, "discard", late(recovery.discard))
+    monkeypatch.setattr(recover_command, "write_all", late(recover_command.write_all))
+    for memory in (IN_PARTS, "4GB"):
+        with monkeypatch.context() as patch:
+            if memory == IN_PARTS:
+                patch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
+            words = ("recover", given, target, "--memory", memory, "--method", "fast", "--quiet")
+            assert call(monkeypatch, *words) == 130
+        assert capsys.readouterr().err == f"tensorcell: interrupted; {target} is written\n"
+        assert hidden(tmp_path) == []

@@ -13,7 +13,7 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
 from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
@@ -46,13 +46,14 @@ def recover_in_parts(
     **options: Any,
 ) -> None:  # fmt: skip
     """Recover part by part, with a bar and a summary; ``source`` is the name of what is given."""
+    before = identity_of(target)
     with contextlib.ExitStack() as stack:
         try:
             client = None if scheduler is None else stack.enter_context(connected(scheduler))
             bar = stack.enter_context(PartsBar(enabled=False if quiet else None))
             result = recover_file(given, target, progress=bar.update, client=client, **options)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {kept(target)}") from None
+            raise Interrupted(f"interrupted; {kept(target, before)}") from None
     facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}
     if as_json:
         show(json.dumps(facts))
@@ -65,13 +66,13 @@ def recover_in_parts(
         raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
 
 
-def kept(target: str) -> str:
-    """What is left of a run that was stopped."""
+def kept(target: str, before: Identity) -> str:
+    """What is left of a run that was stopped; ``before`` it lay at the output."""
     path = unfinished_name(Path(target), ".journal")
     try:
         count = len(read_journal(path).parts)
     except InputError:
-        return "nothing was written"
+        return written_or_not(target, before)
     return (
         f"{count} finished part{'' if count == 1 else 's'} of {target} are kept; the same command with --resume goes on"
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.exits import Interrupted, identity_of, written_or_not
 from tensorcell.cli.flags import given_options, with_flags
 from tensorcell.cli.in_parts import goes_in_parts, recover_in_parts
 from tensorcell.cli.many_files import are_many, one_stack, recover_many
@@ -165,6 +165,7 @@ def recover(
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
+    before_run = identity_of(target)
     try:
         inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
@@ -205,7 +206,8 @@ def recover(
             signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
             written = write_all(outputs, given, result, signed, fitting)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; nothing was written{how_to_go_on(flags.get('cache'))}") from None
+        said = written_or_not(target, before_run)
+        raise Interrupted(f"interrupted; {said}{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend(lost_type)
     stored = np.dtype(fitting or result.volume.dtype).name
     facts |= {

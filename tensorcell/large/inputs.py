@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorcell.errors import InputError
 from tensorcell.files import split_path
 from tensorcell.files.formats import FilePath
 from tensorcell.lazy_volume import LazyVolume
@@ -19,7 +20,13 @@ def files_named(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]
     """The paths that were given."""
     if isinstance(source, LazyVolume):
         return []
-    return [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
+    several = [source] if isinstance(source, str | os.PathLike) else source
+    if not isinstance(several, Sequence) or not all(isinstance(path, str | os.PathLike) for path in several):
+        raise InputError(
+            f"expected a path, a list of paths or a LazyVolume, got {type(source).__name__}: LazyVolume(array, axes) "
+            "makes one of an array"
+        )
+    return [os.fspath(path) for path in several]
 
 
 def facts_of_files(named: Sequence[str], volume: LazyVolume | None) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import Any, NamedTuple
 
 from tensorcell.arguments import is_number
@@ -74,8 +75,8 @@ def planned(
     except InputError as error:
         least = float(re.findall(r"at least (\d+)", str(error))[0]) * cost + BASE
         raise InputError(
-            f"expected memory of at least {size_text(round(least))} for a wanted stack of "
-            f"{' x '.join(map(str, wanted))} voxels, got {size_text(round(memory))}"
+            f"expected memory of at least {size_text(least, ROUND_CEILING)} for a wanted stack of "
+            f"{' x '.join(map(str, wanted))} voxels, got {size_text(memory, ROUND_FLOOR)}"
         ) from None
     sample = layout_of(shape, SAMPLE * found.largest, whole_z=whole_z)
     return Plan(found, sample, BASE + cost * found.largest)

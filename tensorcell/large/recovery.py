@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from tensorcell import arguments, version
 from tensorcell.errors import InputError
-from tensorcell.files import check_outputs, claimed, open_volume
+from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.casting import cast
 from tensorcell.files.formats import FilePath
 from tensorcell.files.temporary import remove
 from tensorcell.files.tile_writing import TileSpec
-from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
+from tensorcell.joined_notes import RANGE, joined_notes, with_ranges
 from tensorcell.large.cluster import cluster, memory_of_workers
 from tensorcell.large.cut import Part, boxes
 from tensorcell.large.inputs import digest_of, facts_of_files, files_named
@@ -247,12 +247,17 @@ def recover_file(
     Disk: the outputs, under hidden names until they are finished.
     """
     start = time.perf_counter()
-    allowed = checked_memory(memory)
+    allowed, resume = checked_memory(memory), checked_resume(resume)
     outputs = {"OUT": target, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
     named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
     files = files_named(source)
     inputs = {"IN" if number == 0 else f"IN {number + 1}": path for number, path in enumerate(files)}
     check_outputs({**inputs, "mask": None if mask is None else os.fspath(mask)}, named)
+    for path in named.values():
+        if (inside := split_path(path)[1]) is not None:
+            raise InputError(
+                f"{path}: a volume that is recovered in parts has a file of its own, expected a path without {inside!r}"
+            )
     places = [Path(path) for path in named.values()]
     with claimed(places):
         check_owners(places[0], places[1:])
@@ -278,6 +283,13 @@ def recover_file(
             return run.made(ThisProcess(run.stacks), journal, progress, start)
         with cluster(client, run.stacks) as workers:
             return run.made(workers, journal, progress, start)
+
+
+def checked_resume(resume: Any) -> bool | None:
+    """True, False, or None."""
+    if resume is not None and not isinstance(resume, bool | np.bool_):
+        raise InputError(f"expected resume True, False or None, got {resume!r}")
+    return None if resume is None else bool(resume)
 
 
 def memory_of_earlier(target: Path) -> float | None:
@@ -617,7 +629,7 @@ def notes_of_parts(notes: Sequence[Sequence[str]]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for own in notes:
         for note in own:
-            alike.setdefault(NUMBER.sub("#", note), []).append(note)
+            alike.setdefault(RANGE.sub("#", note), []).append(note)
     lines = []
     for found in alike.values():
         everywhere = len(found) == len(notes)
