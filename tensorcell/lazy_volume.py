@@ -56,7 +56,7 @@ class LazyVolume:
     Raises
     ------
     InputError
-        If the parts do not fit together; the message says what was expected and what was given.
+        As `Volume`; if the length of an axis is not known.
 
     Examples
     --------

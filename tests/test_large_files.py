@@ -424,6 +424,10 @@ def test_the_command_says_how_to_go_on(
     assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 2
     assert "--resume" in capsys.readouterr().err
     assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS, "--resume") == 0
+    head, status, *notes = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{target}: 12 x 72 x 72 ZYX, float32; 4 parts; [\d.]+ s", head)
+    assert status == f"  the fit {Status.COMPLETED}"
+    assert "  twice" in notes
     assert hidden(tmp_path) == []
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
 from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
-from tensorcell.cli.screen import show
+from tensorcell.cli.screen import show, summary
 from tensorcell.errors import InputError
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
@@ -58,9 +58,7 @@ def recover_in_parts(
     if as_json:
         show(json.dumps(facts))
     elif not quiet:
-        shape = " x ".join(map(str, result.shape))
-        head = f"{target}: {shape} {result.axes}, {result.dtype}; {result.parts} parts; {result.seconds:.1f} s"
-        show("\n  ".join((head, f"the fit {result.status}", *result.notes)))
+        show(summary(facts, f"{result.parts} part{'' if result.parts == 1 else 's'}"))
     if result.not_recovered and result.status is Status.NOT_RECOVERED:
         named = "; ".join(f"{label}: {reason}" for label, reason in list(result.not_recovered.items())[:3])
         raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
@@ -90,7 +88,6 @@ class PartsBar:
             progress.TextColumn("{task.fields[detail]}", markup=False),
         )
         self.bar = progress.Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
-        self.shown = shown
         self.task = self.bar.add_task("opening the file", total=None, detail="")
 
     def __enter__(self) -> PartsBar:
@@ -104,7 +101,7 @@ class PartsBar:
         """Show one report."""
         stages = {"plan": "planned", "survey": "reading", "sample": "sample", "parts": "parts"}
         if at.stage == "plan":
-            if self.shown:
+            if not self.bar.disable:
                 self.bar.console.print(at.message, markup=False, highlight=False, soft_wrap=True)
             return
         left = "" if at.left is None else f", about {duration(at.left)} left"

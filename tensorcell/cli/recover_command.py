@@ -39,7 +39,7 @@ from tensorcell.cli.parsing import (
     spacing_of,
     spacing_z_of,
 )
-from tensorcell.cli.screen import show
+from tensorcell.cli.screen import show, summary
 from tensorcell.errors import InputError
 from tensorcell.files import (
     Written,
@@ -223,7 +223,7 @@ def recover(
     if as_json:
         show(json.dumps(facts))
     elif not quiet:
-        show(summary(facts))
+        show(summary(facts, f"rank {facts['rank']}"))
     if result.not_recovered:
         raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
 
@@ -282,13 +282,3 @@ def how_to_go_on(cache: str | None) -> str:
     folder = Path(cache).absolute()
     states = list(folder.parent.glob(f"{folder.name}.*.state"))
     return f"; the same command goes on from the fit kept in {states[0]}" if states else ""
-
-
-def summary(facts: dict[str, Any]) -> str:
-    """A line on the output, and a line for the status and each note."""
-    shape = " x ".join(map(str, facts["shape"]))
-    head = (
-        f"{facts['output']}: {shape} {facts['axes']}, {facts['dtype']}; rank {facts['rank']}; {facts['seconds']:.1f} s"
-    )
-    notes = (note for note in facts["notes"] if not note.startswith("the fit "))
-    return "\n  ".join((head, f"the fit {facts['status']}", *notes))

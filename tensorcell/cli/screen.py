@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tensorcell.errors import InputError
 from tensorcell.files.messages import reason
@@ -26,3 +28,11 @@ def show(text: object) -> None:
         with contextlib.suppress(OSError):  # Python would try to write what is left of it once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise InputError(f"standard output cannot be written, and the result is not shown: {reason(error)}") from None
+
+
+def summary(facts: Mapping[str, Any], how: str) -> str:
+    """A line on the output of a recovery, with how it was made, and a line for the status and each note."""
+    shape = " x ".join(map(str, facts["shape"]))
+    head = f"{facts['output']}: {shape} {facts['axes']}, {facts['dtype']}; {how}; {facts['seconds']:.1f} s"
+    notes = (note for note in facts["notes"] if not note.startswith("the fit "))
+    return "\n  ".join((head, f"the fit {facts['status']}", *notes))
