@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,33 @@ from tensorcell.volume import Volume
 
 BYTES_OF_DIAGNOSIS = 2
 """Bytes that a diagnosis holds for each voxel of a wanted stack: its mask, and a copy of it for a moment."""
+
+
+BASE = 480e6
+"""Bytes that the program takes without any data. In its first run on a machine its kernels are compiled, which takes
+190 MB of them and is not known before."""
+
+ARRAYS = 16
+"""Arrays of floats as large as the wanted stack that a recovery from file to file takes at its peak, as measured: what
+is given, estimates of different strength, results, copies that the system has not taken back."""
+
+
+def peak_of_recovery(voxels: float, dtype: Any) -> float:
+    """Bytes that a recovery from file to file takes at its peak, of a whole volume or of a part.
+
+    Parameters
+    ----------
+    voxels : float
+        Of the wanted volume or part.
+    dtype : dtype
+        Of what is given.
+    """
+    return BASE + voxels * peak_of_voxel(dtype)
+
+
+def peak_of_voxel(dtype: Any) -> float:
+    """Bytes of that for each voxel of the wanted volume."""
+    return float(ARRAYS * np.dtype(float_type(np.dtype(dtype))).itemsize)
 
 
 def bytes_of_recovery(volume: Volume) -> int:

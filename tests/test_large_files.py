@@ -22,6 +22,7 @@ import tifffile
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.cli import recover_command
+from tensorcell.cli.in_parts import goes_in_parts
 from tensorcell.errors import InputError
 from tensorcell.files import open_volume, read, write
 from tensorcell.large import Progress, recover_file, recovery
@@ -30,9 +31,10 @@ from tensorcell.large.inputs import digest_of
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.outputs import Output, put_in_place
 from tensorcell.large.part import PartFacts, PartResult
-from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
+from tensorcell.large.plan import checked_memory, planned
 from tensorcell.large.sample import Told, sampled
 from tensorcell.lazy_volume import LazyVolume
+from tensorcell.memory import BASE, peak_of_recovery
 from tensorcell.solvers import Status
 from tensorcell.stack_recovery import Request
 from tensorcell.volume import Volume
@@ -41,7 +43,7 @@ needs_zarr = pytest.mark.skipif(importlib.util.find_spec("zarr") is None, reason
 ZARR = pytest.param("out.zarr", marks=needs_zarr)
 
 SHAPE = (12, 72, 72)
-IN_PARTS = BASE + BYTES_A_VOXEL * 12 * 60 * 64
+IN_PARTS = peak_of_recovery(12 * 60 * 64, np.uint16)
 """Memory for which this shape is cut into a few parts."""
 
 
@@ -368,10 +370,7 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
 def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.zarr"
     recover_file(given, tmp_path / "undisturbed.npy", memory=IN_PARTS)
-    program = (
-        "import tensorcell.cli.in_parts as parts; parts.BYTES_A_VOXEL = 1e5; from tensorcell.cli import main; main()"
-    )
-    command = [sys.executable, "-c", program, "recover", str(given), str(target), "--memory", str(IN_PARTS)]
+    command = [sys.executable, "-m", "tensorcell", "recover", str(given), str(target), "--memory", str(IN_PARTS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         journal = unfinished_name(target, ".journal")
         begun = time.monotonic()
@@ -394,7 +393,6 @@ def test_the_command_recovers_in_parts_what_does_not_fit(
 ) -> None:
     target = tmp_path / "out.tif"
     words = ["recover", given, target, "--memory", IN_PARTS]
-    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
     assert call(monkeypatch, *words, "--json") == 0
     assert json.loads(capsys.readouterr().out)["parts"] == 4
     np.testing.assert_array_equal(read(target).data, 2.0 * stack())
@@ -408,7 +406,6 @@ def test_the_command_says_how_to_go_on(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "out.zarr"
-    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
     own, done = recovery.recovered_part, []
 
     def interrupted(*arguments: Any) -> Any:
@@ -722,10 +719,17 @@ def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
     monkeypatch.setattr(recovery, "discard", late(recovery.discard))
     monkeypatch.setattr(recover_command, "write_all", late(recover_command.write_all))
     for memory in (IN_PARTS, "4GB"):
-        with monkeypatch.context() as patch:
-            if memory == IN_PARTS:
-                patch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
-            words = ("recover", given, target, "--memory", memory, "--method", "fast", "--quiet")
-            assert call(monkeypatch, *words) == 130
+        words = ("recover", given, target, "--memory", memory, "--method", "fast", "--quiet")
+        assert call(monkeypatch, *words) == 130
         assert capsys.readouterr().err == f"tensorcell: interrupted; {target} is written\n"
         assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float64])
+def test_the_command_and_the_function_have_one_rule_for_what_fits(dtype: Any) -> None:
+    volume = LazyVolume(np.broadcast_to(np.zeros((), dtype), SHAPE))
+    options = {"axial_factor": 1, "spacing_z": None, "lateral_factor": 1}
+    fits = peak_of_recovery(np.prod(SHAPE), dtype)
+    for memory, parts in ((fits, 1), (fits - 1, 2)):
+        assert goes_in_parts(volume, options, str(memory), None, "out.npy") == (parts > 1)
+        assert planned(SHAPE, SHAPE, dtype=dtype, memory=memory, whole_z=False).cut.number == parts

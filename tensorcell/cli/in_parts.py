@@ -14,7 +14,7 @@ from rich import progress
 from rich.console import Console
 
 from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
-from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
+from tensorcell.cli.memory import peak_memory
 from tensorcell.cli.screen import show, summary
 from tensorcell.errors import InputError
 from tensorcell.large.cluster import connected
@@ -22,7 +22,7 @@ from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
 from tensorcell.large.recovery import Progress, recover_file
 from tensorcell.lazy_volume import LazyVolume
-from tensorcell.memory import free_memory
+from tensorcell.memory import free_memory, peak_of_recovery
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.solvers.iteration import duration
 from tensorcell.solvers.results import Status
@@ -38,7 +38,7 @@ def goes_in_parts(
     allowed = free_memory() if allowed is None else allowed
     grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
     voxels = math.prod(volume.shape) * grid.planes / volume.planes * options["lateral_factor"] ** 2
-    return allowed is not None and BYTES_A_VOXEL * voxels + BASE * 2**20 > allowed
+    return allowed is not None and peak_of_recovery(voxels, volume.dtype) > allowed
 
 
 def recover_in_parts(

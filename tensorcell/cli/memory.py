@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from tensorcell.memory import machine_memory
+from tensorcell.memory import machine_memory, peak_of_recovery
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.volume import Volume
-
-BYTES_A_VOXEL = 65
-"""Peak of memory in bytes a voxel, measured for a recovery from file to file: input, masks, output, a few slabs."""
-
-BASE = 300
-"""Memory in MiB that the program takes without any data."""
 
 
 def say_cost(source: str, before: Volume, grid: PlaneGrid) -> None:
     """Print the memory that will be needed on stderr if that is a terminal, or if the machine has less than that."""
     voxels = before.data.size // before.planes * grid.planes
-    needed, there = BYTES_A_VOXEL * voxels / 2**20 + BASE, machine_memory()
+    needed, there = peak_of_recovery(voxels, before.dtype) / 2**20, machine_memory()
     short = there is not None and needed > there
     if short or sys.stderr.isatty():
         more = f"; this machine has {there:.0f} MiB" if short else ""

@@ -12,14 +12,7 @@ from tensorcell.arguments import is_number
 from tensorcell.errors import InputError
 from tensorcell.large.cut import Cut, Sides, cut
 from tensorcell.large.sample import Layout, layout_of
-from tensorcell.memory import free_memory, size_text
-
-BASE = 420e6
-"""Bytes that the program takes without any data."""
-
-BYTES_A_VOXEL = 95
-"""Bytes of memory for each voxel of a part in the wanted stack, its rim included: its values, estimates of different
-strength, and the results that are written."""
+from tensorcell.memory import BASE, free_memory, peak_of_voxel, size_text
 
 SHARE_OF_FREE = 0.7
 """Share of the free memory that is used where none was given."""
@@ -45,7 +38,7 @@ class Plan(NamedTuple):
 
 
 def planned(
-    shape: Sides, wanted: Sides, *, memory: float, whole_z: bool, rim: int | None = None,
+    shape: Sides, wanted: Sides, *, dtype: Any, memory: float, whole_z: bool, rim: int | None = None,
     chunks: Sequence[int] = (1, 1, 1),
 ) -> Plan:  # fmt: skip
     """The plan for a stack.
@@ -54,6 +47,8 @@ def planned(
     ----------
     shape, wanted : three ints
         Of the stack that is given, and of the wanted one.
+    dtype : dtype
+        Of the stack that is given.
     memory : float
         Bytes that may be used.
     whole_z : bool
@@ -68,7 +63,7 @@ def planned(
     InputError
         If the memory is too small for any part.
     """
-    cost = BYTES_A_VOXEL * math.prod(wanted) / math.prod(shape)
+    cost = peak_of_voxel(dtype) * math.prod(wanted) / math.prod(shape)
     most = (memory - BASE) / cost
     try:
         found = cut(shape, most, RIM if rim is None else rim, whole_z=whole_z, chunks=chunks)

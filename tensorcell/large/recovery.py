@@ -340,7 +340,7 @@ class Run:
         outputs = outputs_of(volume, request, named, dtype, {**asked, **others})
         wanted = grid.planes, factor * shape[1], factor * shape[2]
         rim = None if rim is None else arguments.whole_number("rim", rim, least=0)
-        plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
+        plan = planned(shape, wanted, dtype=volume.dtype, memory=memory, whole_z=grid.step != 1, rim=rim)
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
 
     def job(self, given: Mapping[str, Any]) -> dict[str, Any]:
