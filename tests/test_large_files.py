@@ -634,6 +634,8 @@ def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path, made: Any) -> No
         os.utime(other, ns=(now, now))
         if made is level:
             (named / "of another image").write_text("changed")
+        if read_at_once:
+            (named / ".hidden").write_text("none of the planes")
         recover_file(opened(), target, memory=IN_PARTS, resume=True)
         np.testing.assert_array_equal(np.load(target), 2.0 * stack())
 
@@ -733,3 +735,12 @@ def test_the_command_and_the_function_have_one_rule_for_what_fits(dtype: Any) ->
     for memory, parts in ((fits, 1), (fits - 1, 2)):
         assert goes_in_parts(volume, options, str(memory), None, "out.npy") == (parts > 1)
         assert planned(SHAPE, SHAPE, dtype=dtype, memory=memory, whole_z=False).cut.number == parts
+
+
+def test_an_input_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "in.tif", Volume(stack()))
+    volume = open_volume(tmp_path / "in.tif")
+    (tmp_path / "in.tif").unlink()
+    with pytest.raises(InputError, match=r"in\.tif: cannot be read: .*No such file"):
+        recover_file(volume, tmp_path / "out.npy", memory=IN_PARTS)
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,9 @@ import numpy as np
 from tensorcell.errors import InputError
 from tensorcell.files import split_path
 from tensorcell.files.formats import FilePath
+from tensorcell.files.lazy_values import in_one_line
+from tensorcell.files.messages import naming
+from tensorcell.files.plane_files import files_of_folder
 from tensorcell.lazy_volume import LazyVolume
 
 
@@ -33,16 +36,25 @@ def facts_of_files(named: Sequence[str], volume: LazyVolume | None) -> list[Any]
     """What tells an input from another one, and from what it was before: names, sizes and times of all its files.
 
     Where the files that hold the values are known, a folder that was named is not looked at: it may hold other images.
+
+    Raises
+    ------
+    InputError
+        If one of them is not there any more.
     """
     arrays = () if volume is None else (volume.data, volume.mask)
     places = [place for array in arrays for place in getattr(array, "files", ())]
     for path in named:
         place = Path(os.path.abspath(split_path(path)[0]))
-        places += [] if places and place.is_dir() else [place]
+        if not place.is_dir():
+            places.append(place)
+        elif not places:
+            places += files_of_folder(place)
     total, digest = 0, hashlib.sha256()
     every = sorted({file for place in places for file in files_below(place)})
     for file in every:
-        facts = file.stat()
+        with naming(file), in_one_line():
+            facts = file.stat()
         total += facts.st_size
         digest.update(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return [[os.path.abspath(path) for path in named], len(every), total, digest.hexdigest()]
