@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
 from tensorcell.cli.memory import peak_memory
-from tensorcell.cli.screen import show, summary
+from tensorcell.cli.screen import said_of, show, summary
 from tensorcell.errors import InputError
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
@@ -60,8 +60,7 @@ def recover_in_parts(
     elif not quiet:
         show(summary(facts, f"{result.parts} part{'' if result.parts == 1 else 's'}"))
     if result.not_recovered and result.status is Status.NOT_RECOVERED:
-        named = "; ".join(f"{label}: {reason}" for label, reason in list(result.not_recovered.items())[:3])
-        raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
+        raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
 
 
 def kept(target: str, before: Identity) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ from tensorcell.cli.parsing import (
     spacing_of,
     spacing_z_of,
 )
-from tensorcell.cli.screen import show, summary
+from tensorcell.cli.screen import said_of, show, summary
 from tensorcell.errors import InputError
 from tensorcell.files import (
     Written,
@@ -234,18 +234,6 @@ def storable(wanted: Any, result: Recovery) -> tuple[Any, tuple[str, ...]]:
         return wanted, ()
     note = f"OUT is {result.volume.dtype}: NaN, which {np.dtype(wanted)} does not hold, marks what was not recovered"
     return None, (note,)
-
-
-def said_of(reasons: Mapping[str, str]) -> str:
-    """The stacks that were not recovered, with their reasons, in a line.
-
-    >>> said_of({"T=2": "expected at least 2 measured planes, got 1 of 8"})
-    '1 stack was not recovered and is NaN there: T=2: expected at least 2 measured planes, got 1 of 8'
-    """
-    shown = "; ".join(f"{label}: {reason}" for label, reason in list(reasons.items())[:3])
-    more = "; ..." if len(reasons) > 3 else ""
-    count = "1 stack was" if len(reasons) == 1 else f"{len(reasons)} stacks were"
-    return f"{count} not recovered and {'is' if len(reasons) == 1 else 'are'} NaN there: {shown}{more}"
 
 
 def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None]) -> None:

@@ -36,3 +36,15 @@ def summary(facts: Mapping[str, Any], how: str) -> str:
     head = f"{facts['output']}: {shape} {facts['axes']}, {facts['dtype']}; {how}; {facts['seconds']:.1f} s"
     notes = (note for note in facts["notes"] if not note.startswith("the fit "))
     return "\n  ".join((head, f"the fit {facts['status']}", *notes))
+
+
+def said_of(reasons: Mapping[str, str]) -> str:
+    """The stacks that were not recovered, with their reasons, in a line.
+
+    >>> said_of({"T=2": "expected at least 2 measured planes, got 1 of 8"})
+    '1 stack was not recovered and is NaN there: T=2: expected at least 2 measured planes, got 1 of 8'
+    """
+    shown = "; ".join(f"{label}: {reason}" for label, reason in list(reasons.items())[:3])
+    more = "; ..." if len(reasons) > 3 else ""
+    count = "1 stack was" if len(reasons) == 1 else f"{len(reasons)} stacks were"
+    return f"{count} not recovered and {'is' if len(reasons) == 1 else 'are'} NaN there: {shown}{more}"
