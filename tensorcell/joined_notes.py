@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
 """A number that is no part of a word."""
 
+RANGE = re.compile(f"{NUMBER.pattern}(?: to {NUMBER.pattern})?")
+"""A number, or the two ends of a range, as notes that were joined have it."""
+
 FEW = 3
 """Notes of fewer stacks are given one by one; so many labels are named."""
 
@@ -31,7 +34,7 @@ def joined_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
     alike: dict[str, list[tuple[str, str]]] = {}
     for label, own in notes.items():
         for note in own:
-            alike.setdefault(NUMBER.sub("#", note), []).append((label, note))
+            alike.setdefault(RANGE.sub("#", note), []).append((label, note))
     lines = []
     for found in alike.values():
         labels = list(dict.fromkeys(label for label, _ in found))
@@ -57,11 +60,13 @@ def with_ranges(notes: Sequence[str]) -> str:
 
     >>> with_ranges(["9 of 10 voxels", "9 of 20 voxels", "9 of 15 voxels"])
     '9 of 10 to 20 voxels'
+    >>> with_ranges(["9 to 12 voxels", "3 voxels"])
+    '3 to 12 voxels'
     """
-    columns = iter(zip(*(NUMBER.findall(note) for note in notes), strict=True))
+    columns = iter(zip(*(RANGE.findall(note) for note in notes), strict=True))
 
     def range_of(_: re.Match[str]) -> str:
-        numbers = sorted(next(columns), key=float)
+        numbers = sorted(NUMBER.findall("; ".join(next(columns))), key=float)
         return numbers[0] if float(numbers[0]) == float(numbers[-1]) else f"{numbers[0]} to {numbers[-1]}"
 
-    return NUMBER.sub(range_of, notes[0])
+    return RANGE.sub(range_of, notes[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +56,7 @@ class LazyVolume:
     Raises
     ------
     InputError
-        If the parts do not fit together; the message says what was expected and what was given.
+        As `Volume`; if the length of an axis is not known.
 
     Examples
     --------
@@ -77,6 +78,11 @@ class LazyVolume:
             if given is not None and not all(hasattr(given, part) for part in ("shape", "dtype", "__getitem__")):
                 raise InputError(
                     f"{name} must be an array-like with shape, dtype and [...], got {type(given).__name__}"
+                )
+            if given is not None and not all(isinstance(size, Integral) for size in given.shape):
+                raise InputError(
+                    f"{name} must have a known length along each axis, got {tuple(given.shape)}; a dask array "
+                    "finds it by compute_chunk_sizes()"
                 )
         check_kind(self.shape, self.dtype)
         check_axes(self.axes, self.shape)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,33 @@ from tensorcell.volume import Volume
 
 BYTES_OF_DIAGNOSIS = 2
 """Bytes that a diagnosis holds for each voxel of a wanted stack: its mask, and a copy of it for a moment."""
+
+
+BASE = 480e6
+"""Bytes that the program takes without any data. In its first run on a machine its kernels are compiled, which takes
+190 MB of them and is not known before."""
+
+ARRAYS = 16
+"""Arrays of floats as large as the wanted stack that a recovery from file to file takes at its peak, as measured: what
+is given, estimates of different strength, results, copies that the system has not taken back."""
+
+
+def peak_of_recovery(voxels: float, dtype: Any) -> float:
+    """Bytes that a recovery from file to file takes at its peak, of a whole volume or of a part.
+
+    Parameters
+    ----------
+    voxels : float
+        Of the wanted volume or part.
+    dtype : dtype
+        Of what is given.
+    """
+    return BASE + voxels * peak_of_voxel(dtype)
+
+
+def peak_of_voxel(dtype: Any) -> float:
+    """Bytes of that for each voxel of the wanted volume."""
+    return float(ARRAYS * np.dtype(float_type(np.dtype(dtype))).itemsize)
 
 
 def bytes_of_recovery(volume: Volume) -> int:
@@ -74,10 +103,13 @@ def machine_memory() -> float | None:
         return None
 
 
-def size_text(count: int) -> str:
-    """A number of bytes in words.
+def size_text(count: float, rounding: str = decimal.ROUND_HALF_EVEN) -> str:
+    """A number of bytes in words; ``rounding`` is one of `decimal`.
 
     >>> size_text(3_200_000_000), size_text(252 * 10**12), size_text(10**30)
     ('3.2 GB', '252 TB', '1e+18 TB')
+    >>> size_text(426_100_000, decimal.ROUND_CEILING), size_text(426_900_000, decimal.ROUND_FLOOR)
+    ('0.427 GB', '0.426 GB')
     """
+    count = float(decimal.Context(prec=3, rounding=rounding).create_decimal(count))
     return f"{count / 1e9:.3g} GB" if count < 1e12 else f"{count / 1e12:.3g} TB"

@@ -642,6 +642,17 @@ def test_evaluate_refuses_a_function_of_the_script(tmp_path: Path, monkeypatch: 
         evaluate(volume(), out=tmp_path / "out", methods=[Method("local", local)])
 
 
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "there").mkdir()
+    for out in ("new/out", "there"):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(volume(), out=tmp_path / out, methods=["linear"], cases=["planes-2"], progress=stop)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_evaluate_refuses_a_file_as_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(InputError, match="out: expected a folder for the results: File exists"):

@@ -128,3 +128,16 @@ def test_check_outputs(tmp_path: Path) -> None:
     refuses(lambda: check_outputs(given, twice), "expected another file for --outliers than for OUT, got the same")
     page = {"--report": f"{tmp_path}/r.tif"}
     refuses(lambda: check_outputs(given, page, {"--report": [".html"]}), "'.tif' is unknown, expected one of .html$")
+
+
+def test_no_volume_that_is_a_folder_is_written_into_another_one(tmp_path: Path) -> None:
+    (tmp_path / "in.zarr" / "0").mkdir(parents=True)
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "in.zarr")
+    given, inner = {"IN": f"{tmp_path}/in.zarr"}, f"{tmp_path}/in.zarr/out.zarr"
+    for path in (inner, f"{tmp_path}/in.zarr/0/out.tif", f"{tmp_path}/link.zarr/out.tif"):
+        refuses(lambda path=path: check_outputs(given, {"OUT": path}), "expected a place beside IN, got .* inside of")
+    refuses(lambda: check_outputs({"IN": inner}, {"OUT": given["IN"]}), "expected a place beside IN, got")
+    new = {"OUT": f"{tmp_path}/out.zarr", "--outliers": f"{tmp_path}/out.zarr/e.tif"}
+    refuses(lambda: check_outputs(given, new), "expected a place beside OUT, got")
+    check_outputs(given, {"OUT": f"{tmp_path}/in.zarr.tif"})
+    check_outputs({"IN": str(tmp_path)}, {"OUT": f"{tmp_path}/out.zarr"})  # a folder of planes

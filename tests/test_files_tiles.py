@@ -39,6 +39,8 @@ VOLUMES: dict[str, Volume] = {
     "planes": Volume(RNG.random((20, 24)), "YX", (0.3, 0.3, 0.2)),
     "one plane": Volume(RNG.integers(0, 9, (1, 20, 24)).astype(np.uint8)),
     "not measured": Volume(np.where(RNG.random((5, 20, 24)) < 0.3, np.nan, 1.5).astype(np.float32)),
+    "chunks of NaN": Volume(np.where(np.arange(40)[:, None, None] < 20, np.nan, np.ones((40, 8, 9), np.float32))),
+    "chunks of zeros": Volume((np.arange(40)[:, None, None] < 20) * np.ones((40, 8, 9), np.uint16)),
 }
 
 
@@ -109,6 +111,7 @@ def test_tiles_may_be_written_twice_and_along_integers(tmp_path: Path, suffix: s
         for z in range(5):
             writer.write((z, slice(None), slice(None)), STACK[z])
         writer.write((slice(1, 3), slice(4, 9), slice(2, None)), STACK[1:3, 4:9, 2:])
+        np.testing.assert_array_equal(writer.read((slice(1, 3), 4, slice(2, None))), STACK[1:3, 4, 2:])
         writer.complete()
     (tmp_path / f".a{suffix}").rename(path)
     np.testing.assert_array_equal(read(path).data, STACK)

@@ -29,6 +29,14 @@ def test_numbers_within_words_and_signs_are_understood() -> None:
     assert found == "T=0 to T=2 (3 stacks): x2, v1.5a, -7 to -3, 1e-4 to 1e-3 and 0.10."
 
 
+def test_ranges_of_notes_that_were_joined_before_become_one() -> None:
+    notes = {
+        "C=0": ("in 2 of 3 parts: 3 to 9 voxels",), "C=1": ("in 3 of 3 parts: 5 voxels",),
+        "C=2": ("in 2 of 3 parts: 4 to 12 voxels",),
+    }  # fmt: skip
+    assert joined_notes(notes) == ["C=0 to C=2 (3 stacks): in 2 to 3 of 3 parts: 3 to 12 voxels"]
+
+
 def test_a_film_has_one_line_for_each_kind_of_note() -> None:
     cells = np.asarray(datasets.simulate_cells((7, 32, 32), cells=4, seed=2).measured)
     film = np.stack([cells + np.float32(0.1) * frame for frame in range(4)])

@@ -27,16 +27,16 @@ from tensorcell.errors import InputError
 from tensorcell.large import cluster as module
 from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.measured import measured_stacks
-from tensorcell.large.plan import BASE, BYTES_A_VOXEL
 from tensorcell.large.workers import Call
 from tensorcell.lazy_volume import LazyVolume
+from tensorcell.memory import peak_of_recovery
 from tensorcell.solvers import AdmmOptions, BlockedStack
 from tensorcell.solvers.streamed import streamed_tucker
 
 distributed = pytest.importorskip("distributed")
 
 FRAMES, SHAPE = 3, (5, 36, 72)
-MEMORY = BASE + BYTES_A_VOXEL * 5 * 36 * 60
+MEMORY = peak_of_recovery(5 * 36 * 60, np.float32)
 """Enough for half a frame with its rim."""
 
 Recovered = tuple[dict[str, Any], list[np.ndarray]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,22 +14,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
+from tensorcell.cli import recover_command
+from tensorcell.cli.in_parts import goes_in_parts
 from tensorcell.errors import InputError
-from tensorcell.files import pyramid, read, tiff_pyramid, write
+from tensorcell.files import open_volume, pyramid, read, tiff_pyramid, write
 from tensorcell.large import Progress, recover_file, recovery
 from tensorcell.large.cut import Part
+from tensorcell.large.inputs import digest_of
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
-from tensorcell.large.outputs import put_in_place
+from tensorcell.large.outputs import Output, put_in_place
 from tensorcell.large.part import PartFacts, PartResult
-from tensorcell.large.plan import BASE, BYTES_A_VOXEL, checked_memory
-from tensorcell.large.sample import Told
+from tensorcell.large.plan import checked_memory, planned
+from tensorcell.large.sample import Told, sampled
 from tensorcell.lazy_volume import LazyVolume
+from tensorcell.memory import BASE, peak_of_recovery
 from tensorcell.solvers import Status
 from tensorcell.stack_recovery import Request
 from tensorcell.volume import Volume
@@ -37,7 +43,7 @@ needs_zarr = pytest.mark.skipif(importlib.util.find_spec("zarr") is None, reason
 ZARR = pytest.param("out.zarr", marks=needs_zarr)
 
 SHAPE = (12, 72, 72)
-IN_PARTS = BASE + BYTES_A_VOXEL * 12 * 60 * 64
+IN_PARTS = peak_of_recovery(12 * 60 * 64, np.uint16)
 """Memory for which this shape is cut into a few parts."""
 
 
@@ -67,7 +73,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return PartResult({name: every[name] for name in names}, facts)
 
     def told(stack: Any, boxes: Any, layout: Any, label: str, request: Request, complete: bool) -> Told:
-        return Told(request, (1, 1, 1), 30.0)
+        return Told(request, (1, 1, 1), 30.0, digest_of(*sampled(stack, boxes, layout)))
 
     monkeypatch.setattr(recovery, "recovered_part", twice)
     monkeypatch.setattr(recovery, "told_by", told)
@@ -353,8 +359,8 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
     target, error = tmp_path / "out.tif", tmp_path / "u.npy"
     with pytest.raises(KeyboardInterrupt):
         recover_file(given, target, memory=IN_PARTS, uncertainty=error, progress=interrupt)
-    assert len(hidden(tmp_path)) == 3
-    words = ("recover", given, target, "--uncertainty", error, "--method", "fast", "--memory", "4GB", "--no-resume")
+    assert len(hidden(tmp_path)) == 4
+    words = ("recover", given, target, "--method", "fast", "--memory", "4GB", "--no-resume")
     assert call(monkeypatch, *words) == 0
     assert hidden(tmp_path) == []
 
@@ -364,10 +370,7 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
 def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out.zarr"
     recover_file(given, tmp_path / "undisturbed.npy", memory=IN_PARTS)
-    program = (
-        "import tensorcell.cli.in_parts as parts; parts.BYTES_A_VOXEL = 1e5; from tensorcell.cli import main; main()"
-    )
-    command = [sys.executable, "-c", program, "recover", str(given), str(target), "--memory", str(IN_PARTS)]
+    command = [sys.executable, "-m", "tensorcell", "recover", str(given), str(target), "--memory", str(IN_PARTS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         journal = unfinished_name(target, ".journal")
         begun = time.monotonic()
@@ -390,7 +393,6 @@ def test_the_command_recovers_in_parts_what_does_not_fit(
 ) -> None:
     target = tmp_path / "out.tif"
     words = ["recover", given, target, "--memory", IN_PARTS]
-    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
     assert call(monkeypatch, *words, "--json") == 0
     assert json.loads(capsys.readouterr().out)["parts"] == 4
     np.testing.assert_array_equal(read(target).data, 2.0 * stack())
@@ -404,7 +406,6 @@ def test_the_command_says_how_to_go_on(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "out.zarr"
-    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e5)
     own, done = recovery.recovered_part, []
 
     def interrupted(*arguments: Any) -> Any:
@@ -420,6 +421,10 @@ def test_the_command_says_how_to_go_on(
     assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 2
     assert "--resume" in capsys.readouterr().err
     assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS, "--resume") == 0
+    head, status, *notes = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"{target}: 12 x 72 x 72 ZYX, float32; 4 parts; [\d.]+ s", head)
+    assert status == f"  the fit {Status.COMPLETED}"
+    assert "  twice" in notes
     assert hidden(tmp_path) == []
 
 
@@ -427,6 +432,7 @@ def test_the_command_says_how_to_go_on(
     ("options", "message"),
     [
         ({"memory": "1MB"}, "expected memory of at least"),
+        ({"resume": "yes"}, "expected resume True, False or None, got 'yes'"),
         ({"memory": "much"}, "expected memory such as '4GB' or a number of bytes, got 'much'"),
         ({"method": "diffusion"}, "for a volume that is recovered in parts, got diffusion"),
         ({"time_limit": 3}, "expected no time limit"),
@@ -456,6 +462,8 @@ def test_a_run_that_fails_before_its_first_part_leaves_nothing(tmp_path: Path) -
 
 
 def test_outputs_that_cannot_be_written_in_parts_are_refused(given: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has a file of its own, expected a path without 'rec'"):
+        recover_file(given, f"{tmp_path}/out.h5:/rec", memory="1GB")
     with pytest.raises(InputError, match="only written as a whole"):
         recover_file(given, tmp_path / "out.mrc", memory="1GB")
     with pytest.raises(InputError, match="expected another file"):
@@ -539,3 +547,239 @@ def test_levels_and_versions_are_written_in_parts(
             assert [level.shape for level in levels] == [(12, 72, 72), (12, 36, 36), (12, 18, 18)]
             for ours, theirs in zip(levels, expected, strict=True):
                 np.testing.assert_array_equal(ours.asarray(), theirs.asarray())
+
+
+@pytest.mark.parametrize("name", ["out.tif", ZARR, "out.h5"])
+def test_integers_become_floats_where_a_stack_cannot_be_recovered(
+    given: Path, tmp_path: Path, name: str, quick: None
+) -> None:
+    frames = np.stack([stack(0), np.full(SHAPE, np.nan), stack(1)]).astype(np.float32)  # T
+    volume = LazyVolume(frames.transpose(2, 0, 1, 3), "YTZX")
+    found = recover_file(volume, tmp_path / name, memory=IN_PARTS, dtype="uint16")
+    written = read(tmp_path / name)
+    np.testing.assert_array_equal(written.data, 2 * np.rint(volume.data))
+    assert found.dtype == written.dtype == np.float32
+    assert list(found.not_recovered) == ["T=1"]
+    said = "OUT is float32: NaN, which uint16 does not hold, marks what was not recovered; all else is rounded to"
+    assert sum(said in note for note in found.notes) == 1
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_whose_integers_became_floats_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.stack([np.full(SHAPE, np.nan), stack(0), stack(1) + 0.3]).astype(np.float32)
+    volume = LazyVolume(frames, "TZYX")
+    options: dict[str, Any] = {"memory": IN_PARTS, "dtype": "uint32"}
+    full = recovery.recovered_part
+
+    def disk_is_full(output: Output) -> None:
+        if output.floats:
+            raise InputError("No space left on device")
+
+    def second(*arguments: Any) -> Any:  # the first part has all values, the others lack one each
+        found = full(*arguments)
+        if arguments[1].inner[1].start:
+            found.arrays["OUT"][0, 0, 0] = np.nan
+        return found
+
+    monkeypatch.setattr(recovery, "recovered_part", second)
+    target = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "flush", disk_is_full)
+        with pytest.raises(InputError, match="No space left"):
+            recover_file(LazyVolume(frames[1:], "TZYX"), target, **options)
+    assert hidden(tmp_path) == [".out.npy.unfinished.journal", ".out.npy.unfinished.npy"]
+    recover_file(LazyVolume(frames[1:], "TZYX"), target, **options, resume=True)
+    value = np.load(target)
+    assert value.dtype == np.float64
+    assert np.isnan(value).sum() == 4
+    assert np.isclose(value, np.rint(2 * frames[1:]), rtol=0, atol=0)[~np.isnan(value)].all()
+    stopped(volume, target, 2, dtype="uint32")
+    assert hidden(tmp_path) == [".out.npy.unfinished.floats.npy", ".out.npy.unfinished.journal"]
+    recover_file(volume, target, **options, resume=True)
+    np.testing.assert_array_equal(np.load(target)[1:], value)
+    assert hidden(tmp_path) == []
+
+
+def two_tiffs(folder: Path) -> tuple[Path, Path]:
+    """A multi-file OME-TIFF, and its second file."""
+    planes = stack().reshape(2, SHAPE[0] // 2, *SHAPE[1:])
+    ids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{number}" for number in range(2)]
+    data = "".join(
+        f'<TiffData IFD="{z}" FirstZ="{6 * n + z}" PlaneCount="1">'
+        f'<UUID FileName="z{n}.ome.tif">{ids[n]}</UUID></TiffData>'
+        for n in range(2)
+        for z in range(6)
+    )
+    for number, values in enumerate(planes):
+        text = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="{ids[number]}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+            f'SizeX="72" SizeY="72" SizeZ="12" SizeC="1" SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>'
+            f"{data}</Pixels></Image></OME>"
+        )
+        tifffile.imwrite(folder / f"z{number}.ome.tif", values, description=text, metadata=None)
+    return folder / "z0.ome.tif", folder / "z1.ome.tif"
+
+
+def virtual(folder: Path) -> tuple[Path, Path]:
+    """A virtual dataset of HDF5, and the file with its values."""
+    with h5py.File(folder / "values.h5", "w") as file:
+        file["raw"] = stack()
+    with h5py.File(folder / "in.h5", "w") as file:
+        layout = h5py.VirtualLayout(SHAPE, np.uint16)
+        layout[:] = h5py.VirtualSource("values.h5", "raw", SHAPE)
+        file.create_virtual_dataset("of others", layout).attrs["axes"] = "ZYX"
+        file["more"] = h5py.SoftLink("/of others")
+    return folder / "in.h5", folder / "values.h5"
+
+
+def external(folder: Path) -> tuple[Path, Path]:
+    """A dataset of HDF5 whose values lie in another file."""
+    (folder / "raw.bin").write_bytes(stack().tobytes())
+    with h5py.File(folder / "in.h5", "w") as file:
+        file.create_dataset("raw", SHAPE, np.uint16, external=[("raw.bin", 0, h5py.h5f.UNLIMITED)])
+    return folder / "in.h5", folder / "raw.bin"
+
+
+def folder_of_planes(folder: Path) -> tuple[Path, Path]:
+    """A folder with a file for each plane, and one of them."""
+    (folder / "planes").mkdir()
+    for z, plane in enumerate(stack()):
+        tifffile.imwrite(folder / "planes" / f"z{z}.tif", plane)
+    return folder / "planes", folder / "planes" / "z7.tif"
+
+
+def level(folder: Path) -> tuple[Path, Path]:
+    """A zarr, and a chunk of the level that is read."""
+    write(folder / "in.zarr", Volume(stack()))
+    return folder / "in.zarr", next(each for each in (folder / "in.zarr/0/c").rglob("*") if each.is_file())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "made", [two_tiffs, virtual, external, folder_of_planes, pytest.param(level, marks=needs_zarr)]
+)
+def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path, made: Any) -> None:
+    named, other = made(tmp_path)
+    target = tmp_path / "out.npy"
+    read_at_once = made is folder_of_planes  # what is opened of it knows no files
+    for opened in (lambda: named, lambda: named if read_at_once else open_volume(named)):
+        stopped(opened(), target, 2)
+        now = os.stat(other).st_mtime_ns
+        os.utime(other, ns=(now, now - 10**9))
+        with pytest.raises(InputError, match="is another job: it differs in input;"):
+            recover_file(opened(), target, memory=IN_PARTS, resume=True)
+        os.utime(other, ns=(now, now))
+        if made is level:
+            (named / "of another image").write_text("changed")
+        if read_at_once:
+            (named / ".hidden").write_text("none of the planes")
+        recover_file(opened(), target, memory=IN_PARTS, resume=True)
+        np.testing.assert_array_equal(np.load(target), 2.0 * stack())
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [((6, 38, 40), "it differs in input"), ((2, 3, 4), "the stack has other values than those of which an earlier")],
+)
+def test_a_run_goes_on_only_with_the_same_values(tmp_path: Path, place: tuple[int, int, int], message: str) -> None:
+    target, other = tmp_path / "out.npy", stack()
+    other[place] += 1
+    stopped(LazyVolume(stack()), target, 2)
+    with pytest.raises(InputError, match=message):
+        recover_file(LazyVolume(other), target, memory=IN_PARTS, resume=True)
+    recover_file(LazyVolume(stack()), target, memory=IN_PARTS, resume=True)
+    np.testing.assert_array_equal(np.load(target), 2.0 * stack())
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_unfinished_runs_share_no_output(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, error = (tmp_path / name for name in ("one.npy", "two.npy", "u.npy"))
+    belongs = rf"belongs to the run on {one}, which was stopped; go on with that \(--resume\), discard it"
+    stopped(given, one, 2, uncertainty=error)
+    before = hidden(tmp_path)
+    with pytest.raises(InputError, match=f"u.npy: {belongs}"):
+        recover_file(given, two, memory=IN_PARTS, uncertainty=error)
+    with pytest.raises(InputError, match=f"u.npy: {belongs}"):
+        recover_file(given, error, memory=IN_PARTS)
+    with pytest.raises(InputError, match=f"one.npy: {belongs}"):
+        recover_file(given, two, memory=IN_PARTS, invented=one)
+    assert call(monkeypatch, "recover", given, two, "--uncertainty", error) == 2
+    assert "belongs to the run on" in capsys.readouterr().err
+    assert hidden(tmp_path) == before
+    recover_file(given, one, memory=IN_PARTS, uncertainty=error, resume=True)
+    recover_file(given, two, memory=IN_PARTS, uncertainty=error)
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_all_that_a_run_left_is_discarded(given: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.npy"
+    (tmp_path / "maps").mkdir()
+    stopped(given, target, 2, uncertainty=tmp_path / "maps" / "u.npy", outliers=tmp_path / "o.npy")
+    recover_file(given, target, memory=IN_PARTS, resume=False)
+    assert hidden(tmp_path) == hidden(tmp_path / "maps") == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_memory_that_is_asked_for_suffices(given: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        recover_file(given, tmp_path / "out.npy", memory="1MB")
+    asked = re.findall(r"at least ([\d.]+ GB)", str(error.value))[0]
+    least = 1e9 * float(asked.split()[0])
+    with pytest.raises(InputError, match="at least") as error:
+        recover_file(given, tmp_path / "out.npy", memory=0.99 * least)
+    assert f"got {asked}" not in str(error.value)
+    assert recover_file(given, tmp_path / "out.npy", memory=asked).parts > 1
+
+
+@pytest.mark.parametrize("source", [stack(), Volume(stack()), [stack()], iter(["a.tif"]), 3])
+def test_what_is_no_file_is_one_line(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(InputError, match="expected a path, a list of paths or a LazyVolume, got "):
+        recover_file(source, tmp_path / "out.npy", memory="1GB")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "out.tif"
+
+    def late(own: Any) -> Any:
+        def stopped_after(*arguments: Any) -> None:
+            own(*arguments)
+            if target.exists():
+                raise KeyboardInterrupt
+
+        return stopped_after
+
+    monkeypatch.setattr(recovery, "discard", late(recovery.discard))
+    monkeypatch.setattr(recover_command, "write_all", late(recover_command.write_all))
+    for memory in (IN_PARTS, "4GB"):
+        words = ("recover", given, target, "--memory", memory, "--method", "fast", "--quiet")
+        assert call(monkeypatch, *words) == 130
+        assert capsys.readouterr().err == f"tensorcell: interrupted; {target} is written\n"
+        assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float64])
+def test_the_command_and_the_function_have_one_rule_for_what_fits(dtype: Any) -> None:
+    volume = LazyVolume(np.broadcast_to(np.zeros((), dtype), SHAPE))
+    options = {"axial_factor": 1, "spacing_z": None, "lateral_factor": 1}
+    fits = peak_of_recovery(np.prod(SHAPE), dtype)
+    for memory, parts in ((fits, 1), (fits - 1, 2)):
+        assert goes_in_parts(volume, options, str(memory), None, "out.npy") == (parts > 1)
+        assert planned(SHAPE, SHAPE, dtype=dtype, memory=memory, whole_z=False).cut.number == parts
+
+
+def test_an_input_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "in.tif", Volume(stack()))
+    volume = open_volume(tmp_path / "in.tif")
+    (tmp_path / "in.tif").unlink()
+    with pytest.raises(InputError, match=r"in\.tif: cannot be read: .*No such file"):
+        recover_file(volume, tmp_path / "out.npy", memory=IN_PARTS)
+    assert list(tmp_path.iterdir()) == []

@@ -148,3 +148,12 @@ def test_lazy_volume_refuses_what_does_not_fit(changed: dict[str, Any], message:
 def test_part_refuses_an_index_that_takes_nothing(where: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         LazyVolume(STACK).part(where)
+
+
+def test_a_length_that_is_not_known_is_one_line() -> None:
+    unknown = Recorded(STACK)
+    unknown.shape = (float("nan"), 5, 6)  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"data must have a known length along each axis, got \(nan, 5, 6\); a dask"):
+        LazyVolume(unknown)
+    with pytest.raises(InputError, match="mask must have a known length"):
+        LazyVolume(STACK, mask=unknown)

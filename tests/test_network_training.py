@@ -27,6 +27,7 @@ from tensorcell.datasets import simulate_cells  # noqa: E402
 from tensorcell.diffusion_guidance.baselines.fitting import load_baseline, restore_by_baseline  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Sampling, load_model  # noqa: E402
 from tensorcell.network_training import stages  # noqa: E402
+from tensorcell.network_training.losses import LossTable  # noqa: E402
 from tensorcell.progress import ProgressBar  # noqa: E402
 
 SCAN = ("--axial-factor", "2", "--lateral-factor", "2", "--photons", "200", "--read-noise", "0.01")
@@ -401,3 +402,23 @@ def test_scattering_and_the_objective_are_stated_and_kept(train: Any, tmp_path: 
         "expected --objective flow or eps, got 'x'"
         in train("0.tif", "--kind", "microdiffuse3d", "--out", "m", "--objective", "x")[2]
     )
+
+
+def test_a_table_of_losses_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "losses.csv"
+    header, rows = "stage,step,loss,heldout", ["a,1,0.5,", "a,2,0.25,1.5", "b,1,2.0,", "b,2,3.0,"]
+    table.write_text("\n".join((header, *rows, "")))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            LossTable(table, "b", 1)
+    assert table.read_text().splitlines() == [header, *rows]
+    with LossTable(table, "b", 1) as written:
+        written.add(2, 0.125, float("nan"))
+    assert table.read_text().splitlines() == [header, *rows[:3], "b,2,0.125,"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def interrupted(*_: Any) -> None:
+    """Ctrl-C while a file is put in its place."""
+    raise KeyboardInterrupt

@@ -13,9 +13,9 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from tensorcell.cli.exits import Interrupted
-from tensorcell.cli.memory import BASE, BYTES_A_VOXEL, peak_memory
-from tensorcell.cli.screen import show
+from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
+from tensorcell.cli.memory import peak_memory
+from tensorcell.cli.screen import said_of, show, summary
 from tensorcell.errors import InputError
 from tensorcell.files import split_path
 from tensorcell.large.cluster import connected
@@ -23,7 +23,7 @@ from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
 from tensorcell.large.recovery import FileRecovery, Progress, recover_file
 from tensorcell.lazy_volume import LazyVolume
-from tensorcell.memory import free_memory
+from tensorcell.memory import free_memory, peak_of_recovery
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.solvers.iteration import duration
 from tensorcell.solvers.results import Status
@@ -43,7 +43,7 @@ def goes_in_parts(
     allowed = free_memory() if allowed is None else allowed
     grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
     voxels = math.prod(volume.shape) * grid.planes / volume.planes * options["lateral_factor"] ** 2
-    return allowed is not None and BYTES_A_VOXEL * voxels + BASE * 2**20 > allowed
+    return allowed is not None and peak_of_recovery(voxels, volume.dtype) > allowed
 
 
 def recover_in_parts(
@@ -54,13 +54,14 @@ def recover_in_parts(
 
     ``report`` writes the report of the result.
     """
+    before = identity_of(target)
     with contextlib.ExitStack() as stack:
         try:
             client = None if scheduler is None else stack.enter_context(connected(scheduler))
             bar = stack.enter_context(PartsBar(enabled=False if quiet else None))
             result = recover_file(given, target, progress=bar.update, client=client, **options)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {kept(target)}") from None
+            raise Interrupted(f"interrupted; {kept(target, before)}") from None
     if report is not None:
         try:
             report(result)
@@ -72,12 +73,9 @@ def recover_in_parts(
     if as_json:
         show(json.dumps(facts))
     elif not quiet:
-        shape = " x ".join(map(str, result.shape))
-        head = f"{target}: {shape} {result.axes}, {result.dtype}; {result.parts} parts; {result.seconds:.1f} s"
-        show("\n  ".join((head, f"the fit {result.status}", *result.notes)))
+        show(summary(facts, f"{result.parts} part{'' if result.parts == 1 else 's'}"))
     if result.not_recovered and result.status is Status.NOT_RECOVERED:
-        named = "; ".join(f"{label}: {reason}" for label, reason in list(result.not_recovered.items())[:3])
-        raise InputError(f"{target} was written, but {len(result.not_recovered)} stacks are NaN there: {named}")
+        raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
 
 
 def journal_name(target: str) -> Path:
@@ -85,12 +83,12 @@ def journal_name(target: str) -> Path:
     return unfinished_name(split_path(target)[0], ".journal")
 
 
-def kept(target: str) -> str:
-    """What is left of a run that was stopped."""
+def kept(target: str, before: Identity) -> str:
+    """What is left of a run that was stopped; ``before`` it lay at the output."""
     try:
         finished = read_journal(journal_name(target)).finished
     except InputError:
-        return "nothing was written"
+        return written_or_not(target, before)
     return f"{finished.replace(' ', ' finished ')} of {target} are kept; the same command with --resume goes on"
 
 
@@ -106,7 +104,6 @@ class PartsBar:
             progress.TextColumn("{task.fields[detail]}", markup=False),
         )
         self.bar = progress.Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
-        self.shown = shown
         self.task = self.bar.add_task("opening the file", total=None, detail="")
 
     def __enter__(self) -> PartsBar:
@@ -120,7 +117,7 @@ class PartsBar:
         """Show one report."""
         stages = {"plan": "planned", "survey": "reading", "sample": "sample", "parts": "parts"}
         if at.stage == "plan":
-            if self.shown:
+            if not self.bar.disable:
                 self.bar.console.print(at.message, markup=False, highlight=False, soft_wrap=True)
             return
         left = "" if at.left is None else f", about {duration(at.left)} left"

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tensorcell.memory import bytes_of_recovery, machine_memory, size_text
+from tensorcell.memory import bytes_of_recovery, machine_memory, peak_of_recovery, size_text
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.volume import Volume, stacks
-
-BYTES_A_VOXEL = 65
-"""Peak of memory in bytes a voxel, measured for a recovery from file to file: input, masks, output, a few slabs."""
-
-BASE = 300
-"""Memory in MiB that the program takes without any data."""
 
 
 def say_cost(source: str, before: Volume, grid: PlaneGrid) -> None:
@@ -20,7 +14,7 @@ def say_cost(source: str, before: Volume, grid: PlaneGrid) -> None:
     voxels = before.data.size // before.planes * grid.planes
     several = sum(1 for _ in stacks(before)) > 1
     disk = f", and up to {size_text(bytes_of_recovery(before) * voxels)} of disk to keep finished stacks meanwhile"
-    needed, there = BYTES_A_VOXEL * voxels / 2**20 + BASE, machine_memory()
+    needed, there = peak_of_recovery(voxels, before.dtype) / 2**20, machine_memory()
     short = there is not None and needed > there
     if short or sys.stderr.isatty():
         more = f"; this machine has {there:.0f} MiB" if short else ""

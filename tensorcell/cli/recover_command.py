@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from tensorcell.checkpoint import Checkpoint
-from tensorcell.cli.exits import Interrupted
+from tensorcell.cli.exits import Interrupted, identity_of
 from tensorcell.cli.flags import given_options, with_flags
 from tensorcell.cli.in_parts import goes_in_parts, kept, recover_in_parts
 from tensorcell.cli.many_files import are_many, one_stack, recover_many
@@ -42,7 +42,7 @@ from tensorcell.cli.parsing import (
     spacing_of,
     spacing_z_of,
 )
-from tensorcell.cli.screen import show
+from tensorcell.cli.screen import said_of, show, summary
 from tensorcell.errors import InputError
 from tensorcell.files import (
     Written,
@@ -56,7 +56,7 @@ from tensorcell.files import (
     staged,
     write,
 )
-from tensorcell.large.outputs import discard
+from tensorcell.large.outputs import check_owners, discard
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of, without_value
@@ -182,6 +182,7 @@ def recover(
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
+    before_run = identity_of(target)
     try:
         inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
         check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
@@ -205,7 +206,9 @@ def recover(
             return
         cache = flags.get("cache")
         held = [split_path(path)[0] for path in outputs.values() if path is not None]
+        volumes = [split_path(path)[0] for path in (outliers, uncertainty, invented) if path is not None]
         with claimed(held if cache is None else [*held, cache]):
+            check_owners(split_path(target)[0], volumes)
             before = read(given_as, **wanted_of_file)
             if voxel is not None:
                 before = replace(before, spacing=voxel)
@@ -215,7 +218,7 @@ def recover(
             grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
             checkpoint = Checkpoint(split_path(target)[0], resume)
             if resume is False or not checkpoint.exists:
-                discard(split_path(path)[0] for path in (target, outliers, uncertainty, invented) if path is not None)
+                discard(split_path(target)[0], volumes)
             check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
             if not quiet:
                 say_cost(source, before, grid)
@@ -230,7 +233,7 @@ def recover(
             written = write_all(outputs, given, result, signed, fitting, **layout)
             checkpoint.remove()
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {kept(target)}{how_to_go_on(flags.get('cache'))}") from None
+        raise Interrupted(f"interrupted; {kept(target, before_run)}{how_to_go_on(flags.get('cache'))}") from None
     facts["notes"].extend((*lost_type, *([checkpoint.problem] if checkpoint.problem else [])))
     stored = np.dtype(fitting or result.volume.dtype).name
     facts |= {
@@ -246,7 +249,7 @@ def recover(
     if as_json:
         show(json.dumps(facts))
     elif not quiet:
-        show(summary(facts))
+        show(summary(facts, f"rank {facts['rank']}"))
     if result.not_recovered:
         raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
 
@@ -257,18 +260,6 @@ def storable(wanted: Any, result: Recovery) -> tuple[Any, tuple[str, ...]]:
         return wanted, ()
     note = f"OUT is {result.volume.dtype}: NaN, which {np.dtype(wanted)} does not hold, marks what was not recovered"
     return None, (note,)
-
-
-def said_of(reasons: Mapping[str, str]) -> str:
-    """The stacks that were not recovered, with their reasons, in a line.
-
-    >>> said_of({"T=2": "expected at least 2 measured planes, got 1 of 8"})
-    '1 stack was not recovered and is NaN there: T=2: expected at least 2 measured planes, got 1 of 8'
-    """
-    shown = "; ".join(f"{label}: {reason}" for label, reason in list(reasons.items())[:3])
-    more = "; ..." if len(reasons) > 3 else ""
-    count = "1 stack was" if len(reasons) == 1 else f"{len(reasons)} stacks were"
-    return f"{count} not recovered and {'is' if len(reasons) == 1 else 'are'} NaN there: {shown}{more}"
 
 
 def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None], **layout: Any) -> None:
@@ -307,13 +298,3 @@ def how_to_go_on(cache: str | None) -> str:
     folder = Path(cache).absolute()
     states = list(folder.parent.glob(f"{folder.name}.*.state"))
     return f"; the same command goes on from the fit kept in {states[0]}" if states else ""
-
-
-def summary(facts: dict[str, Any]) -> str:
-    """A line on the output, and a line for the status and each note."""
-    shape = " x ".join(map(str, facts["shape"]))
-    head = (
-        f"{facts['output']}: {shape} {facts['axes']}, {facts['dtype']}; rank {facts['rank']}; {facts['seconds']:.1f} s"
-    )
-    notes = (note for note in facts["notes"] if not note.startswith("the fit "))
-    return "\n  ".join((head, f"the fit {facts['status']}", *notes))

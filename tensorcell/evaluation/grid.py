@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,8 @@ def evaluate(
     for method in chosen_methods:
         check_importable(method)
     cells = _cells(references(volumes, crop), chosen_cases, chosen_methods, seed, noise)
-    store = Store(_made(Path(out)))
-    with _held(store.folder):
+    store = Store(Path(out))
+    with _made(store.folder), _held(store.folder):
         return _evaluated(cells, store, jobs=jobs, time_limit=time_limit, retry=retry, progress=progress, start=start)
 
 
@@ -153,13 +153,21 @@ def _held(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: {not_written(error)}") from error
 
 
-def _made(folder: Path) -> Path:
-    """The folder, which is made if it is missing."""
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make the folder if it is missing; if nothing was written into it when an exception comes, remove it again."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: expected a folder for the results: {error.strerror}") from None
-    return folder
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it holds something
+            for each in missing:
+                each.rmdir()
+        raise
 
 
 def _cells(

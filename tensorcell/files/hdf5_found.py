@@ -11,7 +11,7 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.claimed_sizes import check_claim
-from tensorcell.files.hdf5_sources import check_whole, find
+from tensorcell.files.hdf5_sources import check_whole, files_of_values, find
 from tensorcell.files.lazy_values import Box, Converted, Opened, Values, length_of, nonzero
 from tensorcell.files.units import Spacing
 
@@ -75,6 +75,7 @@ class HDF5Values(Values):
     def __init__(self, parts: Sequence[h5py.Dataset], outer: tuple[int, ...], inner: tuple[int, ...]) -> None:
         super().__init__((*outer, *inner), parts[0].dtype)
         self.outer = outer
+        self.files = list(dict.fromkeys(file for part in parts for file in files_of_values(part)))
         self.places = [(Path(part.file.filename).resolve(), part.name) for part in parts]
 
     def read(self, box: Box) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,25 @@ def check_whole(stored: h5py.Dataset, size: Sequence[int] | None = None, hops: i
         _check_chunks(stored, tuple(size or stored.shape))
     elif stored.id.get_storage_size() == 0:
         raise InputError(f"is incomplete: {stored.name} was never written")
+
+
+def files_of_values(stored: h5py.Dataset) -> Iterator[Path]:
+    """The file of a dataset of which nothing is missing, and those in which its values lie."""
+    import h5py
+
+    yield Path(stored.file.filename).resolve()
+    use = f"values of {stored.name} lie"
+    if stored.external:
+        yield from (other_file(stored, name, use) for name, _, _ in stored.external)
+    if not stored.is_virtual:
+        return
+    for file_name, name in dict.fromkeys((each.file_name, each.dset_name) for each in stored.virtual_sources()):
+        source = name.replace("%%", "%")
+        if file_name == ".":
+            yield from files_of_values(find(stored.file, source))
+            continue
+        with h5py.File(other_file(stored, file_name.replace("%%", "%"), use), "r") as file:
+            yield from files_of_values(find(file, source))
 
 
 def other_file(of: h5py.Group | h5py.Dataset, name: str, use: str) -> Path:

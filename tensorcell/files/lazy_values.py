@@ -6,7 +6,7 @@ What stands for values holds paths and places, never an open file, so that it ca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,9 @@ class Values(ABC):
         Data type of what is read; it is kept in the byte order of this machine.
     """
 
+    files: Sequence[Path] = ()
+    """The files and folders that hold the values."""
+
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape = tuple(int(size) for size in shape)
         self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
@@ -62,11 +65,11 @@ def length_of(taken: slice) -> int:
 
 
 class Held(Values):
-    """Values that were read already."""
+    """Values that were read already, of these files."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, files: Sequence[Path] = ()) -> None:
         super().__init__(array.shape, array.dtype)
-        self.array = native(array)
+        self.array, self.files = native(array), files
 
     def read(self, box: Box) -> np.ndarray:
         return self.array[box].copy()
@@ -94,6 +97,7 @@ class Mapped(Values):
     ) -> None:
         super().__init__(shape, dtype)
         self.path, self.offset, self.stored, self.order = path, offset, dtype, order
+        self.files = (path,)
 
     def read(self, box: Box) -> np.ndarray:
         mapped = np.memmap(self.path, self.stored, "r", self.offset, self.shape, self.order)
@@ -106,7 +110,7 @@ class Arranged(Values):
     def __init__(self, values: Values, axes: str, wanted: str) -> None:
         sizes = dict(zip(axes, values.shape, strict=True))
         super().__init__(tuple(sizes.get(letter, 1) for letter in wanted), values.dtype)
-        self.values, self.axes, self.wanted = values, axes, wanted
+        self.values, self.axes, self.wanted, self.files = values, axes, wanted, values.files
 
     def read(self, box: Box) -> np.ndarray:
         inner = tuple(box[self.wanted.index(letter)] for letter in self.axes)
@@ -126,7 +130,7 @@ class Converted(Values):
 
     def __init__(self, values: Values, dtype: Any, convert: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__(values.shape, dtype)
-        self.values, self.convert = values, convert
+        self.values, self.convert, self.files = values, convert, values.files
 
     def read(self, box: Box) -> np.ndarray:
         return self.convert(self.values.read(box))
@@ -214,6 +218,11 @@ class FileArray:
     def dtype(self) -> np.dtype[Any]:
         """Data type of what is read."""
         return self.values.dtype
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files and folders that hold the values."""
+        return self.values.files
 
     def __getitem__(self, where: Index) -> np.ndarray:
         index = resolved(where, self.shape)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tensorcell.errors import InputError
 from tensorcell.files.formats import FilePath, Format
 from tensorcell.files.messages import naming, reason
-from tensorcell.files.table import tree_suffixes, unknown_suffix, writable_format_of
+from tensorcell.files.table import is_folder_format, tree_suffixes, unknown_suffix, writable_format_of
 from tensorcell.files.temporary import remove, temporary_name
 
 
@@ -39,6 +39,16 @@ def same_file(first: FilePath, second: FilePath) -> bool:
         return os.path.samefile(one, other)
     except OSError:  # one of them does not exist yet
         return os.path.realpath(one) == os.path.realpath(other)
+
+
+def lies_inside(inner: FilePath, outer: FilePath) -> bool:
+    """Whether a path lies inside of a volume that is a folder, or will be one.
+
+    >>> lies_inside("scan.zarr/recovered.zarr", "./scan.zarr:/raw"), lies_inside("planes/recovered.tif", "planes")
+    (True, False)
+    """
+    one, other = (Path(os.path.realpath(split_path(path)[0])) for path in (inner, outer))
+    return other in one.parents and is_folder_format(other)
 
 
 def check_writable(path: FilePath, suffixes: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorcell.errors import InputError
 from tensorcell.files.messages import naming, not_written
-from tensorcell.files.paths import check_writable, same_file, split_path
+from tensorcell.files.paths import check_writable, lies_inside, same_file, split_path
 from tensorcell.files.table import suffix_of
 from tensorcell.files.temporary import remove
 from tensorcell.files.whole_files import Move
@@ -43,6 +43,9 @@ def check_outputs(
         for other, used in earlier:
             if same_file(path, used):
                 raise InputError(f"{path}: expected another file for {name} than for {other}, got the same")
+            for inner, outer in ((path, used), (used, path)):
+                if lies_inside(inner, outer):
+                    raise InputError(f"{path}: expected a place beside {other}, got {inner} inside of {outer}")
         check_writable(path, (suffixes or {}).get(name))
         earlier.append((name, path))
 

@@ -136,6 +136,12 @@ def is_readable(path: Path) -> bool:
     return _find(path) is not None
 
 
+def is_folder_format(path: Path) -> bool:
+    """Whether the name is that of a volume that is stored as a folder."""
+    found = _find(path)
+    return found is not None and found[0].is_folder
+
+
 def writable_format_of(path: Path, wanted: Variant = AS_USUAL) -> tuple[Format, Writer]:
     """The format by the suffix as it is wanted, and its writer; an `InputError` if it cannot be written so."""
     found = _find(path)

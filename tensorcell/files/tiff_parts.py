@@ -37,8 +37,13 @@ def plane_values(
     pages = pages_of(series, chains, gaps=gaps)
     outer = _outer_axes(series.shape, series.keyframe)
     if outer is None or series.transform is not None:
-        return Held(read_planes(series, chains))
+        return Held(read_planes(series, chains), files_of_pages(pages))
     return PlaneValues(pages, series.shape, outer, series.dtype, again)
+
+
+def files_of_pages(pages: Sequence[Any]) -> Sequence[Path]:
+    """The files of pages, each once."""
+    return [Path(name) for name in dict.fromkeys(page.parent.filehandle.path for page in pages)]
 
 
 class PlaneValues(Values):
@@ -63,6 +68,7 @@ class PlaneValues(Values):
         super().__init__(shape, dtype)
         self.pages: list[Any] | None = pages
         self.outer, self.again = outer, again
+        self.files = files_of_pages(pages)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "pages": None}

@@ -13,6 +13,7 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.files.formats import Stored
+from tensorcell.files.layout import native
 from tensorcell.lazy_volume import resolved
 from tensorcell.volume import Index, Volume
 
@@ -72,9 +73,21 @@ class TileWriter(ABC):
             tuple(index[letter] for letter in self.axes), values.transpose([now.index(letter) for letter in order])
         )
 
+    def read(self, where: Sequence[int | slice]) -> np.ndarray:
+        """What was written of a tile."""
+        index = dict(zip(self.layout.axes, resolved(where, self.layout.shape), strict=True))
+        kept = [letter for letter in self.axes if isinstance(index[letter], slice)]
+        order = [letter for letter in self.layout.axes if letter in kept]
+        found = self.load(tuple(index[letter] for letter in self.axes))
+        return found.transpose([kept.index(letter) for letter in order])
+
     @abstractmethod
     def store(self, index: Index, values: np.ndarray) -> None:
         """Write values, whose axes have the file's order."""
+
+    @abstractmethod
+    def load(self, index: Index) -> np.ndarray:
+        """Read values that were written, with the axes in the file's order."""
 
     @abstractmethod
     def flush(self) -> None:
@@ -122,6 +135,9 @@ class MappedTiles(TileWriter):
 
     def store(self, index: Index, values: np.ndarray) -> None:
         np.memmap(self.part, self.plot.dtype, "r+", self.plot.offset, self.plot.shape)[index] = values
+
+    def load(self, index: Index) -> np.ndarray:
+        return native(np.array(np.memmap(self.part, self.plot.dtype, "r", self.plot.offset, self.plot.shape)[index]))
 
     def flush(self) -> None:
         with self.part.open("rb+") as file:

@@ -99,6 +99,7 @@ class ZarrValues(Values):
     def __init__(self, path: Path, array: Array) -> None:
         super().__init__(array.shape, array.dtype)
         self.path, self.array = path, array
+        self.files = (path / array.path,)
 
     def read(self, box: Box) -> np.ndarray:
         with zarr_library():

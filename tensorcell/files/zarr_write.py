@@ -224,7 +224,7 @@ class ZarrTiles(TileWriter):
     """A volume that is written tile by tile as an image of OME-Zarr."""
 
     def __init__(self, part: Path, layout: Volume, ngff: str | None = None) -> None:
-        with zarr_library() as zarr:
+        with zarr_library() as zarr, zarr.config.set({"array.write_empty_chunks": True}):  # no array keeps this
             self.group = zarr.open_group(str(part), mode="r+")
             _check_version(self.group, ngff or VERSIONS[NEWEST])
             self.array = self.group["0"]
@@ -244,6 +244,10 @@ class ZarrTiles(TileWriter):
     def store(self, index: Index, values: np.ndarray) -> None:
         with zarr_library():
             self.array[index] = values
+
+    def load(self, index: Index) -> np.ndarray:
+        with zarr_library():
+            return np.asarray(self.array[index])
 
     def flush(self) -> None:
         if hasattr(os, "sync"):  # one call for all chunks: a call for each takes longer than writing them

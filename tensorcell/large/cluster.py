@@ -25,7 +25,7 @@ import numpy as np
 from tensorcell import version
 from tensorcell.errors import InputError
 from tensorcell.files.messages import library, reason
-from tensorcell.large.measured import MeasuredStack
+from tensorcell.large.measured import MeasuredStack, tried_of
 from tensorcell.large.workers import Call
 from tensorcell.solvers.blocks import Block, MapBlocks
 from tensorcell.solvers.threads import one_blas_thread
@@ -38,9 +38,6 @@ WAIT = 60
 
 CONNECT = 10
 """Seconds within which a scheduler must answer."""
-
-TRIED = 8
-"""Voxels along y and x of what a worker reads to show that it sees the same file."""
 
 _one = threading.Lock()
 """Held by the task that a worker does."""
@@ -61,13 +58,7 @@ class Check(NamedTuple):
     stacks: Sequence[MeasuredStack]
     """Those it works on."""
     tried: Any
-    """What `tried_of` reads of them here."""
-
-
-def tried_of(stack: MeasuredStack) -> Any:
-    """A few voxels in the middle of a stack, and which of them were measured."""
-    z, y, x = (size // 2 for size in stack.shape)
-    return stack.read((slice(z, z + 1), slice(y, y + TRIED), slice(x, x + TRIED)))
+    """What `tried_of` reads of the first of them here."""
 
 
 def same_values(one: Any, two: Any) -> bool:

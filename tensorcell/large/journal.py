@@ -17,7 +17,7 @@ from typing import Any
 from tensorcell.errors import InputError
 from tensorcell.files.temporary import place_of, remove
 
-VERSION = 1
+VERSION = 2
 """Of the journal: others are not read."""
 
 KEPT = ".stacks"
@@ -47,6 +47,8 @@ class Journal:
         What was said of the sample of each stack.
     parts : dict of (label, number) to dict
         What was said of each part that is done.
+    floats : bool
+        Whether OUT holds floats in place of integers, which have no NaN.
     end : dict or None
         What was said when all outputs were finished; those without a hidden name are in their places. None before.
     """
@@ -55,6 +57,7 @@ class Journal:
     job: Mapping[str, Any]
     samples: dict[str, Any] = field(default_factory=dict)
     parts: dict[tuple[str, int], Any] = field(default_factory=dict)
+    floats: bool = False
     end: Any = None
 
     @staticmethod
@@ -119,6 +122,7 @@ class Journal:
         lines: list[dict[str, Any]] = [{"job": self.job}]
         lines += [{"sample": label, "facts": facts} for label, facts in self.samples.items()]
         lines += [{"stack": label, "part": number, "facts": facts} for (label, number), facts in self.parts.items()]
+        lines += [{"floats": True}] if self.floats else []
         lines += [] if self.end is None else [{"end": self.end}]
         new = self.path.with_name(f"{self.path.name}.new")
         with new.open("w", encoding="utf-8") as file:
@@ -136,6 +140,11 @@ class Journal:
         """Write down that a part is done: its voxels are on the disk."""
         self.parts[label, number] = facts
         self._add({"stack": label, "part": number, "facts": facts})
+
+    def add_floats(self) -> None:
+        """Write down that OUT holds floats from now on, with all that was written before."""
+        self.floats = True
+        self._add({"floats": True})
 
     def add_end(self, facts: Mapping[str, Any]) -> None:
         """Write down that all outputs are finished, and wait only for their names."""
@@ -164,6 +173,8 @@ def read_journal(path: Path) -> Journal:
             line = json.loads(text)
             if "sample" in line:
                 found.samples[line["sample"]] = line["facts"]
+            elif "floats" in line:
+                found.floats = line["floats"]
             elif "end" in line:
                 found.end = line["end"]
             else:

@@ -19,6 +19,9 @@ from tensorcell.volume import Index, Volume
 
 Array = npt.NDArray[Any]
 
+TRIED = 8
+"""Voxels along y and x that are read of a stack to tell it from another one."""
+
 
 @dataclass(frozen=True)
 class MeasuredStack:
@@ -67,15 +70,25 @@ class MeasuredStack:
             raise InputError("the mask holds NaN, expected zero (not measured) or nonzero (measured)")
         return np.asarray(found.transpose([inner.index(letter) for letter in "ZYX" if letter in inner]))
 
+    def place(self, box: Box) -> Index:
+        """Where a box of the stack lies in the volume."""
+        sides = dict(zip("ZYX", box, strict=True))
+        axes = self.stack.volume.axes
+        return tuple(sides.get(letter, own) for letter, own in zip(axes, self.stack.where, strict=True))
+
     def in_volume(self, box: Box, values: Array) -> tuple[Index, Array]:
         """Where a box of the stack lies in the volume, and its values ``(Z, Y, X)`` with the axes in that order."""
-        axes = self.stack.volume.axes
-        sides = dict(zip("ZYX", box, strict=True))
-        where: Index = tuple(sides.get(letter, own) for letter, own in zip(axes, self.stack.where, strict=True))
+        axes, where = self.stack.volume.axes, self.place(box)
         order = [letter for letter in axes if letter in "ZYX"]
         if "Z" not in axes:
             return where, values[0].transpose(["YX".index(letter) for letter in order])
         return where, values.transpose(["ZYX".index(letter) for letter in order])
+
+
+def tried_of(stack: MeasuredStack) -> tuple[Array, Array | None]:
+    """A few voxels in the middle of a stack, and which of them were measured: to tell it from another one."""
+    z, y, x = (size // 2 for size in stack.shape)
+    return stack.read((slice(z, z + 1), slice(y, y + TRIED), slice(x, x + TRIED)))
 
 
 def measured_stacks(volume: LazyVolume, mask: FilePath | None, missing_value: Any) -> list[MeasuredStack]:

@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import Any, NamedTuple
 
 from tensorcell.arguments import is_number
 from tensorcell.errors import InputError
 from tensorcell.large.cut import Cut, Sides, cut
 from tensorcell.large.sample import Layout, layout_of
-from tensorcell.memory import free_memory, size_text
-
-BASE = 420e6
-"""Bytes that the program takes without any data."""
-
-BYTES_A_VOXEL = 95
-"""Bytes of memory for each voxel of a part in the wanted stack, its rim included: its values, estimates of different
-strength, and the results that are written."""
+from tensorcell.memory import BASE, free_memory, peak_of_voxel, size_text
 
 SHARE_OF_FREE = 0.7
 """Share of the free memory that is used where none was given."""
@@ -44,7 +38,7 @@ class Plan(NamedTuple):
 
 
 def planned(
-    shape: Sides, wanted: Sides, *, memory: float, whole_z: bool, rim: int | None = None,
+    shape: Sides, wanted: Sides, *, dtype: Any, memory: float, whole_z: bool, rim: int | None = None,
     chunks: Sequence[int] = (1, 1, 1),
 ) -> Plan:  # fmt: skip
     """The plan for a stack.
@@ -53,6 +47,8 @@ def planned(
     ----------
     shape, wanted : three ints
         Of the stack that is given, and of the wanted one.
+    dtype : dtype
+        Of the stack that is given.
     memory : float
         Bytes that may be used.
     whole_z : bool
@@ -67,15 +63,15 @@ def planned(
     InputError
         If the memory is too small for any part.
     """
-    cost = BYTES_A_VOXEL * math.prod(wanted) / math.prod(shape)
+    cost = peak_of_voxel(dtype) * math.prod(wanted) / math.prod(shape)
     most = (memory - BASE) / cost
     try:
         found = cut(shape, most, RIM if rim is None else rim, whole_z=whole_z, chunks=chunks)
     except InputError as error:
         least = float(re.findall(r"at least (\d+)", str(error))[0]) * cost + BASE
         raise InputError(
-            f"expected memory of at least {size_text(round(least))} for a wanted stack of "
-            f"{' x '.join(map(str, wanted))} voxels, got {size_text(round(memory))}"
+            f"expected memory of at least {size_text(least, ROUND_CEILING)} for a wanted stack of "
+            f"{' x '.join(map(str, wanted))} voxels, got {size_text(memory, ROUND_FLOOR)}"
         ) from None
     sample = layout_of(shape, SAMPLE * found.largest, whole_z=whole_z)
     return Plan(found, sample, BASE + cost * found.largest)

@@ -24,16 +24,18 @@ from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.casting import cast
 from tensorcell.files.formats import FilePath, Variant
+from tensorcell.files.temporary import remove
 from tensorcell.files.tile_writing import TileSpec
-from tensorcell.joined_notes import NUMBER, joined_notes, with_ranges
+from tensorcell.joined_notes import RANGE, joined_notes, with_ranges
 from tensorcell.large.cluster import cluster, memory_of_workers
 from tensorcell.large.cut import Part, boxes
+from tensorcell.large.inputs import digest_of, facts_of_files, files_named
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
-from tensorcell.large.measured import MeasuredStack, measured_stacks
-from tensorcell.large.outputs import Output, discard, put_in_place
+from tensorcell.large.measured import MeasuredStack, measured_stacks, tried_of
+from tensorcell.large.outputs import Output, check_owners, discard, mark_owned, put_in_place
 from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
 from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
-from tensorcell.large.sample import chosen_blocks, told_by
+from tensorcell.large.sample import Told, chosen_blocks, told_by
 from tensorcell.large.survey import Survey, block_of, survey_of
 from tensorcell.large.workers import Call, ThisProcess, Workers
 from tensorcell.lazy_volume import LazyVolume
@@ -45,7 +47,7 @@ from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request
-from tensorcell.volume import notes_on_file, pixel_size_of
+from tensorcell.volume import Index, notes_on_file, pixel_size_of
 
 Array = npt.NDArray[Any]
 
@@ -208,7 +210,8 @@ def recover_file(
         Further outputs: ``u``, the share of each voxel that the measurement leaves open, and ``E``; see
         :class:`tensorcell.Recovery`.
     dtype : dtype, optional
-        Of the output; by default the float type that `recover` returns.
+        Of the output; by default the float type that `recover` returns. Where something cannot be recovered, floats
+        take the place of integers, since these have no NaN, and a note says so.
     rim : int, optional
         Voxels around each part that are read with it. More make parts more alike to the whole, and take longer.
     progress : callable, optional
@@ -249,13 +252,20 @@ def recover_file(
     Disk: the outputs, under hidden names until they are finished.
     """
     start = time.perf_counter()
-    allowed = checked_memory(memory)
+    allowed, resume = checked_memory(memory), checked_resume(resume)
     outputs = {"OUT": target, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
     named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
-    files = files_of(source)
+    files = files_named(source)
     inputs = {"IN" if number == 0 else f"IN {number + 1}": path for number, path in enumerate(files)}
     check_outputs({**inputs, "mask": None if mask is None else os.fspath(mask)}, named)
-    with claimed([Path(path) for path in named.values()]):
+    for path in named.values():
+        if (inside := split_path(path)[1]) is not None:
+            raise InputError(
+                f"{path}: a volume that is recovered in parts has a file of its own, expected a path without {inside!r}"
+            )
+    places = [Path(path) for path in named.values()]
+    with claimed(places):
+        check_owners(places[0], places[1:])
         volume = source
         if not isinstance(volume, LazyVolume):
             volume = open_volume(volume, dataset=dataset, series=series, axes=axes, missing_planes=missing_planes)
@@ -267,8 +277,13 @@ def recover_file(
         if allowed is None:
             allowed = memory_to_use(None, None if client is None else memory_of_workers(client))
         run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, Variant(pyramid, ngff))
-        given = {"files": [facts_of_file(path) for path in files], "dataset": dataset, "series": series}
-        given["mask"] = None if mask is None else facts_of_file(mask)
+        given = {"files": facts_of_files(files, volume), "dataset": dataset, "series": series}
+        given["missing planes"] = missing_planes
+        given["mask"] = None if mask is None else facts_of_files([os.fspath(mask)], run.stacks[0].mask)
+        if resume is False:
+            discard(Path(target))
+        # values that are in no file, such as those of a dask array, are told by some of them
+        given["voxels"] = [digest_of(*tried_of(stack)) for stack in (run.stacks[0], run.stacks[-1])]
         journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
         if client is None:
             return run.made(ThisProcess(run.stacks), journal, progress, start)
@@ -276,25 +291,17 @@ def recover_file(
             return run.made(workers, journal, progress, start)
 
 
-def files_of(source: FilePath | Sequence[FilePath] | LazyVolume) -> list[str]:
-    """The paths that were given."""
-    if isinstance(source, LazyVolume):
-        return []
-    return [os.fspath(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
+def checked_resume(resume: Any) -> bool | None:
+    """True, False, or None."""
+    if resume is not None and not isinstance(resume, bool | np.bool_):
+        raise InputError(f"expected resume True, False or None, got {resume!r}")
+    return None if resume is None else bool(resume)
 
 
 def memory_of_earlier(target: Path) -> float | None:
     """The memory that an earlier run on this output had, if there is one: the same parts follow from it."""
     path = unfinished_name(target, ".journal")
     return read_journal(path).job.get("memory") if path.exists() else None
-
-
-def facts_of_file(path: FilePath) -> list[Any]:
-    """What tells a file from another one, and from what it held before: of a folder, of all its files."""
-    place = split_path(path)[0]
-    found = [place.stat()] if place.is_file() else [each.stat() for each in place.rglob("*")]
-    newest = max((each.st_mtime_ns for each in found), default=0)
-    return [os.path.abspath(path), len(found), sum(each.st_size for each in found), newest]
 
 
 def asked_of(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -339,7 +346,7 @@ class Run:
         outputs = outputs_of(volume, request, named, dtype, {**asked, **others}, variant)
         wanted = grid.planes, factor * shape[1], factor * shape[2]
         rim = None if rim is None else arguments.whole_number("rim", rim, least=0)
-        plan = planned(shape, wanted, memory=memory, whole_z=grid.step != 1, rim=rim)
+        plan = planned(shape, wanted, dtype=volume.dtype, memory=memory, whole_z=grid.step != 1, rim=rim)
         return Run(volume, stacks, request, plan, outputs, {**asked, **others})
 
     def job(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,18 +364,25 @@ class Run:
             "sample": [list(self.plan.sample.blocks), list(self.plan.sample.sides)],
         }
 
+    @property
+    def places(self) -> tuple[Path, list[Path]]:
+        """The path of OUT, and those of the other outputs."""
+        target, *others = (output.path for output in self.outputs.values())
+        return target, others
+
     def made(self, workers: Workers, journal: Journal, say: Say | None, start: float) -> FileRecovery:
         """Do the work that is left, and put the files in their places."""
+        self.outputs["OUT"].floats = journal.floats
         if journal.end is None:
             try:
                 self.finish(workers, journal, say)
             except InputError:
                 if not journal.parts:  # nothing to go on from
-                    discard(output.path for output in self.outputs.values())
+                    discard(*self.places)
                 raise
         # an earlier run may have been killed when some files, or all of them, were in their places
         put_in_place({output.path: output.part for output in self.outputs.values() if output.part.exists()})
-        journal.path.unlink(missing_ok=True)
+        discard(*self.places)
         return self.result(journal, time.perf_counter() - start)
 
     def finish(self, workers: Workers, journal: Journal, say: Say | None) -> None:
@@ -377,6 +391,7 @@ class Run:
         try:
             for output in self.outputs.values():
                 output.open(resume=resume)
+            mark_owned(*self.places)
             journal.begin()
             if say is not None:
                 number = len(self.stacks) * self.plan.cut.number
@@ -420,9 +435,9 @@ class Run:
         calls = self.calls_for_parts(workers, journal, refused, told)
         for (stack, n, part), found in workers.run(recovered_whole if whole else recovered_part, calls):
             if isinstance(found, str):
-                self.refuse(stack, found, refused)
+                self.refuse(stack, found, refused, journal)
                 continue
-            changed = self.write_part(stack, part, found)
+            changed = self.write_part(stack, part, found, journal)
             journal.add_part(stack.label, n, plain(found.facts) | changed)
             told(stack, "parts")
 
@@ -443,19 +458,22 @@ class Run:
             try:
                 survey = survey_of(stack.shape, (block for _, block in workers.run(block_of, calls, first=True)))
                 told(stack, "sample")
-                request = workers.share(self.settled(number, survey, workers, journal))
+                told_here = self.told(number, survey, workers, journal)
             except InputError as error:
-                self.refuse(stack, str(error), refused)
+                self.refuse(stack, str(error), refused, journal)
                 continue
+            check_sample(journal, stack.label, told_here.digest)
+            request = workers.share(told_here.request)
             for n in left:
                 yield Call((stack, n, parts[n]), number, (parts[n], stack.label, request, names))
 
-    def settled(self, number: int, survey: Survey, workers: Workers, journal: Journal) -> Request:
-        """The request for all parts of a stack that is cut."""
+    def told(self, number: int, survey: Survey, workers: Workers, journal: Journal) -> Told:
+        """What the sample of a stack that is cut tells of it."""
         layout, stack = self.plan.sample, self.stacks[number]
         chosen = chosen_blocks(survey, layout)
         call = Call(None, number, (chosen, layout, stack.label, self.request, survey.complete))
-        ((_, told),) = workers.run(told_by, [call], first=True)
+        ((_, found),) = workers.run(told_by, [call], first=True)
+        told: Told = found
         if stack.label not in journal.samples:
             share = len(chosen) * math.prod(layout.sides) / survey.voxels
             side = " x ".join(map(str, layout.sides))
@@ -463,37 +481,50 @@ class Run:
             if len(chosen) > 1:
                 sample = f"a sample of {len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
             note = f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from {sample}"
-            journal.add_sample(stack.label, {"rank": list(told.rank), "noise": told.noise, "note": note})
-        request: Request = told.request
-        return request
+            facts = {"rank": list(told.rank), "noise": told.noise, "note": note, "digest": told.digest}
+            journal.add_sample(stack.label, facts)
+        return told
 
-    def write_part(self, stack: MeasuredStack, part: Part, found: PartResult) -> dict[str, int]:
+    def write_part(self, stack: MeasuredStack, part: Part, found: PartResult, journal: Journal) -> dict[str, int]:
         """Write a part to the disk; how many voxels were rounded and clipped to the data type of the output."""
         place, changed = in_wanted(part.inner, self.request), {}
         for name, values in found.arrays.items():
             box = part.inner if name == "outliers" else place
-            rounded, clipped = self.outputs[name].write(*stack.in_volume(box, values))
+            rounded, clipped = self.write(name, *stack.in_volume(box, values), journal)
             if name == "OUT":
                 changed = {"rounded": rounded, "clipped": clipped}
         for output in self.outputs.values():
             output.flush()
         return changed
 
-    def refuse(self, stack: MeasuredStack, why: str, refused: dict[str, str]) -> None:
+    def write(self, name: str, where: Index, values: Array, journal: Journal) -> tuple[int, int]:
+        """Write values of an output, which holds floats from the first NaN on."""
+        output = self.outputs[name]
+        if output.lacks(values):
+            integers, parts = output.part, list(self.plan.cut.parts())
+            stacks = {stack.label: stack for stack in self.stacks}
+            output.become_floats(
+                stacks[label].place(in_wanted(parts[n].inner, self.request)) for label, n in journal.parts
+            )
+            journal.add_floats()
+            remove(integers)
+        return output.write(where, values)
+
+    def refuse(self, stack: MeasuredStack, why: str, refused: dict[str, str], journal: Journal) -> None:
         """Write NaN for a stack that cannot be recovered, and remember the reason."""
         refused[stack.label] = why
-        self.write_nothing(stack)
+        self.write_nothing(stack, journal)
 
-    def write_nothing(self, stack: MeasuredStack) -> None:
+    def write_nothing(self, stack: MeasuredStack, journal: Journal) -> None:
         """NaN for a stack that cannot be recovered."""
         grid, factor = self.request.grid, self.request.lateral_factor
         _, rows, columns = stack.shape
-        for name, output in self.outputs.items():
+        for name in self.outputs:
             shape = stack.shape if name == "outliers" else (grid.planes, factor * rows, factor * columns)
             for z in range(shape[0]):
                 box = (slice(z, z + 1), slice(0, shape[1]), slice(0, shape[2]))
                 nothing = np.full((1, *shape[1:]), 0 if name == "outliers" else np.nan, np.float32)
-                output.write(*stack.in_volume(box, nothing))
+                self.write(name, *stack.in_volume(box, nothing), journal)
 
     def result(self, journal: Journal, seconds: float) -> FileRecovery:
         """What is said of all of it."""
@@ -510,6 +541,12 @@ class Run:
         rounded, clipped = (sum(part.get(name, 0) for part in parts) for name in ("rounded", "clipped"))
         if rounded or clipped:
             notes = [*notes, f"{rounded} voxels were rounded and {clipped} clipped to {spec.dtype}"]
+        if output.floats:
+            notes = [
+                *notes,
+                f"OUT is {np.dtype(output.stored.dtype)}: NaN, which {spec.dtype} does not hold, marks "
+                f"what was not recovered; all else is rounded to {spec.dtype}",
+            ]
         if lost:
             notes = [*notes, f"{form} does not hold: {', '.join(lost)}"]
         defects: Counter[str] = Counter()
@@ -521,7 +558,7 @@ class Run:
             path=output.path,
             shape=spec.shape,
             axes=spec.axes,
-            dtype=np.dtype(spec.dtype),
+            dtype=np.dtype(output.stored.dtype),
             spacing=spec.spacing,
             input_shape=self.volume.shape,
             measured=sum(part["measured"] for part in parts),
@@ -570,6 +607,15 @@ def outputs_of(
     return found
 
 
+def check_sample(journal: Journal, label: str, digest: str) -> None:
+    """Raise `InputError` if the sample of a stack has other values than an earlier run found there."""
+    if journal.samples[label]["digest"] != digest:
+        raise InputError(
+            f"{label or 'the stack'} has other values than those of which an earlier run recovered parts; "
+            "resume=False (--no-resume) begins anew"
+        )
+
+
 def plain(facts: PartFacts) -> dict[str, Any]:
     """What is said of a part, as JSON holds it."""
     return {**facts._asdict(), "rank": list(facts.rank), "status": facts.status.name, "defects": dict(facts.defects)}
@@ -593,7 +639,7 @@ def notes_of_parts(notes: Sequence[Sequence[str]]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for own in notes:
         for note in own:
-            alike.setdefault(NUMBER.sub("#", note), []).append(note)
+            alike.setdefault(RANGE.sub("#", note), []).append(note)
     lines = []
     for found in alike.values():
         everywhere = len(found) == len(notes)

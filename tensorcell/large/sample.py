@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.large.cut import Box, Sides
+from tensorcell.large.inputs import digest_of
 from tensorcell.large.survey import Source, Survey
 from tensorcell.settled import Settled
 from tensorcell.stack_recovery import Request, StackResult, finished, posed_stack
@@ -41,6 +42,8 @@ class Told(NamedTuple):
     """For the parts of the stack."""
     rank: tuple[int, ...]
     noise: float
+    digest: str
+    """Of the values of the sample."""
 
 
 class Layout(NamedTuple):
@@ -127,8 +130,9 @@ def sampled(stack: Source, boxes: Sequence[Box], layout: Layout) -> tuple[Array,
 def told_by(stack: Source, boxes: Sequence[Box], layout: Layout, label: str, request: Request, complete: bool) -> Told:
     """Read the sample of a stack, and settle the request for its parts; see `settled_by`."""
     data, mask = sampled(stack, boxes, layout)
+    digest = digest_of(data, mask)
     request, found = settled_by(Stack((), label, data, mask), request, complete=complete)
-    return Told(request, found.rank, found.noise)
+    return Told(request, found.rank, found.noise, digest)
 
 
 def settled_by(sample: Stack, request: Request, *, complete: bool) -> tuple[Request, StackResult]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tensorcell.files import write_whole
 
 LOSSES = "losses.csv"
 
@@ -18,9 +21,11 @@ class LossTable:
         self.stage = stage
         with path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if row[:1] != [stage] or int(row[1]) <= done]
-        self.file = path.open("w", encoding="utf-8", newline="")
+        kept = io.StringIO(newline="")
+        csv.writer(kept, lineterminator="\n").writerows(rows)
+        write_whole(path, kept.getvalue().encode("utf-8"))  # a kill leaves the old table, or the new one
+        self.file = path.open("a", encoding="utf-8", newline="")
         self.writer = csv.writer(self.file, lineterminator="\n")
-        self.writer.writerows(rows)
 
     def __enter__(self) -> LossTable:
         return self
