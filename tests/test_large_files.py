@@ -750,8 +750,8 @@ def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
     target = tmp_path / "out.tif"
 
     def late(own: Any) -> Any:
-        def stopped_after(*arguments: Any) -> None:
-            own(*arguments)
+        def stopped_after(*arguments: Any, **options: Any) -> None:
+            own(*arguments, **options)
             if target.exists():
                 raise KeyboardInterrupt
 

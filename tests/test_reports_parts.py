@@ -144,7 +144,7 @@ def test_a_report_that_cannot_be_written_costs_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e12)
+    monkeypatch.setattr("tensorcell.cli.in_parts.peak_of_recovery", lambda *_: 1e15)
     tc.write("in.npz", tc.datasets.simulate_cells((4, 20, 20), cells=2, seed=0).truth)
     command = ("recover", "in.npz", "out.npy", "--method", "fast", "--report")
     assert call(monkeypatch, *command, "r.png") == 0

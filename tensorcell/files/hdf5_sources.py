@@ -79,13 +79,17 @@ def files_of_values(stored: h5py.Dataset) -> Iterator[Path]:
         yield from (other_file(stored, name, use) for name, _, _ in stored.external)
     if not stored.is_virtual:
         return
-    for file_name, name in dict.fromkeys((each.file_name, each.dset_name) for each in stored.virtual_sources()):
-        source = name.replace("%%", "%")
+    sources = (
+        (file_name, each.dset_name.replace("%%", "%"))
+        for each in stored.virtual_sources()
+        for file_name in file_names(stored, each)
+    )
+    for file_name, name in dict.fromkeys(sources):
         if file_name == ".":
-            yield from files_of_values(find(stored.file, source))
+            yield from files_of_values(find(stored.file, name))
             continue
-        with h5py.File(other_file(stored, file_name.replace("%%", "%"), use), "r") as file:
-            yield from files_of_values(find(file, source))
+        with h5py.File(other_file(stored, file_name, use), "r") as file:
+            yield from files_of_values(find(file, name))
 
 
 def other_file(of: h5py.Group | h5py.Dataset, name: str, use: str) -> Path:
@@ -159,11 +163,10 @@ def _check_virtual(stored: h5py.Dataset, hops: int) -> None:
     blocks: dict[str, int] = {}
     for source in stored.virtual_sources():
         end, dataset = _end(source.src_space), source.dset_name.replace("%%", "%")
-        names = [source.file_name.replace("%%", "%")]
+        names = file_names(stored, source)
         if _is_numbered(source.dset_name):
             raise InputError(f"values of {stored.name} lie in the numbered {source.dset_name!r}, expected one by name")
         if _is_numbered(source.file_name):
-            names = numbered_files(stored, source)
             blocks |= dict.fromkeys(names, _voxels_of_block(source.vspace))
         covered += _voxels(source.vspace, stored.size)
         for name in names:
@@ -187,6 +190,13 @@ def _check_virtual(stored: h5py.Dataset, hops: int) -> None:
 def _is_numbered(name: str) -> bool:
     """Whether the name of a source holds the number of a block: ``%b``."""
     return "%b" in name.replace("%%", "")
+
+
+def file_names(stored: h5py.Dataset, source: Any) -> list[str]:
+    """The files of a source of a virtual dataset, of which there are several where its name holds a number."""
+    if _is_numbered(source.file_name):
+        return numbered_files(stored, source)
+    return [source.file_name.replace("%%", "%")]
 
 
 def numbered_files(stored: h5py.Dataset, source: Any = None) -> list[str]:

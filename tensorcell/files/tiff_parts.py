@@ -43,7 +43,8 @@ def plane_values(
 
 def files_of_pages(pages: Sequence[Any]) -> Sequence[Path]:
     """The files of pages, each once."""
-    return [Path(name) for name in dict.fromkeys(page.parent.filehandle.path for page in pages)]
+    there = (page for page in pages if page is not None)
+    return [Path(name) for name in dict.fromkeys(page.parent.filehandle.path for page in there)]
 
 
 class PlaneValues(Values):

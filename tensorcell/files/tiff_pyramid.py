@@ -143,8 +143,12 @@ class PyramidTiles(TileWriter):
         reserve(part, part.stat().st_size)
 
     def store(self, index: Index, values: np.ndarray) -> None:
-        box = tuple(each if isinstance(each, slice) else slice(each, each + 1, 1) for each in index)
+        box = _box_of(index)
         self.levels[0][box] = values.reshape([length_of(each) for each in box])
+
+    def load(self, index: Index) -> np.ndarray:
+        axes = tuple(number for number, each in enumerate(index) if not isinstance(each, slice))
+        return self.levels[0][_box_of(index)].squeeze(axes)
 
     def flush(self) -> None:
         flush_folder(self.part)
@@ -155,6 +159,11 @@ class PyramidTiles(TileWriter):
             fill_level(source, None, target, None, blocks(target.shape, self.pyramid.tile), self.axes, level.halved)
         self.flush()
         return stored_of(self.layout, FORM)
+
+
+def _box_of(index: Index) -> Box:
+    """The index with a slice in place of each number."""
+    return tuple(each if isinstance(each, slice) else slice(each, each + 1, 1) for each in index)
 
 
 PYRAMID_TILES = Tiling(PyramidTiles.begin, PyramidTiles)

@@ -155,7 +155,8 @@ def owner_of(path: Path) -> Path | None:
 def outputs_named(target: Path) -> list[Path]:
     """The outputs that the journal of an unfinished run on ``target`` names; none where it cannot be read."""
     with contextlib.suppress(InputError, AttributeError, KeyError, TypeError, ValueError):
-        return [place_of(path) for path, _ in read_journal(unfinished_name(target, ".journal")).job["outputs"].values()]
+        named = read_journal(unfinished_name(target, ".journal")).job["outputs"]
+        return [place_of(path) for path, *_ in named.values()]
     return []
 
 
