@@ -230,7 +230,7 @@ def test_what_was_begun_in_memory_is_gone_on_with_in_memory_unless_the_user_says
     volume = tc.Volume(frames(3), "CZYX")
     tc.write("in.npz", volume)
     stopped_after(monkeypatch, 2, lambda: tc.recover(volume, method="fast", checkpoint="out.npy"))
-    monkeypatch.setattr("tensorcell.cli.in_parts.BYTES_A_VOXEL", 1e12)  # nothing fits
+    monkeypatch.setattr("tensorcell.cli.in_parts.peak_of_recovery", lambda *_: 1e15)  # nothing fits
     command = ("recover", "in.npz", "out.npy", "--method", "fast")
     assert call(monkeypatch, *command) == 2
     assert "an earlier run finished 2 stacks" in capsys.readouterr().err

@@ -21,7 +21,7 @@ import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
-from tensorcell.cli import memory, recover_command
+from tensorcell.cli import in_memory, memory
 from tensorcell.progress import ProgressBar
 from tensorcell.solvers import IterationRecord
 
@@ -141,7 +141,7 @@ def test_a_failing_output_leaves_everything_as_it_was(
     for name in there_before:
         (stack / name).write_bytes(f"an older {name}".encode())
     before = contents(stack)
-    real_write, real_replace = recover_command.write, os.replace
+    real_write, real_replace = in_memory.write, os.replace
     calls: list[object] = []
 
     def write(path: str, *rest: Any, **options: Any) -> Any:
@@ -156,7 +156,7 @@ def test_a_failing_output_leaves_everything_as_it_was(
             calls.append("failed")
             raise KeyboardInterrupt if interrupted else OSError(28, "no space left")
 
-    monkeypatch.setattr(recover_command, "write", write)
+    monkeypatch.setattr(in_memory, "write", write)
     monkeypatch.setattr(os, "replace", renamed)
     arguments = ("recover", "in.tif", "out.tif", "--outliers", "e.tif", "--report", "r.png", "--rank", "3")
     assert call(monkeypatch, stack, *arguments) == (130 if interrupted else 2)
@@ -196,7 +196,7 @@ REFUSED = (
 def test_what_the_output_format_refuses_is_said_before_the_work(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(recover_command, "recover_volume", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(in_memory, "recover", lambda *_, **__: pytest.fail("the work began"))
     assert call(monkeypatch, stack, "recover", "in.tif", *more) == 2
     assert capsys.readouterr().err.startswith(f"tensorcell: {more[0]}: ")
 
@@ -214,7 +214,7 @@ def test_missing_planes_are_not_measured_on_request(
         given.append(volume)
         raise tc.InputError("enough")
 
-    monkeypatch.setattr(recover_command, "recover_volume", stop)
+    monkeypatch.setattr(in_memory, "recover", stop)
     monkeypatch.setattr("tensorcell.diagnosis.diagnose", stop)
     for more in ((), ("--missing-planes",)):
         outputs = ("out.tif",) if command == "recover" else ()
@@ -330,10 +330,10 @@ def test_what_the_reader_noted_is_said(
 INTERRUPTED_FIT = """
 import os, signal, sys
 from tensorcell import cli
-from tensorcell.cli import recover_command
-real = recover_command.recover_volume
+from tensorcell.cli import in_memory
+real = in_memory.recover
 interrupt = lambda record, state: os.kill(os.getpid(), signal.SIGINT)
-recover_command.recover_volume = lambda *a, **k: real(*a, **{**k, "callback": interrupt})
+in_memory.recover = lambda *a, **k: real(*a, **{**k, "callback": interrupt})
 sys.argv = ["tensorcell", "recover", "in.npy", "out.tif", "--outliers", "e.tif", "--rank", "3"]
 cli.main()
 """
@@ -414,7 +414,7 @@ def test_a_defect_of_ours_ends_with_status_1_and_leaves_nothing_behind(tmp_path:
     before = contents(tmp_path)
     program = (
         "import sys; from tensorcell import cli; sys.argv = ['tensorcell', 'recover', 'in.npy', 'out.npy']\n"
-        "from tensorcell.cli import recover_command; recover_command.recover_volume = lambda *a, **k: 1 / 0\ncli.main()"
+        "from tensorcell.cli import in_memory; in_memory.recover = lambda *a, **k: 1 / 0\ncli.main()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(

@@ -13,7 +13,7 @@ from volume_files import DUMMY, FOLDER, KNOWN, STACK, assert_same, names, refuse
 
 import tensorcell as tc
 from tensorcell import cli
-from tensorcell.cli import recover_command
+from tensorcell.cli import in_memory
 from tensorcell.files import (
     check_writable,
     read,
@@ -160,7 +160,7 @@ def test_a_read_only_format_is_not_written(dummy: Path, tmp_path: Path) -> None:
 def test_recover_refuses_a_read_only_output_before_any_work(
     dummy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(recover_command, "read", lambda *_, **__: pytest.fail("the input was read"))
+    monkeypatch.setattr(in_memory, "read", lambda *_, **__: pytest.fail("the input was read"))
     assert run(monkeypatch, dummy.parent, "recover", "in.dummy", *more) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

@@ -21,7 +21,7 @@ import tifffile
 
 import tensorcell as tc
 from tensorcell import cli
-from tensorcell.cli import recover_command
+from tensorcell.cli import in_memory
 from tensorcell.cli.in_parts import goes_in_parts
 from tensorcell.errors import InputError
 from tensorcell.files import open_volume, pyramid, read, tiff_pyramid, write
@@ -758,7 +758,7 @@ def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
         return stopped_after
 
     monkeypatch.setattr(recovery, "discard", late(recovery.discard))
-    monkeypatch.setattr(recover_command, "write_all", late(recover_command.write_all))
+    monkeypatch.setattr(in_memory, "write_all", late(in_memory.write_all))
     for memory in (IN_PARTS, "4GB"):
         words = ("recover", given, target, "--memory", memory, "--method", "fast", "--quiet")
         assert call(monkeypatch, *words) == 130

@@ -109,7 +109,7 @@ def test_every_option_of_the_solvers_is_a_flag(
 
 def test_options_reach_the_solver_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorcell import cli
-    from tensorcell.cli import recover_command
+    from tensorcell.cli import in_memory
 
     seen: dict[str, object] = {}
     np.save(tmp_path / "in.npy", STACK)
@@ -118,7 +118,7 @@ def test_options_reach_the_solver_from_the_command_line(tmp_path: Path, monkeypa
         seen.update(options)
         raise tc.InputError("seen enough")
 
-    monkeypatch.setattr(recover_command, "recover_volume", spy)
+    monkeypatch.setattr(in_memory, "recover", spy)
     monkeypatch.setattr(sys, "argv", [
         "tensorcell", "recover", str(tmp_path / "in.npy"), str(tmp_path / "out.npy"), "--patch", "3,4,4",
         "--sweeps", "2", "--no-robust", "--tolerance", "0.05",

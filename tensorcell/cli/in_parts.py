@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from tensorcell.files import split_path
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
 from tensorcell.large.plan import checked_memory
-from tensorcell.large.recovery import FileRecovery, Progress, recover_file
+from tensorcell.large.recovery import Progress, recover_file
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.memory import free_memory, peak_of_recovery
+from tensorcell.pages.parts import write_report
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.solvers.iteration import duration
 from tensorcell.solvers.results import Status
@@ -47,24 +48,50 @@ def goes_in_parts(
 
 
 def recover_in_parts(
-    given: str | Sequence[str], source: str, target: str, scheduler: str | None, *, quiet: bool, as_json: bool,
-    report: Callable[[FileRecovery], None] | None = None, **options: Any,
+    given: str | Sequence[str], source: str, outputs: Mapping[str, str | None], volume: LazyVolume,
+    scheduler: str | None, *, mask: str | None, reading: Mapping[str, Any], layout: Mapping[str, Any],
+    options: Mapping[str, Any], quiet: bool, as_json: bool, **further: Any,
 ) -> None:  # fmt: skip
-    """Recover part by part, with a bar and a summary; ``source`` is the name of what is given.
+    """Recover part by part, and say what was done.
 
-    ``report`` writes the report of the result.
+    Parameters
+    ----------
+    given : str or sequence of str
+        The input, or its planes.
+    source : str
+        What it is called.
+    outputs : dict
+        Paths by the names of the options.
+    volume : LazyVolume
+        The input, of which the report shows a part.
+    scheduler : str, optional
+        Address of the scheduler of a cluster.
+    mask : str, optional
+    reading, layout, options, further : dict
+        What `recover_file` takes beside.
+    quiet, as_json : bool
+        How it is said.
     """
+    target = str(outputs["OUT"])
     before = identity_of(target)
+    maps: dict[str, Any] = {name: outputs[f"--{name}"] for name in ("uncertainty", "invented", "outliers")}
     with contextlib.ExitStack() as stack:
         try:
             client = None if scheduler is None else stack.enter_context(connected(scheduler))
             bar = stack.enter_context(PartsBar(enabled=False if quiet else None))
-            result = recover_file(given, target, progress=bar.update, client=client, **options)
+            result = recover_file(
+                given, target, mask=mask, progress=bar.update, client=client, **maps, **reading, **layout, **options,
+                **further,
+            )  # fmt: skip
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {kept(target, before)}") from None
-    if report is not None:
+    if outputs["--report"] is not None:
+        grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
         try:
-            report(result)
+            write_report(
+                outputs["--report"], volume, result, grid=grid, mask=mask, missing_value=options["missing_value"],
+                uncertainty=maps["uncertainty"],
+            )  # fmt: skip
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {target} was written, its report was not") from None
         except InputError as error:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from tensorcell.checkpoint import Checkpoint
-from tensorcell.cli.exits import Interrupted, identity_of
 from tensorcell.cli.flags import given_options, with_flags
-from tensorcell.cli.in_parts import goes_in_parts, kept, recover_in_parts
+from tensorcell.cli.in_memory import recover_in_memory
+from tensorcell.cli.in_parts import goes_in_parts, recover_in_parts
 from tensorcell.cli.many_files import are_many, one_stack, recover_many
-from tensorcell.cli.memory import peak_memory, say_cost
 from tensorcell.cli.parsing import (
     AXES_HELP,
     DATASET_HELP,
@@ -42,33 +35,10 @@ from tensorcell.cli.parsing import (
     spacing_of,
     spacing_z_of,
 )
-from tensorcell.cli.screen import said_of, show, summary
 from tensorcell.errors import InputError
-from tensorcell.files import (
-    Written,
-    check_outputs,
-    claimed,
-    open_volume,
-    read,
-    read_mask,
-    rehearse,
-    split_path,
-    staged,
-    write,
-)
-from tensorcell.large.outputs import check_owners, discard
-from tensorcell.memory import bytes_of_recovery, check_affordable
+from tensorcell.files import check_outputs, open_volume
 from tensorcell.methods.table import METHODS
-from tensorcell.missing_value import missing_value_of, without_value
-from tensorcell.pages import parts
-from tensorcell.pages import recovery as reports
-from tensorcell.plane_grid import wanted_grid
-from tensorcell.processing import processed
-from tensorcell.progress import ProgressBar
-from tensorcell.recovered import Recovery
-from tensorcell.recovery import recover as recover_volume
-from tensorcell.stack import float_type
-from tensorcell.volume import Volume, stacks
+from tensorcell.missing_value import missing_value_of
 
 TIME_HELP = "Minutes that auto may take: where they suffice, a prior fills the planes between (method diffusion)."
 
@@ -175,126 +145,26 @@ def recover(
         "seed": seed,
         **given_options(METHODS, method, flags),
     }
-    wanted_of_file: dict[str, Any] = {
+    reading: dict[str, Any] = {
         "dataset": dataset, "series": series, "axes": axes, "missing_planes": missing_planes,
     }  # fmt: skip
     layout: dict[str, Any] = {"pyramid": pyramid, "ngff": ngff}
     outputs = {
         "OUT": target, "--outliers": outliers, "--uncertainty": uncertainty, "--invented": invented, "--report": report,
     }  # fmt: skip
-    before_run = identity_of(target)
-    try:
-        inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
-        check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
-        lazy = open_volume(given_as, **wanted_of_file)
-        voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
-        lazy = replace(lazy, spacing=voxel or lazy.spacing)
-        in_parts = goes_in_parts(lazy, options, memory, resume, target)
-        if in_parts or scheduler is not None:
-            write_report = None
-            if report is not None:
-                grid = wanted_grid(lazy, axial_factor, options["spacing_z"], lateral_factor)
-                write_report = partial(
-                    parts.write_report, report, lazy, grid=grid, mask=mask, missing_value=options["missing_value"],
-                    uncertainty=uncertainty,
-                )  # fmt: skip
-            recover_in_parts(
-                given_as, source, target, scheduler, quiet=quiet, as_json=as_json, report=write_report, memory=memory,
-                resume=resume, mask=mask, dtype=dtype, uncertainty=uncertainty, invented=invented, outliers=outliers,
-                spacing=voxel, **wanted_of_file, **layout, **options,
-            )  # fmt: skip
-            return
-        cache = flags.get("cache")
-        held = [split_path(path)[0] for path in outputs.values() if path is not None]
-        volumes = [split_path(path)[0] for path in (outliers, uncertainty, invented) if path is not None]
-        with claimed(held if cache is None else [*held, cache]):
-            check_owners(split_path(target)[0], volumes)
-            before = read(given_as, **wanted_of_file)
-            if voxel is not None:
-                before = replace(before, spacing=voxel)
-            measured = read_mask(mask, like=before) if mask is not None else None
-            wanted = before.dtype if dtype == "input" else dtype
-            rehearse_all(before, target, wanted, (outliers, uncertainty, invented), **layout)
-            grid = wanted_grid(before, axial_factor, options["spacing_z"], lateral_factor)
-            checkpoint = Checkpoint(split_path(target)[0], resume)
-            if resume is False or not checkpoint.exists:
-                discard(split_path(target)[0], volumes)
-            check_affordable(before, grid, bytes_of_recovery(before), lateral_factor=lateral_factor)
-            if not quiet:
-                say_cost(source, before, grid)
-            kept_before = checkpoint.labels()
-            labels = [stack.label for stack in stacks(before) if stack.label not in kept_before]
-            with ProgressBar(labels, enabled=False if quiet else None) as bar:
-                result = recover_volume(before, measured, callback=bar.update, checkpoint=checkpoint, **options)
-            facts = {"input": source, "output": target, **reports.facts(before, result)}
-            fitting, lost_type = storable(wanted, result)
-            given, _ = without_value(Volume.from_array(before, mask=measured), options["missing_value"])
-            signed = replace(result.volume, metadata=processed(result.volume.metadata, options))
-            written = write_all(outputs, given, result, signed, fitting, **layout)
-            checkpoint.remove()
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {kept(target, before_run)}{how_to_go_on(flags.get('cache'))}") from None
-    facts["notes"].extend((*lost_type, *([checkpoint.problem] if checkpoint.problem else [])))
-    stored = np.dtype(fitting or result.volume.dtype).name
-    facts |= {
-        "dtype": stored,
-        "rounded": written.rounded,
-        "clipped": written.clipped,
-        "peak_memory_mib": peak_memory(),
-    }
-    if written.rounded or written.clipped:
-        facts["notes"].append(f"{written.rounded} voxels were rounded and {written.clipped} clipped to {stored}")
-    if written.lost:
-        facts["notes"].append(f"{written.format} does not hold: {', '.join(written.lost)}")
-    if as_json:
-        show(json.dumps(facts))
-    elif not quiet:
-        show(summary(facts, f"rank {facts['rank']}"))
-    if result.not_recovered:
-        raise InputError(f"{target} was written, but {said_of(result.not_recovered)}")
-
-
-def storable(wanted: Any, result: Recovery) -> tuple[Any, tuple[str, ...]]:
-    """The data type of OUT, and a note if it is not the wanted one, since no integer stands for NaN."""
-    if wanted is None or np.dtype(wanted).kind == "f" or not result.not_recovered:
-        return wanted, ()
-    note = f"OUT is {result.volume.dtype}: NaN, which {np.dtype(wanted)} does not hold, marks what was not recovered"
-    return None, (note,)
-
-
-def rehearse_all(before: Volume, target: str, wanted: Any, others: Sequence[str | None], **layout: Any) -> None:
-    """Write small volumes of the kinds that are to come, so that a format refuses them before the work is done."""
-    small = Volume(np.zeros([2] * len(before.axes), float_type(before.dtype)), before.axes, before.spacing)
-    rehearse(target, small, wanted, **layout)
-    for path in others:
-        if path is not None:
-            rehearse(path, small, **layout)
-
-
-def write_all(
-    outputs: dict[str, str | None], before: Volume, result: Recovery, volume: Volume, wanted: Any, **layout: Any
-) -> Written:
-    """Write all outputs or none; ``layout`` is how, as `write` takes it."""
-    maps: dict[str, Callable[[], Volume]] = {
-        "--outliers": lambda: replace(result.volume, data=result.outliers, spacing=before.spacing),
-        "--uncertainty": lambda: replace(result.volume, data=result.uncertainty),
-        "--invented": lambda: replace(result.volume, data=result.invented),
-    }
-    with staged([path for path in outputs.values() if path is not None]) as names:
-        report = outputs["--report"]
-        if report is not None:
-            reports.write_report(names[report], before, result)
-        for flag, values in maps.items():
-            path = outputs[flag]
-            if path is not None:
-                write(names[path], values(), **layout)
-        return write(names[str(outputs["OUT"])], volume, dtype=wanted, **layout)
-
-
-def how_to_go_on(cache: str | None) -> str:
-    """The message after Ctrl-C on a fit whose state was kept beside the cache."""
-    if cache is None:
-        return ""
-    folder = Path(cache).absolute()
-    states = list(folder.parent.glob(f"{folder.name}.*.state"))
-    return f"; the same command goes on from the fit kept in {states[0]}" if states else ""
+    inputs = {"IN" if number == 0 else f"IN {number + 1}": each for number, each in enumerate(planes)}
+    check_outputs({**inputs, "--mask": mask}, outputs, PAGE_SUFFIXES)
+    lazy = open_volume(given_as, **reading)
+    voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
+    lazy = replace(lazy, spacing=voxel or lazy.spacing)
+    shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json}
+    if goes_in_parts(lazy, options, memory, resume, target) or scheduler is not None:
+        recover_in_parts(
+            given_as, source, outputs, lazy, scheduler, memory=memory, resume=resume, mask=mask, dtype=dtype,
+            spacing=voxel, reading=reading, layout=layout, options=options, **shown,
+        )  # fmt: skip
+    else:
+        recover_in_memory(
+            given_as, source, outputs, resume=resume, mask=mask, dtype=dtype, spacing=voxel, cache=flags.get("cache"),
+            reading=reading, layout=layout, options=options, **shown,
+        )  # fmt: skip
