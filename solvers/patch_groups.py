@@ -368,7 +368,8 @@ def ways_of(geometry: Geometry, shape: Sequence[int]) -> npt.NDArray[np.int64]:
     ways = np.array(geometry.reach)
     if geometry.frames == 1:
         return ways
-    return ways + np.max(np.abs(moves_of(geometry)), axis=0) + np.ptp(drift_of(geometry, shape), axis=0)
+    moves: npt.NDArray[np.int64] = np.max(np.abs(moves_of(geometry)), axis=0)
+    return ways + moves + np.ptp(drift_of(geometry, shape), axis=0)
 
 
 def sums_cuda(
