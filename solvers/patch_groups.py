@@ -368,8 +368,9 @@ def ways_of(geometry: Geometry, shape: Sequence[int]) -> npt.NDArray[np.int64]:
     ways = np.array(geometry.reach)
     if geometry.frames == 1:
         return ways
-    moves: npt.NDArray[np.int64] = np.max(np.abs(moves_of(geometry)), axis=0)
-    return ways + moves + np.ptp(drift_of(geometry, shape), axis=0)
+    ways += np.max(np.abs(moves_of(geometry)), axis=0)
+    ways += np.ptp(drift_of(geometry, shape), axis=0)
+    return ways
 
 
 def sums_cuda(

@@ -1,4 +1,4 @@
-"""The CUDA sweep: its source under nvcc, the kernel itself run on the host, and the whole sweep against its twin.
+"""The CUDA sweep: the kernel itself run on the host, and the whole sweep against its twin.
 
 With CuPy and a GPU the same tests run there too.
 """
@@ -6,12 +6,9 @@ With CuPy and a GPU the same tests run there too.
 from __future__ import annotations
 
 import itertools
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,40 +58,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     import cupy
 
     return Backend(cuda.launch, cupy.asarray)
-
-
-def compiled(tmp_path: Path, real: str, *arguments: str) -> Path:
-    """All instances of one type, compiled by nvcc with every warning an error."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("nvcc is not on the path")
-    instances = "".join(
-        f"template __global__ void pointwise<{real}, {rule}, {flag}>({real}*, const {real}*, const unsigned char*, "
-        f"{real}*, double*, long long, {real}, {real}, {real});\n"
-        for name, rule, flag in INSTANCES
-        if name == real
-    )
-    source, target = tmp_path / "kernel.cu", tmp_path / "kernel.out"
-    source.write_text(kernels_cuda.SOURCE + instances)
-    options = [*kernels_cuda.PROGRAM.options, "-Werror", "all-warnings", "-arch=sm_80", *arguments]
-    done = subprocess.run([nvcc, *options, str(source), "-o", str(target)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return target
-
-
-@pytest.mark.parametrize("real", ["float", "double"])
-def test_source_compiles_to_machine_code_without_spills(tmp_path: Path, real: str) -> None:
-    assert compiled(tmp_path, real, "-cubin", "-Xptxas", "-warn-spills").stat().st_size > 0
-
-
-@pytest.mark.parametrize(("real", "vector", "mask"), [("float", "v4.f32", "v4.u8"), ("double", "v2.f64", "v2.u8")])
-def test_source_moves_16_bytes_at_once_and_fuses_no_products(tmp_path: Path, real: str, vector: str, mask: str) -> None:
-    code = compiled(tmp_path, real, "-ptx").read_text()
-    for instruction in (f"ld.global.{vector}", f"st.global.{vector}", f"ld.global.{mask}"):
-        assert instruction in code
-    assert "fma." not in code
-    assert "atom" not in code
-    assert "red.global" not in code
 
 
 @dataclass(frozen=True)
