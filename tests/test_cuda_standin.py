@@ -1,5 +1,7 @@
-"""`recover(device="cuda")` without a GPU: on a stand-in for CuPy that refuses what CuPy refuses, and whose kernels run on
-the host. What was called of it is then looked for in CuPy itself, where that is installed."""
+"""`recover(device="cuda")` without a GPU: a stand-in for CuPy refuses what CuPy refuses, and runs kernels on the host.
+
+What was called of it is then looked for in CuPy itself, where that is installed.
+"""
 
 from __future__ import annotations
 

@@ -189,10 +189,9 @@ def _operator(name: str) -> Any:
     return operate
 
 
-for _name in (
-    "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv rfloordiv mod rmod pow rpow ipow "
-    "matmul rmatmul and rand iand or ror ior xor rxor ixor lshift rshift lt le gt ge eq ne neg pos abs invert"
-).split():
+_TWO = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+_ONE = ("lshift", "rshift", "lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert")
+for _name in (*_ONE, *_TWO, *(f"r{_each}" for _each in _TWO), *(f"i{_each}" for _each in _TWO)):
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
 ndarray.__hash__ = None  # type: ignore[assignment]
 
@@ -224,15 +223,20 @@ def _from_host(name: str) -> Any:
 
 array, asarray, ascontiguousarray = map(_from_host, ("array", "asarray", "ascontiguousarray"))
 
-_KEPT = "dtype pi e inf nan newaxis finfo iinfo issubdtype isdtype result_type can_cast promote_types".split()
+_KEPT = (
+    "dtype", "pi", "e", "inf", "nan", "newaxis", "finfo", "iinfo", "issubdtype", "isdtype", "result_type", "can_cast",
+    "promote_types",
+)  # fmt: skip
 for _name in dir(_np):
     _value = getattr(_np, _name)
     if _name in _KEPT or (isinstance(_value, type) and issubclass(_value, _np.generic)):
         globals()[_name] = _value
     elif not _name.startswith("_") and _name not in globals() and callable(_value) and not isinstance(_value, type):
         globals()[_name] = _function(_name, _value)
-abs, max, min, round, any, all, sum = (  # noqa: A001
+abs, max, min, round, any, all, sum = (
     _function(_name, getattr(_np, _name)) for _name in ("abs", "max", "min", "round", "any", "all", "sum")
 )
 
-from . import cuda, fft, linalg  # noqa: E402
+from . import cuda as cuda  # noqa: E402
+from . import fft as fft  # noqa: E402
+from . import linalg as linalg  # noqa: E402

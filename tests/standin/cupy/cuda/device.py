@@ -6,10 +6,9 @@ from typing import Any
 
 
 class Device:
-    attributes = {"MaxSharedMemoryPerBlockOptin": 101376}
-
     def __init__(self, number: int = 0) -> None:
         self.id = number
+        self.attributes = {"MaxSharedMemoryPerBlockOptin": 101376}
 
     def __enter__(self) -> Device:
         return self

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from scipy import ndimage as _ndimage
-
 from cupy import _function
+from scipy import ndimage as _ndimage
 
 for _name in dir(_ndimage):
     if not _name.startswith("_") and callable(getattr(_ndimage, _name)):
