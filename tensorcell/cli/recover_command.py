@@ -93,7 +93,7 @@ def recover(
     noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
-    device: Annotated[str, typer.Option(help="Where the Tucker fit runs: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the model is fitted and patches are filtered: auto, cpu or cuda.")] = "auto",
     time_limit: Annotated[float | None, typer.Option(help=TIME_HELP)] = None,
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[
