@@ -19,20 +19,14 @@ CURVATURE   4 + 4  --    1     --        9                    1
 
 With ``nonnegative`` the first two also read and write ``L`` (21 and 13). The products write ``X`` once more and read
 ``D`` twice, 12 bytes: a whole pass under the equality rule moves 33 bytes a voxel besides the small matrices.
-
-CuPy is imported at the first launch only. The kernel needs CUDA (not ROCm), and the data's device must be
-CuPy's current one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 import numpy as np
 
 from .arrays import Array, namespace_of
+from .cuda import STANDARD, Launch, Program, launch
 from .rules import Rule
 
 CHUNK_ELEMENTS = 1 << 25
@@ -151,24 +145,8 @@ pointwise(T* x, const T* y, const unsigned char* w, T* dual, double* partial, lo
 """
 )
 
-OPTIONS = ("-std=c++14", "--fmad=false")
+PROGRAM = Program(SOURCE, THREADS, (STANDARD, "--fmad=false"))
 """Products are rounded before they are added, so that entries equal NumPy's; the kernel waits for memory anyway."""
-
-Launch = Callable[[str, int, tuple[Any, ...]], None]
-"""``launch(name, blocks, arguments)`` of one instance of the kernel."""
-
-
-@cache
-def _kernel(name: str) -> Any:
-    import cupy
-
-    module = cupy.RawModule(code=SOURCE, options=OPTIONS, name_expressions=(name,))
-    return module.get_function(name)  # compiled for each device at its first launch, then kept on disk by CuPy
-
-
-def launch_kernel(name: str, blocks: int, arguments: tuple[Any, ...]) -> None:
-    """Launch ``name`` (a template instance such as ``pointwise<float, 2, false>``) on CuPy's current stream."""
-    _kernel(name)((blocks,), (THREADS,), arguments)
 
 
 def sweep_cuda(
@@ -187,7 +165,7 @@ def sweep_cuda(
     gamma: float,
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
-    launch: Launch = launch_kernel,
+    launch: Launch = launch,
 ) -> tuple[Array, Array, Array, Array]:
     """Sweep over all planes: ``C``, ``M_a``, ``M_b`` and the four sums, see ``sweeps.sweep_arrays``.
 
@@ -259,7 +237,7 @@ def pointwise(
     partial: Array,
     tau: float,
     gamma: float,
-    launch: Launch = launch_kernel,
+    launch: Launch = launch,
 ) -> None:
     """Replace ``x`` by the direction, update ``dual``, write the four sums of each block into ``partial``.
 
@@ -270,7 +248,7 @@ def pointwise(
     packets = x.size * x.dtype.itemsize // 16
     blocks = max(1, min(BLOCKS, -(-packets // THREADS)))
     numbers = (np.int64(x.size), scalar(tau), scalar(gamma), scalar(1 - gamma))
-    launch(name, blocks, (x, y, w, dual, partial, *numbers))
+    launch(PROGRAM, name, blocks, (x, y, w, dual, partial, *numbers), 0)
 
 
 def planes_a_chunk(planes: int, per_plane: int, chunk_elements: int) -> int:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, from_host, is_numpy, namespace_of, to_host
+from .arrays import Array, contiguous, from_host, is_cupy, is_numpy, namespace_of, to_host
 from .autocorrelation import WHITE, Autocorrelation, toeplitz
 from .slabs import slabs
 from .threads import share_out
@@ -262,7 +262,7 @@ def filtered_by(
         Standard deviation of the estimates of the first strength.
     """
     xp = namespace_of(data, guide)
-    sums = sums_numba if is_numpy(xp) else sums_arrays
+    sums = sums_numba if is_numpy(xp) else sums_cuda if is_cupy(xp) else sums_arrays
     used = references_used(wanted, data.shape, geometry)
     level = max(sigma, LEAST_SIGMA)
     totals, squares, weights = sums(data, guide, pilot, level, strengths, geometry, used, correlation)
@@ -329,7 +329,7 @@ def sums_numba(
 
     patch, reach, group, _, frames, _ = geometry
     lengths, drift, moves = in_frames(data.shape), drift_of(geometry, data.shape), moves_of(geometry)
-    ways = np.array(reach) + (frames > 1) * (np.max(np.abs(moves), axis=0) + np.ptp(drift, axis=0))
+    ways = ways_of(geometry, data.shape)
     places = corners_of(lengths, geometry)
     extents = [2 * frames - 1, *(2 * r + p for r, p in zip(ways, patch, strict=True))]
     axis = max(range(3), key=lambda a: lengths[a] / extents[a])
@@ -361,6 +361,46 @@ def sums_numba(
         if turn:
             share_out(work, len(turn))
     return totals.reshape(-1, *data.shape), squares.reshape(data.shape), weights.reshape(data.shape)
+
+
+def ways_of(geometry: Geometry, shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """How far from its reference a patch of a group may lie, along z, y and x."""
+    ways = np.array(geometry.reach)
+    if geometry.frames == 1:
+        return ways
+    ways += np.max(np.abs(moves_of(geometry)), axis=0)
+    ways += np.ptp(drift_of(geometry, shape), axis=0)
+    return ways
+
+
+def sums_cuda(
+    data: Array,
+    guide: Array,
+    pilot: Array | None,
+    sigma: float,
+    strengths: Sequence[float],
+    geometry: Geometry,
+    used: Bools,
+    correlation: Autocorrelation = WHITE,
+    **by: Any,
+) -> tuple[Array, Array, Array]:
+    """GPU twin of :func:`sums_numba`; ``by`` is what launches the kernel in tests without a GPU."""
+    from .kernels_local_cuda import Pass, sums_of_pass
+
+    xp, lengths = namespace_of(data), in_frames(data.shape)
+    references = grid_of(corners_of(lengths, geometry))
+    z, y, x = ways_of(geometry, data.shape).tolist()
+    given = Pass(
+        references[used[tuple(references.T)]], offsets_within(geometry.reach, geometry.group), moves_of(geometry),
+        drift_of(geometry, data.shape), halving_order(geometry.group * geometry.frames), window_of(geometry.patch),
+        matrices_of(correlation, geometry.patch), STAYS, (z, y, x),
+    )  # fmt: skip
+    arrays = (
+        None if array is None else contiguous(xp.astype(array, xp.float32, copy=False))
+        for array in (data, guide, pilot)
+    )
+    y_, where, model = arrays
+    return sums_of_pass(y_, where, model, lengths, sigma, strengths, geometry, given, **by)
 
 
 def sums_arrays(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 from tensorcell.arguments import one_of
 from tensorcell.errors import InputError
@@ -19,6 +20,15 @@ def choose_device(device: str) -> str:
     if problem and device == "cuda":
         raise InputError(f"device 'cuda' needs a CUDA GPU and CuPy: {problem}")
     return "cpu" if problem else "cuda"
+
+
+def on_device(array: Any, device: str) -> Any:
+    """A NumPy array on the device, and itself on the CPU; None stays None."""
+    if device == "cpu" or array is None:
+        return array
+    import cupy
+
+    return cupy.asarray(array)
 
 
 def cuda_problem() -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.device import on_device
 from tensorcell.solvers import CompletionResult, IterationRecord, complete_tucker
 
 Array = npt.NDArray[Any]
@@ -74,11 +75,8 @@ class Fitting:
 
     def __call__(self, stack: Array, mask: npt.NDArray[np.bool_], rank: Sequence[int]) -> CompletionResult:
         """Fit a stack ``(Z, Y, X)`` where the mask is True; the result's arrays are on the host."""
-        if self.device == "cpu":
-            return self._fitted(stack, mask, rank)
-        import cupy
-
-        return on_host(self._fitted(cupy.asarray(stack), cupy.asarray(mask), rank), stack.dtype)
+        found = self._fitted(on_device(stack, self.device), on_device(mask, self.device), rank)
+        return found if self.device == "cpu" else on_host(found, stack.dtype)
 
     def _fitted(self, stack: Any, mask: Any, rank: Sequence[int]) -> CompletionResult:
         return complete_tucker(

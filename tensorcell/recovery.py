@@ -132,7 +132,8 @@ def recover(
         Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
         counts as measured.
     device : {"auto", "cpu", "cuda"}
-        Where the Tucker fit runs (priors run on the CPU); "auto" takes a GPU if CuPy finds one.
+        Where the Tucker fit runs and groups of patches are filtered (priors run on the CPU); "auto" takes a GPU if CuPy
+        finds one.
     time_limit : float, optional
         Minutes that ``"auto"`` may take. Where planes are wanted between evenly spaced ones and the time suffices, a
         prior is fitted to the stack and fills them, as by ``"diffusion"``; a note says what was decided.

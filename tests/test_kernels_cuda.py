@@ -1,28 +1,23 @@
-"""The CUDA sweep: its source under nvcc, the kernel itself run on the host, and the whole sweep against its twin.
+"""The CUDA sweep: the kernel itself run on the host, and the whole sweep against its twin.
 
-Without a GPU the kernel runs on the host, unchanged: the C++ compiler takes its source after a few lines that stand in
-for CUDA. Every thread of a block is a coroutine that gives way at ``__syncthreads``, so grid, barriers and the
-reduction are run as written. With CuPy and a GPU the same tests run there too.
+With CuPy and a GPU the same tests run there too.
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from host_cuda import HostLaunch, missing_gpu
 
-from tensorcell.solvers import admm, kernels_cuda, kernels_numba
+from tensorcell.solvers import admm, cuda, kernels_cuda, kernels_numba
 from tensorcell.solvers.arrays import to_host
+from tensorcell.solvers.cuda import Launch
 from tensorcell.solvers.rules import Rule
 from tensorcell.solvers.sweeps import direction, sweep, sweep_arrays
 
@@ -31,135 +26,24 @@ INSTANCES = [
     (real, rule, flag) for real in ("float", "double") for rule in map(int, Rule) for flag in ("false", "true")
 ]
 
-HOST_CUDA = r"""
-#include <cstddef>
-#include <functional>
-#include <ucontext.h>
-#include <vector>
-#define __global__
-#define __device__
-#define __shared__ static
-#define __launch_bounds__(threads)
-struct Index { unsigned int x; };
-static Index threadIdx, blockIdx, gridDim;
-static ucontext_t scheduler, fibres[1024];
-static bool waiting[1024], misaligned;
-static unsigned int current;
-static std::function<void()> body;
-
-static void __syncthreads() {
-    waiting[current] = true;
-    swapcontext(&fibres[current], &scheduler);
-}
-
-static void enter() {
-    body();
-    waiting[current] = false;
-}
-
-// Called before a misaligned access, by the code that -fsanitize=alignment adds: the thread ends there.
-extern "C" void __ubsan_handle_type_mismatch_v1(void*, void*) {
-    misaligned = true;
-    waiting[current] = false;
-    setcontext(&scheduler);
-}
-
-// Run the kernel block by block, all threads of a block in turn from barrier to barrier. Returns 1 if some threads of
-// a block have ended while others wait at a barrier (undefined in CUDA), 2 after a misaligned access, else 0.
-static int run(int blocks, unsigned int threads) {
-    const size_t stack = 32768;
-    static std::vector<char> stacks(threads * stack);
-    gridDim.x = blocks;
-    misaligned = false;
-    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
-        for (unsigned int t = 0; t < threads; ++t) {
-            getcontext(&fibres[t]);
-            fibres[t].uc_stack.ss_sp = &stacks[t * stack];
-            fibres[t].uc_stack.ss_size = stack;
-            fibres[t].uc_link = &scheduler;
-            makecontext(&fibres[t], enter, 0);
-        }
-        unsigned int left = threads;
-        while (left) {
-            left = 0;
-            for (current = 0; current < threads; ++current) {
-                threadIdx.x = current;
-                swapcontext(&scheduler, &fibres[current]);
-                left += waiting[current];
-            }
-            if (misaligned) return 2;
-            if (left != 0 && left != threads) return 1;
-        }
-    }
-    return 0;
-}
-"""
-
-
-def host_name(name: str) -> str:
-    """``pointwise<float, 0, true>`` as the name of a C function."""
-    return "".join(letter if letter.isalnum() else "_" for letter in name)
-
-
-def host_source() -> str:
-    """The kernel's source for the host: stand-ins, the source itself, one C function for each instance."""
-    functions = [
-        f'extern "C" int {host_name(f"pointwise<{real}, {rule}, {flag}>")}(int blocks, {real}* x, const {real}* y, '
-        f"const unsigned char* w, {real}* dual, double* partial, long long n, {real} tau, {real} gamma, {real} keep) {{"
-        f"body = [=] {{ pointwise<{real}, {rule}, {flag}>(x, y, w, dual, partial, n, tau, gamma, keep); }};"
-        f"return run(blocks, {kernels_cuda.THREADS}); }}\n"
-        for real, rule, flag in INSTANCES
-    ]
-    return HOST_CUDA + kernels_cuda.SOURCE + "".join(functions)
-
 
 @pytest.fixture(scope="session")
-def host_launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, tuple[Any, ...]], None]:
-    """Stand-in for ``kernels_cuda.launch_kernel`` that runs the kernel on NumPy arrays."""
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("coroutines by ucontext are taken from glibc")
-    compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler on the path")
-    folder = tmp_path_factory.mktemp("host")
-    source, module, shared = (str(folder / name) for name in ("kernel.cpp", "kernel.o", "kernel.so"))
-    Path(source).write_text(host_source())
-    # Products must not be fused with additions, as on the device; a packet may alias the numbers that it holds.
-    flags = ["-std=c++14", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment", "-fPIC", "-Wall"]
-    subprocess.run([compiler, *flags, "-Werror", "-c", source, "-o", module], check=True)
-    subprocess.run([compiler, "-shared", module, "-o", shared], check=True)
-    library = ctypes.CDLL(shared)
-    scalars = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_longlong}
-
-    def launch(name: str, blocks: int, arguments: tuple[Any, ...]) -> None:
-        given = [
-            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else scalars[str(a.dtype)](a.item())
-            for a in arguments
-        ]
-        status = getattr(library, host_name(name))(ctypes.c_int(blocks), *given)
-        assert status == 0, {1: "threads of one block disagree about a barrier", 2: "misaligned access"}[status]
-
+def host_launch(tmp_path_factory: pytest.TempPathFactory) -> HostLaunch:
+    """The kernel on the host, all instances compiled together."""
+    launch = HostLaunch(tmp_path_factory.mktemp("host"))
+    instances = []
+    for real, rule, flag in INSTANCES:
+        arrays = (f"{real}*", f"{real}*", "unsigned char*", f"{real}*", "double*")
+        instances.append((f"pointwise<{real}, {rule}, {flag}>", (*arrays, "long long", real, real, real)))
+    launch.compile(kernels_cuda.PROGRAM, instances)
     return launch
-
-
-@cache
-def missing_gpu() -> str | None:
-    """Why the tests cannot run on a GPU, or None."""
-    try:
-        import cupy
-    except ImportError:
-        return "CuPy is not installed"
-    try:
-        return None if cupy.cuda.runtime.getDeviceCount() else "no GPU"
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"no GPU: {error}"
 
 
 @dataclass(frozen=True)
 class Backend:
     """Where the kernel runs."""
 
-    launch: Callable[[str, int, tuple[Any, ...]], None]
+    launch: Launch
     device: Callable[[Any], Any]
     """Copies a NumPy array to where the kernel runs."""
 
@@ -173,41 +57,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
         pytest.skip(str(missing_gpu()))
     import cupy
 
-    return Backend(kernels_cuda.launch_kernel, cupy.asarray)
-
-
-def compiled(tmp_path: Path, real: str, *arguments: str) -> Path:
-    """All instances of one type, compiled by nvcc with every warning an error."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("nvcc is not on the path")
-    instances = "".join(
-        f"template __global__ void pointwise<{real}, {rule}, {flag}>({real}*, const {real}*, const unsigned char*, "
-        f"{real}*, double*, long long, {real}, {real}, {real});\n"
-        for name, rule, flag in INSTANCES
-        if name == real
-    )
-    source, target = tmp_path / "kernel.cu", tmp_path / "kernel.out"
-    source.write_text(kernels_cuda.SOURCE + instances)
-    options = [*kernels_cuda.OPTIONS, "-Werror", "all-warnings", "-arch=sm_80", *arguments]
-    done = subprocess.run([nvcc, *options, str(source), "-o", str(target)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return target
-
-
-@pytest.mark.parametrize("real", ["float", "double"])
-def test_source_compiles_to_machine_code_without_spills(tmp_path: Path, real: str) -> None:
-    assert compiled(tmp_path, real, "-cubin", "-Xptxas", "-warn-spills").stat().st_size > 0
-
-
-@pytest.mark.parametrize(("real", "vector", "mask"), [("float", "v4.f32", "v4.u8"), ("double", "v2.f64", "v2.u8")])
-def test_source_moves_16_bytes_at_once_and_fuses_no_products(tmp_path: Path, real: str, vector: str, mask: str) -> None:
-    code = compiled(tmp_path, real, "-ptx").read_text()
-    for instruction in (f"ld.global.{vector}", f"st.global.{vector}", f"ld.global.{mask}"):
-        assert instruction in code
-    assert "fma." not in code
-    assert "atom" not in code
-    assert "red.global" not in code
+    return Backend(cuda.launch, cupy.asarray)
 
 
 @dataclass(frozen=True)
@@ -410,9 +260,7 @@ def test_sweep_cuda_takes_views_off_the_16_byte_boundary(backend: Backend) -> No
     assert_sums_equal(to_host(moved[3]), to_host(plain[3]), np.float32)
 
 
-def test_sweep_cuda_serves_sweep_and_admm(
-    host_launch: Callable[[str, int, tuple[Any, ...]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_cuda_serves_sweep_and_admm(host_launch: HostLaunch, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     tensor = np.einsum("ir,jr,kr->ijk", *(rng.standard_normal((n, 2)) for n in (13, 14, 15)))
     mask = rng.random(tensor.shape) < 0.6
@@ -429,7 +277,7 @@ def test_sweep_cuda_serves_sweep_and_admm(
 
 
 def test_sweep_on_gpu_arrays_uses_the_kernel(backend: Backend) -> None:
-    if backend.launch is not kernels_cuda.launch_kernel:
+    if backend.launch is not cuda.launch:
         pytest.skip("sweep chooses the kernel for CuPy arrays only")
     rng = np.random.default_rng(0)
     shape, rank = (6, 7, 8), (2, 3, 2)

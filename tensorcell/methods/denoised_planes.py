@@ -104,8 +104,9 @@ def between_denoised(gaps: Gaps) -> Filled:
 def denoised(problem: Problem, values: Array, inlier: Array, settled: Settled | None = None) -> Denoised:
     """Planes of the problem, denoised by groups of patches."""
     return denoise_by_patches(
-        values, inlier, problem.model.noise, problem.option(LocalOptions), problem.fitting.seed, settled=settled
-    )
+        values, inlier, problem.model.noise, problem.option(LocalOptions), problem.fitting.seed, settled=settled,
+        device=problem.fitting.device,
+    )  # fmt: skip
 
 
 class Fold(NamedTuple):

@@ -74,6 +74,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         completed = complete_by_patches(
             values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
             callback=fitting.callback, history=history, drift=frames.drift, settled=first.settled,
+            device=fitting.device,
         )  # fmt: skip
         best, spread = completed.value.astype(values.dtype, copy=False), completed.spread
         history, status = completed.history, completed.status
@@ -93,7 +94,7 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         best = values if best is values else np.where(inlier, values, best)
         found = denoise_by_patches(
             best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values,
-            settled=first.settled,
+            settled=first.settled, device=fitting.device,
         )  # fmt: skip
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)

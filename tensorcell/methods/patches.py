@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.device import on_device
 from tensorcell.fitting import Callback
 from tensorcell.settled import Settled
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
+from tensorcell.solvers.arrays import to_host
+from tensorcell.solvers.local import LocalState
 from tensorcell.solvers.slabs import slabs
 
 Array = npt.NDArray[Any]
@@ -90,13 +94,15 @@ def complete_by_patches(
     history: tuple[IterationRecord, ...] = (),
     drift: Array | None = None,
     settled: Settled | None = None,
+    device: str = "cpu",
 ) -> LocalResult:
     """Complete the voxels that are no inliers by groups of patches, from a first estimate on; outliers are known."""
-    return local_tucker(
+    return by_patches(
+        device,
         stack,
         inlier,
+        start,
         noise=sigma,
-        initial=start,
         levels=levels,
         robust=False,
         denoise=False,
@@ -106,6 +112,28 @@ def complete_by_patches(
         drift=drift,
         inner=None if settled is None else settled.inner_of(stack.shape),
         seed=seed,
+    )
+
+
+def by_patches(
+    device: str, data: Array, mask: Bools | None, initial: Array | None = None, *, overwrite_data: bool = False,
+    **options: Any,
+) -> LocalResult:  # fmt: skip
+    """:func:`tensorcell.solvers.local_tucker` on a device, from and to the host."""
+    on_it = [on_device(array, device) for array in (data, mask, initial)]
+    found = local_tucker(
+        on_it[0], on_it[1], initial=on_it[2], overwrite_data=overwrite_data or device != "cpu", **options
+    )
+    if device == "cpu":
+        return found
+    estimate, outliers, disagreement, sweep = found.state
+    return replace(
+        found,
+        value=to_host(found.value),
+        spread=to_host(found.spread),
+        error=None if found.error is None else to_host(found.error),
+        outliers=to_host(found.outliers),
+        state=LocalState(to_host(estimate), to_host(outliers), to_host(disagreement), sweep),
     )
 
 
@@ -120,6 +148,7 @@ def denoise_by_patches(
     drift: Array | None = None,
     overwrite: bool = False,
     settled: Settled | None = None,
+    device: str = "cpu",
 ) -> Denoised:
     """Denoise a stack without gaps; noise that grows with the intensity is stabilised first.
 
@@ -139,13 +168,15 @@ def denoise_by_patches(
         Whether ``whole`` may be written over.
     settled : Settled, optional
         What a sample told, where this is a part of a stack. Nothing is taken from it, or kept there, by default.
+    device : {"cpu", "cuda"}
+        Where groups of patches are filtered.
     """
     settled = Settled() if settled is None else settled
     values, level = stabilised(whole, noise)
 
     def restore(y: Array, overwrite: bool = False) -> LocalResult:
-        return local_tucker(
-            y, None, noise=level, options=options, drift=drift, stabilised=noise,
+        return by_patches(
+            device, y, None, noise=level, options=options, drift=drift, stabilised=noise,
             correlation=noise.autocorrelation, laws=settled.told("weights"), inner=settled.inner_of(y.shape),
             seed=seed, overwrite_data=overwrite,
         )  # fmt: skip

@@ -1,0 +1,242 @@
+"""Stand-in for CuPy on a machine without a GPU: NumPy behind CuPy's rules, with a record of every call.
+
+Its arrays refuse what CuPy's refuse (NumPy arrays among them, conversion to NumPy but by ``get``), and count what makes
+the host wait for a device: ``get``, and a number or truth value that is read. Kernels go to the launcher that a test
+sets (:data:`launcher`).
+"""
+
+from __future__ import annotations
+
+import builtins as _builtins
+from collections import Counter
+from typing import Any
+
+import numpy as _np
+
+calls: set[tuple[str, int, tuple[str, ...]]] = set()
+"""Every function and method that was called: its name, the number of its arguments, its keywords."""
+
+waits: Counter[str] = Counter()
+"""How often the host waited: by a place of the program, ``file:line``."""
+
+downloads: Counter[str] = Counter()
+"""Bytes that went to the host, by place."""
+
+launcher: Any = None
+"""What runs kernels, as ``tensorcell.solvers.cuda.launch`` does."""
+
+__version__ = "0"
+
+
+class RawModule:
+    """A program; its functions are launched by :data:`launcher`."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...], name_expressions: tuple[str, ...]) -> None:
+        self.code, self.options, self.names = code, options, name_expressions
+
+    def get_function(self, name: str) -> RawKernel:
+        assert name in self.names
+        return RawKernel(self, name)
+
+
+class RawKernel:
+    max_dynamic_shared_size_bytes = 48 << 10
+
+    def __init__(self, module: RawModule, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
+        from tensorcell.solvers.cuda import Program
+
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        for argument in args:
+            if isinstance(argument, _np.ndarray):
+                raise TypeError(f"unsupported type {type(argument)} among arguments of a kernel")
+            assert not isinstance(argument, ndarray) or argument.flags.c_contiguous
+        program = Program(self.module.code, block[0], self.module.options)
+        launcher(program, self.name, grid[0], tuple(map(_unwrapped, args)), shared_mem)
+
+
+def _place() -> str:
+    """Where the program is that uses this module."""
+    import sys
+
+    frame: Any = sys._getframe(1)
+    while "standin" in frame.f_code.co_filename or "array_api_compat" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
+
+
+def _unwrapped(value: Any) -> Any:
+    """What NumPy is given; an array of NumPy is what CuPy would refuse."""
+    if isinstance(value, ndarray):
+        return value._data
+    if isinstance(value, _np.ndarray):
+        raise TypeError(f"unsupported type {type(value)} among arrays of a device")
+    if isinstance(value, list | tuple):
+        return type(value)(map(_unwrapped, value)) if not hasattr(value, "_fields") else value
+    return value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, _np.ndarray | _np.generic):
+        return ndarray(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_wrapped, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_wrapped, value))
+    return value
+
+
+class _Flags:
+    def __init__(self, flags: Any) -> None:
+        self.c_contiguous, self.f_contiguous = flags.c_contiguous, flags.f_contiguous
+
+    def __getitem__(self, name: str) -> bool:
+        return _builtins.bool({"C_CONTIGUOUS": self.c_contiguous, "F_CONTIGUOUS": self.f_contiguous}[name])
+
+
+class ndarray:
+    __array_priority__ = 100
+    __module__ = "cupy"
+
+    def __init__(self, data: Any) -> None:
+        self._data = _np.asarray(data)
+
+    shape = property(lambda self: self._data.shape)
+    dtype = property(lambda self: self._data.dtype)
+    ndim = property(lambda self: self._data.ndim)
+    size = property(lambda self: self._data.size)
+    nbytes = property(lambda self: self._data.nbytes)
+    itemsize = property(lambda self: self._data.itemsize)
+    strides = property(lambda self: self._data.strides)
+    flags = property(lambda self: _Flags(self._data.flags))
+    T = property(lambda self: ndarray(self._data.T))
+    device = property(lambda self: cuda.Device())
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def get(self) -> Any:
+        calls.add(("ndarray.get", 0, ()))
+        waits[_place()] += 1
+        downloads[_place()] += self._data.nbytes
+        return self._data.copy()
+
+    def _number(self, kind: Any) -> Any:
+        waits[_place()] += 1
+        return kind(self._data)
+
+    def __float__(self) -> float:
+        return float(self._number(float))
+
+    def __int__(self) -> int:
+        return int(self._number(int))
+
+    def __index__(self) -> int:
+        return int(self._number(int))
+
+    def __bool__(self) -> bool:
+        return _builtins.bool(self._number(_builtins.bool))
+
+    def item(self) -> Any:
+        calls.add(("ndarray.item", 0, ()))
+        waits[_place()] += 1
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        waits[_place()] += 1
+        return self._data.tolist()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Any:
+        return (ndarray(one) for one in self._data)
+
+    def __repr__(self) -> str:
+        return f"standin{self._data!r}"
+
+    def __getitem__(self, key: Any) -> ndarray:
+        return ndarray(self._data[_unwrapped(key)])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._data[_unwrapped(key)] = _unwrapped(value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        method = getattr(self._data, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.add((f"ndarray.{name}", len(args), tuple(sorted(kwargs))))
+            return _wrapped(method(*_unwrapped(args), **{key: _unwrapped(value) for key, value in kwargs.items()}))
+
+        return call
+
+
+def _operator(name: str) -> Any:
+    def operate(self: ndarray, *others: Any) -> Any:
+        if _builtins.any(not isinstance(other, ndarray | int | float | complex | _np.generic) for other in others):
+            if _builtins.any(isinstance(other, _np.ndarray) for other in others):
+                raise TypeError(f"unsupported type {_np.ndarray} among arrays of a device")
+            return NotImplemented
+        result = getattr(self._data, name)(*_unwrapped(others))
+        if name.startswith("__i") and name != "__invert__":
+            return self
+        return result if result is NotImplemented else ndarray(result)
+
+    return operate
+
+
+_TWO = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+_ONE = ("lshift", "rshift", "lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert")
+for _name in (*_ONE, *_TWO, *(f"r{_each}" for _each in _TWO), *(f"i{_each}" for _each in _TWO)):
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+ndarray.__hash__ = None  # type: ignore[assignment]
+
+
+def _function(name: str, function: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.add((name, len(args), tuple(sorted(kwargs))))
+        out = kwargs.get("out")
+        result = function(*_unwrapped(args), **{key: _unwrapped(value) for key, value in kwargs.items()})
+        return _wrapped(result) if out is None else out
+
+    call.__name__ = name.rsplit(".", 1)[-1]
+    return call
+
+
+def _from_host(name: str) -> Any:
+    function = getattr(_np, name)
+
+    def call(value: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.add((name, 1 + len(args), tuple(sorted(kwargs))))
+        given = value._data if isinstance(value, ndarray) else value
+        found = function(given, *args, **kwargs)
+        if isinstance(value, ndarray) and found is given:
+            return value
+        return ndarray(found.copy() if found is given else found)
+
+    return call
+
+
+array, asarray, ascontiguousarray = map(_from_host, ("array", "asarray", "ascontiguousarray"))
+
+_KEPT = (
+    "dtype", "pi", "e", "inf", "nan", "newaxis", "finfo", "iinfo", "issubdtype", "isdtype", "result_type", "can_cast",
+    "promote_types",
+)  # fmt: skip
+for _name in dir(_np):
+    _value = getattr(_np, _name)
+    if _name in _KEPT or (isinstance(_value, type) and issubclass(_value, _np.generic)):
+        globals()[_name] = _value
+    elif not _name.startswith("_") and _name not in globals() and callable(_value) and not isinstance(_value, type):
+        globals()[_name] = _function(_name, _value)
+abs, max, min, round, any, all, sum = (
+    _function(_name, getattr(_np, _name)) for _name in ("abs", "max", "min", "round", "any", "all", "sum")
+)
+
+from . import cuda as cuda  # noqa: E402
+from . import fft as fft  # noqa: E402
+from . import linalg as linalg  # noqa: E402

@@ -1,0 +1,64 @@
+"""Recoveries on the CPU, and on a device that the stand-in for CuPy plays: what differs, and what was called.
+
+Run with the stand-in on the path; prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import cupy
+import numpy as np
+from host_cuda import HostLaunch
+
+import tensorcell as tc
+from tensorcell.datasets import simulate_cells
+from tensorcell.solvers import complete_tucker, kernels_cuda
+
+
+def main() -> None:
+    cupy.launcher = HostLaunch(Path(tempfile.mkdtemp()))
+    kernels_cuda.BLOCKS = 3
+    rng = np.random.default_rng(0)
+    truth = simulate_cells((6, 18, 18), cells=3, seed=0).truth
+    full = (truth + 0.1 * truth.max() * rng.standard_normal(truth.shape)).astype(np.float32)
+    half = np.where(rng.random(full.shape) < 0.5, full, np.nan)
+    small = {"group": 8, "reach": 2, "step": 4, "patch": 3}
+    cases = {
+        "complete": (full, small),
+        "gaps": (half, {**small, "method": "local"}),
+        "global model": (half, {"method": "tucker"}),
+        "planes": (full[::2], {**small, "axial_factor": 2}),
+        "series": (np.stack([full, full + 1]), {**small, "axes": "TZYX", "frames": 2}),
+    }
+    differences = {}
+    for name, (data, options) in cases.items():
+        cpu, gpu = (tc.recover(data, device=device, **options) for device in ("cpu", "cuda"))
+        assert isinstance(gpu.volume.data, np.ndarray)
+        spread = float(np.nanstd(data))
+        pairs = ((cpu.volume.data, gpu.volume.data), (cpu.uncertainty, gpu.uncertainty))
+        off = [np.abs(one - two) / spread for one, two in pairs]
+        differences[name] = {
+            "mean": max(float(each.mean()) for each in off),
+            "most": max(float(each.max()) for each in off),
+        }
+    cupy.waits.clear()
+    given = np.nan_to_num(half), ~np.isnan(half)
+    found = complete_tucker(*map(cupy.asarray, given), (2, 3, 3), robust=True)
+    json.dump(
+        {
+            "differences": differences,
+            "calls": sorted(cupy.calls),
+            "waits of a fit": sum(cupy.waits.values()),
+            "iterations of a fit": len(found.history),
+            "launches": sorted({name.split("<")[0] for _, name in cupy.launcher.functions}),
+        },
+        sys.stdout,
+    )
+
+
+if __name__ == "__main__":
+    main()
