@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -282,8 +283,25 @@ def test_ctrl_c_on_the_command_keeps_what_is_finished(
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "the same command with --resume goes on" in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert no_calls_left(client)
+
+
+def test_a_request_that_has_not_begun_is_cancelled_in_silence(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("tornado.application")
+
+    def failing(message: str, error: Exception) -> None:
+        try:
+            raise error
+        except Exception:
+            log.error(message, exc_info=True)
+
+    with module.connected(client.scheduler.address):
+        failing("Exception in callback functools.partial(<function sync.<locals>.cancel at 0x1>)", NameError("future"))
+        failing("Exception in callback of another kind", NameError("future"))
+    failing("sync.<locals>.cancel", NameError("future"))
+    said = [record.getMessage() for record in caplog.records if record.name == log.name]
+    assert said == ["Exception in callback of another kind", "sync.<locals>.cancel"]
 
 
 class OneWorker:

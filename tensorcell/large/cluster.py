@@ -10,6 +10,7 @@ of threads is added up in shares whose number is fixed (`tensorcell.solvers.thre
 
 from __future__ import annotations
 
+import logging
 import operator
 import queue
 import threading
@@ -272,8 +273,28 @@ def connected(address: str) -> Iterator[Any]:
             f"expected the address of a dask.distributed scheduler, such as tcp://host:8786, got {address!r}: "
             f"{reason(error)}"
         ) from error
-    with client:
+    with client, _quiet_cancelling():
         yield client
+
+
+@contextmanager
+def _quiet_cancelling() -> Iterator[None]:
+    """No traceback in the log where Ctrl-C comes before a request has begun.
+
+    What is to cancel the request then fails with a `NameError`, since it is not yet there (distributed 2026.8.0, `sync`
+    in its ``utils.py``).
+    """
+    log = logging.getLogger("tornado.application")
+
+    def matters(record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return not (kind is NameError and "sync.<locals>.cancel" in record.getMessage())
+
+    log.addFilter(matters)
+    try:
+        yield
+    finally:
+        log.removeFilter(matters)
 
 
 def memory_of_workers(client: Any) -> float | None:
