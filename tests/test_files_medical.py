@@ -162,8 +162,14 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     content = bytearray(path.read_bytes())
     content[252:254] = np.array(-14848, "<i2").tobytes()  # a code of the placement that does not exist
     path.write_bytes(content)
-    np.testing.assert_array_equal(read(path).data, STACK)
+    before = list(nibabel.imageglobals.logger.handlers)
+    for _ in range(2):
+        np.testing.assert_array_equal(read(path).data, STACK)
+    content[70:72] = np.array(1, "<i2").tobytes()  # a data type that is not read
+    path.write_bytes(content)
+    refuses(lambda: read(path), "a.nii: ")
     assert capfd.readouterr() == ("", "")
+    assert nibabel.imageglobals.logger.handlers == before != []
 
 
 def test_missing_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
