@@ -111,6 +111,31 @@ def test_equal_patches_are_chosen_in_the_order_of_the_host(launch: HostLaunch) -
     assert max(squares.max(), wanted[1].max()) < 1e-12  # rounding
 
 
+def test_a_patch_moves_only_where_it_is_much_nearer(launch: HostLaunch) -> None:
+    """In frames of noise, the nearest of many patches is nearer by chance."""
+    data = np.random.default_rng(0).standard_normal((3, 5, 8, 8)).astype(np.float32)
+    geometry = Geometry((2, 3, 3), (1, 2, 2), 4, 3, 2)
+    used = references_used(None, data.shape, geometry)
+    assert_alike(*both(launch, data, data, None, 1.0, (2.9,), geometry, used))
+
+
+def test_where_too_few_patches_are_within_reach_all_are_the_reference(launch: HostLaunch) -> None:
+    data, _ = noisy((4, 6, 6))
+    geometry = Geometry((3, 3, 3), (1, 1, 1), 16, 1)  # eight from a corner
+    used = references_used(None, data.shape, geometry)
+    assert_alike(*both(launch, data, data, None, 0.3, (2.9,), geometry, used))
+
+
+def test_estimates_that_are_far_from_the_guide_count_as_if_they_were_nearer(launch: HostLaunch) -> None:
+    data, _ = noisy((5, 7, 7))
+    geometry, sigma = Geometry((3, 3, 3), (1, 1, 1), 4, 2), 1e-4
+    given = (data, 0 * data, None, sigma, (2.9,), geometry, references_used(None, data.shape, geometry))
+    (_, squares, weights), (_, every, _) = both(launch, *given)
+    known = weights > 0
+    assert np.all(squares[known] <= (1 + 1e-4) * (1024 * sigma) ** 2 * weights[known])
+    assert np.median(every[known] / squares[known]) > 10
+
+
 def test_nothing_wanted_is_nothing(launch: HostLaunch) -> None:
     data, _ = noisy((6, 8, 8))
     geometry = Geometry((3, 3, 3), (2, 2, 2), 8, 2)
