@@ -73,6 +73,10 @@ def test_what_cupy_lacks_is_found(call: Any, trouble: str) -> None:
     assert trouble in found
 
 
+def test_no_other_test_takes_the_stand_in_for_cupy() -> None:
+    assert "standin" not in str(getattr(sys.modules.get("cupy"), "__file__", ""))
+
+
 def test_the_stand_in_refuses_what_cupy_refuses() -> None:
     program = """
 import cupy, numpy as np
