@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import scipy.fft
 
-
 collect_ignore = ["standin"]
 """No tests; once imported, the stand-in would be CuPy to all of them."""
 
