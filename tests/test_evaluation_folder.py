@@ -160,4 +160,4 @@ def test_a_cell_that_cannot_write_what_it_found_ends_the_run_and_is_no_failure_o
 ) -> None:
     with pytest.raises(InputError, match=r"out: cannot be written \(is the disk full\?\)"):
         evaluate(volume(), out=tmp_path / "out", methods=[Method("full", methods.full)], cases=["stripes"])
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
