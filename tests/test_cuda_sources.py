@@ -72,7 +72,8 @@ def test_filters_add_whole_numbers_only() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_filters_of_patch_groups_compile(architecture: str) -> None:
-    for each in nvrtc.compiled(kernels_local_cuda.PROGRAM, instances_of_filters(), architecture):
+    every = instances_of_filters() if architecture == "sm_90" else instances_of_filters()[-2:]
+    for each in nvrtc.compiled(kernels_local_cuda.PROGRAM, every, architecture):
         assert each.spilled <= SPILLED
         assert 2 * each.registers * kernels_local_cuda.THREADS <= REGISTERS
         assert each.shared <= SHARED
