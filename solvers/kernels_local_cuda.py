@@ -460,7 +460,7 @@ def sums_of_pass(
     sums = [xp.zeros((n * volume,), dtype=xp.uint64) for n in (len(strengths), 1, 1)]
     count = len(given.references)
     if count:
-        patch, keys = geometry.patch, 1 << max(1, math.ceil(math.log2(max(2, len(given.offsets)))))
+        patch, keys = geometry.patch, 1 << math.ceil(math.log2(max(2, len(given.offsets), geometry.group)))
         size = math.prod(patch) * columns
         blocks, room = min(BLOCKS, count), 12 * size
         beside = 4 * THREADS * 3 + 16 * columns + 8 * (sum(3 * side * side for side in patch)) + 1024

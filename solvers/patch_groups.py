@@ -188,6 +188,13 @@ def corners_of(lengths: Sequence[int], geometry: Geometry) -> list[npt.NDArray[n
     return [np.arange(lengths[0]), *(corners_along(size, p, geometry.step) for size, p in along_space)]
 
 
+def references_of(lengths: Sequence[int], geometry: Geometry, used: Bools) -> npt.NDArray[np.int64]:
+    """Time, z, y and x of the reference corners that are used, ``(n, 4)``."""
+    corners = grid_of(corners_of(lengths, geometry))
+    references: npt.NDArray[np.int64] = corners[used[tuple(corners.T)]]
+    return references
+
+
 def window_of(patch: Sequence[int]) -> Floats:
     """Kaiser window of a patch, flattened, so that patches fade out at their borders."""
     z, y, x = (np.kaiser(size, 2.0) for size in patch)
@@ -388,19 +395,18 @@ def sums_cuda(
     from .kernels_local_cuda import Pass, sums_of_pass
 
     xp, lengths = namespace_of(data), in_frames(data.shape)
-    references = grid_of(corners_of(lengths, geometry))
     z, y, x = ways_of(geometry, data.shape).tolist()
     given = Pass(
-        references[used[tuple(references.T)]], offsets_within(geometry.reach, geometry.group), moves_of(geometry),
+        references_of(lengths, geometry, used), offsets_within(geometry.reach, geometry.group), moves_of(geometry),
         drift_of(geometry, data.shape), halving_order(geometry.group * geometry.frames), window_of(geometry.patch),
         matrices_of(correlation, geometry.patch), STAYS, (z, y, x),
     )  # fmt: skip
-    arrays = (
-        None if array is None else contiguous(xp.astype(array, xp.float32, copy=False))
-        for array in (data, guide, pilot)
-    )
-    y_, where, model = arrays
-    return sums_of_pass(y_, where, model, lengths, sigma, strengths, geometry, given, **by)
+
+    def plain(array: Array) -> Array:
+        return contiguous(xp.astype(array, xp.float32, copy=False))
+
+    model = None if pilot is None else plain(pilot)
+    return sums_of_pass(plain(data), plain(guide), model, lengths, sigma, strengths, geometry, given, **by)
 
 
 def sums_arrays(
@@ -416,8 +422,7 @@ def sums_arrays(
     """Array twin of :func:`sums_numba`, in batches of reference corners."""
     xp = namespace_of(data)
     patch, columns = geometry.patch, geometry.group * geometry.frames
-    references = grid_of(corners_of(in_frames(data.shape), geometry))
-    references = references[used[tuple(references.T)]]
+    references = references_of(in_frames(data.shape), geometry, used)
     inside, strides = voxels_within(patch), strides_of(data.shape)
     window = from_host(window_of(patch), data)
     haar = from_host(haar_matrix(columns).astype(np.float32), data)

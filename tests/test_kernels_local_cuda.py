@@ -119,9 +119,12 @@ def test_a_patch_moves_only_where_it_is_much_nearer(launch: HostLaunch) -> None:
     assert_alike(*both(launch, data, data, None, 1.0, (2.9,), geometry, used))
 
 
-def test_where_too_few_patches_are_within_reach_all_are_the_reference(launch: HostLaunch) -> None:
+@pytest.mark.parametrize("reach", [(1, 1, 1), (0, 0, 0)])
+def test_where_too_few_patches_are_within_reach_all_are_the_reference(
+    reach: tuple[int, int, int], launch: HostLaunch
+) -> None:
     data, _ = noisy((4, 6, 6))
-    geometry = Geometry((3, 3, 3), (1, 1, 1), 16, 1)  # eight from a corner
+    geometry = Geometry((3, 3, 3), reach, 16, 1)  # eight from a corner, or one
     used = references_used(None, data.shape, geometry)
     assert_alike(*both(launch, data, data, None, 0.3, (2.9,), geometry, used))
 
