@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tensorcell.diffusion_guidance.batches import denoising_loss
 from tensorcell.diffusion_guidance.compute import Compute, average_gradients, mean_of_all, together
+from tensorcell.diffusion_guidance.interrupts import interrupts_wait
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.priors import (
     fill_network,
@@ -223,24 +224,28 @@ def run_training(
                     break
                 done = max(state.step / total, elapsed)
                 rate = LEARNING_RATE * min(1.0, (state.step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * done))
-                loss = state.advance(draw(state.generator), rate)
-                if not math.isfinite(loss):
-                    if not math.isfinite(state.best_loss):
-                        raise ValueError(f"the loss must be finite, got {loss} at step {state.step + 1}")
-                    ended = f"the loss was not finite at step {state.step + 1}: last good state kept"
-                    break
-                if state.step % CHECK_EVERY == 0 or state.step == total:
-                    heldout = _look(state, test)
+                with interrupts_wait():
+                    loss = state.advance(draw(state.generator), rate)
+                    if not math.isfinite(loss):
+                        if not math.isfinite(state.best_loss):
+                            raise ValueError(f"the loss must be finite, got {loss} at step {state.step + 1}")
+                        ended = f"the loss was not finite at step {state.step + 1}: last good state kept"
+                        break
+                    if state.step % CHECK_EVERY == 0 or state.step == total:
+                        heldout = _look(state, test)
+                    known = elapsed == 0 or steps is not None
+                    expected = total if known else max(state.step, round(state.step / elapsed))
+                    # A step is told before it is kept, so that what a caller writes down has every step that was kept.
+                    stopped = progress is not None and progress(state.step, expected, loss, heldout)
                     if state.since_best >= PATIENCE:
                         ended = "held-out loss no longer falls"
                         break
-                expected = total if elapsed == 0 or steps is not None else max(state.step, round(state.step / elapsed))
+                    if stopped:
+                        ended = STOPPED
+                        break
                 if keep is not None and time.perf_counter() - saved > SAVE_EVERY:
                     state.save(keep)
                     saved = time.perf_counter()
-                if progress is not None and progress(state.step, expected, loss, heldout):
-                    ended = STOPPED
-                    break
     finally:
         if keep is not None:
             state.save(keep)

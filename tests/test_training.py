@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -283,6 +286,40 @@ def test_state_survives_an_interruption(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit_lateral_prior(smooth(5, 24), steps=30, config=SMALL, keep=tmp_path, progress=interrupt)
     assert TrainingState.load(tmp_path).step == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself SIGINT")
+def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(tmp_path, monkeypatch):
+    real, told, signals = training_loop.denoising_loss, [], [3]
+
+    def interrupted(network, batch):
+        if torch.is_grad_enabled() and len(told) in signals:
+            signals.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(network, batch)
+
+    options = {"steps": 8, "config": SMALL, "keep": tmp_path, "progress": lambda step, *_: told.append(step)}
+    straight = fit_lateral_prior(smooth(5, 24), steps=8, config=SMALL)
+    monkeypatch.setattr(training_loop, "denoising_loss", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit_lateral_prior(smooth(5, 24), **options)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert told == [1, 2, 3, 4]
+    assert TrainingState.load(tmp_path).step == 4
+    resumed = fit_lateral_prior(smooth(5, 24), **options, initial=tmp_path)
+    assert told == list(range(1, 9))
+    pairs = zip(straight.network.parameters(), resumed.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_step_is_told_before_it_is_kept(tmp_path, monkeypatch):
+    """A process that is killed between the two writes a row too many, which is dropped, and none too few."""
+    kept, told = [], []
+    monkeypatch.setattr(training_loop, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(TrainingState, "save", lambda state, _: kept.append((state.step, told[-1])))
+    fit_lateral_prior(smooth(5, 24), steps=3, config=SMALL, keep=tmp_path, progress=lambda step, *_: told.append(step))
+    assert kept == [(1, 1), (2, 2), (3, 3), (3, 3)]
 
 
 def test_fit_goes_on_from_a_prior():

@@ -88,7 +88,7 @@ class SliceAutoencoder(nn.Module):
 
         try:
             slices: Any = AutoencoderKL
-            slices = slices.from_pretrained(os.fspath(folder), local_files_only=True)
+            slices = slices.from_pretrained(os.fspath(folder), local_files_only=True, low_cpu_mem_usage=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"{os.fspath(folder)}: holds no autoencoder that diffusers can read: {error}") from error
         if slices.config.in_channels not in (1, 3):
