@@ -385,10 +385,11 @@ def step_with(
         new_core, new_factors, state.dual, state.threshold, state.start, state.iteration + 1,
         (state.core, state.factors), momentum, change,
     )  # fmt: skip
+    sums = result.read()
     measures = Measures(
         change=change / (size + 1e-300),
-        residual=math.sqrt(result.fit) / (norm + 1e-300),
-        outliers=result.outliers,
+        residual=math.sqrt(sums.fit) / (norm + 1e-300),
+        outliers=sums.outliers,
         threshold=state.threshold,
     )
     if options.adaptive:

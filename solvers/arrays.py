@@ -6,6 +6,7 @@ CuPy arrays (and on any strict implementation of the standard, which is how the 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -87,6 +88,39 @@ def as_float(array: Array) -> Array:
     if not (xp.isdtype(array.dtype, "real floating") or xp.isdtype(array.dtype, ("bool", "integral"))):
         raise TypeError(f"expected real numbers, got dtype {array.dtype}")
     return xp.astype(array, xp.float64)
+
+
+def ndimage(name: str, array: Array, *arguments: Any, **options: Any) -> Array:
+    """A filter of ``scipy.ndimage``, computed where the array lies.
+
+    CuPy's arrays are filtered by ``cupyx.scipy.ndimage``, which has the same functions; arrays of other libraries go
+    through the host.
+
+    Examples
+    --------
+    >>> ndimage("maximum_filter", np.array([0, 1, 0, 0, 0]), 3)
+    array([1, 1, 1, 0, 0])
+    """
+    if is_cupy(namespace_of(array)):
+        module = importlib.import_module("cupyx.scipy.ndimage")
+        return getattr(module, name)(array, *arguments, **options)
+    found = getattr(importlib.import_module("scipy.ndimage"), name)(to_host(array), *arguments, **options)
+    return from_host(found, array)
+
+
+def interpolated(places: Array, at: npt.ArrayLike, values: npt.ArrayLike) -> Array:
+    """The piecewise linear function through ``values`` at the ascending numbers ``at``, constant beyond its ends.
+
+    Examples
+    --------
+    >>> interpolated(np.array([0.5, 3.0]), [0, 1], [10.0, 20.0])
+    array([15., 20.])
+    """
+    at, values = np.asarray(at, np.float64), np.asarray(values, np.float64)
+    xp = namespace_of(places)
+    if is_cupy(xp):
+        return xp.interp(contiguous(places), from_host(at, places), from_host(values, places))
+    return from_host(np.interp(to_host(places), at, values), places)
 
 
 def clip(array: Array, lower: float | None, upper: float | None) -> Array:

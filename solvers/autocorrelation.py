@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, from_host, ndimage
+
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -140,9 +142,7 @@ def power_mean(power: Floats, size: int) -> float:
     return float((power.sum() + twice.sum()) / size)
 
 
-def standardised_mean(
-    values: Floats, width: float, axes: Sequence[int], correlation: Autocorrelation = WHITE
-) -> Floats:
+def standardised_mean(values: Array, width: float, axes: Sequence[int], correlation: Autocorrelation = WHITE) -> Array:
     """Gaussian mean around each entry, in standard deviations that it would have if all were noise of variance 1.
 
     What neighbours share grows beside what is each one's own; entries at the border have fewer neighbours.
@@ -165,15 +165,13 @@ def standardised_mean(
     >>> bool(abs(mean.std() - 1) < 0.01), bool(abs(mean[:, 0, 0].std() - 1) < 0.3)
     (True, True)
     """
-    from scipy import ndimage
-
-    mean = ndimage.gaussian_filter(values, width, mode="constant", axes=tuple(axes))
+    mean = ndimage("gaussian_filter", values, width, mode="constant", axes=tuple(axes))
     reach = int(4 * width + 0.5)
-    kernel = ndimage.gaussian_filter1d(np.eye(1, 4 * reach + 1, 2 * reach)[0], width)[reach:-reach]
+    kernel = ndimage("gaussian_filter1d", np.eye(1, 4 * reach + 1, 2 * reach)[0], width)[reach:-reach]
     for axis in axes:
         level = np.sqrt(smoothed_variance(kernel, correlation[axis], values.shape[axis]))
-        mean /= level.reshape(-1, *(1,) * (-1 - axis))
-    return np.asarray(mean)
+        mean /= from_host(level.reshape(-1, *(1,) * (-1 - axis)).astype(str(mean.dtype)), mean)
+    return mean
 
 
 def smoothed_variance(kernel: Floats, lags: Sequence[float], size: int) -> Floats:

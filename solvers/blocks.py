@@ -53,8 +53,7 @@ class BlockSums:
     def __add__(self, other: BlockSums) -> BlockSums:
         one, two = self.sums, other.sums
         factors = added_rows(self.corner, one.factors, other.corner, two.factors)
-        numbers = (one.fit + two.fit, one.sparse + two.sparse, one.absolute + two.absolute)
-        added = Sweep(one.core + two.core, factors, *numbers, one.outliers + two.outliers)
+        added = Sweep(one.core + two.core, factors, one.sums + two.sums)
         return BlockSums(tuple(map(min, self.corner, other.corner)), added)
 
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, interpolated
 from .noise_terms import Noise
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -56,10 +57,9 @@ class Correction(NamedTuple):
     """Ascending."""
     added: Floats
 
-    def __call__(self, estimate: Floats) -> Floats:
+    def __call__(self, estimate: Array) -> Array:
         """What is added to an estimate."""
-        found: Floats = np.interp(estimate, self.intensities, self.added)
-        return found
+        return interpolated(estimate, self.intensities, self.added)
 
     def slope(self, estimate: Floats) -> Floats:
         """The derivative of what is added."""

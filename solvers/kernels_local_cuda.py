@@ -404,10 +404,10 @@ def units_of_sums(largest: float, sigma: float, geometry: Geometry, ways: Sequen
 
 
 class Pass(NamedTuple):
-    """What a pass is about, but for its arrays; whole numbers on the host."""
+    """What a pass is about, but for its volumes; on the host but for the references."""
 
-    references: npt.NDArray[np.int64]
-    """Time, z, y and x of the corners of the references, ``(n, 4)``."""
+    references: Array
+    """Time, z, y and x of the corners of the references, ``(n, 4)`` whole numbers, where the data lie."""
     offsets: npt.NDArray[np.int64]
     moves: npt.NDArray[np.int64]
     drift: npt.NDArray[np.int64]
@@ -458,7 +458,7 @@ def sums_of_pass(
     white = not len(given.correlation[0])
     units, farthest = units_of_sums(scalar(xp.max(xp.abs(data))), sigma, geometry, given.ways)
     sums = [xp.zeros((n * volume,), dtype=xp.uint64) for n in (len(strengths), 1, 1)]
-    count = len(given.references)
+    count = given.references.shape[0]
     if count:
         patch, keys = geometry.patch, 1 << math.ceil(math.log2(max(2, len(given.offsets), geometry.group)))
         size = math.prod(patch) * columns
@@ -475,13 +475,14 @@ def sums_of_pass(
         def floats(array: Any) -> Array:
             return from_host(np.ascontiguousarray(array, np.float32).ravel(), data)
 
+        references = xp.reshape(xp.astype(given.references, xp.int32), (-1,))
         correlation = np.zeros(1) if white else np.concatenate([matrix.ravel() for matrix in given.correlation])
         flags = ("true" if flag else "false" for flag in (pilot is not None, white))
         instance = ", ".join(map(str, (*patch, columns, geometry.frames, *flags)))
         launch(
             PROGRAM, f"filter_groups<{instance}>", blocks,
             (
-                data, guide, data if pilot is None else pilot, *map(np.int32, lengths), ints(given.references),
+                data, guide, data if pilot is None else pilot, *map(np.int32, lengths), references,
                 np.int32(count), ints(given.offsets), np.int32(len(given.offsets)), np.int32(keys), ints(given.moves),
                 np.int32(len(given.moves)), ints(given.drift), np.float32(given.favour), ints(given.halving),
                 floats(given.window), floats(correlation), floats(strengths), np.int32(len(strengths)),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import Array, from_host, namespace_of, scalar, to_host
+from .arrays import Array, namespace_of, ndimage, scalar
 from .patch_groups import Box, Drift, Geometry, PatchOptions, fitted, in_rim
 
 ROUNDING = 2.0**-24
@@ -126,23 +126,23 @@ def neighbour_mean(y: Array, mask: Array) -> Array:
 
     Each voxel takes the narrowest of five widths that reaches any neighbour.
     """
-    from scipy import ndimage
-
-    values, known = to_host(y), to_host(mask).astype(np.float32)
-    guess, found = np.zeros_like(values), np.zeros(values.shape, bool)
+    xp = namespace_of(y, mask)
+    known = xp.astype(mask, y.dtype)
+    guess, missing = xp.zeros_like(y), xp.ones(y.shape, dtype=xp.bool)
     spike = np.zeros((65, 65, 65), np.float32)
     spike[32, 32, 32] = 1
 
-    def blurred(array: Any, width: float) -> Any:  # a mirrored border would bring a voxel back into its own mean
-        return ndimage.gaussian_filter(array, width, mode="constant", axes=(-3, -2, -1))
+    def blurred(array: Array, width: float) -> Array:  # a mirrored border would bring a voxel back into its own mean
+        return ndimage("gaussian_filter", array, width, mode="constant", axes=(-3, -2, -1))
 
     for width in (0.6, 1.0, 2.0, 4.0, 8.0):
         own = float(blurred(spike, width)[32, 32, 32])
         weight = blurred(known, width) - own * known
-        total = blurred(values, width) - own * values
-        new = (weight > 0.02) & ~found
-        guess[new] = total[new] / weight[new]
-        found |= new
-        if found.all():
+        total = blurred(y, width) - own * y
+        reached = weight > 0.02
+        mean = total / xp.where(reached, weight, xp.ones_like(weight))
+        guess = xp.where(missing & reached, mean, guess)
+        missing &= ~reached
+        if not bool(xp.any(missing)):
             break
-    return from_host(guess, y)
+    return guess

@@ -29,7 +29,7 @@ def observed_squares(data: Array, mask: Array) -> float:
     """``||P_Omega(Y)||^2``."""
     xp = namespace_of(data, mask)
     nothing = [xp.zeros((size, 1), dtype=xp.float64) for size in data.shape]
-    return sweep(data, mask, xp.zeros((1,) * data.ndim), nothing, rule=Rule.RESIDUAL).fit
+    return sweep(data, mask, xp.zeros((1,) * data.ndim), nothing, rule=Rule.RESIDUAL).read().fit
 
 
 def rounding(data: Array, norm: float) -> float:

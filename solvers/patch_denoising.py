@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import Array, from_host, namespace_of, scalar, to_host
+from .arrays import Array, clip, namespace_of, ndimage, to_host
 from .autocorrelation import WHITE, Autocorrelation, standardised_mean
 from .noise_terms import Gaussian, Noise
 from .patch_groups import (
     HARD,
     LEAST_SIGMA,
-    SLAB_VOXELS,
     Box,
     Drift,
     Geometry,
@@ -30,10 +29,10 @@ from .patch_groups import (
     filtered_by,
     fitted,
     in_rim,
+    parts_of,
     smoothed,
     three,
 )
-from .slabs import slabs
 from .spread import robust_sigma
 from .stein import Interpolated, Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
@@ -57,6 +56,9 @@ it: the peak is narrower than the spot."""
 
 STAGES_OF_RIM = (0.75, 0.5, 0.25)
 """Shares of the rim of a part that the three stages estimate: each reaches as far beyond what the next one needs."""
+
+SPACE = (-3, -2, -1)
+"""Axes of z, y and x."""
 
 CONTRAST_WIDTH = 1.5
 """Gaussian width, in voxels, within which the local contrast is taken."""
@@ -238,30 +240,30 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
     """
     xp = namespace_of(completed)
     estimates = {"data": completed, **found}
-    (value, *_), error, square = found.values(), contrast, 0.0
-    shares = dict.fromkeys(estimates, 0.0)
-    for planes in slabs(completed.shape, SLAB_VOXELS):
+    (value, *_), error = found.values(), contrast
+    square, *shares = [xp.zeros((), dtype=xp.float64)] * (1 + len(estimates))
+    for planes in parts_of(completed):
         part = planes, ...
-        between, mixture = laws.between(to_host(contrast[part])), xp.zeros_like(completed[part])
+        between, mixture = laws.between(contrast[part]), xp.zeros_like(completed[part])
 
         def interpolated(numbers: Sequence[float], between: Interpolated = between) -> Array:
-            return from_host(between(numbers).astype(np.float32), completed)
+            return xp.astype(between(numbers), xp.float32)
 
-        for number, (name, estimate) in enumerate(estimates.items()):
+        for number, estimate in enumerate(estimates.values()):
             share = interpolated([law.weights[number] for law in laws.classes])
-            shares[name] += scalar(xp.sum(share, dtype=xp.float64))
+            shares[number] = shares[number] + xp.sum(share, dtype=xp.float64)
             mixture += share * estimate[part]
-        value[part] = mixture + from_host(laws.correction(to_host(mixture)).astype(np.float32), completed)
+        value[part] = mixture + xp.astype(laws.correction(mixture), xp.float32)
         limit = interpolated([law.limit for law in laws.classes])
         squared = xp.where(spread[part] < limit, spread[part], limit) ** 2
         least, slope = ([getattr(law, name) for law in laws.classes] for name in ("least", "slope"))
         squared = interpolated(least) + interpolated(slope) * squared
         squared *= xp.maximum(contrast[part] / laws.highest, xp.ones((), dtype=squared.dtype)) ** 2
-        square += scalar(xp.sum(squared, dtype=xp.float64))
+        square = square + xp.sum(squared, dtype=xp.float64)
         error[part] = xp.sqrt(squared)
-    size = math.prod(completed.shape)
-    weights = {name: share / size for name, share in shares.items()}
-    return Denoised(value, spread, error, weights, math.sqrt(square / size), DenoisingLaws(laws, math.nan))
+    mean, *means = (to_host(xp.stack([square, *shares])) / math.prod(completed.shape)).tolist()
+    weights = dict(zip(estimates, means, strict=True))
+    return Denoised(value, spread, error, weights, math.sqrt(mean), DenoisingLaws(laws, math.nan))
 
 
 def with_changes(
@@ -274,9 +276,8 @@ def with_changes(
     with what is noise in them. The error there grows by the difference of the two estimates.
     """
     xp = namespace_of(completed)
-    found, left = changes(to_host(completed - mixture.value), to_host(measured), sigma, correlation, left=left)
+    share, left = changes(completed - mixture.value, measured, sigma, correlation, left=left)
     mixture = mixture._replace(laws=mixture.laws._replace(left=left))
-    share = from_host(found, completed)
     wanted = share > 0
     if not bool(xp.any(wanted)):
         return mixture
@@ -293,17 +294,14 @@ def with_residue(
     A spot is rare among the patches of its group, and shrunk with what is noise in them. Where the smoothed residual
     stands out, it is added, smoothed less, and the error grows by what was added.
     """
-    from scipy import ndimage
-
-    there = to_host(measured)
-    residual = to_host(completed - mixture.value)
-    share, left = changes(residual, there, sigma, correlation, LOST_WIDTH, left)
-    mixture = mixture._replace(laws=mixture.laws._replace(left=left))
-    if not share.any():
-        return mixture
-    share *= ndimage.gaussian_filter(np.where(there, residual, 0), ADDED_WIDTH, mode="constant", axes=(-3, -2, -1))
-    step = from_host(share, completed)
     xp = namespace_of(completed)
+    residual = completed - mixture.value
+    step, left = changes(residual, measured, sigma, correlation, LOST_WIDTH, left)
+    mixture = mixture._replace(laws=mixture.laws._replace(left=left))
+    if not bool(xp.any(step > 0)):
+        return mixture
+    residual = xp.where(measured, residual, xp.zeros_like(residual))
+    step *= ndimage("gaussian_filter", residual, ADDED_WIDTH, mode="constant", axes=SPACE)
     return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))
 
 
@@ -321,25 +319,22 @@ def changes(
     or that noise would have then, whichever is smaller. That standard deviation, ``left`` where it was given, is the
     second thing returned.
     """
-    from scipy import ndimage
-
-    space = (-3, -2, -1)
-    off = standardised_mean(np.where(measured, residual, 0), width, space, correlation)
+    xp = namespace_of(residual, measured)
+    off = standardised_mean(xp.where(measured, residual, xp.zeros_like(residual)), width, SPACE, correlation)
     left = robust_sigma(off[measured]) if left is None else left
     allowed = min(sigma, left)  # the estimate has some of the noise, and the residual lacks it
-    off = ndimage.maximum_filter(np.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=space)
+    off = ndimage("maximum_filter", xp.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=SPACE)
     low, high = CHANGED
-    return np.clip((off - low) / (high - low), 0, 1).astype(np.float32), left
+    return xp.astype(clip((off - low) / (high - low), 0, 1), xp.float32, copy=False), left
 
 
 def by_itself(
     completed: Array, sigma: float, options: PatchOptions, wanted: Array, correlation: Autocorrelation
 ) -> Array:
     """The third stage of each frame by itself, where it is wanted; something else elsewhere."""
-    from scipy import ndimage
-
+    xp = namespace_of(wanted)
     rim = [1, *(2 * side + 1 for side in three(options.patch))]  # what the last stage sees of the ones before
-    near = from_host(ndimage.maximum_filter(to_host(wanted), rim), completed)
+    near = ndimage("maximum_filter", xp.astype(wanted, xp.uint8), rim) > 0
     alone = Geometry(three(options.patch), three(options.reach), options.group, options.step)
     first, second, third = stages(alone, completed.shape)
     value, _ = filtered(completed, smoothed(completed), None, sigma, HARD, first, near, correlation)
@@ -350,21 +345,16 @@ def by_itself(
 
 def local_contrast(estimate: Array) -> Array:
     """Standard deviation within some three voxels, which is large at structure and small in the background."""
-    from scipy import ndimage
-
-    host = to_host(estimate)
-    space = (-3, -2, -1)
-    off = ndimage.gaussian_filter(host, CONTRAST_WIDTH, axes=space)
-    np.subtract(host, off, out=off)
-    np.square(off, out=off)
-    ndimage.gaussian_filter(off, CONTRAST_WIDTH, axes=space, output=off)
-    return from_host(np.sqrt(off, out=off), estimate)
+    off = ndimage("gaussian_filter", estimate, CONTRAST_WIDTH, axes=SPACE)
+    off -= estimate
+    off *= off
+    return namespace_of(estimate).sqrt(ndimage("gaussian_filter", off, CONTRAST_WIDTH, axes=SPACE))
 
 
 def total_spread(found: Candidates) -> Array:
     """Standard deviation over the overlapping estimates of all candidates; it is written over ``found.square``."""
     spread, number = found.square, len(found.values)
-    for planes in slabs(spread.shape, SLAB_VOXELS):
+    for planes in parts_of(spread):
         part = planes, ...
         mean = sum(value[part] for value in found.values.values()) / number
         square = sum((value[part] - mean) ** 2 for value in found.values.values()) / number

@@ -22,14 +22,16 @@ NumPy arrays pass through the kernel of :mod:`tensorcell.solvers.kernels_local`,
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, contiguous, from_host, is_cupy, is_numpy, namespace_of, to_host
+from .arrays import Array, contiguous, from_host, is_cupy, is_numpy, namespace_of, ndimage, to_host
 from .autocorrelation import WHITE, Autocorrelation, toeplitz
 from .slabs import slabs
 from .threads import share_out
@@ -61,8 +63,9 @@ LEAST_SIGMA = 1e-18
 and Wiener's gain of an entry of 0 would be 0 / 0."""
 
 
-SLAB_VOXELS = 1 << 17
-"""Voxels that are averaged, or mixed, at a time: temporary arrays of them are small beside the estimates."""
+SLAB_VOXELS, SLAB_ON_DEVICE = 1 << 17, 1 << 24
+"""Voxels that are averaged, or mixed, at a time: temporary arrays of them are small beside the estimates. A GPU has
+enough to do only with many."""
 
 
 class PatchOptions(Protocol):
@@ -188,11 +191,12 @@ def corners_of(lengths: Sequence[int], geometry: Geometry) -> list[npt.NDArray[n
     return [np.arange(lengths[0]), *(corners_along(size, p, geometry.step) for size, p in along_space)]
 
 
-def references_of(lengths: Sequence[int], geometry: Geometry, used: Bools) -> npt.NDArray[np.int64]:
-    """Time, z, y and x of the reference corners that are used, ``(n, 4)``."""
-    corners = grid_of(corners_of(lengths, geometry))
-    references: npt.NDArray[np.int64] = corners[used[tuple(corners.T)]]
-    return references
+def references_of(lengths: Sequence[int], geometry: Geometry, used: Array) -> Array:
+    """Time, z, y and x of the reference corners that are used, ``(n, 4)`` in C order, where ``used`` lies."""
+    xp, corners = namespace_of(used), [from_host(each, used) for each in corners_of(lengths, geometry)]
+    for axis, places in enumerate(corners):
+        used = xp.take(used, places, axis=axis)
+    return xp.stack([xp.take(places, found) for places, found in zip(corners, xp.nonzero(used), strict=True)], axis=1)
 
 
 def window_of(patch: Sequence[int]) -> Floats:
@@ -203,9 +207,7 @@ def window_of(patch: Sequence[int]) -> Floats:
 
 def smoothed(y: Array) -> Array:
     """Noisy data as a guide: smoothed a little, so that patches are compared by what they show."""
-    from scipy import ndimage
-
-    return from_host(ndimage.gaussian_filter(to_host(y), GUIDE_WIDTH, axes=(-3, -2, -1)), y)
+    return ndimage("gaussian_filter", y, GUIDE_WIDTH, axes=(-3, -2, -1))
 
 
 def filtered(
@@ -273,7 +275,7 @@ def filtered_by(
     used = references_used(wanted, data.shape, geometry)
     level = max(sigma, LEAST_SIGMA)
     totals, squares, weights = sums(data, guide, pilot, level, strengths, geometry, used, correlation)
-    for planes in slabs(data.shape, SLAB_VOXELS):
+    for planes in parts_of(data):
         part = planes, ...
         weight, total, known = weights[part], totals[:, planes, ...], guide[part]
         if wanted is not None:
@@ -286,6 +288,11 @@ def filtered_by(
         totals[:, planes, ...] = total
         squares[part] = xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
     return tuple(totals[number, ...] for number in range(len(strengths))), squares
+
+
+def parts_of(volume: Array) -> list[slice]:
+    """Ranges of the first axis that are handled at a time."""
+    return slabs(volume.shape, SLAB_ON_DEVICE if is_cupy(namespace_of(volume)) else SLAB_VOXELS)
 
 
 def in_rim(like: Array, inner: Box, share: float) -> Array:
@@ -304,15 +311,20 @@ def in_rim(like: Array, inner: Box, share: float) -> Array:
     return from_host(near, like)
 
 
-def references_used(wanted: Array | None, shape: Sequence[int], geometry: Geometry) -> Bools:
-    """Bool array of all corners along time, z, y and x: True where a patch holds a wanted voxel."""
-    shape, sides = in_frames(shape), (1, *geometry.patch)
+def references_used(wanted: Array | None, shape: Sequence[int], geometry: Geometry) -> Array:
+    """Bool array of all corners along time, z, y and x: True where a patch holds a wanted voxel.
+
+    It lies where ``wanted`` does, and on the host where all voxels are wanted.
+    """
+    lengths, sides = in_frames(shape), (1, *geometry.patch)
     if wanted is None:
-        return np.ones([size - p + 1 for size, p in zip(shape, sides, strict=True)], bool)
-    used: Bools = to_host(wanted).reshape(shape)
-    for axis, size in enumerate(sides):
-        used = np.any(np.lib.stride_tricks.sliding_window_view(used, size, axis), axis=-1)
-    return np.ascontiguousarray(used)
+        return np.ones([size - p + 1 for size, p in zip(lengths, sides, strict=True)], bool)
+    used = namespace_of(wanted).reshape(wanted, lengths)
+    for axis, (size, side) in enumerate(zip(lengths, sides, strict=True)):
+        before = (slice(None),) * axis
+        shifted = [used[(*before, slice(first, first + size - side + 1), ...)] for first in range(side)]
+        used = functools.reduce(operator.or_, shifted)
+    return contiguous(used)
 
 
 def sums_numba(
@@ -387,7 +399,7 @@ def sums_cuda(
     sigma: float,
     strengths: Sequence[float],
     geometry: Geometry,
-    used: Bools,
+    used: Array,
     correlation: Autocorrelation = WHITE,
     **by: Any,
 ) -> tuple[Array, Array, Array]:
@@ -397,9 +409,9 @@ def sums_cuda(
     xp, lengths = namespace_of(data), in_frames(data.shape)
     z, y, x = ways_of(geometry, data.shape).tolist()
     given = Pass(
-        references_of(lengths, geometry, used), offsets_within(geometry.reach, geometry.group), moves_of(geometry),
-        drift_of(geometry, data.shape), halving_order(geometry.group * geometry.frames), window_of(geometry.patch),
-        matrices_of(correlation, geometry.patch), STAYS, (z, y, x),
+        references_of(lengths, geometry, xp.asarray(used)), offsets_within(geometry.reach, geometry.group),
+        moves_of(geometry), drift_of(geometry, data.shape), halving_order(geometry.group * geometry.frames),
+        window_of(geometry.patch), matrices_of(correlation, geometry.patch), STAYS, (z, y, x),
     )  # fmt: skip
 
     def plain(array: Array) -> Array:
@@ -416,13 +428,13 @@ def sums_arrays(
     sigma: float,
     strengths: Sequence[float],
     geometry: Geometry,
-    used: Bools,
+    used: Array,
     correlation: Autocorrelation = WHITE,
 ) -> tuple[Array, Array, Array]:
     """Array twin of :func:`sums_numba`, in batches of reference corners."""
     xp = namespace_of(data)
     patch, columns = geometry.patch, geometry.group * geometry.frames
-    references = references_of(in_frames(data.shape), geometry, used)
+    references = to_host(references_of(in_frames(data.shape), geometry, used))
     inside, strides = voxels_within(patch), strides_of(data.shape)
     window = from_host(window_of(patch), data)
     haar = from_host(haar_matrix(columns).astype(np.float32), data)

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from .arrays import Array, as_double, namespace_of, scalar
+from .arrays import Array, as_double, namespace_of, scalar, to_host
 from .checks import checked_problem, effective_tolerance
 from .iteration import Measures, iterate
 from .passes import keep_inliers, rounding, sparse_part
@@ -283,7 +283,7 @@ def tangent_gradient(data: Array, kept: Array, chart: Chart) -> tuple[Tangent, f
     """``P_T P_Omega' (Y - X)`` in orthonormal coordinates, and ``||P_Omega' (Y - X)||^2``."""
     model = (chart.size * chart.core, chart.factors)
     result = sweep(data, kept, chart.core, chart.factors, rule=Rule.RESIDUAL, model=model)
-    return to_tangent(chart, result.core, result.factors), result.fit
+    return to_tangent(chart, result.core, result.factors), result.read().fit
 
 
 def to_tangent(chart: Chart, core: Array, contracted: Sequence[Array]) -> Tangent:
@@ -327,7 +327,7 @@ def solve_normal_equations(
     solution = tuple(xp.zeros_like(part) for part in gradient)
     unit = tangent_norm(gradient) or 1.0
     residual = search = tuple(part / unit for part in gradient)
-    square = inner(residual, residual)
+    square = scalar(inner(residual, residual))
     goal = accuracy**2 * square
     for _ in range(max_steps):
         if not square > goal:
@@ -336,25 +336,27 @@ def solve_normal_equations(
         image = sweep(data, kept, chart.core, chart.factors, rule=Rule.CURVATURE, model=model)
         curved = to_tangent(chart, image.core, image.factors)
         curvature = inner(search, curved)
-        if not curvature > 0:
-            break
-        length = square / curvature
+        bent = curvature > 0
+        length = xp.where(bent, square / xp.where(bent, curvature, xp.ones_like(curvature)), xp.zeros_like(curvature))
         solution = tuple(a + length * b for a, b in zip(solution, search, strict=True))
         residual = tuple(a - length * b for a, b in zip(residual, curved, strict=True))
-        old, square = square, inner(residual, residual)
+        old = square
+        length, square = to_host(xp.stack([length, inner(residual, residual)])).tolist()  # the one wait of a step
+        if not length > 0:
+            break
         search = tuple(a + (square / old) * b for a, b in zip(residual, search, strict=True))
     return tuple(unit * part for part in solution)
 
 
-def inner(a: Tangent, b: Tangent) -> float:
-    """Inner product of tangent vectors in orthonormal coordinates."""
+def inner(a: Tangent, b: Tangent) -> Array:
+    """Inner product of tangent vectors in orthonormal coordinates, an array without axes."""
     xp = namespace_of(a[0])
     total = xp.sum(a[0] * b[0])
     for left, right in zip(a[1:], b[1:], strict=True):
         total = total + xp.sum(left * right)
-    return scalar(total)
+    return total
 
 
 def tangent_norm(tangent: Tangent) -> float:
     """Length of a tangent vector."""
-    return math.sqrt(inner(tangent, tangent))
+    return math.sqrt(scalar(inner(tangent, tangent)))

@@ -38,13 +38,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, from_host, namespace_of
+from .arrays import Array, from_host, interpolated, namespace_of
 from .autocorrelation import WHITE, Autocorrelation, drawn
 from .intensity_correction import Correction, correction
 from .noise_terms import Noise
 
 Floats = npt.NDArray[np.floating[Any]]
-Interpolated = Callable[[Sequence[float]], Floats]
+Interpolated = Callable[[Sequence[float]], Array]
 
 TRIAL_VOXELS = 450_000
 """Voxels on which the divergence is measured; a larger volume is sampled by blocks."""
@@ -172,11 +172,11 @@ class Laws(NamedTuple):
         """Contrast above which no class tells the error; it is taken to grow as the contrast does."""
         return self.classes[-1].contrast or 1.0
 
-    def between(self, contrasts: Floats) -> Interpolated:
+    def between(self, contrasts: Array) -> Interpolated:
         """A function that interpolates one number a class at these contrasts."""
-        numbers = np.arange(len(self.classes))
-        place = np.interp(contrasts, [law.contrast for law in self.classes], numbers).astype(np.float32)
-        return lambda values: np.interp(place, numbers, values)
+        xp, numbers = namespace_of(contrasts), np.arange(len(self.classes))
+        place = xp.astype(interpolated(contrasts, [law.contrast for law in self.classes], numbers), xp.float32)
+        return lambda values: interpolated(place, numbers, values)
 
 
 def error_laws(trial: Trial, noise: Noise) -> Laws:

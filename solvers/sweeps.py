@@ -31,12 +31,24 @@ from .tensors import lead, mode_product, planes_of, unfold
 
 
 class Sweep(NamedTuple):
-    """What a pass returns, all in float64 and of the size of core and factors."""
+    """What a pass returns, all in float64 and on the data's device."""
 
     core: Array
     """``D x_1 U_1' ... x_k U_k'``, shape ``(r_1, ..., r_k)``."""
     factors: tuple[Array, ...]
     """``M_n = D_(n) (G x_{m != n} U_m)_(n)'``, shapes ``(I_n, r_n)``."""
+    sums: Array
+    """The numbers of :class:`Sums`, shape ``(4,)``: on a device until they are read."""
+
+    def read(self) -> Sums:
+        """The sums as Python numbers; on a device, the host waits for them."""
+        fit, sparse, absolute, outliers = to_host(self.sums).tolist()
+        return Sums(fit, sparse, absolute, round(outliers))
+
+
+class Sums(NamedTuple):
+    """What a pass adds up over the entries."""
+
     fit: float
     """``sum (y - x - e)^2`` over observed entries."""
     sparse: float
@@ -98,7 +110,6 @@ def sweep(
         c, ma, mb, sums = sweep_cuda(*arguments)
     else:
         c, ma, mb, sums = sweep_arrays(*arguments)
-    fit, sparse, absolute, outliers = to_host(sums).tolist()
     small_core = xp.reshape(as_double(c), (*data.shape[:-2], *c.shape[1:]))
     gradients = []
     for mode in range(data.ndim - 2):
@@ -109,7 +120,7 @@ def sweep(
         gradients.append(unfold(rest, mode) @ unfold(core, mode).T)
     for mode, factor in enumerate(factors[:-2]):
         small_core = mode_product(small_core, factor.T, mode)
-    return Sweep(small_core, (*gradients, as_double(ma), as_double(mb)), fit, sparse, absolute, round(outliers))
+    return Sweep(small_core, (*gradients, as_double(ma), as_double(mb)), sums)
 
 
 def planes_model(core: Array, factors: Sequence[Array], dtype: Any) -> tuple[Array, Array, Array]:
