@@ -61,8 +61,9 @@ from .local_problem import Completion, checked, completion, neighbour_mean
 from .noise import NoiseModel
 from .noise_terms import Noise, terms_of
 from .patch_denoising import DenoisingLaws, denoised
-from .patch_groups import HARD, Box, Drift, filtered, fitted, parts_of, three
+from .patch_groups import HARD, SLAB_VOXELS, Box, Drift, filtered, fitted, three
 from .results import IterationRecord, Status
+from .slabs import parts_of
 from .threads import one_blas_thread
 
 OUTLIER = 4.5
@@ -392,7 +393,7 @@ def completed(problem: Completion, state: LocalState, planes: slice = slice(None
 def change(problem: Completion, before: Array, state: LocalState) -> float:
     """Relative change of ``T``, a few planes at a time."""
     squares = size = 0.0
-    for planes in parts_of(before):
+    for planes in parts_of(before, SLAB_VOXELS):
         after = completed(problem, state, planes)
         squares += sum_of_squares(after - before[planes, ...])
         size += sum_of_squares(after)
@@ -415,7 +416,7 @@ def far_off(problem: Completion, estimate: Array, level: float) -> Array:
 def misfit(problem: Completion, state: LocalState) -> float:
     """``||W (Y - F - E)||``, a few planes at a time."""
     xp, squares = namespace_of(problem.y), 0.0
-    for planes in parts_of(problem.y):
+    for planes in parts_of(problem.y, SLAB_VOXELS):
         part = planes, ...
         rest = problem.y[part] - state.estimate[part] - state.outliers[part]
         squares += sum_of_squares(xp.where(problem.mask[part], rest, xp.zeros_like(rest)))

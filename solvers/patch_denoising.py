@@ -21,6 +21,7 @@ from .noise_terms import Gaussian, Noise
 from .patch_groups import (
     HARD,
     LEAST_SIGMA,
+    SLAB_VOXELS,
     Box,
     Drift,
     Geometry,
@@ -29,10 +30,10 @@ from .patch_groups import (
     filtered_by,
     fitted,
     in_rim,
-    parts_of,
     smoothed,
     three,
 )
+from .slabs import parts_of
 from .spread import robust_sigma
 from .stein import Interpolated, Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
@@ -242,7 +243,7 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
     estimates = {"data": completed, **found}
     (value, *_), error = found.values(), contrast
     square, *shares = [xp.zeros((), dtype=xp.float64)] * (1 + len(estimates))
-    for planes in parts_of(completed):
+    for planes in parts_of(completed, SLAB_VOXELS):
         part = planes, ...
         between, mixture = laws.between(contrast[part]), xp.zeros_like(completed[part])
 
@@ -354,7 +355,7 @@ def local_contrast(estimate: Array) -> Array:
 def total_spread(found: Candidates) -> Array:
     """Standard deviation over the overlapping estimates of all candidates; it is written over ``found.square``."""
     spread, number = found.square, len(found.values)
-    for planes in parts_of(spread):
+    for planes in parts_of(spread, SLAB_VOXELS):
         part = planes, ...
         mean = sum(value[part] for value in found.values.values()) / number
         square = sum((value[part] - mean) ** 2 for value in found.values.values()) / number

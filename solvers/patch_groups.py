@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from .arrays import Array, contiguous, from_host, is_cupy, is_numpy, namespace_of, ndimage, to_host
 from .autocorrelation import WHITE, Autocorrelation, toeplitz
-from .slabs import slabs
+from .slabs import parts_of
 from .threads import share_out
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -63,9 +63,8 @@ LEAST_SIGMA = 1e-18
 and Wiener's gain of an entry of 0 would be 0 / 0."""
 
 
-SLAB_VOXELS, SLAB_ON_DEVICE = 1 << 17, 1 << 24
-"""Voxels that are averaged, or mixed, at a time: temporary arrays of them are small beside the estimates. A GPU has
-enough to do only with many."""
+SLAB_VOXELS = 1 << 17
+"""Voxels that are averaged, or mixed, at a time: temporary arrays of them are small beside the estimates."""
 
 
 class PatchOptions(Protocol):
@@ -275,7 +274,7 @@ def filtered_by(
     used = references_used(wanted, data.shape, geometry)
     level = max(sigma, LEAST_SIGMA)
     totals, squares, weights = sums(data, guide, pilot, level, strengths, geometry, used, correlation)
-    for planes in parts_of(data):
+    for planes in parts_of(data, SLAB_VOXELS):
         part = planes, ...
         weight, total, known = weights[part], totals[:, planes, ...], guide[part]
         if wanted is not None:
@@ -288,11 +287,6 @@ def filtered_by(
         totals[:, planes, ...] = total
         squares[part] = xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
     return tuple(totals[number, ...] for number in range(len(strengths))), squares
-
-
-def parts_of(volume: Array) -> list[slice]:
-    """Ranges of the first axis that are handled at a time."""
-    return slabs(volume.shape, SLAB_ON_DEVICE if is_cupy(namespace_of(volume)) else SLAB_VOXELS)
 
 
 def in_rim(like: Array, inner: Box, share: float) -> Array:

@@ -194,4 +194,4 @@ def _errors(y: Floats, training: Bools, left_out: Bools, fit: CompletionResult, 
     """Absolute errors at the left-out voxels, in double precision."""
     inlier = find_outliers(y, training, fit).inliers(training)
     estimate = estimate_with_neighbours(y, inlier, fit, noise=0.0, keep=True, neighbours=neighbours)
-    return np.abs(estimate.value[left_out] - y[left_out]).astype(np.float64)
+    return np.abs(np.asarray(estimate.value[left_out] - y[left_out], np.float64))

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, namespace_of, ndimage, to_host
 from .results import CompletionResult
-from .slabs import block_residual, central_block, model_planes, thick_slabs, widened
+from .slabs import block_residual, central_block, model_planes, moved_to, thick_parts, widened
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -41,9 +42,9 @@ class Kernel(NamedTuple):
 class NeighbourEstimate(NamedTuple):
     """What :func:`estimate_with_neighbours` returns."""
 
-    value: Floats
+    value: Array
     """``(Z, Y, X)``, every voxel."""
-    intensity: Floats
+    intensity: Array
     """An estimate of the noise-free intensity of every voxel, of kept ones too; `value` where nothing is kept."""
     kernel: Kernel
     own_weight: float
@@ -51,7 +52,7 @@ class NeighbourEstimate(NamedTuple):
 
 
 def estimate_with_neighbours(
-    stack: Floats, inlier: Bools, fit: CompletionResult, *, noise: float, keep: bool, neighbours: bool = True
+    stack: Array, inlier: Array, fit: CompletionResult, *, noise: float, keep: bool, neighbours: bool = True
 ) -> NeighbourEstimate:
     """The model plus what neighbours share of the residual, for every voxel.
 
@@ -62,7 +63,7 @@ def estimate_with_neighbours(
     inlier : bool array of the same shape
         True = measured and no outlier.
     fit : CompletionResult
-        The model ``X``.
+        The model ``X``, on the host; the stack may lie on a device.
     noise : float
         Standard deviation of the noise, in the data's unit.
     keep : bool
@@ -76,23 +77,25 @@ def estimate_with_neighbours(
     -----
     Memory beyond the result: a few slabs. The errors of the estimate: :mod:`tensorcell.solvers.neighbour_errors`.
     """
-    block, residual = block_residual(stack, fit)
-    kernel = choose_kernel(residual, inlier[block]) if neighbours else Kernel(1.0, 1.0, 0.0)
-    own = 0.0 if keep else wiener_weight(residual, inlier[block], kernel, noise)
-    value = np.empty_like(stack)
+    xp, fit = namespace_of(stack, inlier), moved_to(fit, stack)
+    block, on_device = block_residual(stack, fit)
+    residual, known = to_host(on_device), to_host(inlier[block])
+    kernel = choose_kernel(residual, known) if neighbours else Kernel(1.0, 1.0, 0.0)
+    own = 0.0 if keep else wiener_weight(residual, known, kernel, noise)
+    value = xp.empty_like(stack)
     rim = math.ceil(CUT * kernel.width_z) + 1
-    for slab in thick_slabs(stack.shape):
+    for slab in thick_parts(stack):
         wide, inner = widened(slab, len(stack), rim)
         model = model_planes(fit, wide)
-        left = np.where(inlier[wide], stack[wide] - model, 0)
+        left = xp.where(inlier[wide], stack[wide] - model, xp.zeros_like(model))
         shared = shared_residual(left, inlier[wide], kernel, leave_out=not keep)
         part = model + shared
         if own > 0:
-            part += np.where(inlier[wide], own * (left - shared), 0)
+            part += xp.where(inlier[wide], own * (left - shared), xp.zeros_like(left))
         value[slab] = part[inner]
     intensity = value
     if keep:
-        value = np.where(inlier, stack, value)
+        value = xp.where(inlier, stack, value)
     return NeighbourEstimate(value, intensity, kernel, own)
 
 
@@ -107,26 +110,27 @@ def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float)
 class LateralSums(NamedTuple):
     """Gaussian-weighted sums over the neighbours within each plane, which all widths along z share."""
 
-    values: Floats
+    values: Array
     """``W R``."""
-    known: Floats
+    known: Array
     """The mask as numbers."""
-    total: Floats
+    total: Array
     """Sums of ``W R``."""
-    weight: Floats
+    weight: Array
     """Sums of the mask; ``(1, Y, X)`` where every voxel was measured, since all planes are then alike."""
     width: float
 
 
-def lateral_sums(residual: Floats, mask: Bools, width: float) -> LateralSums:
+def lateral_sums(residual: Array, mask: Array, width: float) -> LateralSums:
     """The sums at one width within planes."""
-    known = mask.astype(residual.dtype)
-    values = np.where(mask, residual, 0).astype(residual.dtype, copy=False)
-    counted = known[:1] if mask.all() else known
+    xp = namespace_of(residual, mask)
+    known = xp.astype(mask, residual.dtype)
+    values = xp.where(mask, residual, xp.zeros_like(residual))
+    counted = known[:1] if bool(xp.all(mask)) else known
     return LateralSums(values, known, _along(values, width, (1, 2)), _along(counted, width, (1, 2)), width)
 
 
-def axial_mean(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Floats:
+def axial_mean(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Array:
     """The mean over neighbours in all three directions."""
     values, known, total, weight, width = lateral
     total = _along(total, width_z, (0,))
@@ -138,21 +142,16 @@ def axial_mean(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Floa
         own = _centre_weight((width_z, width, width))
         total -= own * values
         weight -= own * known
-    reach = weight > 1e-6
-    total[reach] /= weight[reach]
-    total[~reach] = 0
-    return total
+    xp, reach = namespace_of(total), weight > 1e-6
+    return xp.where(reach, total / xp.where(reach, weight, xp.ones_like(weight)), xp.zeros_like(total))
 
 
-def _along(values: Floats, width: float, axes: tuple[int, ...]) -> Floats:
+def _along(values: Array, width: float, axes: tuple[int, ...]) -> Array:
     """Gaussian-weighted sums along some axes; nothing lies outside."""
-    from scipy.ndimage import gaussian_filter
-
-    sums: Floats = gaussian_filter(values, width, mode="constant", truncate=CUT, axes=axes)
-    return sums
+    return ndimage("gaussian_filter", values, width, mode="constant", truncate=CUT, axes=axes)
 
 
-def neighbour_mean(residual: Floats, mask: Bools, width_z: float, width_xy: float, *, leave_out: bool) -> Floats:
+def neighbour_mean(residual: Array, mask: Array, width_z: float, width_xy: float, *, leave_out: bool) -> Array:
     """Gaussian-weighted mean of the residual over measured neighbours (0 where there are none in reach).
 
     With ``leave_out`` the voxel itself is not counted, so that the result predicts it from its neighbours alone.
@@ -196,9 +195,10 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
     return best
 
 
-def shared_residual(residual: Floats, mask: Bools, kernel: Kernel, *, leave_out: bool) -> Floats:
+def shared_residual(residual: Array, mask: Array, kernel: Kernel, *, leave_out: bool) -> Array:
     """The mean residual of measured neighbours at every voxel, times the kernel's weight; zeros where that is 0."""
+    xp = namespace_of(residual)
     if kernel.weight == 0:
-        return np.zeros_like(residual)
+        return xp.zeros_like(residual)
     mean = neighbour_mean(residual, mask, kernel.width_z, kernel.width_xy, leave_out=leave_out)
-    return (kernel.weight * mean).astype(residual.dtype, copy=False)
+    return xp.astype(kernel.weight * mean, residual.dtype, copy=False)

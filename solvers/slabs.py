@@ -1,4 +1,4 @@
-"""Parts of a volume on the host: ranges of planes, the model on them, and a central block for trials.
+"""Parts of a volume: ranges of planes, the model on them, and a central block for trials.
 
 No array that is made here is as large as the volume.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from .results import CompletionResult
+from .arrays import Array, from_host, is_cupy, namespace_of
+from .results import CompletionResult, tucker_tensor
 
 Floats = npt.NDArray[np.floating]
 
@@ -20,6 +22,9 @@ SLAB_VOXELS = 1 << 20
 
 THICK, FEW_VOXELS = 16, 1 << 18
 """Planes, and voxels, that are handled at least at a time where the planes around them are computed, too."""
+
+ON_DEVICE = 1 << 24
+"""Voxels that are handled at a time on a GPU."""
 
 BLOCK_VOXELS = 400_000
 """Largest number of voxels of the block on which scales and widths are estimated."""
@@ -36,6 +41,16 @@ def thick_slabs(shape: Sequence[int]) -> list[slice]:
     return slabs(shape, max(FEW_VOXELS, THICK * math.prod(shape[1:])))
 
 
+def parts_of(volume: Array, voxels: int) -> list[slice]:
+    """Ranges of the first axis of an array, about so many voxels each; more on a GPU, which needs many to be busy."""
+    return slabs(volume.shape, ON_DEVICE if is_cupy(namespace_of(volume)) else voxels)
+
+
+def thick_parts(volume: Array) -> list[slice]:
+    """The ranges of :func:`thick_slabs`; more voxels each on a GPU."""
+    return slabs(volume.shape, ON_DEVICE) if is_cupy(namespace_of(volume)) else thick_slabs(volume.shape)
+
+
 def widened(slab: slice, planes: int, rim: int) -> tuple[slice, slice]:
     """The range with ``rim`` more planes on either side as far as there are any, and where the range lies in it.
 
@@ -46,12 +61,20 @@ def widened(slab: slice, planes: int, rim: int) -> tuple[slice, slice]:
     return wide, slice(slab.start - wide.start, slab.stop - wide.start)
 
 
-def model_planes(fit: CompletionResult, planes: slice) -> Floats:
-    """The model ``X`` on a range of planes, without forming the rest of it."""
+def model_planes(fit: CompletionResult, planes: slice) -> Array:
+    """The model ``X`` on a range of planes, without forming the rest of it, where core and factors lie."""
     core, (leading, *others) = fit.tucker
-    part = np.tensordot(leading[planes], core, axes=1)
-    part = np.matmul(others[0], part)
-    return np.asarray(np.matmul(part, others[1].T))
+    xp = namespace_of(core)
+    part = xp.tensordot(leading[planes, ...], core, axes=1)
+    part = xp.matmul(others[0], part)
+    return xp.matmul(part, others[1].T)
+
+
+def moved_to(fit: CompletionResult, like: Array) -> CompletionResult:
+    """The fit, with the core and factors of its model where an array lies; they are few numbers."""
+    core, factors = fit.tucker
+    moved = tucker_tensor(from_host(core, like), [from_host(factor, like) for factor in factors], core.dtype)
+    return replace(fit, tucker=moved)
 
 
 def central_block(shape: Sequence[int], voxels: int = BLOCK_VOXELS) -> tuple[slice, ...]:

@@ -22,14 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from .slabs import thick_slabs, widened
+from .arrays import Array, clip, namespace_of, scalar
+from .slabs import thick_parts, widened
 from .spread import robust_sigma
-
-Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
 
 AXES = (-3, -2, -1)
 """Axes of the plate; frames before them are separate."""
@@ -49,14 +44,14 @@ STANDS_OUT = 5.0
 
 
 def smooth_fill(
-    values: Floats,
-    known: Bools,
+    values: Array,
+    known: Array,
     *,
     axial: float = 1.0,
     smoothing: float = 0.0,
-    start: Floats | None = None,
+    start: Array | None = None,
     tolerance: float = TOLERANCE,
-) -> Floats:
+) -> Array:
     """The smoothest volume through the measured voxels, within the range of their values.
 
     Parameters
@@ -76,7 +71,7 @@ def smooth_fill(
 
     Returns
     -------
-    float array of the same shape and dtype
+    float array of the same shape, dtype and namespace (NumPy or CuPy)
 
     Notes
     -----
@@ -90,59 +85,64 @@ def smooth_fill(
     >>> bool(np.allclose(smooth_fill(np.where(known, ramp, 0), known), ramp, atol=1e-2))
     True
     """
+    xp = namespace_of(values, known, start)
     measured = values[known]
-    centre = float(np.mean(measured, dtype=np.float64))
-    low, high = measured.min(), measured.max()
+    centre = scalar(xp.mean(measured, dtype=xp.float64))
+    low, high = scalar(xp.min(measured)), scalar(xp.max(measured))
     del measured
     weights = (axial, 1.0, 1.0)
-    guess = np.zeros(values.shape, values.dtype) if start is None else start - np.asarray(centre, values.dtype)
+    guess = xp.zeros_like(values) if start is None else start - xp.asarray(centre, dtype=values.dtype)
     if smoothing > 0:
 
-        def normal(u: Floats) -> Floats:
+        def normal(u: Array) -> Array:
             found = bending(u, weights)
             found *= smoothing
-            return np.add(found, u, out=found, where=known)
+            for slab in thick_parts(u):
+                found[slab] += xp.where(known[slab], u[slab], xp.zeros_like(u[slab]))
+            return found
 
         found = conjugate_gradients(normal, deviation(values, known, centre), guess, tolerance)
     else:
 
-        def normal(u: Floats) -> Floats:  # u is 0 at measured voxels
+        def normal(u: Array) -> Array:  # u is 0 at measured voxels
             found = bending(u, weights)
-            np.copyto(found, 0, where=known)
+            found[known] = 0
             return found
 
         right = normal(deviation(values, known, centre))
-        np.negative(right, out=right)
-        np.copyto(guess, 0, where=known)
+        right *= -1
+        guess[known] = 0
         found = conjugate_gradients(normal, right, guess, tolerance)
         found += deviation(values, known, centre)
-    found += np.asarray(centre, values.dtype)
-    return np.clip(found, low, high, out=found)
+    found += xp.asarray(centre, dtype=values.dtype)
+    return clip(found, low, high)
 
 
-def deviation(values: Floats, known: Bools, centre: float) -> Floats:
+def deviation(values: Array, known: Array, centre: float) -> Array:
     """Measured values less a number, 0 elsewhere."""
-    found = values - np.asarray(centre, values.dtype)
-    np.copyto(found, 0, where=~known)
+    xp = namespace_of(values)
+    found = values - xp.asarray(centre, dtype=values.dtype)
+    found[~known] = 0
     return found
 
 
-def bending(volume: Floats, weights: tuple[float, ...]) -> Floats:
+def bending(volume: Array, weights: tuple[float, ...]) -> Array:
     """Half of the gradient of ``E``: ``sum_ab w_a w_b D_a' D_b' D_a D_b u``, a few planes at a time."""
-    found = np.empty(volume.shape, volume.dtype)
+    found = namespace_of(volume).empty_like(volume)
     for frame, out in zip(stacks_of(volume), stacks_of(found), strict=True):
-        for slab in thick_slabs(frame.shape):
+        for slab in thick_parts(frame):
             wide, inside = widened(slab, len(frame), RIM)
             out[slab] = bending_of_slab(frame[wide], weights)[inside]
     return found
 
 
-def bending_of_slab(volume: Floats, weights: tuple[float, ...]) -> Floats:
+def bending_of_slab(volume: Array, weights: tuple[float, ...]) -> Array:
     """The same for a whole volume, whose first and last planes are borders."""
+    xp = namespace_of(volume)
     found = laplacian(laplacian(volume, weights), weights)
     for axis, weight in zip(AXES, weights, strict=True):
         if volume.shape[axis] > 1:
-            line, out = np.moveaxis(volume, axis, 0), np.moveaxis(found, axis, 0)
+            line, out = xp.moveaxis(volume, axis, 0), xp.moveaxis(found, axis, 0)
             for end, inner in ((0, 1), (-1, -2)):
                 step = weight**2 * (line[end] - line[inner])
                 out[end] -= step
@@ -150,19 +150,20 @@ def bending_of_slab(volume: Floats, weights: tuple[float, ...]) -> Floats:
     return found
 
 
-def laplacian(volume: Floats, weights: tuple[float, ...]) -> Floats:
+def laplacian(volume: Array, weights: tuple[float, ...]) -> Array:
     """``sum_a w_a G_a u``, with the sign of ``-u``."""
-    found = np.zeros_like(volume)
+    xp = namespace_of(volume)
+    found = xp.zeros_like(volume)
     for axis, weight in zip(AXES, weights, strict=True):
-        step = np.diff(np.moveaxis(volume, axis, 0), axis=0)
+        step = xp.diff(xp.moveaxis(volume, axis, 0), axis=0)
         step *= weight
-        out = np.moveaxis(found, axis, 0)
+        out = xp.moveaxis(found, axis, 0)
         out[:-1] -= step
         out[1:] += step
     return found
 
 
-def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start: Floats, tolerance: float) -> Floats:
+def conjugate_gradients(normal: Callable[[Array], Array], right: Array, start: Array, tolerance: float) -> Array:
     """The solution of ``normal(u) = right``, a symmetric positive system; shapes are those of the volume.
 
     To save memory, ``right`` and ``start`` are written over.
@@ -181,7 +182,8 @@ def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start
         step = square / bent
         image *= step
         rest -= image
-        found += np.multiply(direction, step, out=image)
+        for slab in thick_parts(found):
+            found[slab] += step * direction[slab]
         del image
         before, square = square, inner(rest, rest)
         direction *= square / before
@@ -189,29 +191,29 @@ def conjugate_gradients(normal: Callable[[Floats], Floats], right: Floats, start
     return found
 
 
-def inner(one: Floats, other: Floats) -> float:
+def inner(one: Array, other: Array) -> float:
     """The sum of the products, a few planes at a time."""
     total = 0.0
     for here, there in zip(stacks_of(one), stacks_of(other), strict=True):
-        for slab in thick_slabs(here.shape):  # BLAS would sum in an order that depends on its threads
-            total += float(np.sum(here[slab] * there[slab], dtype=np.float64))
+        for slab in thick_parts(here):  # BLAS would sum in an order that depends on its threads
+            total += scalar(namespace_of(one).sum(here[slab] * there[slab], dtype=namespace_of(one).float64))
     return total
 
 
-def stacks_of(volume: Floats) -> Floats:
+def stacks_of(volume: Array) -> Array:
     """The frames ``(T, Z, Y, X)`` of a volume, a view."""
     return volume.reshape(-1, *volume.shape[-3:])
 
 
-def in_line(values: Floats, known: Bools, start: Floats) -> Bools:
+def in_line(values: Array, known: Array, start: Array) -> Array:
     """Measured voxels that do not stand out from a smoothed stack, by which outliers that remained are left out.
 
     An outlier draws the smoothed stack to itself and less so its neighbours, so that the voxels are judged twice. The
     arguments are those of :func:`smooth_fill`.
     """
-    sound, smoothed = known, start
+    xp, sound, smoothed = namespace_of(values, known), known, start
     for _ in range(2):
         smoothed = smooth_fill(values, sound, smoothing=1.0, start=smoothed, tolerance=COARSE)
-        off = np.where(known, values - smoothed, 0)
-        sound = known & (np.abs(off) <= STANDS_OUT * robust_sigma(off[sound]))
+        off = xp.where(known, values - smoothed, xp.zeros_like(values))
+        sound = known & (xp.abs(off) <= STANDS_OUT * robust_sigma(off[sound]))
     return sound

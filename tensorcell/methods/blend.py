@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.device import on_device
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, patch_trial
 from tensorcell.solvers import LocalOptions
+from tensorcell.solvers.arrays import to_host
 from tensorcell.solvers.smooth_fill import in_line, smooth_fill
 from tensorcell.solvers.spread import robust_sigma
 from tensorcell.solvers.stein import simplex_weights
@@ -64,14 +66,15 @@ class Fill:
         """Voxels that the gaps are filled from; `known` is True where a voxel was measured and is no outlier."""
         if self.limit == math.inf:
             return known
-        calm = in_line(values, known, start)
+        calm: Bools = in_line(values, known, start)
         if self.limit == 0:
             return calm
         return supported(values, known, calm, smooth_fill(values, calm, start=start), self.limit)
 
     def __call__(self, values: Array, sound: Bools, start: Array) -> Array:
         """The fill of all voxels."""
-        return smooth_fill(values, sound, axial=self.axial, smoothing=self.smoothing, start=start)
+        filled: Array = smooth_fill(values, sound, axial=self.axial, smoothing=self.smoothing, start=start)
+        return filled
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,14 @@ class Blend:
         named = [(round(100 * share), name) for share, name in zip(shares, names, strict=False)]
         return "gaps: " + ", ".join(f"{percent} % {name}" for percent, name in named if percent)
 
-    def of(self, values: Array, inlier: Bools, model: Array) -> Sources:
-        """The estimates of whole stacks that it mixes; `model` is the global one."""
-        sound = self.fill.sound(values, inlier, model)
-        near = np.asarray(distances(sound) <= self.reach)
-        return Sources(self, sound, near, model, self.fill(values, sound, model))
+    def of(self, values: Array, inlier: Bools, model: Array, device: str = "cpu") -> Sources:
+        """The estimates of whole stacks that it mixes; `model` is the global one. The device is where gaps are filled;
+        all arrays are on the host."""
+        placed, known, start = (on_device(array, device) for array in (values, inlier, model))
+        on_it = self.fill.sound(placed, known, start)
+        filled = to_host(self.fill(placed, on_it, start))
+        sound = to_host(on_it)
+        return Sources(self, sound, np.asarray(distances(sound) <= self.reach), model, filled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +246,8 @@ def chosen_fill(trial: GlobalTrial) -> tuple[GlobalTrial, Fill, Array]:
 
 def supported(values: Array, known: Bools, calm: Bools, filled: Array, limit: float) -> Bools:
     """Known voxels that do not stand out, and those that differ by no more than the limit from a fill without them."""
-    return np.asarray(calm | (known & (np.abs(values - filled) <= limit)))
+    found: Bools = calm | (known & (abs(values - filled) <= limit))
+    return found
 
 
 def mixed(weights: Sequence[float] | Doubles, estimates: Sequence[Array]) -> Array:

@@ -61,7 +61,9 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         starts = known = frames.starts()
         start = joined([one.value for one in known])
         del known
-    sources = None if trial is None or trial.blend is None else trial.blend.of(values, inlier, start)
+    sources = None
+    if trial is not None and trial.blend is not None:
+        sources = trial.blend.of(values, inlier, start, first.fitting.device)
     if sources is not None:
         start, sound = sources.start, sources.sound
     options, fitting = first.option(LocalOptions), first.fitting

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from tensorcell.device import on_device
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.errors import errors_of
 from tensorcell.methods.kriging import between_by_kriging
 from tensorcell.methods.protocol import Estimate, Method, Problem
 from tensorcell.methods.trial import GlobalTrial, global_trial
 from tensorcell.solvers import Status
+from tensorcell.solvers.arrays import to_host
 from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with_neighbours
 
 
@@ -25,15 +27,15 @@ def was_stopped(problem: Problem) -> bool:
 
 
 def global_estimate(problem: Problem) -> NeighbourEstimate:
-    """The model plus what neighbours share of its residual."""
-    return estimate_with_neighbours(
-        problem.stack.values,
-        problem.model.inlier,
-        problem.model.fit,
-        noise=problem.model.noise.sigma,
-        keep=problem.keep,
-        neighbours=bool(problem.option(TuckerOptions).neighbours),
+    """The model plus what neighbours share of its residual; computed on the device, and returned on the host."""
+    values, inlier = (
+        on_device(array, problem.fitting.device) for array in (problem.stack.values, problem.model.inlier)
     )
+    found = estimate_with_neighbours(
+        values, inlier, problem.model.fit, noise=problem.model.noise.sigma, keep=problem.keep,
+        neighbours=bool(problem.option(TuckerOptions).neighbours),
+    )  # fmt: skip
+    return found._replace(value=to_host(found.value), intensity=to_host(found.intensity))
 
 
 def from_global_model(problem: Problem, start: NeighbourEstimate, trial: GlobalTrial | None) -> Estimate:

@@ -56,7 +56,8 @@ def noise_of(y: Floats, mask: Bools, given: float | None, unit: Unit = AS_GIVEN)
 
 def local_intensity(y: Floats, mask: Bools) -> Floats:
     """The intensity at which the variance of a voxel's noise is taken: a Gaussian mean within its plane."""
-    return neighbour_mean(y, mask, 0.0, 1.0, leave_out=False)
+    mean: Floats = neighbour_mean(y, mask, 0.0, 1.0, leave_out=False)
+    return mean
 
 
 def exposure_variance(noise: NoiseModel, intensity: Floats, exposure: float) -> Floats:
