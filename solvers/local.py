@@ -392,18 +392,18 @@ def completed(problem: Completion, state: LocalState, planes: slice = slice(None
 
 def change(problem: Completion, before: Array, state: LocalState) -> float:
     """Relative change of ``T``, a few planes at a time."""
-    squares = size = 0.0
+    xp = namespace_of(before)
+    squares = size = xp.zeros((), dtype=xp.float64)
     for planes in parts_of(before, SLAB_VOXELS):
         after = completed(problem, state, planes)
-        squares += sum_of_squares(after - before[planes, ...])
-        size += sum_of_squares(after)
-    return math.sqrt(squares) / (math.sqrt(size) + 1e-300)
+        squares, size = squares + sum_of_squares(after - before[planes, ...]), size + sum_of_squares(after)
+    return math.sqrt(scalar(squares)) / (math.sqrt(scalar(size)) + 1e-300)
 
 
-def sum_of_squares(array: Array) -> float:
-    """The sum of the squares in double precision."""
+def sum_of_squares(array: Array) -> Array:
+    """The sum of the squares in double precision, an array without axes: nothing waits for it until it is read."""
     xp = namespace_of(array)
-    return scalar(xp.sum(array**2, dtype=xp.float64))
+    return xp.sum(array**2, dtype=xp.float64)
 
 
 def far_off(problem: Completion, estimate: Array, level: float) -> Array:
@@ -415,12 +415,13 @@ def far_off(problem: Completion, estimate: Array, level: float) -> Array:
 
 def misfit(problem: Completion, state: LocalState) -> float:
     """``||W (Y - F - E)||``, a few planes at a time."""
-    xp, squares = namespace_of(problem.y), 0.0
+    xp = namespace_of(problem.y)
+    squares = xp.zeros((), dtype=xp.float64)
     for planes in parts_of(problem.y, SLAB_VOXELS):
         part = planes, ...
         rest = problem.y[part] - state.estimate[part] - state.outliers[part]
-        squares += sum_of_squares(xp.where(problem.mask[part], rest, xp.zeros_like(rest)))
-    return math.sqrt(squares)
+        squares = squares + sum_of_squares(xp.where(problem.mask[part], rest, xp.zeros_like(rest)))
+    return math.sqrt(scalar(squares))
 
 
 def final_stage(

@@ -193,11 +193,12 @@ def conjugate_gradients(normal: Callable[[Array], Array], right: Array, start: A
 
 def inner(one: Array, other: Array) -> float:
     """The sum of the products, a few planes at a time."""
-    total = 0.0
+    xp = namespace_of(one, other)
+    total = xp.zeros((), dtype=xp.float64)
     for here, there in zip(stacks_of(one), stacks_of(other), strict=True):
         for slab in thick_parts(here):  # BLAS would sum in an order that depends on its threads
-            total += scalar(namespace_of(one).sum(here[slab] * there[slab], dtype=namespace_of(one).float64))
-    return total
+            total = total + xp.sum(here[slab] * there[slab], dtype=xp.float64)
+    return scalar(total)
 
 
 def stacks_of(volume: Array) -> Array:

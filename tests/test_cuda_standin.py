@@ -47,6 +47,25 @@ def test_the_device_gives_what_the_cpu_gives(told: Any) -> None:
     assert told["launches"] == ["filter_groups", "pointwise"]
 
 
+def test_the_host_waits_for_what_it_decides_by_only(told: Any) -> None:
+    for name, (few, many) in told["waits"].items():
+        assert few == many, name  # however many parts a volume is handled in
+    fit, steps = told["waits of a fit"], told["steps of a fit"]
+    files = {place.split(":")[0] for place in fit}
+    assert "sweeps.py" in files  # the sums that a record holds
+    assert not files & {"kernels_cuda.py", "tensors.py"}
+    assert sum(fit.values()) < 15 * steps
+
+
+def test_volumes_are_in_single_precision(told: Any) -> None:
+    allowed = {
+        "kernels_local_cuda.py",  # sums of a pass are whole numbers of 64 bits before they become float32
+        "stein.py", "intensity_correction.py",  # what CuPy's interp returns, a slab at a time
+        "subspaces.py", "tensors.py",  # a subgrid of 32 768 entries at most: all of a small stack
+    }  # fmt: skip
+    assert {place for places in told["doubles"].values() for place in places} <= allowed
+
+
 def test_all_that_is_called_there_is_in_cupy(told: Any) -> None:
     if CUPY not in os.environ:
         pytest.skip(f"needs the folder of CuPy in {CUPY}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cupy
@@ -16,7 +18,17 @@ from host_cuda import HostLaunch
 
 import tensorcell as tc
 from tensorcell.datasets import simulate_cells
-from tensorcell.solvers import complete_tucker, kernels_cuda
+from tensorcell.solvers import complete_tucker, kernels_cuda, slabs
+
+
+@contextmanager
+def planes_at_a_time() -> Iterator[None]:
+    """A device that is handed a plane at a time, as a volume that is larger than its memory is in slabs."""
+    before, slabs.ON_DEVICE = slabs.ON_DEVICE, 1
+    try:
+        yield
+    finally:
+        slabs.ON_DEVICE = before
 
 
 def main() -> None:
@@ -34,9 +46,17 @@ def main() -> None:
         "planes": (full[::2], {**small, "axial_factor": 2}),
         "series": (np.stack([full, full + 1]), {**small, "axes": "TZYX", "frames": 2}),
     }
-    differences = {}
+    differences, waits, doubles = {}, {}, {}
     for name, (data, options) in cases.items():
+        cupy.watched = {data.shape, (data.size,)}
         cpu, gpu = (tc.recover(data, device=device, **options) for device in ("cpu", "cuda"))
+        doubles[name] = sorted({place.split(":")[0] for place in cupy.doubles})
+        waits[name] = [sum(cupy.waits.values())]
+        with planes_at_a_time():
+            cupy.waits.clear()
+            tc.recover(data, device="cuda", **options)
+        waits[name].append(sum(cupy.waits.values()))
+        cupy.waits.clear(), cupy.doubles.clear()
         assert isinstance(gpu.volume.data, np.ndarray)
         spread = float(np.nanstd(data))
         pairs = ((cpu.volume.data, gpu.volume.data), (cpu.uncertainty, gpu.uncertainty))
@@ -45,15 +65,16 @@ def main() -> None:
             "mean": max(float(each.mean()) for each in off),
             "most": max(float(each.max()) for each in off),
         }
-    cupy.waits.clear()
     given = np.nan_to_num(half), ~np.isnan(half)
     found = complete_tucker(*map(cupy.asarray, given), (2, 3, 3), robust=True)
     json.dump(
         {
             "differences": differences,
             "calls": sorted(cupy.calls),
-            "waits of a fit": sum(cupy.waits.values()),
-            "iterations of a fit": len(found.history),
+            "doubles": doubles,
+            "waits": waits,
+            "waits of a fit": dict(cupy.waits),
+            "steps of a fit": len(found.history),
             "launches": sorted({name.split("<")[0] for _, name in cupy.launcher.functions}),
         },
         sys.stdout,

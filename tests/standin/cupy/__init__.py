@@ -22,6 +22,11 @@ waits: Counter[str] = Counter()
 downloads: Counter[str] = Counter()
 """Bytes that went to the host, by place."""
 
+doubles: Counter[str] = Counter()
+"""How often an array in double precision was made of one of the shapes that are watched, by place."""
+
+watched: set[tuple[int, ...]] = set()
+
 launcher: Any = None
 """What runs kernels, as ``tensorcell.solvers.cuda.launch`` does."""
 
@@ -57,12 +62,15 @@ class RawKernel:
         launcher(program, self.name, grid[0], tuple(map(_unwrapped, args)), shared_mem)
 
 
+_BETWEEN = ("standin/cupy", "array_api_compat", "solvers/arrays.py")
+
+
 def _place() -> str:
-    """Where the program is that uses this module."""
+    """Where the program is that uses this module; what crosses to the host for others (``arrays``) does not count."""
     import sys
 
     frame: Any = sys._getframe(1)
-    while "standin" in frame.f_code.co_filename or "array_api_compat" in frame.f_code.co_filename:
+    while _builtins.any(part in frame.f_code.co_filename for part in _BETWEEN):
         frame = frame.f_back
     return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
 
@@ -102,6 +110,8 @@ class ndarray:
 
     def __init__(self, data: Any) -> None:
         self._data = _np.asarray(data)
+        if self._data.shape in watched and self._data.dtype == _np.float64:
+            doubles[_place()] += 1
 
     shape = property(lambda self: self._data.shape)
     dtype = property(lambda self: self._data.dtype)
