@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, as_float, from_host, is_cupy, is_numpy, namespace_of, to_host
+from .arrays import Array, as_float, interpolated, namespace_of
 from .noise import NoiseModel
 
 Doubles = npt.NDArray[np.float64]
@@ -132,10 +132,7 @@ def inverse_anscombe(d: Array, noise: NoiseModel) -> Array:
     high = float(places[-1])
     zero = xp.asarray(0.0, dtype=d.dtype)
     d = xp.where(d < 0, zero, d)
-    if is_numpy(xp) or is_cupy(xp):
-        inside = xp.interp(d, xp.asarray(places), xp.asarray(corrections))
-    else:  # the standard has no interpolation
-        inside = from_host(np.interp(to_host(d), places, corrections), d)
+    inside = interpolated(d, places, corrections)
     square = xp.where(d > high, d, xp.asarray(high, dtype=d.dtype)) ** 2
     far = float(corrections[-1]) + tail * (1 / square - 1 / high**2)
     correction = xp.where(d > high, far, xp.astype(inside, d.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,9 +16,9 @@ from tensorcell.fitting import Callback
 from tensorcell.settled import Settled
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
-from tensorcell.solvers.arrays import to_host
+from tensorcell.solvers.arrays import clip, namespace_of, ndimage, to_host
 from tensorcell.solvers.local import LocalState
-from tensorcell.solvers.slabs import slabs
+from tensorcell.solvers.slabs import parts_of
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -172,44 +173,50 @@ def denoise_by_patches(
         Where groups of patches are filtered.
     """
     settled = Settled() if settled is None else settled
-    values, level = stabilised(whole, noise)
+    given, known = on_device(whole, device), on_device(measured, device)
+    values, level = stabilised(given, noise)
 
-    def restore(y: Array, overwrite: bool = False) -> LocalResult:
-        return by_patches(
-            device, y, None, noise=level, options=options, drift=drift, stabilised=noise,
-            correlation=noise.autocorrelation, laws=settled.told("weights"), inner=settled.inner_of(y.shape),
-            seed=seed, overwrite_data=overwrite,
+    def restored(by: Callable[..., LocalResult], y: Any, overwrite: bool = False) -> LocalResult:
+        return by(
+            y, None, noise=level, options=options, drift=drift, stabilised=noise, correlation=noise.autocorrelation,
+            laws=settled.told("weights"), inner=settled.inner_of(y.shape), seed=seed, overwrite_data=overwrite,
         )  # fmt: skip
 
-    found = restore(values, correct is None and (overwrite or values is not whole))
+    own = overwrite or given is not whole  # what was put on a device may be written over
+    found = restored(local_tucker, values, correct is None and (own or values is not given))
     settled.once("weights", lambda laws=found.laws: laws)  # type: ignore[misc]
-    value, error, weights = found.value, np.asarray(found.error), found.weights
+    value, error, weights = found.value, found.error, found.weights
+    assert error is not None
     del found  # its other arrays
     samples: Array | None = None
     notes: tuple[str, ...] = ()
     if correct is not None:
-        value, error, samples, notes = correct(Stabilised(values, level, value, error, restore, measured))
+        restore = partial(restored, partial(by_patches, device))
+        better = correct(Stabilised(to_host(values), level, to_host(value), to_host(error), restore, measured))
+        value, error = on_device(better.value, device), on_device(better.error, device)
+        samples, notes = better.samples, better.notes
     if noise.gain > 0:
-        for planes in slabs(value.shape, SLAB_VOXELS):
+        for planes in parts_of(value, SLAB_VOXELS):
             wide = destabilised_error(value[planes], error[planes], noise)
             value[planes], error[planes] = destabilised(value[planes], noise), wide
-    light = light_of(value, whole, measured, noise, settled)
-    value = value + light
+    light = light_of(value, given, known, noise, settled)
+    value = to_host(value + light)
     if samples is not None:
-        samples = np.stack([destabilised(one, noise) + light for one in samples])
-    return Denoised(value.astype(whole.dtype), error, weights, notes, samples)
+        samples = np.stack([destabilised(one, noise) + to_host(light) for one in samples])
+    return Denoised(value.astype(whole.dtype, copy=False), to_host(error), weights, notes, samples)
 
 
-def light_of(value: Array, whole: Array, measured: Bools, noise: NoiseModel, settled: Settled | None = None) -> Array:
+def light_of(value: Any, whole: Any, measured: Any, noise: NoiseModel, settled: Settled | None = None) -> Any:
     """The light that denoising of stabilised noise has lost, or one 0 where the noise was not stabilised."""
+    xp = namespace_of(value)
     if noise.gain == 0:
-        return np.zeros(1)
+        return xp.zeros(1, dtype=value.dtype)
     settled = Settled() if settled is None else settled
-    lowest = settled.once("lowest intensity", lambda: np.min(whole, where=measured, initial=np.inf))
-    return lost_light(whole - value, np.maximum(value - lowest, 0), measured, settled)
+    lowest = settled.once("lowest intensity", lambda: float(xp.min(xp.where(measured, whole, xp.inf))))
+    return lost_light(whole - value, clip(value - lowest, 0, None), measured, settled)
 
 
-def lost_light(residual: Array, photons: Array, measured: Bools, settled: Settled) -> Array:
+def lost_light(residual: Any, photons: Any, measured: Any, settled: Settled) -> Any:
     """What the estimate lacks of the measured light around each voxel, shared out in proportion to its own light.
 
     A mean of stabilised values is not the stabilised mean: where structure is smoothed, light is lost, or won where the
@@ -223,21 +230,20 @@ def lost_light(residual: Array, photons: Array, measured: Bools, settled: Settle
     settled : Settled
         What a sample told, where this is a part of a stack.
     """
-    from scipy.ndimage import gaussian_filter
+    xp, sides, space = namespace_of(residual), residual.shape[-3:], (-3, -2, -1)
 
-    sides, space = residual.shape[-3:], (-3, -2, -1)
-    total, light = (np.where(measured, values, 0) for values in (residual, photons))
-    if math.prod(sides) <= MEAN_OF:
-        total, light = (values.sum(axis=space, keepdims=True, dtype=np.float64) for values in (total, light))
-    else:
+    def around(values: Any) -> Any:
+        inside = xp.where(measured, values, xp.zeros_like(values))
+        if math.prod(sides) <= MEAN_OF:
+            return xp.sum(inside, axis=space, keepdims=True, dtype=xp.float64)
         width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)
-        for values in (total, light):
-            gaussian_filter(values, width, axes=space, truncate=3, output=values)
-    brightest = settled.once("brightest light", light.max)
+        return ndimage("gaussian_filter", inside, float(width), axes=space, truncate=3)
+
+    light = around(photons)
+    brightest = settled.once("brightest light", lambda: float(xp.max(light)))
     bright = light > LEAST_SHARE * brightest
-    share = np.divide(total, light, out=total, where=bright)
-    share[~bright | (np.abs(share) > MOST)] = 0
-    return np.asarray(share * photons)
+    share = around(residual) / xp.where(bright, light, xp.ones_like(light))
+    return xp.where(bright & (xp.abs(share) <= MOST), share, xp.zeros_like(share)) * photons
 
 
 def covered(sides: Sequence[int], width: float) -> float:
