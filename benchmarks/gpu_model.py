@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_model.py [--cases complete,half,planes] [--json FILE]
 
-No GPU is needed: recoveries of simulated cells run on the stand-in for CuPy of the tests, which tells of every operation
-and launch. Counted are launches, bytes to and from the device's memory, floating-point operations, bytes between host
-and device, waits of the host, and the processor seconds that the host spends on all else. Predicted are
+No GPU is needed: recoveries of simulated cells run on the stand-in for CuPy of the tests, which tells of every
+operation and launch. Counted are launches, bytes to and from the device's memory, floating-point operations, bytes
+between host and device, waits of the host, and the seconds of one processor core that the host spends on all else.
+Predicted are
 
     seconds = launches x a launch + sum over operations of max(bytes / bandwidth, operations / rate)
               + waits x a wait + bytes over the link / its rate + seconds of the host here.
@@ -16,9 +17,9 @@ stage by stage: bytes and operations in the number of voxels, launches and waits
 ranks and planes if at all. The line is held against a fourth size that it has not seen (printed: how far off). Numbers
 of iterations and ranks depend on the data, so that the prediction is no better than that.
 
-Kernels are counted by the formulas of :func:`kernel_cost` and :func:`group_cost`. Not modelled: caches (all is read from
-main memory, except for the search of similar patches, which is counted at the rate of the first cache), transfers while
-kernels run, atomic additions that collide, what of a decomposition waits for the host.
+Kernels are counted by the formulas of :func:`kernel_cost` and :func:`group_cost`. Not modelled: caches (all is read
+from main memory, except for the search of similar patches, which is counted at the rate of the first cache), transfers
+while kernels run, atomic additions that collide, what of a decomposition waits for the host.
 """
 
 from __future__ import annotations
@@ -34,12 +35,10 @@ from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-
-if __name__ == "__main__":  # the stand-in must be found before CuPy
-    sys.path.insert(0, str(ROOT))
-    sys.path.insert(0, str(ROOT / "tests"))
-    sys.path.insert(0, str(ROOT / "tests" / "standin"))
+if __name__ == "__main__":  # run as a script: the stand-in must be found before CuPy
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "standin"))
 
 import numpy as np
 
@@ -390,7 +389,7 @@ def table(rows: Sequence[Row], host: float, card: Card = H100) -> str:
             f"{cost.waits:.0f} | {cost.total(card):.4f} | {row.off:+.0%} |"
         )
     device = sum(row.cost.total(card) for row in rows)
-    lines += [f"| all on the {card.name} | | | | | {device:.3f} | |", f"| host, as here | | | | | {host:.1f} | |"]
+    lines += [f"| all on the {card.name} | | | | | {device:.3f} | |", f"| host, one core here | | | | | {host:.1f} | |"]
     return "\n".join(lines)
 
 
