@@ -17,6 +17,10 @@ DEVICES = ("auto", "cpu", "cuda")
 NUMBERED = re.compile(r"cuda:(\d{1,4})")
 """One of several GPUs, as CuPy and torch number them."""
 
+LIBRARY_SIGNS = ("failed to load", "Failure finding")
+"""In the words of CuPy, until version 13 and from 14 on: a library of the toolkit, which its wheels do not bring, is
+missing."""
+
 T = TypeVar("T")
 
 
@@ -181,7 +185,7 @@ def trial_problem(number: int | None) -> str | None:
             ones = cupy.ones((2, 2), dtype=cupy.float32)
             total = float((ones @ ones + ones).sum())
     except Exception as error:
-        if "failed to load" in str(error):  # the wheels of CuPy bring no libraries of the toolkit
+        if any(sign in str(error) for sign in LIBRARY_SIGNS):
             return f'{one_line(error)} (pip install "cupy-cuda12x[ctk]", or cuda13x, brings the toolkit\'s libraries)'
         return f"a trial on the GPU failed: {one_line(error)}"
     return None if total == 12 else f"a trial on the GPU gave {total}, expected 12"

@@ -143,6 +143,10 @@ def no_compiler(cupy: Any) -> None:
     cupy.ones = raising(RuntimeError(NO_NVRTC))
 
 
+def no_products(cupy: Any) -> None:
+    cupy.ones = raising(ImportError('Failure finding "libcublasLt.so.13 or libcublasLt.so.12": No such file\n'))
+
+
 def wrong_code(cupy: Any) -> None:
     cupy.ones = raising(CUDARuntimeError("cudaErrorNoKernelImageForDevice: no kernel image\nis available"))
 
@@ -161,6 +165,7 @@ TROUBLE = [
     (no_device, "cudaErrorNoDevice: no CUDA-capable device is detected"),
     (nothing_found, "no GPU found"),
     (no_compiler, r'failed to load libnvrtc.so.12.* \(pip install "cupy-cuda12x\[ctk\]"'),
+    (no_products, r'Failure finding "libcublasLt.* \(pip install "cupy-cuda12x\[ctk\]"'),
     (wrong_code, "a trial on the GPU failed: cudaErrorNoKernelImageForDevice"),
     (wrong_sums, "a trial on the GPU gave 0.0, expected 12"),
     (rocm, "expected CuPy for CUDA, got one for ROCm"),
