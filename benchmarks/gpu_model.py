@@ -25,8 +25,10 @@ while kernels run, atomic additions that collide, what of a decomposition waits 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import signal
 import sys
 import tempfile
 import time
@@ -109,15 +111,11 @@ class Recorder:
 
     card: Card = H100
     stages: dict[str, Cost] = field(default_factory=dict)
-    emulated: float = 0.0
-    """Processor seconds that the operations took here."""
     unknown: set[str] = field(default_factory=set)
     """Kernels without a formula: they are counted as reading and writing all their arrays once."""
 
     def __call__(self, name: str, run: Any, given: Any) -> Any:
-        begun = time.process_time()
         found = run()
-        self.emulated += time.process_time() - begun
         self.add(self.cost(name, list(arrays_in(given)), given, found))
         return found
 
@@ -230,9 +228,9 @@ def operations_of(name: str, given: Sequence[np.ndarray], results: Sequence[np.n
     return max(out, float(max((array.size for array in given), default=0)))
 
 
-def calling_stage() -> str:
-    """The file of the program that works with the device, helpers skipped."""
-    frame: Any = sys._getframe(1)
+def calling_stage(frame: Any = None) -> str:
+    """The file of the program that works with the device, helpers skipped; of the frame given, or of the caller."""
+    frame = frame or sys._getframe(1)
     last = "other"
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -257,13 +255,11 @@ def counted(case: str, shape: Sequence[int]) -> dict[str, Any]:
     measured, options = problem(case, shape)
     recorder = Recorder()
     cupy.recorder = recorder
-    with groups_by_numba(recorder):
-        begun = time.process_time()
+    with groups_by_numba(recorder), host_seconds() as host:
         tc.recover(measured, device="cuda", **options)
-        seconds = time.process_time() - begun
     cupy.recorder = None
     return {
-        "voxels": math.prod(shape), "stages": recorder.stages, "host": max(0.0, seconds - recorder.emulated),
+        "voxels": math.prod(shape), "stages": recorder.stages, "host": host,
         "unknown": sorted(recorder.unknown),
     }  # fmt: skip
 
@@ -307,11 +303,9 @@ class groups_by_numba:
     ) -> Any:
         import cupy
 
-        begun = time.process_time()
         host = [None if array is None else np.asarray(array._data) for array in (data, guide, pilot)]
         plain = [array._data if isinstance(array, cupy.ndarray) else array for array in (used, *more)]
         found = self.module.sums_numba(*host, sigma, strengths, geometry, *plain)
-        self.recorder.emulated += time.process_time() - begun
         references = len(self.module.references_of(self.module.in_frames(data.shape), geometry, plain[0]))
         offsets = len(self.module.offsets_within(geometry.reach, geometry.group))
         costs = group_cost(
@@ -319,6 +313,33 @@ class groups_by_numba:
         )
         self.recorder.add(self.recorder.priced(*costs))
         return tuple(cupy.ndarray(array) for array in found)
+
+
+@contextlib.contextmanager
+def host_seconds() -> Iterator[dict[str, float]]:
+    """Processor seconds by file of what is no operation of the device, sampled about every two milliseconds."""
+    found: dict[str, float] = {}
+    last = time.process_time()
+
+    def sample(_: int, frame: Any) -> None:
+        nonlocal last
+        now, since = time.process_time(), last
+        last = now
+        outer = frame
+        while outer is not None:
+            if outer.f_code in (Recorder.__call__.__code__, groups_by_numba.sums.__code__):
+                return
+            outer = outer.f_back
+        stage = calling_stage(frame)
+        found[stage] = found.get(stage, 0.0) + now - since
+
+    before = signal.signal(signal.SIGPROF, sample)
+    signal.setitimer(signal.ITIMER_PROF, 0.002, 0.002)
+    try:
+        yield found
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def start() -> None:
@@ -346,8 +367,10 @@ class Row:
     """Bytes of the line over those counted at the size that it has not seen, less 1."""
 
 
-def extrapolated(runs: Sequence[Mapping[str, Any]], check: Mapping[str, Any], voxels: float) -> tuple[list[Row], float]:
-    """Stages at so many voxels, and seconds of the host; see the head of this file."""
+def extrapolated(
+    runs: Sequence[Mapping[str, Any]], check: Mapping[str, Any], voxels: float
+) -> tuple[list[Row], dict[str, float]]:
+    """Stages at so many voxels, and seconds of the host by file; see the head of this file."""
     names = sorted({stage for run in runs for stage in run["stages"]})
     rows = []
     for name in names:
@@ -364,7 +387,9 @@ def extrapolated(runs: Sequence[Mapping[str, Any]], check: Mapping[str, Any], vo
         seen = check["stages"].get(name, Cost()).bytes
         off = at(check["voxels"]).bytes / seen - 1 if seen else 0.0
         rows.append(Row(name, at(voxels), off))
-    return rows, on_line([run["voxels"] for run in runs], [run["host"] for run in runs], voxels)
+    places = [run["voxels"] for run in runs]
+    names = sorted({stage for run in runs for stage in run["host"]})
+    return rows, {name: on_line(places, [run["host"].get(name, 0.0) for run in runs], voxels) for name in names}
 
 
 def on_line(places: Sequence[float], values: Sequence[float], where: float) -> float:
@@ -379,7 +404,7 @@ def on_line(places: Sequence[float], values: Sequence[float], where: float) -> f
     return round(float(slope * where + level), 9) if slope > 0 else float(np.mean(values))
 
 
-def table(rows: Sequence[Row], host: float, card: Card = H100) -> str:
+def table(rows: Sequence[Row], host: Mapping[str, float], card: Card = H100) -> str:
     """Markdown."""
     lines = ["| stage | launches | GB | Gflop | waits | predicted s | line off |", "|---|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: -row.cost.total(card)):
@@ -389,7 +414,13 @@ def table(rows: Sequence[Row], host: float, card: Card = H100) -> str:
             f"{cost.waits:.0f} | {cost.total(card):.4f} | {row.off:+.0%} |"
         )
     device = sum(row.cost.total(card) for row in rows)
-    lines += [f"| all on the {card.name} | | | | | {device:.3f} | |", f"| host, one core here | | | | | {host:.1f} | |"]
+    lines.append(f"| all on the {card.name} | | | | | {device:.3f} | |")
+    lines += [
+        f"| host: {name} | | | | | {seconds:.1f} | |"
+        for name, seconds in sorted(host.items(), key=lambda each: -each[1])
+        if seconds > 0.01 * sum(host.values())
+    ]
+    lines.append(f"| all on one core of the host here | | | | | {sum(host.values()):.1f} | |")
     return "\n".join(lines)
 
 
@@ -411,7 +442,7 @@ def main() -> None:
         if unknown:
             print(f"\nkernels without a formula, counted by their arrays: {', '.join(unknown)}")
         predictions[case] = {
-            "device s": sum(row.cost.total(H100) for row in rows), "host s": host,
+            "device s": sum(row.cost.total(H100) for row in rows), "host s": sum(host.values()), "host": host,
             "stages": {row.stage: asdict(row.cost) | {"line off": row.off} for row in rows},
         }  # fmt: skip
     if arguments.json:
