@@ -35,15 +35,39 @@ def kernel(program: Program, name: str) -> Any:
     """One instance, compiled for each device at its first launch."""
     import cupy
 
+    if getattr(cupy.cuda.runtime, "is_hip", False):
+        raise ValueError("expected CuPy for CUDA, got one for ROCm, which does not run programs in CUDA C++")
     return cupy.RawModule(code=program.source, options=program.options, name_expressions=(name,)).get_function(name)
 
 
 def launch(program: Program, name: str, blocks: int, arguments: tuple[Any, ...], shared: int = 0) -> None:
-    """Launch ``name`` (a template instance such as ``pointwise<float, 2, false>``) on CuPy's current stream."""
+    """Launch ``name`` (a template instance such as ``pointwise<float, 2, false>``) on CuPy's current stream.
+
+    Raises
+    ------
+    ValueError
+        If an array lies on another GPU than CuPy's current one, whose memory the kernel would read at that address, or
+        CuPy is one for ROCm.
+    """
+    check_devices(arguments)
     found = kernel(program, name)
     if shared > PLAIN_SHARED:
         found.max_dynamic_shared_size_bytes = shared
     found((blocks,), (program.threads,), arguments, shared_mem=shared)
+
+
+def check_devices(arguments: tuple[Any, ...]) -> None:
+    """Raise ValueError unless all arrays among the arguments lie on CuPy's current GPU."""
+    import cupy
+
+    here = cupy.cuda.Device().id
+    for argument in arguments:
+        if isinstance(argument, cupy.ndarray) and argument.device.id != here:
+            there = argument.device.id
+            raise ValueError(
+                f"expected arrays on CuPy's current GPU, {here}, got one on GPU {there}: call from within "
+                f"cupy.cuda.Device({there}), or copy the array"
+            )
 
 
 def shared_of_device() -> int:

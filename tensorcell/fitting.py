@@ -62,7 +62,7 @@ class Fitting:
     options : TuckerOptions
     nonnegative : bool
         Constrain the model to ``X >= 0``.
-    device : {"cpu", "cuda"}
+    device : {"cpu", "cuda"} or a string as "cuda:1"
     seed : int
     callback : callable or None
     """

@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from tensorcell import arguments
 from tensorcell.defect_notes import checked_psf
-from tensorcell.device import choose_device
+from tensorcell.device import choose_device, reason_for_cpu
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
 from tensorcell.joined_notes import joined_notes
 from tensorcell.memory import bytes_of_recovery, check_affordable
@@ -76,7 +76,7 @@ def recover(
     keep_measured: Literal["auto"] | bool = "auto",
     psf_fwhm: Sequence[float] | None = None,
     missing_value: float | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] | str = "auto",
     time_limit: float | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -131,9 +131,10 @@ def recover(
     missing_value : float, optional
         Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
         counts as measured.
-    device : {"auto", "cpu", "cuda"}
+    device : {"auto", "cpu", "cuda"} or a string as "cuda:1"
         Where the Tucker fit runs and groups of patches are filtered (priors run on the CPU); "auto" takes a GPU if CuPy
-        finds one.
+        finds one that works, and a note tells why not where CuPy is installed. A stack for which the memory of the GPU
+        does not suffice is recovered on the CPU, with a note.
     time_limit : float, optional
         Minutes that ``"auto"`` may take. Where planes are wanted between evenly spaced ones and the time suffices, a
         prior is fitted to the stack and fills them, as by ``"diffusion"``; a note says what was decided.
@@ -212,7 +213,14 @@ def recover(
         }  # fmt: skip
         with keeping(checkpoint, volume, asked) as keep:
             found = recover_volume(volume, request, start, keep)
-    said = (*notes_on_file(volume), *notes, *decided, *notes_on_planes(volume), *request.grid.notes())
+    said = (
+        *notes_on_file(volume),
+        *notes,
+        *decided,
+        *reason_for_cpu(device),
+        *notes_on_planes(volume),
+        *request.grid.notes(),
+    )
     return replace(found, notes=(*said, *found.notes))
 
 

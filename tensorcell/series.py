@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.device import with_fallback
 from tensorcell.errors import InputError
 from tensorcell.lacking_planes import with_planes_of_others
 from tensorcell.methods.protocol import Estimate, Problem
@@ -97,13 +98,24 @@ def recovered_series(frames: Sequence[Stack], request: Request, notes: list[str]
         notes.append(f"each frame was recovered by itself, since at most {WINDOW_VOXELS} voxels are computed together")
     for window, inner in windows(len(frames), WINDOW_VOXELS // size if together else 1):
         shown = frames[window]
-        find = partial(recovered_window, shown, inner, request, tuple(notes), complete=complete, like=unit)
+        find = partial(window_found, shown, inner, request, tuple(notes), complete=complete, like=unit)
         found = keep([frame.label for frame in shown[inner]], find)
         yield from zip(shown[inner], found.results, strict=True)
         unit, notes[:] = found.unit, [*notes, *found.notes]
         brightness += found.brightness
     if together:
         notes += notes_on_brightness(brightness)
+
+
+def window_found(
+    frames: Sequence[Stack], inner: slice, request: Request, said: Sequence[str], **options: Any
+) -> Window:
+    """`recovered_window` on the device of the request, or on the CPU where the memory of the GPU does not suffice."""
+    found, notes = with_fallback(
+        request.fitting.device,
+        lambda device: recovered_window(frames, inner, request.computed_on(device), said, **options),
+    )
+    return found._replace(notes=[*found.notes, *notes])
 
 
 def recovered_window(

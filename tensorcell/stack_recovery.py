@@ -14,6 +14,7 @@ from tensorcell import arguments
 from tensorcell.constant_blocks import constant_notes
 from tensorcell.dead_pixels import fill_dead_pixels
 from tensorcell.defect_notes import counts_of, defect_notes, psf_in_voxels
+from tensorcell.device import with_fallback
 from tensorcell.errors import InputError
 from tensorcell.finer_pixels import finer_pixels
 from tensorcell.fitting import Fitting
@@ -56,6 +57,10 @@ class Request:
     """Voxel size of the stack that was given, in micrometres."""
     settled: Settled = field(default_factory=Settled)
     """What a sample of the stack told, where this is a part of it."""
+
+    def computed_on(self, device: str) -> Request:
+        """The request with another device."""
+        return replace(self, fitting=replace(self.fitting, device=device))
 
 
 class StackResult(NamedTuple):
@@ -166,6 +171,17 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
         tuple(record_in(record, unit) for record in estimate.history), unit.width(float(model.noise.sigma)),
         tuple(notes), filled.samples, counts_of(model.outliers),
     )  # fmt: skip
+
+
+def recovered_alone(stack: Stack, request: Request, *, complete: bool | None) -> StackResult:
+    """The result of a stack that is in no series; the CPU computes it where the memory of the GPU does not suffice."""
+
+    def recovered(device: str) -> StackResult:
+        asked = request.computed_on(device)
+        return finished(posed_stack(stack, asked, complete=complete), asked)
+
+    found, notes = with_fallback(request.fitting.device, recovered)
+    return found._replace(notes=(*found.notes, *notes))
 
 
 def checked_stack(

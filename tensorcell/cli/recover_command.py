@@ -74,7 +74,7 @@ def recover(
     mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
     missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
     missing_planes: Annotated[bool, typer.Option("--missing-planes", help=MISSING_PLANES_HELP)] = False,
-    device: Annotated[str, typer.Option(help="Where models are fitted, patches filtered: auto, cpu, cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where models are fitted: auto, cpu, cuda, cuda:1.")] = "auto",
     time_limit: Annotated[float | None, typer.Option(help=TIME_HELP)] = None,
     outliers: Annotated[str | None, typer.Option(help="Write the outliers that were removed to this file.")] = None,
     uncertainty: Annotated[

@@ -18,7 +18,7 @@ from tensorcell.recovered import share_left_open
 from tensorcell.solvers import Status
 from tensorcell.solvers.rank_limits import affordable
 from tensorcell.stack import float_type
-from tensorcell.stack_recovery import Request, StackResult, finished, posed_stack
+from tensorcell.stack_recovery import Request, StackResult, recovered_alone
 from tensorcell.unrecovered import unrecovered
 from tensorcell.volume import Stack
 
@@ -72,7 +72,7 @@ def recovered_part(stack: Source, part: Part, label: str, request: Request, name
         request = replace(request, grid=PlaneGrid(data.shape[0], spacing=request.grid.spacing))
     reason = ""
     try:
-        found = finished(posed_stack(one, request, complete=request.settled.told("complete")), request)
+        found = recovered_alone(one, request, complete=request.settled.told("complete"))
     except InputError as error:
         if not request.settled.found:
             raise

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments, version
+from tensorcell.device import reason_for_cpu
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.casting import cast
@@ -567,7 +568,13 @@ class Run:
             defects=dict(defects),
             outliers=sum(part["outliers"] for part in parts),
             status=max(statuses, key=SEVERITY.index),
-            notes=(*notes_on_file(self.volume), *notes_on_planes(self.volume), *self.request.grid.notes(), *notes),
+            notes=(
+                *notes_on_file(self.volume),
+                *reason_for_cpu(self.options["device"]),
+                *notes_on_planes(self.volume),
+                *self.request.grid.notes(),
+                *notes,
+            ),
             seconds=seconds,
             parts=len(parts),
             rounded=rounded,

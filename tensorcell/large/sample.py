@@ -19,7 +19,7 @@ from tensorcell.large.cut import Box, Sides
 from tensorcell.large.inputs import digest_of
 from tensorcell.large.survey import Source, Survey
 from tensorcell.settled import Settled
-from tensorcell.stack_recovery import Request, StackResult, finished, posed_stack
+from tensorcell.stack_recovery import Request, StackResult, recovered_alone
 from tensorcell.volume import Stack
 
 Array = npt.NDArray[Any]
@@ -147,8 +147,7 @@ def settled_by(sample: Stack, request: Request, *, complete: bool) -> tuple[Requ
     """
     settled = Settled(keeps=True)
     settled.once("complete", lambda: complete)
-    asked = replace(request, settled=settled)
-    found = finished(posed_stack(sample, asked, complete=complete), asked)
+    found = recovered_alone(sample, replace(request, settled=settled), complete=complete)
     settled.once("noise in the unit given", lambda: found.noise)
     settled.once("contrast", lambda: float(np.nanstd(found.volume, dtype=np.float64)))
     return replace(request, settled=settled.for_parts()), found

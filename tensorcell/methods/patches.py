@@ -169,7 +169,7 @@ def denoise_by_patches(
         Whether ``whole`` may be written over.
     settled : Settled, optional
         What a sample told, where this is a part of a stack. Nothing is taken from it, or kept there, by default.
-    device : {"cpu", "cuda"}
+    device : {"cpu", "cuda"} or a string as "cuda:1"
         Where groups of patches are filtered.
     """
     settled = Settled() if settled is None else settled

@@ -30,7 +30,14 @@ watched: set[tuple[int, ...]] = set()
 launcher: Any = None
 """What runs kernels, as ``tensorcell.solvers.cuda.launch`` does."""
 
+recorder: Any = None
+"""What runs all that a device would do: ``recorder(name, run, given)`` gives what ``run()`` returns. None: nobody."""
+
 __version__ = "0"
+
+
+def _run(name: str, run: Any, given: Any) -> Any:
+    return run() if recorder is None else recorder(name, run, given)
 
 
 class RawModule:
@@ -59,7 +66,8 @@ class RawKernel:
                 raise TypeError(f"unsupported type {type(argument)} among arguments of a kernel")
             assert not isinstance(argument, ndarray) or argument.flags.c_contiguous
         program = Program(self.module.code, block[0], self.module.options)
-        launcher(program, self.name, grid[0], tuple(map(_unwrapped, args)), shared_mem)
+        given = program, self.name, grid[0], tuple(map(_unwrapped, args)), shared_mem
+        _run(f"kernel {self.name}", lambda: launcher(*given), args)
 
 
 _BETWEEN = ("standin/cupy", "array_api_compat", "solvers/arrays.py")
@@ -131,11 +139,11 @@ class ndarray:
         calls.add(("ndarray.get", 0, ()))
         waits[_place()] += 1
         downloads[_place()] += self._data.nbytes
-        return self._data.copy()
+        return _run("get", self._data.copy, self)
 
     def _number(self, kind: Any) -> Any:
         waits[_place()] += 1
-        return kind(self._data)
+        return _run("number", lambda: kind(self._data), ())
 
     def __float__(self) -> float:
         return float(self._number(float))
@@ -168,10 +176,10 @@ class ndarray:
         return f"standin{self._data!r}"
 
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray(self._data[_unwrapped(key)])
+        return _run("take", lambda: ndarray(self._data[_unwrapped(key)]), (self, key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._data[_unwrapped(key)] = _unwrapped(value)
+        _run("put", lambda: self._data.__setitem__(_unwrapped(key), _unwrapped(value)), (value, value))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -180,7 +188,8 @@ class ndarray:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             calls.add((f"ndarray.{name}", len(args), tuple(sorted(kwargs))))
-            return _wrapped(method(*_unwrapped(args), **{key: _unwrapped(value) for key, value in kwargs.items()}))
+            given = _unwrapped(args), {key: _unwrapped(value) for key, value in kwargs.items()}
+            return _run(name, lambda: _wrapped(method(*given[0], **given[1])), (self, args, kwargs))
 
         return call
 
@@ -191,7 +200,7 @@ def _operator(name: str) -> Any:
             if _builtins.any(isinstance(other, _np.ndarray) for other in others):
                 raise TypeError(f"unsupported type {_np.ndarray} among arrays of a device")
             return NotImplemented
-        result = getattr(self._data, name)(*_unwrapped(others))
+        result = _run(name.strip("_"), lambda: getattr(self._data, name)(*_unwrapped(others)), (self, *others))
         if name.startswith("__i") and name != "__invert__":
             return self
         return result if result is NotImplemented else ndarray(result)
@@ -210,8 +219,9 @@ def _function(name: str, function: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         calls.add((name, len(args), tuple(sorted(kwargs))))
         out = kwargs.get("out")
-        result = function(*_unwrapped(args), **{key: _unwrapped(value) for key, value in kwargs.items()})
-        return _wrapped(result) if out is None else out
+        plain, named = _unwrapped(args), {key: _unwrapped(value) for key, value in kwargs.items()}
+        result = _run(name, lambda: _wrapped(function(*plain, **named)), (args, kwargs))
+        return result if out is None else out
 
     call.__name__ = name.rsplit(".", 1)[-1]
     return call
@@ -226,7 +236,8 @@ def _from_host(name: str) -> Any:
         found = function(given, *args, **kwargs)
         if isinstance(value, ndarray) and found is given:
             return value
-        return ndarray(found.copy() if found is given else found)
+        upload = "put on the device" if isinstance(value, _np.ndarray) else name
+        return _run(upload, lambda: ndarray(found.copy() if found is given else found), value)
 
     return call
 
