@@ -18,6 +18,7 @@ from host_cuda import HostLaunch
 
 import tensorcell as tc
 from tensorcell.datasets import simulate_cells
+from tensorcell.device import choose_device
 from tensorcell.solvers import complete_tucker, kernels_cuda, slabs
 
 
@@ -34,6 +35,8 @@ def planes_at_a_time() -> Iterator[None]:
 def main() -> None:
     cupy.launcher = HostLaunch(Path(tempfile.mkdtemp()))
     kernels_cuda.BLOCKS = 3
+    choose_device("cuda")  # tries it once, and waits for that
+    cupy.waits.clear()
     rng = np.random.default_rng(0)
     truth = simulate_cells((6, 18, 18), cells=3, seed=0).truth
     full = (truth + 0.1 * truth.max() * rng.standard_normal(truth.shape)).astype(np.float32)
