@@ -120,11 +120,10 @@ def nearest(
                 c = thirds[n]
                 if c + dc < 0 or c + dc + patch[2] > columns:
                     continue
-                distance[0] = np.float32(0)
+                total = np.float32(0)  # in a register, which an entry of an array is not
                 for k in range(patch[2]):
-                    distance[0] += sums[c + k]
-                if o == 0:
-                    distance[0] *= favour
+                    total += sums[c + k]
+                distance[0] = favour * total if o == 0 else total
                 key = (np.int64(bits[0]) << 32) + o
                 if held[m, n] < size or key < keys[m, n, 0]:
                     held[m, n] = insert(key, held[m, n], keys[m, n])
@@ -166,7 +165,7 @@ def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
     for i in range(len(inside)):
         row, move = out[i], inside[i]
         for n in range(len(corners)):
-            row[n] = v[corners[n] + move]
+            row[n] = v[np.uintp(corners[n] + move)]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -191,7 +190,7 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
 
     Cyclic Jacobi rotations (Golub and Van Loan, Matrix Computations, section 8.5).
     """
-    run, row = len(x) // (before * size), len(x) // size
+    run, row, one = len(x) // (before * size), len(x) // size, np.float32(1)
     unfolded = x
     if before > 1:
         unfolded = spare
@@ -211,10 +210,10 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
                 if off * off <= np.float32(1e-10) * abs(gram[r, r] * gram[s, s]):
                     continue
                 settled = False
-                slope = (gram[s, s] - gram[r, r]) / (2 * off)
-                tangent = 1 / (abs(slope) + np.sqrt(slope * slope + 1))
-                tangent = np.float32(-tangent if slope < 0 else tangent)
-                cosine = np.float32(1 / np.sqrt(tangent * tangent + 1))
+                slope = (gram[s, s] - gram[r, r]) / (off + off)  # an integer would make all float64
+                tangent = one / (abs(slope) + np.sqrt(slope * slope + one))
+                tangent = -tangent if slope < 0 else tangent
+                cosine = one / np.sqrt(tangent * tangent + one)
                 sine = tangent * cosine
                 for k in range(size):
                     p, q = gram[k, r], gram[k, s]
@@ -448,7 +447,7 @@ def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: A
     for i in range(len(inside)):
         row, move, weight = x[i], inside[i], scale * window[i]
         for n in range(len(corners)):
-            total[corners[n] + move] += weight * row[n]
+            total[np.uintp(corners[n] + move)] += weight * row[n]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -459,7 +458,7 @@ def scatter_squares(
     for i in range(len(inside)):
         row, move, weight = x[i], inside[i], scale * window[i]
         for n in range(len(corners)):
-            at = corners[n] + move
+            at = np.uintp(corners[n] + move)
             change = row[n] - guide[at]
             squares[at] += weight * change * change
             weights[at] += weight
