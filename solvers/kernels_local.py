@@ -228,6 +228,23 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def multiply_3(x: Any, u: Any, before: int) -> None:
+    """``multiply`` for modes of three."""
+    run = len(x) // (3 * before)
+    a0, b0, c0 = u[0, 0], u[1, 0], u[2, 0]
+    a1, b1, c1 = u[0, 1], u[1, 1], u[2, 1]
+    a2, b2, c2 = u[0, 2], u[1, 2], u[2, 2]
+    for i in range(before):
+        at = 3 * i * run
+        w0, w1, w2 = x[at : at + run], x[at + run : at + 2 * run], x[at + 2 * run : at + 3 * run]
+        for n in range(run):
+            a, b, c = w0[n], w1[n], w2[n]
+            w0[n] = a0 * a + b0 * b + c0 * c
+            w1[n] = a1 * a + b1 * b + c1 * c
+            w2[n] = a2 * a + b2 * b + c2 * c
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def multiply_4(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of four."""
     run = len(x) // (4 * before)
@@ -319,7 +336,9 @@ def add_scaled(weight: Any, v: Any, out: Any) -> None:
 def multiply(x: Any, u: Any, before: int, spare: Any) -> None:
     """Mode product ``u' x`` in place; ``x`` is flat, ``(before, size, rest)``, with ``u`` of ``size`` rows."""
     size = len(u)
-    if size == 4:
+    if size == 3:
+        multiply_3(x, u, before)
+    elif size == 4:
         multiply_4(x, u, before)
     elif size == 5:
         multiply_5(x, u, before)
