@@ -471,14 +471,15 @@ def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: A
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def scatter_squares(
-    x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, squares: Any, weights: Any
+    x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any, squares: Any, weights: Any
 ) -> None:  # fmt: skip
-    """Add the weights, and the weighted squares of the differences from the guide."""
+    """``scatter``, and add the weights, and the weighted squares of the differences from the guide."""
     for i in range(len(inside)):
         row, move, weight = x[i], inside[i], scale * window[i]
         for n in range(len(corners)):
             at = np.uintp(corners[n] + move)
             change = row[n] - guide[at]
+            total[at] += weight * row[n]
             squares[at] += weight * change * change
             weights[at] += weight
 
@@ -604,5 +605,6 @@ def filter_groups(
                     from_core(out, t0, t1, t2, spare)
                     if which == 0:
                         scale = one / max(power, one)
-                        scatter_squares(out, guide, corners, inside, window, scale, squares, weights)
-                    scatter(out, corners, inside, window, scale, totals[which])
+                        scatter_squares(out, guide, corners, inside, window, scale, totals[0], squares, weights)
+                    else:
+                        scatter(out, corners, inside, window, scale, totals[which])
