@@ -14,7 +14,9 @@ the others that it calls; what no function of the table has taken is the row ``a
 sorted by the time lost, that is, time less floor. On one thread the clock counts the seconds of the processor, so that
 other programs on the machine do not count; on CUDA it is that of events.
 
-``--growth`` fits the exponents with which the time of a sweep and of `recover` grows with voxels and rank.
+``--growth`` fits the exponents with which the time of a sweep and of `recover` grows with voxels and rank. On one core
+of a virtual Xeon with AVX-512, a sweep under Huber's rule grew with voxels^0.94 rank^0.58 (1e6 to 1e8 voxels, ranks 5 to
+40), and `recover` of simulated cells with voxels^0.89 (complete) and voxels^0.68 (half of the pixels), from 1e5 to 1e6.
 """
 
 from __future__ import annotations
@@ -536,19 +538,22 @@ def exponents(sizes: Sequence[Sequence[float]], seconds: Sequence[float]) -> lis
     return found
 
 
-def growth(largest: float, device: str, clock: Clock) -> str:
-    """Times of a sweep and of `recover` over voxels (and rank), with the fitted exponents."""
+def growth(largest: float, device: str, clock: Clock) -> Iterator[str]:
+    """Lines of a table: times of a sweep and of `recover` over voxels (and rank), with the fitted exponents."""
     import tensorcell as tc
     from tensorcell.device import on_device
     from tensorcell.solvers.rules import Rule
     from tensorcell.solvers.sweeps import sweep
     from tensorcell.solvers.threads import one_blas_thread
 
-    lines, sizes, times = ["| what | voxels | rank | seconds |", "|---|---:|---:|---:|"], [], []
+    yield "| what | voxels | rank | seconds |"
+    yield "|---|---:|---:|---:|"
+    sizes: list[list[float]] = []
+    times: list[float] = []
     rng = np.random.default_rng(0)
     for voxels in (1e6, 1e7, 1e8):
         side = round(voxels ** (1 / 3))
-        if voxels > 10 * largest:
+        if voxels > 100 * largest:
             break
         shape = (side, side, side)
         data, mask = on_device(rng.random(shape, dtype=np.float32), device), on_device(rng.random(shape) < 0.25, device)
@@ -563,7 +568,7 @@ def growth(largest: float, device: str, clock: Clock) -> str:
                 seconds.append(clock() - begin)
             sizes.append([side**3, rank])
             times.append(min(seconds))
-            lines.append(f"| sweep | {side**3:.2g} | {rank} | {times[-1]:.3f} |")
+            yield f"| sweep | {side**3:.2g} | {rank} | {times[-1]:.3f} |"
     by_voxels, by_rank = exponents(sizes, times)
     last = [f"a sweep grows with voxels^{by_voxels:.2f} rank^{by_rank:.2f}"]
     for case in CASES[:2]:
@@ -575,11 +580,11 @@ def growth(largest: float, device: str, clock: Clock) -> str:
             found = tc.recover(measured, device=device, **arguments)
             times.append(clock() - begin)
             sizes.append([measured.size])
-            lines.append(f"| recover, {case} | {measured.size:.2g} | {max(found.rank)} | {times[-1]:.2f} |")
+            yield f"| recover, {case} | {measured.size:.2g} | {max(found.rank)} | {times[-1]:.2f} |"
             side = round(side * 3 ** (1 / 3))
         if len(times) > 1:
             last.append(f"recover, {case}, with voxels^{exponents(sizes, times)[0]:.2f}")
-    return "\n".join([*lines, "", "; ".join(last)])
+    yield "\n" + "; ".join(last)
 
 
 def arguments() -> argparse.Namespace:
@@ -592,7 +597,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     parser.add_argument("--growth", action="store_true", help="fit how time grows instead")
-    parser.add_argument("--largest", type=float, default=1e6, help="voxels of the largest recover of --growth")
+    parser.add_argument(
+        "--largest",
+        type=float,
+        default=1e6,
+        help="voxels of the largest recover of --growth; sweeps go to a hundred times as many, at most 1e8",
+    )
     return parser.parse_args()
 
 
@@ -612,7 +622,8 @@ def main() -> int:
     clock = device_clock() if device == "cuda" else host
     print(machine(), file=sys.stderr)
     if chosen.growth:
-        print(growth(chosen.largest, device, clock))
+        for line in growth(chosen.largest, device, clock):
+            print(line, flush=True)
         return 0
     roofs = measured_roofs(device, chosen.threads, clock)
     print(roofs)
