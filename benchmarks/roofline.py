@@ -15,8 +15,9 @@ sorted by the time lost, that is, time less floor. On one thread the clock count
 other programs on the machine do not count; on CUDA it is that of events.
 
 ``--growth`` fits the exponents with which the time of a sweep and of `recover` grows with voxels and rank. On one core
-of a virtual Xeon with AVX-512, a sweep under Huber's rule grew with voxels^0.94 rank^0.58 (1e6 to 1e8 voxels, ranks 5 to
-40), and `recover` of simulated cells with voxels^0.89 (complete) and voxels^0.68 (half of the pixels), from 1e5 to 1e6.
+of a virtual Xeon with AVX-512, a sweep under Huber's rule grew with voxels^0.94 rank^0.58 (1e6 to 1e8 voxels, ranks
+5 to 40), and `recover` of simulated cells with voxels^0.89 (complete) and voxels^0.68 (half of the pixels), from 1e5 to
+1e6.
 """
 
 from __future__ import annotations
