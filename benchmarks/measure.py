@@ -75,27 +75,60 @@ def machine() -> str:
     return "; ".join([cores, *sorted(blas), f"Python {platform.python_version()}", *versions])
 
 
-def best_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Shortest wall time of several calls: what the machine can do when nothing else runs."""
-    return min(timed(function)[1].wall for _ in range(repeats))
+Clock = Callable[[], float]
+"""Seconds since some moment."""
 
 
-def copy_bandwidth(*, megabytes: int = 256, repeats: int = 5) -> float:
-    """Bytes a second read plus written by a plain copy that no cache holds, all cores at work."""
+def best_seconds(function: Callable[[], Any], repeats: int, clock: Clock = time.perf_counter) -> float:
+    """Shortest time of several calls, by default on the wall: what the machine can do when nothing else runs."""
+    seconds = []
+    for _ in range(repeats):
+        begin = clock()
+        function()
+        seconds.append(clock() - begin)
+    return min(seconds)
+
+
+def copy_bandwidth(
+    *, megabytes: int = 256, repeats: int = 5, cores: int | None = None, clock: Clock = time.perf_counter
+) -> float:
+    """Bytes a second read plus written by a plain copy that no cache holds, all cores at work or as many as given."""
     source = np.ones(megabytes << 18, np.float32)
     target = np.zeros_like(source)
-    cores = available_cores()
+    cores = available_cores() if cores is None else cores
     pieces = list(zip(np.array_split(target, cores), np.array_split(source, cores), strict=True))
     with ThreadPoolExecutor(cores) as pool:  # NumPy releases the interpreter lock while it copies
-        seconds = best_seconds(lambda: list(pool.map(lambda piece: np.copyto(*piece), pieces)), repeats)
+        seconds = best_seconds(lambda: list(pool.map(lambda piece: np.copyto(*piece), pieces)), repeats, clock)
     return 2 * source.nbytes / seconds
 
 
-def sgemm_rate(*, side: int = 1536, repeats: int = 5) -> float:
-    """Operations (multiplications and additions) a second in a large float32 matrix product."""
-    left, right = (np.random.default_rng(0).random((side, side), np.float32) for _ in range(2))
+def cache_bandwidth(
+    *, kilobytes: int = 256, repeats: int = 5, cores: int = 1, clock: Clock = time.perf_counter
+) -> float:
+    """Bytes a second read plus written by copies of an array that the second-level cache of each core holds."""
+    source = np.ones(kilobytes << 8, np.float32)
+    target, times = np.zeros_like(source), 400
+
+    def copies(_: int) -> None:
+        own = np.empty_like(target)
+        for _ in range(times):
+            np.copyto(own, source)
+
+    with ThreadPoolExecutor(cores) as pool:
+        seconds = best_seconds(lambda: list(pool.map(copies, range(cores))), repeats, clock)
+    return 2 * source.nbytes * times * cores / seconds
+
+
+def gemm_rate(dtype: Any, *, side: int = 1536, repeats: int = 5, clock: Clock = time.perf_counter) -> float:
+    """Operations (multiplications and additions) a second in a large matrix product."""
+    left, right = (np.random.default_rng(0).random((side, side), dtype) for _ in range(2))
     out = np.empty_like(left)
-    return 2 * side**3 / best_seconds(lambda: np.matmul(left, right, out=out), repeats)
+    return 2 * side**3 / best_seconds(lambda: np.matmul(left, right, out=out), repeats, clock)
+
+
+def sgemm_rate(*, side: int = 1536, repeats: int = 5) -> float:
+    """:func:`gemm_rate` in float32."""
+    return gemm_rate(np.float32, side=side, repeats=repeats)
 
 
 def sweep_bytes(shape: Sequence[int], *, dual: bool = True) -> int:

@@ -120,11 +120,10 @@ def nearest(
                 c = thirds[n]
                 if c + dc < 0 or c + dc + patch[2] > columns:
                     continue
-                distance[0] = np.float32(0)
+                total = np.float32(0)  # in a register, which an entry of an array is not
                 for k in range(patch[2]):
-                    distance[0] += sums[c + k]
-                if o == 0:
-                    distance[0] *= favour
+                    total += sums[c + k]
+                distance[0] = favour * total if o == 0 else total
                 key = (np.int64(bits[0]) << 32) + o
                 if held[m, n] < size or key < keys[m, n, 0]:
                     held[m, n] = insert(key, held[m, n], keys[m, n])
@@ -166,7 +165,7 @@ def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
     for i in range(len(inside)):
         row, move = out[i], inside[i]
         for n in range(len(corners)):
-            row[n] = v[corners[n] + move]
+            row[n] = v[np.uintp(corners[n] + move)]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -191,7 +190,7 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
 
     Cyclic Jacobi rotations (Golub and Van Loan, Matrix Computations, section 8.5).
     """
-    run, row = len(x) // (before * size), len(x) // size
+    run, row, one = len(x) // (before * size), len(x) // size, np.float32(1)
     unfolded = x
     if before > 1:
         unfolded = spare
@@ -211,10 +210,10 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
                 if off * off <= np.float32(1e-10) * abs(gram[r, r] * gram[s, s]):
                     continue
                 settled = False
-                slope = (gram[s, s] - gram[r, r]) / (2 * off)
-                tangent = 1 / (abs(slope) + np.sqrt(slope * slope + 1))
-                tangent = np.float32(-tangent if slope < 0 else tangent)
-                cosine = np.float32(1 / np.sqrt(tangent * tangent + 1))
+                slope = (gram[s, s] - gram[r, r]) / (off + off)  # an integer would make all float64
+                tangent = one / (abs(slope) + np.sqrt(slope * slope + one))
+                tangent = -tangent if slope < 0 else tangent
+                cosine = one / np.sqrt(tangent * tangent + one)
                 sine = tangent * cosine
                 for k in range(size):
                     p, q = gram[k, r], gram[k, s]
@@ -226,6 +225,23 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
                     u[k, r], u[k, s] = cosine * p - sine * q, sine * p + cosine * q
         if settled:
             break
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def multiply_3(x: Any, u: Any, before: int) -> None:
+    """``multiply`` for modes of three."""
+    run = len(x) // (3 * before)
+    a0, b0, c0 = u[0, 0], u[1, 0], u[2, 0]
+    a1, b1, c1 = u[0, 1], u[1, 1], u[2, 1]
+    a2, b2, c2 = u[0, 2], u[1, 2], u[2, 2]
+    for i in range(before):
+        at = 3 * i * run
+        w0, w1, w2 = x[at : at + run], x[at + run : at + 2 * run], x[at + 2 * run : at + 3 * run]
+        for n in range(run):
+            a, b, c = w0[n], w1[n], w2[n]
+            w0[n] = a0 * a + b0 * b + c0 * c
+            w1[n] = a1 * a + b1 * b + c1 * c
+            w2[n] = a2 * a + b2 * b + c2 * c
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -320,7 +336,9 @@ def add_scaled(weight: Any, v: Any, out: Any) -> None:
 def multiply(x: Any, u: Any, before: int, spare: Any) -> None:
     """Mode product ``u' x`` in place; ``x`` is flat, ``(before, size, rest)``, with ``u`` of ``size`` rows."""
     size = len(u)
-    if size == 4:
+    if size == 3:
+        multiply_3(x, u, before)
+    elif size == 4:
         multiply_4(x, u, before)
     elif size == 5:
         multiply_5(x, u, before)
@@ -448,19 +466,20 @@ def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: A
     for i in range(len(inside)):
         row, move, weight = x[i], inside[i], scale * window[i]
         for n in range(len(corners)):
-            total[corners[n] + move] += weight * row[n]
+            total[np.uintp(corners[n] + move)] += weight * row[n]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def scatter_squares(
-    x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, squares: Any, weights: Any
+    x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any, squares: Any, weights: Any
 ) -> None:  # fmt: skip
-    """Add the weights, and the weighted squares of the differences from the guide."""
+    """``scatter``, and add the weights, and the weighted squares of the differences from the guide."""
     for i in range(len(inside)):
         row, move, weight = x[i], inside[i], scale * window[i]
         for n in range(len(corners)):
-            at = corners[n] + move
+            at = np.uintp(corners[n] + move)
             change = row[n] - guide[at]
+            total[at] += weight * row[n]
             squares[at] += weight * change * change
             weights[at] += weight
 
@@ -586,5 +605,6 @@ def filter_groups(
                     from_core(out, t0, t1, t2, spare)
                     if which == 0:
                         scale = one / max(power, one)
-                        scatter_squares(out, guide, corners, inside, window, scale, squares, weights)
-                    scatter(out, corners, inside, window, scale, totals[which])
+                        scatter_squares(out, guide, corners, inside, window, scale, totals[0], squares, weights)
+                    else:
+                        scatter(out, corners, inside, window, scale, totals[which])

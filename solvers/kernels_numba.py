@@ -30,8 +30,7 @@ def apply_rule(
     rule: int, nonnegative: bool, y: Any, w: Any, dual: Any, x: Any, tau: Any, gamma: Any, sums: Any
 ) -> None:
     """One block of rows: replace the model ``x`` by the direction ``d``, update ``dual``, add the statistics."""
-    zero = gamma - gamma  # in the dtype of the data; tau may be infinite
-    one = zero + 1
+    zero, one = gamma - gamma, gamma / gamma  # in the dtype of the data: an integer would make all float64
     keep = one if nonnegative else zero
     fit_sum, sparse_sum, absolute_sum, outlier_sum = 0.0, 0.0, 0.0, 0.0
     for i in range(x.shape[0]):
