@@ -113,7 +113,7 @@ def test_plot_and_growth(command: Any, roofs: Any, tmp_path: Path) -> None:
 
 
 def test_without_a_card_one_line(command: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("tensorcell.device.cuda_problem", lambda: "no GPU found")
+    monkeypatch.setattr("tensorcell.device.cuda_problem", lambda *_: "no GPU found")
     monkeypatch.setattr("sys.argv", ["roofline.py", "--device", "cuda"])
     assert command.main() == 2
     assert capsys.readouterr().err == "device 'cuda' needs a CUDA GPU and CuPy: no GPU found\n"
