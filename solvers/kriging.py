@@ -73,7 +73,7 @@ def kriged(values: Array, positions: Doubles, targets: Doubles, noise: NoiseMode
     roots = xp.astype(xp.sqrt(xp.maximum(values - floor, 0) + offset), xp.float32, copy=False)
     darkest = np.float32(np.sqrt(offset))
     spectra = fft("dctn", roots, axes=(1, 2), norm="ortho")
-    bands, coarse = bands_of(*roots.shape[1:], xp)
+    bands, coarse = bands_of(*roots.shape[1:], xp=xp)
     # (dy / dx)^2 = 1 / (2 y)^2
     level = scalar(xp.mean(noise.variance(values) * (0.25 / xp.square(roots)), dtype=xp.float64))
     correlation = correlations_of(spectra, positions, bands, WEIGHED * level if noise.told_apart else 0.0)

@@ -187,7 +187,8 @@ def folds_of(values: Array, inlier: Array, grid: Array, noise: NoiseModel) -> li
 
 def predicted(planes: Array, positions: Array, targets: Array, noise: NoiseModel) -> Array:
     """Kriged planes at the targets."""
-    return namespace_of(planes).stack([one.value for one in kriged(planes, positions, targets, noise)])
+    found: Array = namespace_of(planes).stack([one.value for one in kriged(planes, positions, targets, noise)])
+    return found
 
 
 def in_common(even: tuple[Array, Array], odd: tuple[Array, Array]) -> tuple[float, float]:
