@@ -61,11 +61,11 @@ def kriged(values: Array, positions: Doubles, targets: Doubles, noise: NoiseMode
 
     All planes lie where ``values`` does (NumPy or CuPy); correlations and weights are found on the host.
     """
-    xp = namespace_of(values)
+    xp, (_, rows, columns) = namespace_of(values), values.shape
     floor = scalar(xp.quantile(values, 0.001))
     offset = (scalar(xp.mean(values, dtype=xp.float64)) - floor) / 3  # the third was found by trial
     if not offset > 0:  # there is no contrast above the floor that roots could even out
-        nothing = np.zeros(bands_of(*values.shape[1:])[0].shape[0])
+        nothing = np.zeros(bands_of(rows, columns)[0].shape[0])
         for target, plane in zip(targets, pchip(values, positions, targets), strict=True):
             variance = bridge_variance(values, positions, target)
             yield KrigedPlane(plane, variance, noise.variance(plane), nothing)
@@ -73,7 +73,7 @@ def kriged(values: Array, positions: Doubles, targets: Doubles, noise: NoiseMode
     roots = xp.astype(xp.sqrt(xp.maximum(values - floor, 0) + offset), xp.float32, copy=False)
     darkest = np.float32(np.sqrt(offset))
     spectra = fft("dctn", roots, axes=(1, 2), norm="ortho")
-    bands, coarse = bands_of(*roots.shape[1:], xp=xp)
+    bands, coarse = bands_of(rows, columns, xp)
     # (dy / dx)^2 = 1 / (2 y)^2
     level = scalar(xp.mean(noise.variance(values) * (0.25 / xp.square(roots)), dtype=xp.float64))
     correlation = correlations_of(spectra, positions, bands, WEIGHED * level if noise.told_apart else 0.0)

@@ -180,7 +180,8 @@ def flow_law(proposals: Sequence[Proposal]) -> FlowLaw | None:
         return None
     xp = namespace_of(proposals[0].value)
     products, squares = [], []
-    bands, _ = bands_of(*proposals[0].value.shape, xp=xp)
+    rows, columns = proposals[0].value.shape
+    bands, _ = bands_of(rows, columns, xp)
     for one in proposals:
         change, truth = (fft("dctn", plane - one.value, norm="ortho") for plane in (one.flowed, one.truth))
         products.append(xp.stack([xp.sum(band * change * truth, dtype=xp.float64) for band in bands]))

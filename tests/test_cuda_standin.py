@@ -57,6 +57,8 @@ def test_all_ways_to_predict_planes_run_on_the_device(told: Any) -> None:
 def test_the_host_waits_for_what_it_decides_by_only(told: Any) -> None:
     for name, (few, many) in told["waits"].items():
         assert few == many, name  # however many parts a volume is handled in
+    one_plane, all_planes = told["waits of kriging"]
+    assert one_plane == all_planes
     fit, steps = told["waits of a fit"], told["steps of a fit"]
     files = {place.split(":")[0] for place in fit}
     assert "sweeps.py" in files  # the sums that a record holds

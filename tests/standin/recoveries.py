@@ -18,7 +18,8 @@ from host_cuda import HostLaunch
 
 import tensorcell as tc
 from tensorcell.datasets import simulate_cells
-from tensorcell.solvers import complete_tucker, kernels_cuda, slabs
+from tensorcell.solvers import NoiseModel, complete_tucker, kernels_cuda, slabs
+from tensorcell.solvers.kriging import kriged
 
 
 @contextmanager
@@ -38,6 +39,17 @@ def leaning_tubes() -> np.ndarray:
     spot = 30 * np.exp(-((y - 15) ** 2 + (x - 4) ** 2) / 3) * (z == 5)
     clean = 5 + 10 * sum(np.exp(-distance / 8) for distance in tubes) + spot
     return (clean + np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
+
+
+def waits_of_kriging(stack: np.ndarray) -> list[int]:
+    """How often the host waits while one plane is kriged, and while all are."""
+    found = []
+    for targets in ([0.5], np.arange(0.5, len(stack) - 1)):
+        cupy.waits.clear()
+        for _ in kriged(cupy.asarray(stack), np.arange(float(len(stack))), np.asarray(targets), NoiseModel.white(1.0)):
+            pass
+        found.append(sum(cupy.waits.values()))
+    return found
 
 
 def main() -> None:
@@ -77,6 +89,8 @@ def main() -> None:
             "mean": max(float(each.mean()) for each in off),
             "most": max(float(each.max()) for each in off),
         }
+    of_kriging = waits_of_kriging(leaning_tubes())
+    cupy.waits.clear()
     given = np.nan_to_num(half), ~np.isnan(half)
     found = complete_tucker(*map(cupy.asarray, given), (2, 3, 3), robust=True)
     json.dump(
@@ -86,6 +100,7 @@ def main() -> None:
             "doubles": doubles,
             "waits": waits,
             "notes": notes,
+            "waits of kriging": of_kriging,
             "waits of a fit": dict(cupy.waits),
             "steps of a fit": len(found.history),
             "launches": sorted({name.split("<")[0] for _, name in cupy.launcher.functions}),
