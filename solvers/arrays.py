@@ -93,18 +93,33 @@ def as_float(array: Array) -> Array:
 def ndimage(name: str, array: Array, *arguments: Any, **options: Any) -> Array:
     """A filter of ``scipy.ndimage``, computed where the array lies.
 
-    CuPy's arrays are filtered by ``cupyx.scipy.ndimage``, which has the same functions; arrays of other libraries go
-    through the host.
-
     Examples
     --------
     >>> ndimage("maximum_filter", np.array([0, 1, 0, 0, 0]), 3)
     array([1, 1, 1, 0, 0])
     """
+    return _from_scipy("ndimage", name, array, *arguments, **options)
+
+
+def fft(name: str, array: Array, *arguments: Any, **options: Any) -> Array:
+    """A transform of ``scipy.fft``, computed where the array lies, in its precision.
+
+    Examples
+    --------
+    >>> fft("dctn", np.ones((2, 2)), norm="ortho")
+    array([[2., 0.],
+           [0., 0.]])
+    """
+    return _from_scipy("fft", name, array, *arguments, **options)
+
+
+def _from_scipy(module: str, name: str, array: Array, *arguments: Any, **options: Any) -> Array:
+    """A function of SciPy. CuPy's arrays are handed to its namesake in ``cupyx.scipy``; further arrays among the
+    arguments lie where the first one does. Arrays of other libraries go through the host.
+    """
     if is_cupy(namespace_of(array)):
-        module = importlib.import_module("cupyx.scipy.ndimage")
-        return getattr(module, name)(array, *arguments, **options)
-    found = getattr(importlib.import_module("scipy.ndimage"), name)(to_host(array), *arguments, **options)
+        return getattr(importlib.import_module(f"cupyx.scipy.{module}"), name)(array, *arguments, **options)
+    found = getattr(importlib.import_module(f"scipy.{module}"), name)(to_host(array), *arguments, **options)
     return from_host(found, array)
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, interpolated, namespace_of
 from .spread import COVERED, LEAST_SHARE, NORMAL_QUANTILE
 
 Doubles = npt.NDArray[np.float64]
@@ -68,11 +69,11 @@ class Calibration(NamedTuple):
         """One standard deviation for all intensities."""
         return Calibration(np.zeros(1), np.array([width**2]))
 
-    def __call__(self, intensity: Floats, shape: Floats | float = 1.0) -> Floats:
+    def __call__(self, intensity: Array, shape: Array | float = 1.0) -> Array:
         """Standard deviations at voxels of any estimated intensity; factors are interpolated between the groups."""
-        factor = np.sqrt(np.interp(intensity, self.intensities, self.squares))
-        found: Floats = np.maximum(factor * shape, self.least)
-        return found
+        xp = namespace_of(intensity)
+        factor = xp.sqrt(interpolated(intensity, self.intensities, self.squares))
+        return xp.maximum(factor * shape, self.least)
 
     def bounded(self, least: float) -> Calibration:
         """The same, with no standard deviation below `least`."""
@@ -245,15 +246,16 @@ def cut(step: int) -> slice:
     return slice(max(step, 0), min(step, 0) or None)
 
 
-def neighbours_mean(values: Floats, known: npt.NDArray[np.bool_] | None = None) -> Doubles:
-    """Mean of the known neighbours along the last two axes; 0 where a voxel has none."""
-    known = np.ones(values.shape, bool) if known is None else known
-    values = np.where(known, values, 0.0)
-    total, count = np.zeros(values.shape), np.zeros(values.shape)
+def neighbours_mean(values: Array, known: Array | None = None) -> Array:
+    """Mean of the known neighbours along the last two axes, in float64; 0 where a voxel has none."""
+    xp = namespace_of(values, known)
+    known = xp.ones(values.shape, dtype=xp.bool) if known is None else known
+    values = xp.where(known, values, 0.0)
+    total, count = (xp.zeros(values.shape, dtype=xp.float64) for _ in range(2))
     for axis in (-2, -1):
-        here, there = np.moveaxis(total, axis, 0), np.moveaxis(count, axis, 0)  # views, into which the sums go
-        source, known_source = np.moveaxis(values, axis, 0), np.moveaxis(known, axis, 0)
+        here, there = xp.moveaxis(total, axis, 0), xp.moveaxis(count, axis, 0)  # views, into which the sums go
+        source, known_source = xp.moveaxis(values, axis, 0), xp.moveaxis(known, axis, 0)
         for to, of in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
             here[to] += source[of]
             there[to] += known_source[of]
-    return np.asarray(total / np.maximum(count, 1))
+    return total / xp.maximum(count, 1)

@@ -58,7 +58,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, as_float, from_host, namespace_of, to_host
+from .arrays import Array, as_double, as_float, from_host, namespace_of, to_host
 from .calibration import Calibration, calibrated, neighbours_mean
 from .interpolation import pchip
 from .kriging import KrigedPlane, kriged
@@ -69,7 +69,6 @@ from .plane_flow import MOST, SMALLEST_SIDE, FlowLaw, MovingPlanes, Proposal, fl
 from .plane_surprises import Surprises, surprise
 from .positions import rounded, snapped
 
-Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
@@ -135,7 +134,8 @@ def fill_planes(
     Parameters
     ----------
     stack : array (m, Y, X)
-        Measured planes, finite. NumPy or CuPy; the work is done on the host.
+        Measured planes, finite. NumPy or CuPy: planes are computed where they lie. Correlations, weights, calibrations
+        and the optical flow of small planes are found on the host.
     grid : array_like (m,)
         Their positions, strictly increasing, in output planes; gaps may differ. A plane whose position is no whole
         number (to within a millionth) is none of the volume, which is predicted from it.
@@ -174,7 +174,7 @@ def fill_planes(
     >>> bool(np.square(filled.volume - truth)[1::2].mean() < 0.2 * np.square(linear - truth[1::2]).mean())
     True
     """
-    namespace_of(stack)
+    xp = namespace_of(stack)
     if stack.ndim != 3 or min(stack.shape) < 1:
         raise ValueError(f"stack must have three axes (z, y, x) and be not empty, got shape {tuple(stack.shape)}")
     positions = snapped(grid)
@@ -185,8 +185,8 @@ def fill_planes(
     if planes < 1:
         raise ValueError(f"planes must be at least 1, got {planes}")
     model = NoiseModel.of(noise)
-    values = to_host(as_float(stack))
-    if not np.isfinite(values).all():
+    values = as_float(stack)
+    if not bool(xp.all(xp.isfinite(values))):
         raise ValueError("stack must be finite, got NaN or infinity")
 
     targets = np.arange(planes, dtype=np.float64)
@@ -194,8 +194,8 @@ def fill_planes(
     measured = positions[place] == targets
     inside = ~measured & (targets > positions[0]) & (targets < positions[-1])
 
-    volume = values[place]
-    error = np.zeros_like(volume)
+    volume = xp.take(values, from_host(place, values), axis=0)
+    error = xp.zeros_like(volume)
     filled = np.flatnonzero(inside)
     blend = None
     for left_out, chosen in _groups(positions, filled, each_gap):
@@ -210,7 +210,6 @@ def fill_planes(
         law = repeated(values, positions, model, float(distances[beyond].max()))
         for n in beyond:
             error[n] = law(values[place[n]], float(distances[n]))
-    volume, error = from_host(volume, stack), from_host(error, stack)
     return PlaneFill(volume, error, measured, blend.weight, blend.slope, blend.slope_error, blend.sentence)
 
 
@@ -221,9 +220,10 @@ class PlaneLaw(NamedTuple):
     least: float = 0.0
     """Smallest predicted variance."""
 
-    def __call__(self, value: Floats, variance: Floats) -> Floats:
+    def __call__(self, value: Array, variance: Array) -> Array:
         """The standard deviations, for the estimated plane and its predicted variance."""
-        return self.factors(value, np.sqrt(np.maximum(variance, self.least)))
+        xp = namespace_of(value)
+        return self.factors(value, xp.sqrt(xp.maximum(variance, self.least)))
 
 
 class _Blend(NamedTuple):
@@ -253,8 +253,8 @@ def _groups(positions: Doubles, filled: Indices, each_gap: bool) -> Iterator[tup
 
 
 def _filled(
-    values: Floats, positions: Doubles, targets: Doubles, noise: NoiseModel, blend: _Blend
-) -> Iterator[tuple[Floats, Floats]]:
+    values: Array, positions: Doubles, targets: Doubles, noise: NoiseModel, blend: _Blend
+) -> Iterator[tuple[Array, Array]]:
     """Blended planes at targets strictly inside the measured range, and their standard deviations, one by one."""
     simple = pchip(values, positions, targets)
     if np.isnan(blend.weight):
@@ -269,14 +269,14 @@ def _filled(
             value += blend.flow.correction(value, moving.at(target), plane.left)
         error = _error(plane, value, blend)
         if blend.surprises is not None:
-            error = np.maximum(error, blend.surprises.least_error(target, float(plane.left.sum())))
+            error = namespace_of(error).maximum(error, blend.surprises.least_error(target, float(plane.left.sum())))
         yield value, error
 
 
-def _error(predicted: KrigedPlane | Between, value: Floats, blend: _Blend) -> Floats:
+def _error(predicted: KrigedPlane | Between, value: Array, blend: _Blend) -> Array:
     """Standard deviation of the error of a filled plane: the calibrated prediction, and the noise passed on."""
-    found: Floats = np.sqrt(np.square(blend.law(value, predicted.variance)) + predicted.passed)
-    return found
+    xp = namespace_of(value)
+    return xp.sqrt(xp.square(blend.law(value, predicted.variance)) + predicted.passed)
 
 
 class _LeftOutPlane(NamedTuple):
@@ -284,28 +284,34 @@ class _LeftOutPlane(NamedTuple):
 
     fold: int
     position: float
-    base: Floats
+    base: Array
     """Interpolated by pchip."""
     kriged: KrigedPlane
-    truth: Floats
+    truth: Array
     """The measured plane."""
 
 
 def _left_out_planes(
-    values: Floats, positions: Doubles, noise: NoiseModel, folds: Sequence[tuple[Indices, Indices]]
+    values: Array, positions: Doubles, noise: NoiseModel, folds: Sequence[tuple[Indices, Indices]]
 ) -> Iterator[_LeftOutPlane]:
     """All planes of the folds, one by one."""
     for n, (used, out) in enumerate(folds):
-        predicted = kriged(values[used], positions[used], positions[out], noise)
-        simple = pchip(values[used], positions[used], positions[out])
+        planes = _planes(values, used)
+        predicted = kriged(planes, positions[used], positions[out], noise)
+        simple = pchip(planes, positions[used], positions[out])
         for place, base, plane in zip(out, simple, predicted, strict=True):
-            yield _LeftOutPlane(n, float(positions[place]), base, plane, values[place])
+            yield _LeftOutPlane(n, float(positions[place]), base, plane, values[int(place)])
 
 
-def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
+def _planes(values: Array, used: Indices) -> Array:
+    """The planes of these indices."""
+    return namespace_of(values).take(values, from_host(used, values), axis=0)
+
+
+def _judge(values: Array, positions: Doubles, noise: NoiseModel, left_out: LeftOut) -> _Blend:
     """How planes are predicted and how far they err, judged at measured planes left out."""
-    if len(values) < FEWEST_PLANES:
-        sentence = f"pchip interpolation: {len(values)} measured planes, kriging along z needs {FEWEST_PLANES}"
+    if len(positions) < FEWEST_PLANES:
+        sentence = f"pchip interpolation: {len(positions)} measured planes, kriging along z needs {FEWEST_PLANES}"
         return _Blend(np.nan, np.nan, np.nan, _judge_few(values, positions, noise), sentence)
     blend, flowed = _weighed(values, positions, noise, left_out)
     found = _surprises(values, positions, noise, left_out, blend, flowed)
@@ -319,8 +325,8 @@ def _judge(values: Floats, positions: Doubles, noise: NoiseModel, left_out: Left
 
 
 def _weighed(
-    values: Floats, positions: Doubles, noise: NoiseModel, left_out: LeftOut
-) -> tuple[_Blend, dict[tuple[int, float], Floats]]:
+    values: Array, positions: Doubles, noise: NoiseModel, left_out: LeftOut
+) -> tuple[_Blend, dict[tuple[int, float], Array]]:
     """Weights of the kriged planes and of their correction along the flow, and the law of their errors.
 
     What was found along the flow is returned, too, by fold and position of the left-out plane.
@@ -330,17 +336,18 @@ def _weighed(
     left out at the gap itself, that is the weight. Else it is that of twice the gap, and the weight of no gap is one;
     the geometric mean of the two is used at the gap itself.
     """
+    xp = namespace_of(values)
     sums, samples, some = [], [], []
     count = sum(len(out) for _, out in left_out.folds)
     moved = set(np.linspace(0, count - 1, MOST).astype(int).tolist())  # planes that judge the flow
-    places = spread_out_places(values[0].size, SAMPLE // count)
+    places = from_host(spread_out_places(values[0].size, SAMPLE // count), values)
     for n, one in enumerate(_left_out_planes(values, positions, noise, left_out.folds)):
         change, truth = one.kriged.value - one.base, one.truth - one.base
-        sums.append([part.sum(dtype=np.float64) for part in (change * truth, change * change)])
+        sums.append(xp.stack([xp.sum(part, dtype=xp.float64) for part in (change * truth, change * change)]))
         samples.append(_sampled(one.kriged, one.base, change, truth, noise, places))
         if n in moved:
             some.append(one)
-    products, squares = np.array(sums).T
+    products, squares = to_host(xp.stack(sums)).T
     slope, slope_error, _ = judged_slope(products, squares)
     weight = deserved(slope, slope_error)
     if not left_out.same_gap:
@@ -352,16 +359,16 @@ def _weighed(
     proposals = _proposals(values, positions, left_out, some, weight)
     flow, share = flow_law(proposals), weight
     if flow is not None:
-        places, share = spread_out_places(values[0].size, SAMPLE // len(some)), 0.0
+        places, share = from_host(spread_out_places(values[0].size, SAMPLE // len(some)), values), 0.0
         samples = []
         for one, proposal in zip(some, proposals, strict=True):
             value = proposal.value + flow.correction(proposal.value, proposal.flowed, flow.left)
-            samples.append(_sampled(one.kriged, value, np.zeros_like(value), one.truth - value, noise, places))
+            samples.append(_sampled(one.kriged, value, xp.zeros_like(value), one.truth - value, noise, places))
         sentence += (
             f"; structure was followed sideways from plane to plane (optical flow), which at left-out planes deserved "
             f"up to {flow.weights.max():.0%} of its correction, by lateral frequency"
         )
-    base, change, truth, near_change, near_truth, variance, noisy = np.concatenate(samples, axis=1)
+    base, change, truth, near_change, near_truth, variance, noisy = to_host(xp.concat(samples, axis=1))
     errors = share * change - truth
     structure = errors * (share * near_change - near_truth)
     law = _scale(base + share * change, errors, variance, noisy, structure, same_gap=left_out.same_gap)
@@ -370,16 +377,16 @@ def _weighed(
 
 
 def _surprises(
-    values: Floats,
+    values: Array,
     positions: Doubles,
     noise: NoiseModel,
     left_out: LeftOut,
     blend: _Blend,
-    flowed: Mapping[tuple[int, float], Floats],
+    flowed: Mapping[tuple[int, float], Array],
 ) -> Surprises:
     """Where left-out planes stand out of their prediction; the flow is only followed in planes that do without it."""
-    moving = [MovingPlanes(values[used], positions[used]) for used, _ in left_out.folds]
-    planes: dict[int, Floats] = {}
+    moving = [MovingPlanes(_planes(values, used), positions[used]) for used, _ in left_out.folds]
+    planes: dict[int, Array] = {}
     energies = []
     for one in _left_out_planes(values, positions, noise, left_out.folds):
         energies.append(float(one.kriged.left.sum()))
@@ -392,23 +399,24 @@ def _surprises(
             height = _surprise(one, value, noise, blend)
         if height is not None:
             index = int(np.searchsorted(positions, one.position))
-            planes[index] = np.maximum(height, planes[index]) if index in planes else height
+            planes[index] = namespace_of(height).maximum(height, planes[index]) if index in planes else height
     return Surprises(planes, positions, float(np.mean(energies)))
 
 
-def _surprise(one: _LeftOutPlane, value: Floats, noise: NoiseModel, blend: _Blend) -> Floats | None:
+def _surprise(one: _LeftOutPlane, value: Array, noise: NoiseModel, blend: _Blend) -> Array | None:
     """Where a left-out plane stands out of this prediction."""
-    expected = np.square(_error(one.kriged, value, blend)) + noise.variance(value)
-    return surprise(value - one.truth, np.sqrt(expected))
+    xp = namespace_of(value)
+    expected = xp.square(_error(one.kriged, value, blend)) + noise.variance(value)
+    return surprise(value - one.truth, xp.sqrt(expected))
 
 
 def _proposals(
-    values: Floats, positions: Doubles, left_out: LeftOut, planes: Sequence[_LeftOutPlane], weight: float
+    values: Array, positions: Doubles, left_out: LeftOut, planes: Sequence[_LeftOutPlane], weight: float
 ) -> list[Proposal]:
     """The left-out planes with what is found along the flow; none where planes are too small to have one."""
     if min(values.shape[1:]) < SMALLEST_SIDE:
         return []
-    moving = [MovingPlanes(values[used], positions[used]) for used, _ in left_out.folds]
+    moving = [MovingPlanes(_planes(values, used), positions[used]) for used, _ in left_out.folds]
     found = []
     for one in planes:
         value = one.base + weight * (one.kriged.value - one.base)
@@ -456,33 +464,37 @@ def judged_slope(products: Doubles, squares: Doubles) -> tuple[float, float, flo
     return slope, error, min(max(slope - margin, 0.0), 1.0)
 
 
-def _judge_few(values: Floats, positions: Doubles, noise: NoiseModel) -> PlaneLaw:
+def _judge_few(values: Array, positions: Doubles, noise: NoiseModel) -> PlaneLaw:
     """Calibration of the predicted errors of interpolation between few planes.
 
     Every plane between two others is left out in turn. Of two planes none can be: their prediction is taken as it is.
     """
+    xp = namespace_of(values)
     samples = []
     power = power_of_variogram(values, positions, noise)
-    places = spread_out_places(values[0].size, SAMPLE // len(values))
-    for n in range(1, len(values) - 1):
-        others = np.delete(np.arange(len(values)), n)
-        (base,) = pchip(values[others], positions[others], positions[n : n + 1])
-        plane = between_two(values[others], positions[others], positions[n], noise, power)
-        samples.append(_sampled(plane, base, np.zeros_like(base), values[n] - base, noise, places))
+    count = len(positions)
+    places = from_host(spread_out_places(values[0].size, SAMPLE // count), values)
+    for n in range(1, count - 1):
+        others = np.delete(np.arange(count), n)
+        planes = _planes(values, others)
+        (base,) = pchip(planes, positions[others], positions[n : n + 1])
+        plane = between_two(planes, positions[others], positions[n], noise, power)
+        samples.append(_sampled(plane, base, xp.zeros_like(base), values[n] - base, noise, places))
     if not samples:
         return PlaneLaw(Calibration.constant(1.0))
-    base, _, truth, _, near_truth, variance, noisy = np.concatenate(samples, axis=1)
+    base, _, truth, _, near_truth, variance, noisy = to_host(xp.concat(samples, axis=1))
     return _scale(base, -truth, variance, noisy, truth * near_truth)
 
 
 def _sampled(
-    plane: KrigedPlane | Between, base: Floats, change: Floats, truth: Floats, noise: NoiseModel, places: Indices
-) -> Doubles:  # fmt: skip
+    plane: KrigedPlane | Between, base: Array, change: Array, truth: Array, noise: NoiseModel, places: Array
+) -> Array:  # fmt: skip
     """Voxels of a left-out plane, in rows: pchip, predicted and true correction, the means of these two over
-    neighbours, predicted variance, and variance from noise."""
+    neighbours, predicted variance, and variance from noise; in double precision."""
+    xp = namespace_of(base)
     noisy = plane.passed + noise.variance(base)
     rows = (base, change, truth, neighbours_mean(change), neighbours_mean(truth), plane.variance, noisy)
-    return np.stack([row.reshape(-1)[places] for row in rows]).astype(np.float64)
+    return xp.stack([as_double(xp.take(xp.reshape(row, (-1,)), places)) for row in rows])
 
 
 def spread_out_places(size: int, count: int) -> Indices:

@@ -6,18 +6,19 @@ The symbols, the steps and the sources stand at the head of :mod:`tensorcell.sol
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, fft, from_host, namespace_of, ndimage, scalar, to_host
 from .interpolation import bridge_variance, pchip
 from .noise import NoiseModel
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
-Singles = npt.NDArray[np.float32]
 
 NEIGHBOURS = 4
 """Number of measured planes that are used on either side."""
@@ -46,87 +47,90 @@ SMALLEST_SIGNAL = 1e-3
 class KrigedPlane(NamedTuple):
     """A kriged plane and the two parts of the variance of its error."""
 
-    value: Floats
-    variance: Floats
+    value: Array
+    variance: Array
     """Of the prediction, without noise."""
-    passed: Floats
+    passed: Array
     """From the noise of the measured planes, which the weights pass on."""
     left: Doubles
     """``(J,)``: energy of the error that is expected in each band, a pixel; 0 where there is no contrast."""
 
 
-def kriged(values: Floats, positions: Doubles, targets: Doubles, noise: NoiseModel) -> Iterator[KrigedPlane]:
-    """Planes strictly between the measured ones, predicted band by band on the roots, and their variances."""
-    from scipy.fft import dctn, idctn
+def kriged(values: Array, positions: Doubles, targets: Doubles, noise: NoiseModel) -> Iterator[KrigedPlane]:
+    """Planes strictly between the measured ones, predicted band by band on the roots, and their variances.
 
-    floor = float(np.quantile(values, 0.001))
-    offset = (float(values.mean(dtype=np.float64)) - floor) / 3  # the third was found by trial
+    All planes lie where ``values`` does (NumPy or CuPy); correlations and weights are found on the host.
+    """
+    xp, (_, rows, columns) = namespace_of(values), values.shape
+    floor = scalar(xp.quantile(values, 0.001))
+    offset = (scalar(xp.mean(values, dtype=xp.float64)) - floor) / 3  # the third was found by trial
     if not offset > 0:  # there is no contrast above the floor that roots could even out
-        nothing = np.zeros(len(bands_of(*values.shape[1:])[0]))
+        nothing = np.zeros(bands_of(rows, columns)[0].shape[0])
         for target, plane in zip(targets, pchip(values, positions, targets), strict=True):
             variance = bridge_variance(values, positions, target)
             yield KrigedPlane(plane, variance, noise.variance(plane), nothing)
         return
-    roots = np.sqrt(np.maximum(values - floor, 0) + offset).astype(np.float32)
+    roots = xp.astype(xp.sqrt(xp.maximum(values - floor, 0) + offset), xp.float32, copy=False)
     darkest = np.float32(np.sqrt(offset))
-    spectra = dctn(roots, axes=(1, 2), norm="ortho")
-    bands, coarse = bands_of(roots.shape[1], roots.shape[2])
+    spectra = fft("dctn", roots, axes=(1, 2), norm="ortho")
+    bands, coarse = bands_of(rows, columns, xp)
     # (dy / dx)^2 = 1 / (2 y)^2
-    level = float(np.mean(noise.variance(values) * (0.25 / np.square(roots)), dtype=np.float64))
+    level = scalar(xp.mean(noise.variance(values) * (0.25 / xp.square(roots)), dtype=xp.float64))
     correlation = correlations_of(spectra, positions, bands, WEIGHED * level if noise.told_apart else 0.0)
-    few = coarse > 0
-    trend = spectra[:, few] * coarse[few]
-    slow = correlation_of_trend(trend, positions, level)
-    flat = bands.reshape(len(bands), coarse.size)
+    few = from_host(np.flatnonzero(to_host(coarse)), values)
+    trend = xp.take(xp.reshape(spectra, (len(positions), -1)), few, axis=1) * xp.take(xp.reshape(coarse, (-1,)), few)
+    slow = correlation_of_trend(to_host(trend), positions, level)
+    flat = xp.reshape(bands, (bands.shape[0], coarse.size))
     for target in targets:
-        near = np.searchsorted(positions, target)
-        chosen = np.arange(max(near - NEIGHBOURS, 0), min(near + NEIGHBOURS, len(positions)))
+        near = int(np.searchsorted(positions, target))
+        chosen = slice(max(near - NEIGHBOURS, 0), near + NEIGHBOURS)
         weights = kriging_weights(correlation, positions[chosen], target)
         left = share_left(correlation, weights, positions[chosen], target)
-        spectrum, passed = np.zeros(coarse.shape, dtype=np.float32), 0.0
-        for k, plane in enumerate(chosen):
-            gains = (weights[:, k].astype(np.float32) @ flat).reshape(coarse.shape)
-            spectrum += gains * spectra[plane]
-            passed += float(np.mean(np.square(gains)))
+        spectrum, passed = xp.zeros_like(coarse), xp.zeros((), dtype=xp.float32)
+        for plane, of_bands in zip(spectra[chosen], from_host(weights.T.astype(np.float32), values), strict=True):
+            gains = xp.reshape(xp.matmul(of_bands, flat), coarse.shape)
+            spectrum += gains * plane
+            passed = passed + xp.mean(xp.square(gains))
         (shares,) = kriging_weights(slow, positions[chosen], target, sum_to_one=True)
-        spectrum[few] += shares.astype(np.float32) @ trend[chosen]
-        root = np.maximum(idctn(spectrum, norm="ortho"), darkest)
+        xp.reshape(spectrum, (-1,))[few] += xp.matmul(from_host(shares.astype(np.float32), values), trend[chosen])
+        root = xp.maximum(fft("idctn", spectrum, norm="ortho"), darkest)
         energy = (correlation.energy[near - 1] + correlation.energy[near]) / 2
         energies = energy * left
-        spread = float(energies.sum()) * local_share(np.square(roots[near] - roots[near - 1]))
-        plane = np.square(root).astype(values.dtype)
+        spread = float(energies.sum()) * local_share(xp.square(roots[near] - roots[near - 1]))
+        plane = xp.astype(xp.square(root), values.dtype)
         plane += floor - offset  # in the precision of the stack, since the floor may be large beside the contrast
         # The variance is that of the square of a normal variable.
-        variance = (4 * np.square(root) + 2 * spread) * spread
+        variance = (4 * xp.square(root) + 2 * spread) * spread
         yield KrigedPlane(plane, variance, passed * noise.variance(plane), energies)
 
 
-def local_share(change: Singles) -> Singles:
+def local_share(change: Array) -> Array:
     """How the error is spread over a plane, of mean 1: most lies where the two measured planes around it differ."""
-    from scipy.ndimage import gaussian_filter
-
-    mean = float(change.mean())
-    if mean == 0:
-        return np.ones_like(change)
+    xp = namespace_of(change)
+    mean = xp.mean(change)  # stays where the planes lie, so that no device waits for the host
     # A tenth of the error is spread evenly: two planes that are alike do not prove that the one between them is alike.
-    share: Singles = 0.1 + 0.9 * gaussian_filter(change, 3.0) / mean
-    return share
+    share = 0.1 + 0.9 * ndimage("gaussian_filter", change, 3.0) / xp.where(mean > 0, mean, 1)
+    return xp.where(mean > 0, share, 1)
 
 
-def bands_of(rows: int, columns: int) -> tuple[Singles, Singles]:
+def bands_of(rows: int, columns: int, xp: ModuleType = np) -> tuple[Array, Array]:
     """Radial bands of a plane's cosine transform (J, Y, X), and what is coarser than they are (Y, X); they sum to one.
 
     The bands are raised cosines in the logarithm of the frequency. Their centres lie half an octave from each other,
-    from the Nyquist frequency down.
+    from the Nyquist frequency down. They are arrays of a namespace, NumPy or CuPy, in float32.
     """
-    frequency = np.hypot(np.arange(rows)[:, None] / rows, np.arange(columns) / columns)  # 1 = Nyquist
-    octaves = 2 * np.log2(np.maximum(frequency, 1e-9))
+    along_y, along_x = (xp.arange(size, dtype=xp.float64) / size for size in (rows, columns))
+    frequency = xp.hypot(along_y[:, None], along_x)  # 1 = Nyquist
+    octaves = 2 * xp.log2(xp.maximum(frequency, 1e-9))
     number = max(int(2 * np.log2(2 * min(rows, columns) / COARSEST)), 0)
-    bands = np.cos(np.pi / 2 * np.clip(np.abs(octaves + np.arange(number)[:, None, None]), 0, 1)) ** 2
-    bands[:1, octaves > 0] = 1  # the corners beyond the Nyquist frequency of a side
-    coarse = np.maximum(1 - bands.sum(axis=0), 0)
-    coarse[coarse < 1e-6] = 0
-    return bands.astype(np.float32), coarse.astype(np.float32)
+    bands, coarse = xp.empty((number, rows, columns), dtype=xp.float32), xp.ones_like(octaves)
+    for n in range(number):
+        band = xp.cos(np.pi / 2 * xp.minimum(xp.abs(octaves + n), 1)) ** 2
+        if n == 0:  # and the corners beyond the Nyquist frequency of a side
+            band = xp.where(octaves > 0, 1.0, band)
+        bands[n] = band
+        coarse -= band
+    return bands, xp.where(coarse < 1e-6, 0.0, coarse).astype(xp.float32)
 
 
 class Correlation(NamedTuple):
@@ -147,16 +151,19 @@ class Correlation(NamedTuple):
         return np.asarray(c * np.exp(-h * squares) + (1 - c) * np.exp(-g * squares))
 
 
-def correlations_of(spectra: Singles, positions: Doubles, bands: Singles, noise: float) -> Correlation:
+def correlations_of(spectra: Array, positions: Doubles, bands: Array, noise: float) -> Correlation:
     """Correlation along z of every band; ``noise`` is the variance of white noise."""
+    xp = namespace_of(spectra)
     voxels = spectra[0].size
-    flat = bands.reshape(len(bands), voxels)
-    energy = np.stack([flat @ np.square(plane).ravel() for plane in spectra]).astype(np.float64) / voxels
+    flat, planes = (xp.reshape(each, (each.shape[0], voxels)) for each in (bands, spectra))
+    energy = to_host(xp.stack([xp.matmul(flat, xp.square(plane)) for plane in planes])).astype(np.float64) / voxels
     products = []
     for lower, upper in pairs_of(positions):
-        total = sum(flat @ (spectra[i] * spectra[k]).ravel() for i, k in zip(lower, upper, strict=True))
-        products.append((lower, upper, np.asarray(total, np.float64) / (voxels * len(lower))))
-    return fitted_correlation(products, positions, energy, noise, flat.sum(axis=1, dtype=np.float64) / voxels, voxels)
+        pairs = zip(lower.tolist(), upper.tolist(), strict=True)
+        total = to_host(sum(xp.matmul(flat, planes[i] * planes[k]) for i, k in pairs))
+        products.append((lower, upper, total.astype(np.float64) / (voxels * len(lower))))
+    width = to_host(xp.sum(flat, axis=1, dtype=xp.float64)) / voxels
+    return fitted_correlation(products, positions, energy, noise, width, voxels)
 
 
 def fitted_correlation(
@@ -215,7 +222,7 @@ def pairs_of(positions: Doubles) -> list[tuple[Indices, Indices]]:
     return [(lower[near], upper[near]) for near in (one, two, four) if near.any()]
 
 
-def correlation_of_trend(trend: Singles, positions: Doubles, noise: float) -> Correlation:
+def correlation_of_trend(trend: npt.NDArray[np.float32], positions: Doubles, noise: float) -> Correlation:
     """Correlation along z of the coefficients ``(m, n)`` of the trend about their means, as one band.
 
     The trend is far above the noise, so that the noise may be taken off whether or not it is told apart from detail.

@@ -137,10 +137,12 @@ def neighbour_mean(y: Array, mask: Array) -> Array:
 
     for width in (0.6, 1.0, 2.0, 4.0, 8.0):
         own = float(blurred(spike, width)[32, 32, 32])
-        weight = blurred(known, width) - own * known
-        total = blurred(y, width) - own * y
+        weight, mean = blurred(known, width), blurred(y, width)
+        weight -= own * known
+        mean -= own * y
         reached = weight > 0.02
-        mean = total / xp.where(reached, weight, xp.ones_like(weight))
+        weight[~reached] = 1
+        mean /= weight
         guess = xp.where(missing & reached, mean, guess)
         missing &= ~reached
         if not bool(xp.any(missing)):

@@ -22,9 +22,7 @@ NumPy arrays pass through the kernel of :mod:`tensorcell.solvers.kernels_local`,
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -313,11 +311,14 @@ def references_used(wanted: Array | None, shape: Sequence[int], geometry: Geomet
     lengths, sides = in_frames(shape), (1, *geometry.patch)
     if wanted is None:
         return np.ones([size - p + 1 for size, p in zip(lengths, sides, strict=True)], bool)
-    used = namespace_of(wanted).reshape(wanted, lengths)
+    xp = namespace_of(wanted)
+    used = xp.reshape(wanted, lengths)
     for axis, (size, side) in enumerate(zip(lengths, sides, strict=True)):
         before = (slice(None),) * axis
         shifted = [used[(*before, slice(first, first + size - side + 1), ...)] for first in range(side)]
-        used = functools.reduce(operator.or_, shifted)
+        used = xp.asarray(shifted[0], copy=True)
+        for each in shifted[1:]:
+            used |= each
     return contiguous(used)
 
 

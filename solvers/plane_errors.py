@@ -29,11 +29,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, as_double, from_host, namespace_of, ndimage, scalar, to_host
 from .calibration import Calibration, calibrated
 from .noise import NoiseModel
 from .positions import rounded
 
-Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 WINDOW = 3.0
@@ -58,21 +58,21 @@ PAIR_VOXELS = 20_000
 class Between(NamedTuple):
     """Variance of the error of a plane between two measured ones."""
 
-    variance: Doubles
+    variance: Array
     """Of the interpolation, without noise."""
-    passed: Doubles
+    passed: Array
     """From the noise of the two planes."""
 
 
 def between_two(
-    values: Floats, positions: Doubles, target: float, noise: NoiseModel, power: float | None
+    values: Array, positions: Doubles, target: float, noise: NoiseModel, power: float | None
 ) -> Between:  # fmt: skip
     """Errors of linear interpolation at a target strictly between two measured planes.
 
     Parameters
     ----------
     values : float array (m, Y, X)
-        Measured planes.
+        Measured planes. NumPy or CuPy; the variances are float64 and lie there, too.
     positions : float array (m,)
         Their positions, ascending.
     target : float
@@ -83,49 +83,51 @@ def between_two(
         ``a`` of :func:`power_of_variogram`; None for the exponential variogram.
     """
     upper = int(np.searchsorted(positions, target))
-    below, above = values[upper - 1].astype(np.float64), values[upper].astype(np.float64)
+    xp = namespace_of(values)
+    below, above = as_double(values[upper - 1]), as_double(values[upper])
     share = float((target - positions[upper - 1]) / (positions[upper] - positions[upper - 1]))
     level = (noise.variance(below) + noise.variance(above)) / 2
-    whole = without_noise(averaged(np.square(above - below) / 2), averaged(level))
+    whole = without_noise(averaged(xp.square(above - below) / 2), averaged(level))
     if power is None:
-        mean = float(np.mean(values, dtype=np.float64))
-        spread = averaged((np.square(above - mean) + np.square(below - mean)) / 2)
-        spread = np.maximum(without_noise(spread, averaged(level)), whole)
-        logarithm = np.log(np.maximum(1 - whole / np.maximum(spread, 1e-300), LEAST_CORRELATION))
-        near, far, whole = (-spread * np.expm1(part * logarithm) for part in (share, 1 - share, 1.0))
+        mean = xp.mean(values, dtype=xp.float64)
+        spread = averaged((xp.square(above - mean) + xp.square(below - mean)) / 2)
+        spread = xp.maximum(without_noise(spread, averaged(level)), whole)
+        logarithm = xp.log(xp.maximum(1 - whole / xp.maximum(spread, 1e-300), LEAST_CORRELATION))
+        near, far, whole = (-spread * xp.expm1(part * logarithm) for part in (share, 1 - share, 1.0))
     else:
         near, far = whole * share**power, whole * (1 - share) ** power
     variance = 2 * ((1 - share) * near + share * far) - 2 * share * (1 - share) * whole
-    return Between(np.maximum(variance, 0), ((1 - share) ** 2 + share**2) * level)
+    return Between(xp.maximum(variance, 0), ((1 - share) ** 2 + share**2) * level)
 
 
-def power_of_variogram(values: Floats, positions: Doubles, noise: NoiseModel) -> float | None:
+def power_of_variogram(values: Array, positions: Doubles, noise: NoiseModel) -> float | None:
     """``a`` of the power law through the variogram at the two smallest distances; None where there is one only."""
     lower, upper = np.triu_indices(len(positions), k=1)
     apart = rounded(positions[upper] - positions[lower])
     distances = np.unique(apart)[:2]
     if len(distances) < 2:
         return None
-    level = float(np.mean(noise.variance(values), dtype=np.float64))
+    xp = namespace_of(values)
+    level = scalar(xp.mean(noise.variance(values), dtype=xp.float64))
     half = []
     for distance in distances:
         at = np.flatnonzero(apart == distance)
-        squares = [np.mean(np.square(values[upper[n]] - values[lower[n]]), dtype=np.float64) / 2 for n in at]
-        half.append(max(float(np.mean(squares)) - level, EVEN * float(np.mean(squares)), 1e-300))
+        ends = zip(lower[at].tolist(), upper[at].tolist(), strict=True)
+        squares = [xp.mean(xp.square(values[k] - values[i]), dtype=xp.float64) / 2 for i, k in ends]
+        square = scalar(xp.mean(xp.stack(squares)))
+        half.append(max(square - level, EVEN * square, 1e-300))
     found = np.log(half[1] / half[0]) / np.log(distances[1] / distances[0])
     return float(np.clip(found, SMALLEST_POWER, LARGEST_POWER))
 
 
-def averaged(plane: Doubles) -> Doubles:
+def averaged(plane: Array) -> Array:
     """The plane averaged over a window, with a tenth of its mean everywhere."""
-    from scipy.ndimage import gaussian_filter
-
-    return np.asarray(EVEN * plane.mean() + (1 - EVEN) * gaussian_filter(plane, WINDOW))
+    return EVEN * namespace_of(plane).mean(plane) + (1 - EVEN) * ndimage("gaussian_filter", plane, WINDOW)
 
 
-def without_noise(square: Doubles, noise: Doubles) -> Doubles:
+def without_noise(square: Array, noise: Array) -> Array:
     """Squares less the variance of the noise, and at least a tenth of them."""
-    return np.maximum(square - noise, EVEN * square)
+    return namespace_of(square).maximum(square - noise, EVEN * square)
 
 
 class Repeated(NamedTuple):
@@ -140,23 +142,24 @@ class Repeated(NamedTuple):
     spread: float
     """Mean and standard deviation of the measured intensities."""
 
-    def __call__(self, plane: Floats, distance: float) -> Doubles:
+    def __call__(self, plane: Array, distance: float) -> Array:
         """Standard deviations of the error of a measured plane as an estimate of the one at a distance from it."""
-        known = plane.astype(np.float64)
-        squares = [np.asarray(self.noise.variance(known)), *(np.square(law(known)) for law in self.laws)]
-        places = [0.0, *self.distances]
-        prior = self.spread**2 + np.square(known - self.mean)
+        xp = namespace_of(plane)
+        known = as_double(plane)
+        squares = [self.noise.variance(known), *(xp.square(law(known)) for law in self.laws)]
+        places = [0.0, *self.distances.tolist()]
+        prior = self.spread**2 + xp.square(known - self.mean)
         upper = int(np.searchsorted(places, distance))
         if upper < len(places):
             share = (distance - places[upper - 1]) / (places[upper] - places[upper - 1])
-            return np.asarray(np.sqrt((1 - share) * squares[upper - 1] + share * squares[upper]))
+            return xp.sqrt((1 - share) * squares[upper - 1] + share * squares[upper])
         if len(places) == 1:
-            return np.asarray(np.sqrt(prior))
-        grown = np.minimum(squares[-1] * distance / places[-1], prior)
-        return np.asarray(np.sqrt(np.maximum(squares[-1], grown)))
+            return xp.sqrt(prior)
+        grown = xp.minimum(squares[-1] * distance / places[-1], prior)
+        return xp.sqrt(xp.maximum(squares[-1], grown))
 
 
-def repeated(values: Floats, positions: Doubles, noise: NoiseModel, reach: float) -> Repeated:
+def repeated(values: Array, positions: Doubles, noise: NoiseModel, reach: float) -> Repeated:
     """Errors of repeated planes, from pairs of measured planes.
 
     Parameters
@@ -170,13 +173,15 @@ def repeated(values: Floats, positions: Doubles, noise: NoiseModel, reach: float
     apart = rounded(positions[upper] - positions[lower])
     distances = np.unique(apart)
     distances = distances[: int(np.searchsorted(distances, reach)) + 1]
-    flat = values.reshape(len(values), -1)
+    xp = namespace_of(values)
+    flat = xp.reshape(values, (values.shape[0], -1))
     laws = []
     for distance in distances:
         at = np.flatnonzero(apart == distance)
         sample = flat[:, :: min(flat.shape[1], at.size * flat.shape[1] // PAIR_VOXELS | 1)]
-        below, above = (sample[ends[at]].ravel().astype(np.float64) for ends in (lower, upper))
+        samples = (to_host(xp.take(sample, from_host(ends[at], values), axis=0)) for ends in (lower, upper))
+        below, above = (each.ravel().astype(np.float64) for each in samples)
         here, there = np.concatenate([below, above]), np.concatenate([above, below])
         laws.append(calibrated(here - there, np.asarray(noise.variance(here)), np.ones(here.size), here))
-    mean, spread = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
+    mean, spread = scalar(xp.mean(values, dtype=xp.float64)), scalar(xp.std(values, dtype=xp.float64))
     return Repeated(distances, tuple(laws), noise, mean, spread)

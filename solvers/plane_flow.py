@@ -31,11 +31,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, fft, from_host, namespace_of, ndimage, to_host
 from .kriging import bands_of
 
 Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
-Singles = npt.NDArray[np.float32]
 
 RADIUS, WARPS = 5, 3
 """Radius of the Gaussian window in which the flow is constant, in pixels, and rounds of warping on each scale."""
@@ -59,16 +59,25 @@ LEAST_WEIGHT = 0.05
 class Flow(NamedTuple):
     """Sideways motion of structure between two planes, in pixels."""
 
-    up: Singles
+    up: Array
     """``(2, Y, X)``: what lies at a pixel of the plane below is found this far from it in the plane above."""
-    down: Singles
+    down: Array
     """The same from the plane above to the one below."""
 
 
-def flow_between(below: Floats, above: Floats) -> Flow:
-    """The optical flow between two planes ``(Y, X)``, whatever their unit and offset."""
+def flow_between(below: Array, above: Array) -> Flow:
+    """The optical flow between two planes ``(Y, X)``, whatever their unit and offset.
+
+    It lies where they do. It is found on the host, from planes of at most `LARGE` pixels.
+    """
     if below.size > LARGE:
-        return enlarged(flow_between(halved(below), halved(above)), below.shape)
+        return enlarged(flow_between(halved(below), halved(above)), below)
+    here, there = to_host(namespace_of(below).stack([below, above]))
+    return Flow(*(from_host(way, below) for way in flow_on_host(here, there)))
+
+
+def flow_on_host(below: Floats, above: Floats) -> tuple[Floats, Floats]:
+    """The flow of small planes up and down, each ``(2, Y, X)``."""
     from skimage.registration import optical_flow_ilk
 
     lowest = min(float(below.min()), float(above.min()))
@@ -81,44 +90,47 @@ def flow_between(below: Floats, above: Floats) -> Flow:
         )
         for here, there in ((lower, upper), (upper, lower))
     )
-    return Flow(up, down)
+    return up, down
 
 
-def halved(plane: Floats) -> Floats:
+def halved(plane: Array) -> Array:
     """Means of 2 x 2 pixels; an odd last row or column counts twice."""
+    xp = namespace_of(plane)
     rows, columns = plane.shape
-    even = np.pad(plane, ((0, rows % 2), (0, columns % 2)), mode="edge")
-    return np.asarray(even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3)), plane.dtype)
+    even = xp.pad(plane, ((0, rows % 2), (0, columns % 2)), mode="edge")
+    return xp.mean(xp.reshape(even, (even.shape[0] // 2, 2, -1, 2)), axis=(1, 3))
 
 
-def enlarged(flow: Flow, shape: tuple[int, ...]) -> Flow:
-    """The flow between planes of this shape, from that between their halves."""
-    from scipy.ndimage import map_coordinates
-
-    places = (np.indices(shape, dtype=np.float32) - 0.5) / 2
-    up, down = (np.stack([2 * map_coordinates(part, places, order=1, mode="nearest") for part in way]) for way in flow)
-    return Flow(up, down)
+def enlarged(flow: Flow, plane: Array) -> Flow:
+    """The flow between planes like this one, from that between their halves."""
+    xp = namespace_of(plane)
+    places = (xp.indices(plane.shape, dtype=xp.float32) - 0.5) / 2
+    return Flow(*(xp.stack([2 * moved(part, places) for part in way]) for way in flow))
 
 
-def along_flow(below: Floats, above: Floats, flow: Flow, share: float) -> Floats:
+def along_flow(below: Array, above: Array, flow: Flow, share: float) -> Array:
     """The plane at this share of the way from the plane below to the one above."""
-    from scipy.ndimage import map_coordinates
+    xp = namespace_of(below)
+    pixels = xp.indices(below.shape, dtype=xp.float32)
+    lower = moved(below, pixels + share * flow.down)
+    upper = moved(above, pixels + (1 - share) * flow.up)
+    return (1 - share) * lower + share * upper
 
-    pixels = np.indices(below.shape, dtype=np.float32)
-    lower = map_coordinates(below, pixels + np.float32(share) * flow.down, order=1, mode="nearest")
-    upper = map_coordinates(above, pixels + np.float32(1 - share) * flow.up, order=1, mode="nearest")
-    return np.asarray((1 - share) * lower + share * upper, below.dtype)
+
+def moved(plane: Array, places: Array) -> Array:
+    """The plane at places ``(2, ...)`` between its pixels, interpolated linearly."""
+    return ndimage("map_coordinates", plane, places, order=1, mode="nearest")
 
 
 class MovingPlanes:
     """Planes along the flow between measured ones, the flow of each gap computed once while targets lie in it."""
 
-    def __init__(self, values: Floats, positions: Doubles) -> None:
+    def __init__(self, values: Array, positions: Doubles) -> None:
         self.values, self.positions = values, positions
         self.upper = 0
         self.flow: Flow | None = None
 
-    def at(self, target: float) -> Floats:
+    def at(self, target: float) -> Array:
         """The plane at this position, strictly between two measured ones."""
         upper = int(np.searchsorted(self.positions, target))
         below, above = self.values[upper - 1 : upper + 1]
@@ -131,12 +143,12 @@ class MovingPlanes:
 class Proposal(NamedTuple):
     """A left-out plane, its prediction, and the plane along the flow."""
 
-    value: Floats
+    value: Array
     """The prediction that is to be corrected."""
     left: Doubles
     """``(J,)``: expected energy of its error in each band."""
-    flowed: Floats
-    truth: Floats
+    flowed: Array
+    truth: Array
     """The measured plane."""
 
 
@@ -147,7 +159,7 @@ class FlowLaw(NamedTuple):
     """``(J,)`` at the left-out planes."""
     left: Doubles
     """``(J,)``: expected energy of the error there."""
-    bands: Singles
+    bands: Array
     """``(J, Y, X)``: the bands of planes of this shape."""
 
     def at(self, left: Doubles) -> Doubles:
@@ -155,27 +167,26 @@ class FlowLaw(NamedTuple):
         ratio = np.divide(left, self.left, out=np.ones_like(left), where=self.left > 0)
         return np.asarray(self.weights * np.sqrt(np.minimum(ratio, 1)))
 
-    def correction(self, value: Floats, flowed: Floats, left: Doubles) -> Floats:
+    def correction(self, value: Array, flowed: Array, left: Doubles) -> Array:
         """What is to be added to a predicted plane."""
-        from scipy.fft import dctn, idctn
-
-        gains = np.tensordot(self.at(left).astype(np.float32), self.bands, 1)
-        return np.asarray(idctn(gains * dctn(flowed - value, norm="ortho"), norm="ortho"), value.dtype)
+        xp = namespace_of(value)
+        gains = xp.tensordot(from_host(self.at(left).astype(np.float32), value), self.bands, axes=1)
+        return fft("idctn", gains * fft("dctn", flowed - value, norm="ortho"), norm="ortho")
 
 
 def flow_law(proposals: Sequence[Proposal]) -> FlowLaw | None:
     """The weights that left-out planes support; None where they support none."""
-    from scipy.fft import dctn
-
     if len(proposals) < FEWEST:
         return None
+    xp = namespace_of(proposals[0].value)
     products, squares = [], []
-    bands, _ = bands_of(*proposals[0].value.shape)
+    rows, columns = proposals[0].value.shape
+    bands, _ = bands_of(rows, columns, xp)
     for one in proposals:
-        change, truth = (dctn(plane - one.value, norm="ortho") for plane in (one.flowed, one.truth))
-        products.append([np.sum(band * change * truth, dtype=np.float64) for band in bands])
-        squares.append([np.sum(band * change * change, dtype=np.float64) for band in bands])
-    slopes, errors = slopes_of(np.array(products), np.array(squares))
+        change, truth = (fft("dctn", plane - one.value, norm="ortho") for plane in (one.flowed, one.truth))
+        products.append(xp.stack([xp.sum(band * change * truth, dtype=xp.float64) for band in bands]))
+        squares.append(xp.stack([xp.sum(band * change * change, dtype=xp.float64) for band in bands]))
+    slopes, errors = slopes_of(*(to_host(xp.stack(sums)) for sums in (products, squares)))
     weights = np.clip(slopes / (1 + np.square(errors / EXPECTED)), 0, 1)
     if not np.max(weights, initial=0) > LEAST_WEIGHT:
         return None

@@ -13,6 +13,7 @@ fall from the gap in which planes were left out to the gap itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,10 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, from_host, namespace_of, ndimage, scalar
 from .autocorrelation import standardised_mean
 from .spread import NORMAL_QUANTILE, robust_sigma
 
-Floats = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
 WIDTH = 1.5
@@ -36,31 +37,34 @@ REACH = 6
 """Pixels around a surprise within which another one closes the way between them."""
 
 
-def surprise(error: Floats, deviation: Floats) -> Floats | None:
+def surprise(error: Array, deviation: Array) -> Array | None:
     """Height of the error of a plane ``(Y, X)`` where it stands out of what is predicted, 0 elsewhere; None: nowhere.
 
     Parameters
     ----------
-    error : float array ``(Y, X)``
+    error : float array ``(Y, X)``, NumPy or CuPy
         Prediction less measurement.
     deviation : float array ``(Y, X)``
         Standard deviation predicted, its noise included.
     """
-    from scipy.ndimage import maximum_filter
-
-    relative = np.divide(error, deviation, out=np.zeros(error.shape), where=deviation > 0)
-    mean = standardised_mean(relative, WIDTH, (-2, -1))
-    stands_out = np.abs(mean) > STANDING_OUT * max(1.0, robust_sigma(mean))
-    if not stands_out.any():
+    xp = namespace_of(error, deviation)
+    some = deviation > 0
+    relative = xp.where(some, error / xp.where(some, deviation, 1), 0)
+    mean = xp.abs(standardised_mean(relative, WIDTH, (-2, -1)))
+    highest = scalar(xp.max(mean))
+    if highest <= STANDING_OUT:
         return None
-    height = np.where(maximum_filter(stands_out, 3), maximum_filter(np.abs(error), 3), 0)
-    return np.asarray(height, error.dtype)
+    limit = STANDING_OUT * max(1.0, robust_sigma(mean))
+    if highest <= limit:
+        return None
+    stands_out = ndimage("maximum_filter", xp.astype(mean > limit, xp.uint8), 3) > 0
+    return xp.where(stands_out, ndimage("maximum_filter", xp.abs(error), 3), 0)
 
 
 class Surprises(NamedTuple):
     """Surprises of the measured planes, by their index; planes without any are not in it."""
 
-    planes: Mapping[int, Floats]
+    planes: Mapping[int, Array]
     positions: Doubles
     """Of all measured planes."""
     energy: float
@@ -69,19 +73,20 @@ class Surprises(NamedTuple):
     @property
     def share(self) -> float:
         """Share of the pixels of measured planes that surprise."""
-        return sum(float(np.mean(plane > 0)) for plane in self.planes.values()) / len(self.positions)
+        shares = (float(namespace_of(plane).mean(plane > 0)) for plane in self.planes.values())
+        return sum(shares) / len(self.positions)
 
-    def least_error(self, target: float, energy: float) -> Floats | float:
+    def least_error(self, target: float, energy: float) -> Array | float:
         """Least standard deviation of the error at a target between two planes, where this energy is expected."""
-        from scipy.ndimage import grey_closing
-
         upper = int(np.searchsorted(self.positions, target))
         near = [self.planes[index] for index in (upper - 1, upper) if index in self.planes]
         if not near:
             return 0.0
         fall = min(energy / self.energy, 1.0) if self.energy > 0 else 1.0
-        height = np.pad(np.maximum.reduce(near), REACH)
+        xp = namespace_of(*near)
+        height = xp.pad(functools.reduce(xp.maximum, near), REACH)
         inside = (slice(REACH, -REACH),) * 2
         rows, columns = np.ogrid[-REACH : REACH + 1, -REACH : REACH + 1]
-        closed = grey_closing(height, footprint=rows**2 + columns**2 <= REACH**2, mode="constant")[inside]
-        return np.asarray(math.sqrt(fall) / NORMAL_QUANTILE * closed, height.dtype)
+        disc = from_host(rows**2 + columns**2 <= REACH**2, height)
+        closed = ndimage("grey_closing", height, footprint=disc, mode="constant")[inside]
+        return math.sqrt(fall) / NORMAL_QUANTILE * closed

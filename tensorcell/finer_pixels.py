@@ -39,7 +39,8 @@ class PixelErrors(NamedTuple):
 
     def __call__(self, values: Array) -> Array:
         """Standard deviation of the error at finer pixels ``(Z, Y, X)``."""
-        return self.calibration(values, slopes(values) + self.floor)
+        widths: Array = self.calibration(values, slopes(values) + self.floor)
+        return widths
 
 
 def finer_pixels(filled: Filled, factor: int) -> Filled:

@@ -30,8 +30,9 @@ def signature_of(function: Any) -> inspect.Signature:
 def trouble_of(name: str, count: int, keywords: list[str]) -> str | None:
     """What is wrong with a call, or None."""
     parts = name.split(".")
-    place = importlib.import_module("cupyx.scipy.ndimage" if parts[0] == "cupyx" else "cupy")
-    for part in parts[3:] if parts[0] == "cupyx" else parts:
+    further = parts[0] == "cupyx"  # as in cupyx.scipy.ndimage.gaussian_filter
+    place = importlib.import_module(".".join(parts[:3]) if further else "cupy")
+    for part in parts[3:] if further else parts:
         if not hasattr(place, part):
             return f"{name}: there is none"
         place = getattr(place, part)

@@ -39,7 +39,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_device_gives_what_the_cpu_gives(told: Any) -> None:
-    assert set(told["differences"]) == {"complete", "gaps", "global model", "planes", "series"}
+    assert set(told["differences"]) == {"complete", "gaps", "global model", "planes", "many planes", "series"}
     for name, differences in told["differences"].items():
         # Of the standard deviation of the data: float32 and other orders of sums, by which a few thresholds may fall.
         assert differences["mean"] < 1e-4, name
@@ -47,9 +47,18 @@ def test_the_device_gives_what_the_cpu_gives(told: Any) -> None:
     assert told["launches"] == ["filter_groups", "pointwise"]
 
 
+def test_all_ways_to_predict_planes_run_on_the_device(told: Any) -> None:
+    cpu, gpu = told["notes"]["many planes"]
+    assert cpu == gpu
+    for way in ("of their noise is taken", "kriging by lateral frequency", "optical flow", "stood out"):
+        assert way in gpu
+
+
 def test_the_host_waits_for_what_it_decides_by_only(told: Any) -> None:
     for name, (few, many) in told["waits"].items():
         assert few == many, name  # however many parts a volume is handled in
+    one_plane, all_planes = told["waits of kriging"]
+    assert one_plane == all_planes
     fit, steps = told["waits of a fit"], told["steps of a fit"]
     files = {place.split(":")[0] for place in fit}
     assert "sweeps.py" in files  # the sums that a record holds

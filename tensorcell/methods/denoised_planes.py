@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.device import on_device
 from tensorcell.methods.errors import interpolated_along_z
 from tensorcell.methods.kriging import filled_by_kriging
 from tensorcell.methods.patches import Denoised, denoise_by_patches
 from tensorcell.methods.protocol import Filled, Gaps, Problem
 from tensorcell.settled import Settled
 from tensorcell.solvers import LocalOptions, NoiseModel, Status
+from tensorcell.solvers.arrays import as_double, count, from_host, namespace_of, scalar, to_host
 from tensorcell.solvers.interplane import judged_slope
 from tensorcell.solvers.kriging import kriged
 from tensorcell.solvers.left_out_planes import every_second
@@ -73,8 +75,9 @@ class Source(NamedTuple):
         """The planes predicted, with the error that their source carries into them."""
         if self.square is None:
             return filled
-        error = np.sqrt(np.square(filled.error) + interpolated_along_z(self.square, self.gaps))
-        return filled._replace(error=error, notes=(*self.notes, *filled.notes))
+        error, square = (on_device(each, self.gaps.problem.fitting.device) for each in (filled.error, self.square))
+        error = namespace_of(error).sqrt(error * error + interpolated_along_z(square, self.gaps))
+        return filled._replace(error=to_host(error), notes=(*self.notes, *filled.notes))
 
 
 def source_of(gaps: Gaps) -> Source:
@@ -110,7 +113,7 @@ def denoised(problem: Problem, values: Array, inlier: Array, settled: Settled | 
 
 
 class Fold(NamedTuple):
-    """Every second plane of a block, and the planes between them; arrays ``(planes, Y, X)``."""
+    """Every second plane of a block, and the planes between them; arrays ``(planes, Y, X)`` on the device."""
 
     used: Array
     positions: Array
@@ -133,15 +136,16 @@ def share_denoised(problem: Problem, values: Array, grid: Array) -> Share:
     ----------
     problem : Problem
     values : array ``(K, Y, X)``
-        Measured planes, without gaps.
+        Measured planes, without gaps, on the host; they are predicted on the device of the problem.
     grid : float array ``(K,)``
         Their positions.
     """
-    noise, inlier = problem.model.noise, problem.model.inlier
+    values, inlier = (on_device(each, problem.fitting.device) for each in (values, problem.model.inlier))
+    xp, noise = namespace_of(values), problem.model.noise
     blocks = [folds_of(values[block], inlier[block], grid[block[0]], noise) for block, _ in sample_blocks(values.shape)]
     folds = [fold for folds in blocks for fold in folds]
-    squares = sum(float(np.sum(np.square(fold.errors, dtype=np.float64))) for fold in folds)
-    level = float(np.mean(noise.variance(values), dtype=np.float64)) * sum(int(fold.told.sum()) for fold in folds)
+    squares = sum(scalar(xp.sum(xp.square(as_double(fold.errors)))) for fold in folds)
+    level = scalar(xp.mean(noise.variance(values), dtype=xp.float64)) * sum(count(fold.told) for fold in folds)
     if not level > NEGLIGIBLE * squares:
         return NONE
     products: list[float] = []
@@ -150,12 +154,13 @@ def share_denoised(problem: Problem, values: Array, grid: Array) -> Share:
     for folds in blocks:
         residuals = []
         for fold in folds:
-            smooth = denoised(problem, fold.used, fold.measured).value
+            found = denoised(problem, to_host(fold.used), to_host(fold.measured))
+            smooth = from_host(found.value, fold.used)
             better = predicted(smooth, fold.positions, fold.targets, NoiseModel.white(0.0))
-            change = np.where(fold.told, better - fold.kept, 0)
-            products.extend(np.sum(change * fold.errors, axis=(1, 2), dtype=np.float64))
-            norms.extend(np.sum(change * change, axis=(1, 2), dtype=np.float64))
-            residuals.append((np.where(fold.measured, fold.used - smooth, 0), fold.measured))
+            change = xp.where(fold.told, better - fold.kept, 0)
+            products.extend(to_host(xp.sum(change * fold.errors, axis=(1, 2), dtype=xp.float64)))
+            norms.extend(to_host(xp.sum(change * change, axis=(1, 2), dtype=xp.float64)))
+            residuals.append((xp.where(fold.measured, fold.used - smooth, 0), fold.measured))
         if len(folds) == 2:
             product, norm = in_common(*residuals)
             shared, removed = shared + product, removed + norm
@@ -168,17 +173,22 @@ def share_denoised(problem: Problem, values: Array, grid: Array) -> Share:
 
 def folds_of(values: Array, inlier: Array, grid: Array, noise: NoiseModel) -> list[Fold]:
     """Both halves of the planes of a block, or as many as have enough planes."""
+    xp = namespace_of(values, inlier)
     folds = []
     for used, out in every_second(len(grid)).folds:
-        kept = predicted(values[used], grid[used], grid[out], noise)
-        errors = np.where(inlier[out], values[out] - kept, 0)
-        folds.append(Fold(values[used], grid[used], inlier[used], grid[out], kept, errors, inlier[out]))
+        planes, left_out, measured, told = (
+            xp.take(each, from_host(indices, values), axis=0) for each in (values, inlier) for indices in (used, out)
+        )
+        kept = predicted(planes, grid[used], grid[out], noise)
+        errors = xp.where(told, left_out - kept, 0)
+        folds.append(Fold(planes, grid[used], measured, grid[out], kept, errors, told))
     return folds
 
 
 def predicted(planes: Array, positions: Array, targets: Array, noise: NoiseModel) -> Array:
     """Kriged planes at the targets."""
-    return np.stack([one.value for one in kriged(planes, positions, targets, noise)])
+    found: Array = namespace_of(planes).stack([one.value for one in kriged(planes, positions, targets, noise)])
+    return found
 
 
 def in_common(even: tuple[Array, Array], odd: tuple[Array, Array]) -> tuple[float, float]:
@@ -187,11 +197,12 @@ def in_common(even: tuple[Array, Array], odd: tuple[Array, Array]) -> tuple[floa
     Both are given by their values and where these are known (0 elsewhere); planes of the two take turns.
     """
     (first, known), (second, told) = even, odd
+    xp = namespace_of(first)
     product = norm = 0.0
     for shift in (0, 1):  # the odd plane above each even one, and the one below it
         count = min(len(first) - shift, len(second))
         a, b = first[shift : shift + count], second[:count]
         both = known[shift : shift + count] & told[:count]
-        product += float(np.sum(a * b, dtype=np.float64))
-        norm += float(np.sum(np.where(both, a * a + b * b, 0), dtype=np.float64)) / 2
+        product += scalar(xp.sum(a * b, dtype=xp.float64))
+        norm += scalar(xp.sum(xp.where(both, a * a + b * b, 0), dtype=xp.float64)) / 2
     return product, norm

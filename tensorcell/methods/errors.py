@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tensorcell.methods.protocol import Gaps, Problem
 from tensorcell.solvers import NoiseModel
+from tensorcell.solvers.arrays import from_host, namespace_of
 from tensorcell.solvers.calibration import Calibration
 from tensorcell.solvers.neighbour_errors import NeighbourErrors, neighbour_errors
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
@@ -176,9 +177,11 @@ def carried_on(gaps: Gaps) -> Array:
 
 def interpolated_along_z(square: Array, gaps: Gaps) -> Array:
     """Squares at the measured planes, interpolated linearly at all planes of the wanted stack."""
+    xp = namespace_of(square)
     place = np.interp(np.arange(gaps.planes), gaps.grid, np.arange(len(gaps.grid)))
     below = np.floor(place).astype(int)
     above = np.minimum(below + 1, len(gaps.grid) - 1)
-    share = (place - below)[:, None, None].astype(square.dtype)
-    carried: Array = (1 - share) * square[below] + share * square[above]
+    share = from_host((place - below)[:, None, None].astype(str(square.dtype)), square)
+    lower, upper = (xp.take(square, from_host(index, square), axis=0) for index in (below, above))
+    carried: Array = (1 - share) * lower + share * upper
     return carried

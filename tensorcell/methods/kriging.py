@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from tensorcell.device import on_device
 from tensorcell.methods.protocol import Filled, Gaps
 from tensorcell.solvers import NoiseModel, fill_planes
+from tensorcell.solvers.arrays import to_host
 
 BEYOND = (
     "uncertainty beyond the measured planes: how much measured planes at that distance differ; where none are as far "
@@ -25,13 +25,14 @@ def between_by_kriging(gaps: Gaps) -> Filled:
 
 
 def filled_by_kriging(gaps: Gaps, noise: NoiseModel) -> Filled:
-    """The same for measured planes whose measured voxels have this noise."""
+    """The same for measured planes whose measured voxels have this noise; computed on the device, if there is one."""
     measured = float(gaps.problem.model.inlier.mean())
     noise = noise.reduced(math.sqrt(measured), "Estimated voxels hold no noise.")
-    filled = fill_planes(gaps.estimate.value, gaps.grid, gaps.planes, noise=noise)
+    measured_planes = on_device(gaps.estimate.value, gaps.problem.fitting.device)
+    filled = fill_planes(measured_planes, gaps.grid, gaps.planes, noise=noise)
     notes = [f"between planes: {filled.sentence}"]
     if gaps.grid[0] > 0 or gaps.grid[-1] < gaps.planes - 1:
         notes.append(BEYOND)
     if len(gaps.grid) == 2:
         notes.append(TWO_PLANES)
-    return Filled(np.asarray(filled.volume), np.asarray(filled.error), tuple(notes))
+    return Filled(to_host(filled.volume), to_host(filled.error), tuple(notes))

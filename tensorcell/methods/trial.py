@@ -160,7 +160,8 @@ class GlobalTrial:
         predicted = self.start[self.left_out].astype(np.float64)
         shape, share = np.ones(predicted.size), self.least_share(self.errors)
         found = calibrated(self.errors, self.noise_variance, shape, predicted, least_share=share)
-        return found.bounded(self.least)(intensity)
+        widths: Array = found.bounded(self.least)(intensity)
+        return widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,8 @@ class PatchTrial:
         intensity.
         """
         shape = np.maximum(self.by_spread(spread), 1e-30)
-        return self.calibration(intensity, shape)
+        widths: Array = self.calibration(intensity, shape)
+        return widths
 
     @cached_property
     def calibration(self) -> Calibration:

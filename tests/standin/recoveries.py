@@ -19,7 +19,8 @@ from host_cuda import HostLaunch
 import tensorcell as tc
 from tensorcell.datasets import simulate_cells
 from tensorcell.device import choose_device
-from tensorcell.solvers import complete_tucker, kernels_cuda, slabs
+from tensorcell.solvers import NoiseModel, complete_tucker, kernels_cuda, slabs
+from tensorcell.solvers.kriging import kriged
 
 
 @contextmanager
@@ -30,6 +31,26 @@ def planes_at_a_time() -> Iterator[None]:
         yield
     finally:
         slabs.ON_DEVICE = before
+
+
+def leaning_tubes() -> np.ndarray:
+    """Noisy planes of two tubes that move sideways from plane to plane, and of a spot that is in one plane only."""
+    z, y, x = np.indices((11, 20, 20))
+    tubes = ((y - 3 - 0.8 * z) ** 2 + (x - 5) ** 2, (y - 16 + 0.8 * z) ** 2 + (x - 13) ** 2)
+    spot = 30 * np.exp(-((y - 15) ** 2 + (x - 4) ** 2) / 3) * (z == 5)
+    clean = 5 + 10 * sum(np.exp(-distance / 8) for distance in tubes) + spot
+    return (clean + np.random.default_rng(0).standard_normal(clean.shape)).astype(np.float32)
+
+
+def waits_of_kriging(stack: np.ndarray) -> list[int]:
+    """How often the host waits while one plane is kriged, and while all are."""
+    found = []
+    for targets in ([0.5], np.arange(0.5, len(stack) - 1)):
+        cupy.waits.clear()
+        for _ in kriged(cupy.asarray(stack), np.arange(float(len(stack))), np.asarray(targets), NoiseModel.white(1.0)):
+            pass
+        found.append(sum(cupy.waits.values()))
+    return found
 
 
 def main() -> None:
@@ -47,12 +68,14 @@ def main() -> None:
         "gaps": (half, {**small, "method": "local"}),
         "global model": (half, {"method": "tucker"}),
         "planes": (full[::2], {**small, "axial_factor": 2}),
+        "many planes": (leaning_tubes(), {**small, "axial_factor": 2}),
         "series": (np.stack([full, full + 1]), {**small, "axes": "TZYX", "frames": 2}),
     }
-    differences, waits, doubles = {}, {}, {}
+    differences, waits, doubles, notes = {}, {}, {}, {}
     for name, (data, options) in cases.items():
-        cupy.watched = {data.shape, (data.size,)}
-        cpu, gpu = (tc.recover(data, device=device, **options) for device in ("cpu", "cuda"))
+        cpu = tc.recover(data, device="cpu", **options)
+        cupy.watched = {data.shape, (data.size,), cpu.volume.data.shape}
+        gpu = tc.recover(data, device="cuda", **options)
         doubles[name] = sorted({place.split(":")[0] for place in cupy.doubles})
         waits[name] = [sum(cupy.waits.values())]
         with planes_at_a_time():
@@ -60,6 +83,7 @@ def main() -> None:
             tc.recover(data, device="cuda", **options)
         waits[name].append(sum(cupy.waits.values()))
         cupy.waits.clear(), cupy.doubles.clear()
+        notes[name] = [" ".join(found.notes) for found in (cpu, gpu)]
         assert isinstance(gpu.volume.data, np.ndarray)
         spread = float(np.nanstd(data))
         pairs = ((cpu.volume.data, gpu.volume.data), (cpu.uncertainty, gpu.uncertainty))
@@ -68,6 +92,8 @@ def main() -> None:
             "mean": max(float(each.mean()) for each in off),
             "most": max(float(each.max()) for each in off),
         }
+    of_kriging = waits_of_kriging(leaning_tubes())
+    cupy.waits.clear()
     given = np.nan_to_num(half), ~np.isnan(half)
     found = complete_tucker(*map(cupy.asarray, given), (2, 3, 3), robust=True)
     json.dump(
@@ -76,6 +102,8 @@ def main() -> None:
             "calls": sorted(cupy.calls),
             "doubles": doubles,
             "waits": waits,
+            "notes": notes,
+            "waits of kriging": of_kriging,
             "waits of a fit": dict(cupy.waits),
             "steps of a fit": len(found.history),
             "launches": sorted({name.split("<")[0] for _, name in cupy.launcher.functions}),
