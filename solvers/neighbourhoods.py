@@ -7,7 +7,7 @@ these that are on the host are brought there by :func:`excluding` and :func:`val
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ def excluding(mask: Array, positions: Positions) -> Array:
     return rest
 
 
-def values_at(volume: Array, positions: Positions) -> npt.NDArray[np.generic]:
+def values_at(volume: Array, positions: Positions) -> npt.NDArray[Any]:
     """Entries of an array at positions (on the host, flat, C order), on the host."""
     return to_host(volume.ravel()[from_host(positions, volume)])
 

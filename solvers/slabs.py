@@ -41,8 +41,9 @@ def thick_slabs(shape: Sequence[int]) -> list[slice]:
     return slabs(shape, max(FEW_VOXELS, THICK * math.prod(shape[1:])))
 
 
-def parts_of(volume: Array, voxels: int) -> list[slice]:
-    """Ranges of the first axis of an array, about so many voxels each; more on a GPU, which needs many to be busy."""
+def parts_of(volume: Array, voxels: int | None = None) -> list[slice]:
+    """Ranges of the first axis of an array, about so many voxels each (``SLAB_VOXELS``); more on a GPU, which needs
+    many to be busy."""
     return slabs(volume.shape, ON_DEVICE if is_cupy(namespace_of(volume)) else voxels)
 
 
