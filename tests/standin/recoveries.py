@@ -38,15 +38,17 @@ def main() -> None:
     truth = simulate_cells((6, 18, 18), cells=3, seed=0).truth
     full = (truth + 0.1 * truth.max() * rng.standard_normal(truth.shape)).astype(np.float32)
     half = np.where(rng.random(full.shape) < 0.5, full, np.nan)
+    spoiled = full.copy()
+    spoiled[:, 4, 7], spoiled[1, 9, 3], spoiled[4, 3, 14] = 2 * full.max(), -full.max(), -full.max()
     small = {"group": 8, "reach": 2, "step": 4, "patch": 3}
     cases = {
-        "complete": (full, small),
+        "complete": (spoiled, small),
         "gaps": (half, {**small, "method": "local"}),
         "global model": (half, {"method": "tucker"}),
         "planes": (full[::2], {**small, "axial_factor": 2}),
         "series": (np.stack([full, full + 1]), {**small, "axes": "TZYX", "frames": 2}),
     }
-    differences, waits, doubles = {}, {}, {}
+    differences, waits, doubles, defects = {}, {}, {}, {}
     for name, (data, options) in cases.items():
         cupy.watched = {data.shape, (data.size,)}
         cpu, gpu = (tc.recover(data, device=device, **options) for device in ("cpu", "cuda"))
@@ -58,6 +60,7 @@ def main() -> None:
         waits[name].append(sum(cupy.waits.values()))
         cupy.waits.clear(), cupy.doubles.clear()
         assert isinstance(gpu.volume.data, np.ndarray)
+        defects[name] = [cpu.defects, gpu.defects]
         spread = float(np.nanstd(data))
         pairs = ((cpu.volume.data, gpu.volume.data), (cpu.uncertainty, gpu.uncertainty))
         off = [np.abs(one - two) / spread for one, two in pairs]
@@ -72,6 +75,7 @@ def main() -> None:
             "differences": differences,
             "calls": sorted(cupy.calls),
             "doubles": doubles,
+            "defects": defects,
             "waits": waits,
             "waits of a fit": dict(cupy.waits),
             "steps of a fit": len(found.history),
