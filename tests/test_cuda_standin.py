@@ -51,6 +51,9 @@ def test_the_device_finds_the_defects_that_the_cpu_finds(told: Any) -> None:
     assert told["defects"].pop("complete") == [{"stuck": 6, "dark": 2}] * 2
     for name, (cpu, gpu) in told["defects"].items():
         assert cpu == gpu, name
+    for name, (count, *differences) in told["wrong voxels"].items():
+        assert count > 50, name
+        assert not any(differences), name  # at once, and a plane at a time
 
 
 def test_the_host_waits_for_what_it_decides_by_only(told: Any) -> None:
