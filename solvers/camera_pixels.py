@@ -13,8 +13,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, to_host
 from .events import BACKGROUND, COMPARABLE, ERRORS
-from .neighbourhoods import DIAGONAL, LATERAL, column_statistics, neighbours, surroundings
+from .neighbourhoods import DIAGONAL, LATERAL, column_statistics, neighbours, surroundings, values_at
 from .noise import NoiseModel
 from .spread import robust_sigma
 
@@ -60,8 +61,8 @@ SURPRISE = 1e-3
 """Expected number of pixels with so many events by chance below which repetition is no chance."""
 
 
-def camera_pixels(stack: Floats, mask: Bools, noise: NoiseModel) -> npt.NDArray[np.uint8]:
-    """Kind of every pixel ``(Y, X)``: 0 sound, 1 dead (stuck at a low value), 2 stuck, 3 hot.
+def camera_pixels(stack: Array, mask: Array, noise: NoiseModel) -> npt.NDArray[np.uint8]:
+    """Kind of every pixel ``(Y, X)``, on the host: 0 sound, 1 dead (stuck at a low value), 2 stuck, 3 hot.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def camera_pixels(stack: Floats, mask: Bools, noise: NoiseModel) -> npt.NDArray[
     kinds = np.zeros(stack.shape[1:], np.uint8)
     if len(stack) < FEWEST_PLANES or min(stack.shape[1:]) < 3:
         return kinds
-    excess, level, same, agreeing, used = column_statistics(stack, mask)
+    excess, level, same, agreeing, used = map(to_host, column_statistics(stack, mask))
     judged = used >= FEWEST_PLANES
     if not judged.any():
         return kinds
@@ -164,7 +165,7 @@ def _shared(beside: Floats) -> tuple[Floats, Floats]:
     return share, 1 / np.maximum(count, 1) + np.where(other > 0, 1 / np.maximum(other, 1), BACKGROUND)
 
 
-def repeated(positions: Positions, single: Bools, trusted: Bools) -> Bools:
+def repeated(positions: Positions, single: Bools, trusted: Array) -> Bools:
     """Which single bright voxels belong to pixels that are hot in some planes: more often than chance explains.
 
     Parameters
@@ -193,14 +194,14 @@ def repeated(positions: Positions, single: Bools, trusted: Bools) -> Bools:
     return found
 
 
-def _apart(earlier: Positions, later: Positions, positions: Positions, trusted: Bools) -> Bools:
+def _apart(earlier: Positions, later: Positions, positions: Positions, trusted: Array) -> Bools:
     """Whether a measured voxel between two of one pixel does not stand out; ``positions`` are all that do."""
     plane = trusted[0].size
     apart = np.zeros(len(earlier), bool)
     place = earlier + plane
     left = np.flatnonzero(place < later)
     while len(left):
-        apart[left] = trusted.ravel()[place[left]] & ~np.isin(place[left], positions)
+        apart[left] = values_at(trusted, place[left]) & ~np.isin(place[left], positions)
         place[left] += plane
         left = left[~apart[left] & (place[left] < later[left])]
     return apart

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, count, from_host, namespace_of, to_host
 from .camera_pixels import DEAD, HOT, STUCK, camera_pixels, repeated
 from .events import (
     ERRORS,
@@ -43,7 +44,7 @@ from .events import (
     shares_in_plane,
     shares_light,
 )
-from .neighbourhoods import excluding
+from .neighbourhoods import excluding, values_at
 from .noise import NoiseModel
 from .optics import NO_WIDTH, Width, neighbours_alike, shared_light, structure_width
 from .single_voxels import Field, find_candidates, typical_distances
@@ -140,14 +141,14 @@ class Defects:
         """Number of voxels of one kind."""
         return int(np.count_nonzero(self.kinds == kind))
 
-    def inliers(self, mask: Bools) -> Bools:
+    def inliers(self, mask: Array) -> Array:
         """The mask (True = measured) without them; the mask itself where there are none."""
         return excluding(mask, self.positions) if len(self.positions) else mask
 
 
 def find_defects(
-    stack: Floats,
-    mask: Bools,
+    stack: Array,
+    mask: Array,
     noise: NoiseModel,
     psf: Sequence[float] | None = None,
     seed: int = 0,
@@ -158,8 +159,8 @@ def find_defects(
     Parameters
     ----------
     stack : float array ``(Z, Y, X)``
-        Measured intensities; any finite number where the mask is False.
-    mask : bool array of the same shape
+        Measured intensities, NumPy or CuPy; any finite number where the mask is False.
+    mask : bool array of the same shape and library
         True = measured.
     noise : NoiseModel
         Estimated with the defects, or given.
@@ -175,41 +176,44 @@ def find_defects(
     Returns
     -------
     Defects
+        On the host.
 
     Notes
     -----
-    Time: three passes that compare each voxel with 26 neighbours. Memory: three bytes a voxel, and a few hundred for
-    each candidate of a slab.
+    Time: three passes that compare each voxel with 26 neighbours, where the stack lies; candidates are judged on the
+    host. Memory: three bytes a voxel, and a few hundred for each candidate of a slab.
     """
-    kinds = np.zeros(stack.shape, np.uint8)
-    kinds[:] = np.where(mask, camera_pixels(stack, mask, noise), 0)
+    xp, pixels = namespace_of(stack, mask), from_host(camera_pixels(stack, mask, noise), stack)
+    kinds = xp.where(mask, pixels, xp.zeros_like(pixels))
     trusted = mask & (kinds == 0)
     searched = Field(stack, noise, fewest=FEWEST)
-    known = known[trusted.ravel()[known]]
+    known = known[values_at(trusted, known)]
     sound = excluding(trusted, known)
     scale = typical_distances(searched, trusted, sound, seed)
     candidates = find_candidates(searched, trusted, scale, known)
     again = hot_again(events_of(searched, trusted, candidates, scale, 1), trusted)
-    kinds.ravel()[again] = Kind.HOT
-    trusted.ravel()[again] = False
+    trusted.ravel()[from_host(again, trusted)] = False
     candidates = candidates[~np.isin(candidates, again)]
     sound = excluding(trusted, candidates)
-    selected = np.count_nonzero(sound) < (1 - SELECTED) * np.count_nonzero(trusted)
+    selected = count(sound) < (1 - SELECTED) * count(trusted)
     if not selected or neighbours_alike(stack, trusted):
         width = structure_width(stack, sound)
     else:
         width = NO_WIDTH
     bright = events_of(searched, trusted, candidates, scale, 1)
     defect, open_ = judge_bright(bright, width, psf)
-    kinds.ravel()[bright.positions[defect]] = Kind.BRIGHT
     dark = events_of(searched, trusted, candidates, scale, -1)
-    kinds.ravel()[dark.positions[single(dark, rare=True)]] = Kind.DARK
-    positions = np.flatnonzero(kinds)
+    for kind, places in (
+        (Kind.HOT, again), (Kind.BRIGHT, bright.positions[defect]), (Kind.DARK, dark.positions[single(dark, rare=True)])
+    ):  # fmt: skip
+        kinds.ravel()[from_host(places, kinds)] = int(kind)
+    positions = xp.flatnonzero(kinds)
     shown = bright.positions[~defect]
-    return Defects(positions, kinds.ravel()[positions], int(np.count_nonzero(open_)), width, shown)
+    found = to_host(positions), to_host(kinds.ravel()[positions])
+    return Defects(*found, int(np.count_nonzero(open_)), width, shown)
 
 
-def hot_again(events: Events, trusted: Bools) -> Positions:
+def hot_again(events: Events, trusted: Array) -> Positions:
     """Positions of bright events of pixels that are hot in some planes.
 
     Two hot pixels may touch, so that one neighbour in the plane may be as bright; a filament has two, but for its ends.

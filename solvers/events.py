@@ -2,7 +2,7 @@
 
 Light is shared by neighbours; wrong values of a camera are not. Of each candidate of
 :mod:`tensorcell.solvers.single_voxels` its :class:`Events` say how much of its light the neighbours share, how many are
-as bright, and how often chance explains either.
+as bright, and how often chance explains either. Neighbours are read where the stack lies, events are on the host.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, from_host, namespace_of, to_host
 from .neighbourhoods import AXIAL, IN_PLANE, LATERAL, excluding, neighbours
 from .single_voxels import Field, Planes, Scale, compared, linear_middle
-from .slabs import slabs, widened
+from .slabs import parts_of, widened
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -81,23 +82,26 @@ class Events(NamedTuple):
         return Events(*columns)
 
 
-def events_of(field: Field, trusted: Bools, candidates: Positions, scale: Scale, sign: int) -> Events:
+def events_of(field: Field, trusted: Array, candidates: Positions, scale: Scale, sign: int) -> Events:
     """The candidates of one sign (1 bright, -1 dark), and what their neighbours show."""
-    plane = trusted[0].size
+    xp, plane = namespace_of(trusted), trusted[0].size
     sound = excluding(trusted, candidates)
-    parts, levels = [_none()], [_none().height]
-    for slab in slabs(trusted.shape):
+    parts: list[tuple[Array, ...]] = []
+    for slab in parts_of(trusted):
         here = candidates[(candidates >= slab.start * plane) & (candidates < slab.stop * plane)]
         if not len(here):
             continue
         wide, _ = widened(slab, len(trusted), 1)
         planes = field.planes(wide)
         for first in range(0, len(here), PART):
-            part = here[first : first + PART] - wide.start * plane
+            part = from_host(here[first : first + PART] - wide.start * plane, trusted)
             found, level = _events(planes, trusted[wide], sound[wide], part, scale, sign)
-            parts.append(found._replace(positions=found.positions + wide.start * plane))
-            levels.append(level)
-    events, level = Events(*(np.concatenate(columns) for columns in zip(*parts, strict=True))), np.concatenate(levels)
+            parts.append((*found._replace(positions=found.positions + wide.start * plane), level))
+    columns: list[Any] = [*_none(), np.zeros(0)]
+    if parts:
+        several = (to_host(xp.concat(each)) for each in zip(*parts, strict=True))
+        columns = [np.concatenate(each) for each in zip(columns, several, strict=True)]
+    events, level = Events(*columns[:-1]), columns[-1]
     chance, sharing = (scale.share_beyond(level, distance, sign) for distance in (events.chance, events.sharing_chance))
     return events._replace(chance=chance, sharing_chance=sharing)
 
@@ -108,38 +112,43 @@ def _none() -> Events:
 
 
 def _events(
-    planes: Planes, trusted: Bools, sound: Bools, positions: Positions, scale: Scale, sign: int
-) -> tuple[Events, Floats]:
-    """Events of one part of a slab, with distances in place of chances, and their levels."""
+    planes: Planes, trusted: Array, sound: Array, positions: Array, scale: Scale, sign: int
+) -> tuple[Events, Array]:
+    """Events of one part of a slab, with distances in place of chances, and their levels, where the planes lie."""
+    xp = namespace_of(trusted)
     middle = linear_middle(planes, sound, positions)
-    own = (sign * (planes.linear.ravel()[positions] - middle)).astype(np.float64)
+    own = xp.astype(sign * (planes.linear.ravel()[positions] - middle), xp.float64)
     of_sign = own > 0
     positions, own, middle = positions[of_sign], own[of_sign], middle[of_sign]
     level = compared(planes, sound, positions, 1).level
     sigma, bias = scale.linear_at(level)
     share = sign * (neighbours(planes.linear, trusted, positions) - (middle + bias)[:, None]) / own[:, None]
-    comparable, measured = share >= COMPARABLE, ~np.isnan(share)
+    comparable, measured = share >= COMPARABLE, ~xp.isnan(share)
     share[comparable] = np.nan
-    lateral, axial = share[:, LATERAL], share[:, AXIAL]
-    counts = (~np.isnan(lateral)).sum(axis=1), (~np.isnan(axial)).sum(axis=1)
-    sharing = np.sum(lateral > SHARED, axis=1) + np.sum(axial > SHARED, axis=1)
+    in_plane, lateral, axial = (from_host(columns, share) for columns in (IN_PLANE, LATERAL, AXIAL))
+    lateral, axial = share[:, lateral], share[:, axial]
+    counts = (~xp.isnan(lateral)).sum(axis=1), (~xp.isnan(axial)).sum(axis=1)
+    sharing = xp.sum(lateral > SHARED, axis=1) + xp.sum(axial > SHARED, axis=1)
     found = Events(
-        positions, own / sigma, measured.sum(axis=1), comparable.sum(axis=1), comparable[:, IN_PLANE].sum(axis=1),
+        positions, own / sigma, measured.sum(axis=1), comparable.sum(axis=1), comparable[:, in_plane].sum(axis=1),
         _mean(lateral, counts[0]), _lower_median(lateral, counts[0]), counts[0], _mean(axial, counts[1]), counts[1],
         COMPARABLE * own + sign * bias, sharing, SHARED * own + sign * bias,
     )  # fmt: skip
     return found, level
 
 
-def _mean(values: Floats, count: Positions) -> Floats:
+def _mean(values: Array, count: Array) -> Array:
     """Mean over each row without NaN; NaN where there is nothing else."""
-    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+    xp = namespace_of(values)
+    mean = xp.nansum(values, axis=1) / xp.maximum(count, 1)
+    return xp.where(count > 0, mean, xp.asarray(np.nan, dtype=mean.dtype))
 
 
-def _lower_median(values: Floats, count: Positions) -> Floats:
+def _lower_median(values: Array, count: Array) -> Array:
     """Lower median of each row without NaN; NaN where there is nothing else."""
-    ordered = np.sort(values, axis=1)  # NaN last
-    return np.take_along_axis(ordered, np.maximum(count - 1, 0)[:, None] // 2, axis=1)[:, 0]
+    xp = namespace_of(values)
+    ordered = xp.sort(values, axis=1)  # NaN last
+    return xp.take_along_axis(ordered, xp.maximum(count - 1, 0)[:, None] // 2, axis=1)[:, 0]
 
 
 def clustered(events: Events, *, rare: bool = False) -> Bools:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, namespace_of, to_host
 from .events import CROWDED
-from .neighbourhoods import neighbours
+from .neighbourhoods import neighbours, values_at
 
 Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.integer]
 
 FEWEST = 20
@@ -39,8 +39,8 @@ CLASSES, CLASS = 24, 400
 """Most classes of the level, and fewest voxels of the sample in a class."""
 
 
-def alike(stack: Floats, mask: Bools, wrong: Positions, expected: Callable[[Positions], Floats]) -> Positions:
-    """Flat positions, ascending, of the voxels that are wrong since they have the value of wrong ones.
+def alike(stack: Array, mask: Array, wrong: Positions, expected: Callable[[Positions], Floats]) -> Positions:
+    """Flat positions, ascending, on the host, of the voxels that are wrong since they have the value of wrong ones.
 
     Parameters
     ----------
@@ -51,24 +51,24 @@ def alike(stack: Floats, mask: Bools, wrong: Positions, expected: Callable[[Posi
     wrong : int array
         Flat positions of dark single voxels that stand out of their surroundings.
     expected : callable
-        What is expected at flat positions in ascending order.
+        What is expected at flat positions in ascending order; from and to the host.
     """
     from scipy.stats import binom
 
     nothing = np.zeros(0, np.intp)
     if len(wrong) < FEWEST:
         return nothing
-    values, counts = np.unique(stack.ravel()[wrong], return_counts=True)
+    values, counts = np.unique(values_at(stack, wrong), return_counts=True)
     if counts.max() < max(FEWEST, MOSTLY * len(wrong)):
         return nothing
     value = values[np.argmax(counts)]
-    step = max(1, mask.size // SAMPLE)
-    sample = np.sort(expected(np.flatnonzero(mask.ravel()[::step]) * step))
+    xp, step = namespace_of(stack, mask), max(1, mask.size // SAMPLE)
+    sample = np.sort(expected(np.flatnonzero(to_host(mask.ravel()[::step])) * step))
     classes = np.array_split(sample, max(1, min(CLASSES, len(sample) // CLASS)))
     edges = np.array([levels[0] for levels in classes[1:]])
     sizes = step * np.array([len(levels) for levels in classes])
-    places = np.flatnonzero(mask & (stack == value))
-    around = neighbours(stack, mask, places)
+    found = xp.flatnonzero(mask & (stack == value))
+    places, around = to_host(found), to_host(neighbours(stack, mask, found))
     same, known = np.sum(around == value, axis=1), np.sum(~np.isnan(around), axis=1)
     number = np.searchsorted(edges, expected(places), side="right")
     seen = np.searchsorted(edges, expected(wrong), side="right")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, to_host
 from .slabs import central_block
 
 Floats = npt.NDArray[np.floating]
@@ -61,7 +62,7 @@ def shared_light(sigma: float) -> float:
     return math.exp(-1 / (2 * sigma**2)) if sigma > 0.02 else 0.0
 
 
-def structure_width(stack: Floats, sound: Bools) -> Width:
+def structure_width(stack: Array, sound: Array) -> Width:
     """Width of the finest structure of a stack.
 
     Parameters
@@ -69,10 +70,14 @@ def structure_width(stack: Floats, sound: Bools) -> Width:
     stack : float array ``(Z, Y, X)``
     sound : bool array of the same shape
         True = measured, and neither a defect nor a spot.
+
+    Notes
+    -----
+    A central block of at most a million voxels is analysed, on the host.
     """
     block = central_block(stack.shape, VOXELS)
-    w = sound[block]
-    chosen = stack[block][w]
+    w = to_host(sound[block])
+    chosen = to_host(stack[block])[w]
     if not len(chosen) or chosen.min() == chosen.max():
         return NO_WIDTH
     width = _widths(chosen.astype(np.float64) / float(np.abs(chosen).max()), w)  # squares of large numbers overflow
@@ -81,12 +86,12 @@ def structure_width(stack: Floats, sound: Bools) -> Width:
     return width
 
 
-def neighbours_alike(stack: Floats, mask: Bools) -> bool:
+def neighbours_alike(stack: Array, mask: Array) -> bool:
     """Whether neighbours in the plane have similar ranks, by more than chance."""
     block = central_block(stack.shape, VOXELS)
-    w = mask[block]
+    w = to_host(mask[block])
     ranks = np.zeros(w.shape)
-    ranks[w] = _ranks(stack[block][w]) - 0.5
+    ranks[w] = _ranks(to_host(stack[block])[w]) - 0.5
     for axis in (1, 2):
         values = np.moveaxis(ranks, axis, 0)
         products = values[:-1] * values[1:]

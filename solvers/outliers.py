@@ -23,15 +23,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, from_host, namespace_of, to_host
 from .defects import FEWEST, MANY, NOWHERE, Defects, Kind, judge_bright, may_be_light, single
 from .events import ERRORS, Events, events_of
-from .neighbourhoods import excluding, neighbours, surroundings
+from .neighbourhoods import excluding, neighbours, surroundings, values_at
 from .noise import NoiseModel
 from .one_value import alike
 from .optics import NO_WIDTH, Width, structure_width
 from .results import CompletionResult
 from .single_voxels import Field, find_candidates, typical_distances
-from .slabs import block_residual, model_planes, slabs
+from .slabs import block_residual, model_planes, moved_to, parts_of
 from .spread import robust_sigma
 
 Floats = npt.NDArray[np.floating]
@@ -72,8 +73,8 @@ def no_outliers(dtype: npt.DTypeLike) -> Outliers:
 
 
 def find_outliers(
-    stack: Floats,
-    mask: Bools,
+    stack: Array,
+    mask: Array,
     fit: CompletionResult,
     noise: NoiseModel | None = None,
     defects: Defects | None = None,
@@ -85,11 +86,11 @@ def find_outliers(
     Parameters
     ----------
     stack : float array ``(Z, Y, X)``
-        Measured intensities; any finite number where the mask is False.
-    mask : bool array of the same shape
+        Measured intensities, NumPy or CuPy; any finite number where the mask is False.
+    mask : bool array of the same shape and library
         True = measured and no defect.
     fit : CompletionResult
-        Of :func:`tensorcell.solvers.complete_tucker` on them.
+        Of :func:`tensorcell.solvers.complete_tucker` on them, on the host.
     noise : NoiseModel, optional
         By default none is assumed.
     defects : Defects, optional
@@ -100,11 +101,13 @@ def find_outliers(
     Returns
     -------
     Outliers
+        On the host.
 
     Notes
     -----
     Time: as for defects, and the model on all planes twice. Memory: a few slabs.
     """
+    fit = moved_to(fit, stack)
     before = no_defects() if defects is None else released(stack, mask, fit, defects)
     searched = Field(stack, noise or NoiseModel.white(0.0), fit, fewest=0)
     scale = typical_distances(searched, mask, mask, seed)
@@ -118,7 +121,7 @@ def find_outliers(
         sound = excluding(mask, candidates)
         low = low[_below_neighbours(stack, sound, low) & _below_model(stack, fit, searched.noise, low)]
         high = bright.positions[_wrong(bright, stack, mask, before)]
-    low = np.union1d(low, alike(stack, mask, low, lambda positions: model_at(fit, stack.shape, positions)))
+    low = np.union1d(low, alike(stack, mask, low, lambda positions: model_at(fit, stack, positions)))
     kinds = np.concatenate([before.kinds, np.full(len(low), Kind.DARK), np.full(len(high), Kind.BRIGHT)])
     positions = np.concatenate([before.positions, low, high])
     order = np.argsort(positions)
@@ -130,33 +133,33 @@ def find_outliers(
     return Outliers(positions, kinds, open_, before.width, shown, values=values)
 
 
-def released(stack: Floats, mask: Bools, fit: CompletionResult, defects: Defects) -> Defects:
+def released(stack: Array, mask: Array, fit: CompletionResult, defects: Defects) -> Defects:
     """The defects without those that a model of the other voxels predicts."""
     if not len(defects.positions):
         return defects
     off = np.abs(off_model(stack, fit, defects.positions))
-    middle = surroundings(stack, mask, defects.positions).middle
-    own = np.abs(stack.ravel()[defects.positions] - middle)
+    middle = surroundings(stack, mask, from_host(defects.positions, stack)).middle
+    own = np.abs(values_at(stack, defects.positions) - to_host(middle))
     wrong = np.isnan(own) | (off >= PREDICTED * own)
     return replace(defects, positions=defects.positions[wrong], kinds=defects.kinds[wrong])
 
 
-def width_of(width: Width, stack: Floats, mask: Bools) -> Width:
+def width_of(width: Width, stack: Array, mask: Array) -> Width:
     """The width of the structure, found in the stack where it is not known."""
     return width if width.lateral > 0 else structure_width(stack, mask)
 
 
-def _model_alone(stack: Floats, mask: Bools, fit: CompletionResult, width: Width) -> bool:
+def _model_alone(stack: Array, mask: Array, fit: CompletionResult, width: Width) -> bool:
     """Whether neighbours have nothing in common, while the model explains the bulk of the stack."""
-    block, residual = block_residual(stack, fit)
-    seen = mask[block]
+    block, off = block_residual(stack, fit)
+    residual, seen = to_host(off), to_host(mask[block])
     if np.count_nonzero(seen) < FEWEST or width_of(width, stack, mask).lateral > 0:
         return False
-    values = stack[block][seen]
+    values = to_host(stack[block])[seen]
     return robust_sigma(residual[seen]) < EXPLAINED * robust_sigma(values - np.median(values))
 
 
-def _wrong(bright: Events, stack: Floats, mask: Bools, before: Defects) -> Bools:
+def _wrong(bright: Events, stack: Array, mask: Array, before: Defects) -> Bools:
     """Which bright events of the residual are wrong."""
     if before.count(Kind.BRIGHT) >= MANY:
         return single(bright) & ~may_be_light(bright)
@@ -170,32 +173,33 @@ def _wrong(bright: Events, stack: Floats, mask: Bools, before: Defects) -> Bools
     return found
 
 
-def _below_neighbours(stack: Floats, sound: Bools, positions: Positions) -> Bools:
+def _below_neighbours(stack: Array, sound: Array, positions: Positions) -> Bools:
     """Which voxels are darker than nearly all of their neighbours that do not stand out; those without any are."""
-    around = neighbours(stack, sound, positions)
+    around = to_host(neighbours(stack, sound, from_host(positions, stack)))
     with np.errstate(invalid="ignore"):
-        darker = np.sum(around > stack.ravel()[positions][:, None], axis=1)
+        darker = np.sum(around > values_at(stack, positions)[:, None], axis=1)
     return np.asarray(darker >= BELOW * np.sum(~np.isnan(around), axis=1))
 
 
-def _below_model(stack: Floats, fit: CompletionResult, noise: NoiseModel, positions: Positions) -> Bools:
+def _below_model(stack: Array, fit: CompletionResult, noise: NoiseModel, positions: Positions) -> Bools:
     """Which voxels are darker than the model by more than noise explains: others lie among light that it lacks."""
     off = off_model(stack, fit, positions).astype(np.float64)
-    model = stack.ravel()[positions] - off
+    model = values_at(stack, positions) - off
     return np.asarray(off < -ERRORS * np.sqrt(noise.variance(model)))
 
 
-def off_model(stack: Floats, fit: CompletionResult, positions: Positions) -> Floats:
-    """``Y - X`` at flat positions in ascending order."""
-    return stack.ravel()[positions] - model_at(fit, stack.shape, positions).astype(stack.dtype, copy=False)
+def off_model(stack: Array, fit: CompletionResult, positions: Positions) -> Floats:
+    """``Y - X`` at flat positions in ascending order, on the host."""
+    return np.asarray(values_at(stack, positions) - model_at(fit, stack, positions).astype(stack.dtype, copy=False))
 
 
-def model_at(fit: CompletionResult, shape: tuple[int, ...], positions: Positions) -> Floats:
-    """``X`` at flat positions in ascending order."""
-    plane = math.prod(shape[1:])
-    parts = [np.zeros(0, fit.tucker[0].dtype)]
-    for slab in slabs(shape):
+def model_at(fit: CompletionResult, stack: Array, positions: Positions) -> Floats:
+    """``X`` at flat positions in ascending order, on the host; the model lies where the stack does."""
+    xp, plane = namespace_of(stack, fit.tucker[0]), math.prod(stack.shape[1:])
+    parts = [xp.zeros(0, dtype=fit.tucker[0].dtype)]
+    for slab in parts_of(stack):
         first, last = np.searchsorted(positions, [slab.start * plane, slab.stop * plane])
         if first < last:
-            parts.append(model_planes(fit, slab).ravel()[positions[first:last] - slab.start * plane])
-    return np.concatenate(parts)
+            here = from_host(positions[first:last] - slab.start * plane, stack)
+            parts.append(model_planes(fit, slab).ravel()[here])
+    return to_host(xp.concat(parts))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Array, contiguous, count, from_host, namespace_of, to_host
 from .outliers import find_outliers
 from .rank_limits import Rank, affordable
 from .ranks import RankEstimate, estimate_rank, from_spectra
@@ -28,8 +29,7 @@ from .spread import MEDIAN_DEVIATION, NORMAL_QUANTILE
 from .subspaces import masked_spectra
 
 Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
-Fit = Callable[[Floats, Bools, Rank], CompletionResult]
+Fit = Callable[[Array, Array, Rank], CompletionResult]
 
 SHARES = (0.1, 0.2, 0.35)
 """Shares of the sides that are tried as ranks, besides those read from the data."""
@@ -74,18 +74,18 @@ class Candidates(NamedTuple):
 
 
 def choose_rank(
-    stack: Floats, mask: Bools, fit: Fit, *, noise: float | None = None, neighbours: bool = True, seed: int = 0
+    stack: Array, mask: Array, fit: Fit, *, noise: float | None = None, neighbours: bool = True, seed: int = 0
 ) -> RankEstimate:
     """Choose the rank of a global model of a stack.
 
     Parameters
     ----------
     stack : float array ``(Z, Y, X)``
-        Measured intensities; any finite number where the mask is False.
-    mask : bool array of the same shape
+        Measured intensities, NumPy or CuPy; any finite number where the mask is False.
+    mask : bool array of the same shape and library
         True = measured.
     fit : callable
-        ``fit(stack, mask, rank)``, the robust fit that the rank is for.
+        ``fit(stack, mask, rank)``, the robust fit that the rank is for; its result is on the host.
     noise : float, optional
         Standard deviation of the noise, where it was given by the user.
     neighbours : bool
@@ -103,31 +103,31 @@ def choose_rank(
     -----
     Cost: a handful of short fits of at most 300 000 voxels.
     """
-    ratio = np.count_nonzero(mask) / mask.size
+    ratio = count(mask) / mask.size
     if ratio == 1:
         return rank_of_complete(stack, noise)
     found = read_ranks(stack, mask, ratio, noise, seed)
     block = central_block(stack.shape, min(TRIAL_VOXELS, round(SAMPLES / ratio)))
-    y, w = np.ascontiguousarray(stack[block]), mask[block]
-    left_out = w & (np.random.default_rng([seed, 1]).random(y.shape) < HELD_OUT)
+    y, w = contiguous(stack[block]), mask[block]
+    left_out = w & from_host(np.random.default_rng([seed, 1]).random(y.shape) < HELD_OUT, w)
     training = w & ~left_out
-    if left_out.sum() < FEWEST or training.sum() < FEWEST or has_empty_lines(training):
-        rank = affordable(found.spectral.rank, stack.shape, np.count_nonzero(mask) / 5)
+    if count(left_out) < FEWEST or count(training) < FEWEST or has_empty_lines(training):
+        rank = affordable(found.spectral.rank, stack.shape, count(mask) / 5)
         return replace(found.spectral, rank=rank)
-    trials = found.ranks(y.shape, int(training.sum()))
+    trials = found.ranks(y.shape, count(training))
     errors: dict[Rank, Floats] = {}
     for rank in trials:
         if rank not in errors:
             errors[rank] = _errors(y, training, left_out, fit(y, training, rank), neighbours)
     winner = smallest_error([errors[rank] for rank in trials], preferred=found.ended)
-    best = found.ranks(stack.shape, int(np.count_nonzero(mask)))[winner]
+    best = found.ranks(stack.shape, count(mask))[winner]
     if winner == 0 and best == found.residual.rank:
         return found.residual
     reason = f"the one of {len(errors)} ranks that predicts left-out voxels of a block best"
     return replace(found.residual, rank=best, reason=reason)
 
 
-def rank_of_complete(stack: Floats, noise: float | None = None) -> RankEstimate:
+def rank_of_complete(stack: Array, noise: float | None = None) -> RankEstimate:
     """The rank of a stack without gaps: eigenvalues of its unfoldings above the edge of noise.
 
     Nothing blurs these spectra, so that no trial is needed. Noise is the same in all directions, structure is not: the
@@ -146,16 +146,17 @@ def rank_of_complete(stack: Floats, noise: float | None = None) -> RankEstimate:
     >>> rank_of_complete(tensor + 0.1 * rng.standard_normal(tensor.shape)).rank
     (3, 3, 3)
     """
-    spectra, shape = masked_spectra(stack, np.ones(stack.shape, bool), spreads=None), stack.shape
+    xp, shape = namespace_of(stack), stack.shape
+    spectra = masked_spectra(stack, xp.ones(shape, dtype=xp.bool), spreads=None)
     if noise is None:
-        medians = [float(np.median(values)) for values in spectra.values]
+        medians = [float(np.median(to_host(values))) for values in spectra.values]
         variances = [middle * size / stack.size for middle, size in zip(medians, shape, strict=True)]
         noise = math.sqrt(max(0.0, min(variances)))
     half = tuple((size + 1) // 2 for size in shape)
     return from_spectra(spectra, shape, half, noise, "threshold")
 
 
-def read_ranks(stack: Floats, mask: Bools, ratio: float, noise: float | None, seed: int) -> Candidates:
+def read_ranks(stack: Array, mask: Array, ratio: float, noise: float | None, seed: int) -> Candidates:
     """The ranks that are read from the data; none exceeds the largest share of the sides that is tried."""
     most = tuple(max(1, round(SHARES[-1] * size)) for size in stack.shape)
     spectral = estimate_rank(stack, mask, method="threshold", noise=noise or None, voxels=RANK_VOXELS, seed=seed)
@@ -167,7 +168,7 @@ def read_ranks(stack: Floats, mask: Bools, ratio: float, noise: float | None, se
     return Candidates(spectral, residual, ended)
 
 
-def has_empty_lines(mask: Bools) -> bool:
+def has_empty_lines(mask: Array) -> bool:
     """Whether some row or column was measured in no plane."""
     return not (mask.any(axis=(0, 2)).all() and mask.any(axis=(0, 1)).all())
 
@@ -190,8 +191,8 @@ def smallest_error(errors: Sequence[Floats], *, preferred: bool) -> int:
     return 0 if preferred and means[0] * (1 - DRAW) <= means[winner] else winner
 
 
-def _errors(y: Floats, training: Bools, left_out: Bools, fit: CompletionResult, neighbours: bool) -> Floats:
+def _errors(y: Array, training: Array, left_out: Array, fit: CompletionResult, neighbours: bool) -> Floats:
     """Absolute errors at the left-out voxels, in double precision."""
     inlier = find_outliers(y, training, fit).inliers(training)
     estimate = estimate_with_neighbours(y, inlier, fit, noise=0.0, keep=True, neighbours=neighbours)
-    return np.abs(np.asarray(estimate.value[left_out] - y[left_out], np.float64))
+    return np.abs(np.asarray(to_host(estimate.value[left_out] - y[left_out]), np.float64))

@@ -3,6 +3,8 @@
 The search works on a field: the measured intensities, or what a model left of them. A voxel is a candidate if it is
 much further from the median of its neighbours than voxels of that level usually are, and than most of its neighbours.
 What its neighbours show of it (:mod:`tensorcell.solvers.events`) decides what it is.
+
+All voxels are compared where the stack lies, NumPy or CuPy. Candidates, and what is typical, are on the host.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .anscombe import generalised_anscombe
+from .arrays import Array, count, from_host, interpolated, namespace_of, to_host
 from .neighbourhoods import excluding, standing_out, surroundings
 from .noise import FLOOR_SHARE, NoiseModel
 from .results import CompletionResult
-from .slabs import model_planes, slabs, widened
+from .slabs import model_planes, parts_of, widened
 from .spread import robust_sigma
 
 Floats = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.integer]
 
 FAR = 5.0
@@ -49,11 +51,11 @@ LEAST = 1e-4
 class Planes(NamedTuple):
     """Some planes of a field."""
 
-    values: Floats
+    values: Array
     """What is searched: its noise has about the same standard deviation everywhere."""
-    linear: Floats
+    linear: Array
     """The same in the data's unit, in which light adds."""
-    levels: Floats | None
+    levels: Array | None
     """The model, in the form of ``values``; None where the level of a voxel is the median of its neighbours."""
 
 
@@ -68,12 +70,12 @@ class Field(NamedTuple):
         Shot noise is stabilised by it (:mod:`tensorcell.solvers.anscombe`), since a dead voxel among bright ones is
         much less probable than a Gaussian tail says, and a bright one among dark ones much more.
     fit : CompletionResult or None
-        With it the field is the residual of the model; without, it is the intensities.
+        With it the field is the residual of the model; without, it is the intensities. It lies where the stack does.
     fewest : int
         Fewest measured neighbours of a voxel that is judged. With a fit it may be 0: the model is then compared with.
     """
 
-    stack: Floats
+    stack: Array
     noise: NoiseModel
     fit: CompletionResult | None = None
     fewest: int = 5
@@ -100,7 +102,7 @@ class Field(NamedTuple):
         return (1.0 if self.noise.gain else linear), linear
 
 
-def evened(intensities: Floats, noise: NoiseModel) -> Floats:
+def evened(intensities: Array, noise: NoiseModel) -> Array:
     """Stabilised intensities; where the variance falls to its floor, or a photon's, they go on along the tangent.
 
     The root ends at the pedestal, so that a dead pixel, which gives 0 on a pedestal of 100, would differ from the
@@ -110,13 +112,17 @@ def evened(intensities: Floats, noise: NoiseModel) -> Floats:
         return intensities
     variance = max(1.0, noise.floor / FLOOR_SHARE / noise.gain**2)  # in squares of a photon's signal
     lowest = noise.gain * (variance - 0.375) - noise.offset / noise.gain
-    values = generalised_anscombe(np.maximum(intensities, lowest), noise)
-    below = np.minimum(intensities - lowest, 0) / intensities.dtype.type(noise.gain * math.sqrt(variance))
-    return np.asarray(values + below, dtype=intensities.dtype)
+    xp = namespace_of(intensities)
+    values = generalised_anscombe(xp.maximum(intensities, lowest), noise)
+    below = xp.minimum(intensities - lowest, 0) / intensities.dtype.type(noise.gain * math.sqrt(variance))
+    return xp.astype(values + below, intensities.dtype, copy=False)
 
 
 class Scale(NamedTuple):
-    """How far sound voxels are from the median of their neighbours, as a function of the level."""
+    """How far sound voxels are from the median of their neighbours, as a function of the level.
+
+    It is known on the host, and told where the levels lie that it is asked for.
+    """
 
     level: Floats
     sigma: Floats
@@ -128,13 +134,13 @@ class Scale(NamedTuple):
     sample: tuple[Floats, ...] = ()
     """Distances in the data's unit, of a sample of each class."""
 
-    def at(self, level: Floats) -> Floats:
+    def at(self, level: Array) -> Array:
         """Standard deviation of what is searched at such levels."""
-        return np.asarray(np.interp(level, self.level, self.sigma))
+        return interpolated(level, self.level, self.sigma)
 
-    def linear_at(self, level: Floats) -> tuple[Floats, Floats]:
+    def linear_at(self, level: Array) -> tuple[Array, Array]:
         """Standard deviation and bias in the data's unit."""
-        return np.interp(level, self.level, self.linear), np.interp(level, self.level, self.bias)
+        return interpolated(level, self.level, self.linear), interpolated(level, self.level, self.bias)
 
     def share_beyond(self, level: Floats, distance: Floats, sign: int) -> Floats:
         """Share of the voxels that are so far, or further, on one side (1 above, -1 below).
@@ -153,55 +159,58 @@ class Scale(NamedTuple):
 class Surroundings(NamedTuple):
     """Of some voxels: what the field is, the median and the spread of the neighbours, and the level."""
 
-    value: Floats
-    middle: Floats
-    spread: Floats
-    level: Floats
+    value: Array
+    middle: Array
+    spread: Array
+    level: Array
 
 
-def compared(planes: Planes, sound: Bools, positions: Positions, fewest: int) -> Surroundings:
+def compared(planes: Planes, sound: Array, positions: Array, fewest: int) -> Surroundings:
     """Compare voxels (flat positions) of a field with their sound neighbours; NaN where there are too few of these.
 
     Of a residual, ``fewest`` may be 0: a voxel with fewer than ``FEW`` of them is then compared with 0, the model.
     """
-    values, levels = planes.values, planes.levels
-    middle, spread, count = surroundings(values, sound, positions)
-    few = count < (fewest or FEW)
-    unknown = values.dtype.type(np.nan if fewest else 0)
-    middle, spread = np.where(few, unknown, middle), np.where(few, unknown, spread)
+    xp, values, levels = namespace_of(sound), planes.values, planes.levels
+    middle, spread, number = surroundings(values, sound, positions)
+    few = number < (fewest or FEW)
+    unknown = xp.asarray(np.nan if fewest else 0, dtype=values.dtype)
+    middle, spread = xp.where(few, unknown, middle), xp.where(few, unknown, spread)
     level = middle if levels is None else levels.ravel()[positions]
     return Surroundings(values.ravel()[positions], middle, spread, level)
 
 
-def linear_middle(planes: Planes, sound: Bools, positions: Positions) -> Floats:
+def linear_middle(planes: Planes, sound: Array, positions: Array) -> Array:
     """Median of the sound neighbours in the data's unit; 0, the model, where a residual has fewer than ``FEW``."""
-    middle, _, count = surroundings(planes.linear, sound, positions)
-    return middle if planes.levels is None else np.where(count < FEW, middle.dtype.type(0), middle)
+    middle, _, number = surroundings(planes.linear, sound, positions)
+    if planes.levels is None:
+        return middle
+    xp = namespace_of(middle)
+    return xp.where(number < FEW, xp.zeros_like(middle), middle)
 
 
-def typical_distances(field: Field, trusted: Bools, sound: Bools, seed: int = 0) -> Scale:
+def typical_distances(field: Field, trusted: Array, sound: Array, seed: int = 0) -> Scale:
     """How far voxels are from the median of their neighbours, in classes of the level.
 
     Where light is so faint that most voxels caught no photon, the median of the distances says nothing about those
     that did. So no distance is taken to be smaller than the noise. Of the trusted voxels all are in the sample, and the
     sound ones among them tell what is typical.
     """
-    share = SAMPLE / max(1, int(np.count_nonzero(trusted)))
+    xp, share = namespace_of(trusted, sound), SAMPLE / max(1, count(trusted))
     rng = np.random.default_rng([seed, 12])
     parts = []
-    for slab in slabs(trusted.shape):
+    for slab in parts_of(trusted):
         wide, inner = widened(slab, len(trusted), 1)
         planes = field.planes(wide)
-        chosen = np.zeros_like(trusted[wide])
-        chosen[inner] = trusted[slab] & (rng.random(trusted[slab].shape, np.float32) < share)
-        places = np.flatnonzero(chosen)
+        drawn = np.flatnonzero(rng.random(trusted[slab].size, np.float32) < share) + inner.start * trusted[0].size
+        places = from_host(drawn, trusted)
+        places = places[trusted[wide].ravel()[places]]
         seen = compared(planes, sound[wide], places, field.fewest)
         same = planes.linear is planes.values
         off = planes.linear.ravel()[places] - (seen.middle if same else linear_middle(planes, sound[wide], places))
         flat = field.stack[wide].ravel()[places], sound[wide].ravel()[places]
         parts.append((seen.level, seen.value - seen.middle, off, *flat))
     level, off, linear, measured, good = (
-        np.concatenate(columns).astype(np.float64) for columns in zip(*parts, strict=True)
+        to_host(xp.concat(columns)).astype(np.float64) for columns in zip(*parts, strict=True)
     )
     known = ~(np.isnan(off) | np.isnan(linear))
     if not np.any(good[known]):
@@ -224,41 +233,42 @@ def typical_distances(field: Field, trusted: Bools, sound: Bools, seed: int = 0)
     return Scale(middle, sigma, wide_sigma, bias_, tuple(samples))
 
 
-def find_candidates(field: Field, trusted: Bools, scale: Scale, known: Positions) -> Positions:
+def find_candidates(field: Field, trusted: Array, scale: Scale, known: Positions) -> Positions:
     """Flat positions of the voxels that stand out from their neighbours, ascending: those known, and more in rounds."""
-    plane = trusted[0].size
+    xp, plane = namespace_of(trusted), trusted[0].size
     sound = excluding(trusted, known)
     found = known
     for _ in range(ROUNDS):
         fresh = []
-        for slab in slabs(trusted.shape):
+        for slab in parts_of(trusted):
             wide, inner = widened(slab, len(trusted), 1)
             planes = field.planes(wide)
-            wanted = np.zeros_like(sound[wide])
+            wanted = xp.zeros_like(sound[wide])
             wanted[inner] = sound[slab]
             near = standing_out(planes.values, sound[wide], wanted, FAR * float(scale.sigma.min()))
             seen = compared(planes, sound[wide], near, field.fewest)
             with np.errstate(invalid="ignore"):
-                far = np.abs(seen.value - seen.middle) > FAR * scale.at(seen.level)
-            far[far] = beyond_spread(planes, sound[wide], near[far], seen, far)
-            fresh.append(near[far] + wide.start * plane)
-        new = np.concatenate(fresh)
+                far = xp.abs(seen.value - seen.middle) > FAR * scale.at(seen.level)
+            near, seen = near[far], Surroundings(*(column[far] for column in seen))
+            fresh.append(near[beyond_spread(planes, sound[wide], near, seen)] + wide.start * plane)
+        new = to_host(xp.concat(fresh))
         if not len(new):
             break
-        sound.ravel()[new] = False
+        sound.ravel()[from_host(new, sound)] = False
         found = np.concatenate([found, new])
     return np.sort(found)
 
 
-def beyond_spread(planes: Planes, sound: Bools, positions: Positions, seen: Surroundings, far: Bools) -> Bools:
+def beyond_spread(planes: Planes, sound: Array, positions: Array, seen: Surroundings) -> Array:
     """Which voxels are further from the median of their neighbours than most of these are.
 
     What is searched or the data's unit decides, whichever is clearer: at the edge of a structure stabilised noise
     spreads the dark values, and the data's unit the bright ones.
     """
+    xp = namespace_of(sound)
     with np.errstate(invalid="ignore"):
-        found = np.abs(seen.value[far] - seen.middle[far]) > SPREADS * seen.spread[far]
+        found = xp.abs(seen.value - seen.middle) > SPREADS * seen.spread
         if planes.values is not planes.linear and planes.levels is None:
             middle, spread, _ = surroundings(planes.linear, sound, positions)
-            found |= np.abs(planes.linear.ravel()[positions] - middle) > SPREADS * spread
-    return np.asarray(found)
+            found |= xp.abs(planes.linear.ravel()[positions] - middle) > SPREADS * spread
+    return found

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, from_host, is_cupy, namespace_of
+from .arrays import Array, from_host, is_cupy, namespace_of, to_host
 from .results import CompletionResult, tucker_tensor
 
 Floats = npt.NDArray[np.floating]
@@ -41,8 +41,9 @@ def thick_slabs(shape: Sequence[int]) -> list[slice]:
     return slabs(shape, max(FEW_VOXELS, THICK * math.prod(shape[1:])))
 
 
-def parts_of(volume: Array, voxels: int) -> list[slice]:
-    """Ranges of the first axis of an array, about so many voxels each; more on a GPU, which needs many to be busy."""
+def parts_of(volume: Array, voxels: int | None = None) -> list[slice]:
+    """Ranges of the first axis of an array, about so many voxels each (``SLAB_VOXELS``); more on a GPU, which needs
+    many to be busy."""
     return slabs(volume.shape, ON_DEVICE if is_cupy(namespace_of(volume)) else voxels)
 
 
@@ -73,8 +74,8 @@ def model_planes(fit: CompletionResult, planes: slice) -> Array:
 def moved_to(fit: CompletionResult, like: Array) -> CompletionResult:
     """The fit, with the core and factors of its model where an array lies; they are few numbers."""
     core, factors = fit.tucker
-    moved = tucker_tensor(from_host(core, like), [from_host(factor, like) for factor in factors], core.dtype)
-    return replace(fit, tucker=moved)
+    moved = [from_host(to_host(array), like) for array in (core, *factors)]
+    return replace(fit, tucker=tucker_tensor(moved[0], moved[1:], moved[0].dtype))
 
 
 def central_block(shape: Sequence[int], voxels: int = BLOCK_VOXELS) -> tuple[slice, ...]:

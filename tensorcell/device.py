@@ -60,7 +60,7 @@ def reason_for_cpu(device: str) -> tuple[str, ...]:
 
 
 def on_device(array: Any, device: str) -> Any:
-    """A NumPy array on the device, and itself on the CPU; None stays None."""
+    """An array on the device, and itself on the CPU or where it lies there already; None stays None."""
     if device == "cpu" or array is None:
         return array
     import cupy

@@ -73,8 +73,11 @@ class Fitting:
     seed: int = 0
     callback: Callback | None = None
 
-    def __call__(self, stack: Array, mask: npt.NDArray[np.bool_], rank: Sequence[int]) -> CompletionResult:
-        """Fit a stack ``(Z, Y, X)`` where the mask is True; the result's arrays are on the host."""
+    def __call__(self, stack: Any, mask: Any, rank: Sequence[int]) -> CompletionResult:
+        """Fit a stack ``(Z, Y, X)`` where the mask is True, both on the host or on the device.
+
+        The result's arrays are on the host.
+        """
         found = self._fitted(on_device(stack, self.device), on_device(mask, self.device), rank)
         return found if self.device == "cpu" else on_host(found, stack.dtype)
 

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.device import on_device
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.settled import Settled
 from tensorcell.solvers import CompletionResult, NoiseModel, RankEstimate, degrees_of_freedom, estimate_noise
+from tensorcell.solvers.arrays import count, from_host, namespace_of
 from tensorcell.solvers.autocorrelation import WHITE, Autocorrelation
 from tensorcell.solvers.defects import find_defects
 from tensorcell.solvers.neighbourhoods import excluding, surroundings
@@ -101,7 +103,7 @@ def model_of(
     unit: Unit = AS_GIVEN,
     settled: Settled | None = None,
 ) -> StackModel:
-    """Noise, rank, fit and outliers of a stack.
+    """Noise, rank, fit and outliers of a stack, found on the device of the fit and told on the host.
 
     Parameters
     ----------
@@ -131,46 +133,47 @@ def model_of(
         If more than half of the measured voxels were taken for wrong.
     """
     settled = Settled() if settled is None else settled
+    stack, observed = (on_device(array, fitting.device) for array in (values, mask))
     given = settled.told("noise") if noise is None else NoiseModel.white(noise, unit)
     if rank is None and settled.told("rank") is not None:
         rank = affordable(tuple(map(min, settled.told("rank"), values.shape)), values.shape, np.count_nonzero(mask) / 2)
 
     def estimated(known: Bools) -> NoiseModel:
-        return given or estimate_noise(values, known, correlation=correlation, unit=unit)
+        return given or estimate_noise(stack, known, correlation=correlation, unit=unit)
 
-    law = estimated(mask)
+    law = estimated(observed)
     robust, measured = fitting.options.robust, int(np.count_nonzero(mask))
-    defects, sound = no_defects(), mask
+    defects, sound = no_defects(), observed
     for _ in range(ROUNDS if robust else 0):  # defects that were not known hide others, and make the noise seem larger
         before = len(defects.positions)
-        defects = find_defects(values, mask, law, psf, fitting.seed, defects.positions)
+        defects = find_defects(stack, observed, law, psf, fitting.seed, defects.positions)
         wrong = len(defects.positions)
         check_share(wrong, measured)
-        sound = defects.inliers(mask)
+        sound = defects.inliers(observed)
         if abs(wrong - before) <= FEW_OUTLIERS * measured:
             break
         law = estimated(sound)
 
     def fitted(wrong: Array) -> tuple[RankEstimate, CompletionResult]:
-        stack, known = without(values, mask, wrong)
+        filled, known = without(stack, observed, wrong)
         found = given_rank(rank) or choose_rank(
-            stack, known, fitting.quick(), noise=noise, neighbours=bool(fitting.options.neighbours), seed=fitting.seed
+            filled, known, fitting.quick(), noise=noise, neighbours=bool(fitting.options.neighbours), seed=fitting.seed
         )
-        return found, fitting(stack, known, found.rank)
+        return found, fitting(filled, known, found.rank)
 
     found, fit = fitted(defects.positions)
-    outliers, inlier, wrong = no_outliers(values.dtype), mask, len(defects.positions)
+    outliers, wrong = no_outliers(values.dtype), len(defects.positions)
     for further in reversed(range(FITS if robust else 0)):  # fits that may follow
-        outliers = find_outliers(values, sound, fit, law, defects, seed=fitting.seed)
+        outliers = find_outliers(stack, sound, fit, law, defects, seed=fitting.seed)
         check_share(len(outliers.positions), measured)
-        inlier = outliers.inliers(mask)
         if not further or abs(len(outliers.positions) - wrong) <= FEW_OUTLIERS * measured:
             break
         wrong = len(outliers.positions)
-        law = estimated(inlier)
+        law = estimated(outliers.inliers(observed))
         found, fit = fitted(outliers.positions)
+    inlier = outliers.inliers(mask)
     if given is None:
-        law = anchored(bounded_by_fit(law, values, inlier, fit, unit), values[inlier])
+        law = anchored(bounded_by_fit(law, values, inlier, fit, unit), stack[outliers.inliers(observed)])
         settled.once("noise", lambda: law)
     settled.once("rank", lambda: found.rank)
     return StackModel(law, found, fit, outliers, inlier)
@@ -192,22 +195,23 @@ def check_share(flagged: int, measured: int) -> None:
         )
 
 
-def without(values: Array, mask: Bools, defects: Array) -> tuple[Array, Bools]:
+def without(values: Any, mask: Any, defects: Array) -> tuple[Any, Any]:
     """The stack without its defects: a few in a complete stack get their neighbours' median, others become gaps."""
     if not len(defects):
         return values, mask
     sound = excluding(mask, defects)
-    if len(defects) > FEW * mask.size or not mask.all():
+    if len(defects) > FEW * mask.size or count(mask) < mask.size:
         return values, sound
-    middle = surroundings(values, sound, defects).middle
-    if np.isnan(middle).any():
+    places = from_host(defects, values)
+    middle = surroundings(values, sound, places).middle
+    if count(namespace_of(middle).isnan(middle)):
         return values, sound
     filled = values.copy()
-    filled.ravel()[defects] = middle
+    filled.ravel()[places] = middle
     return filled, mask
 
 
-def anchored(noise: NoiseModel, measured: Array) -> NoiseModel:
+def anchored(noise: NoiseModel, measured: Any) -> NoiseModel:
     """The noise, with a law that holds down to the darkest voxels.
 
     A line through the variances of bright voxels may fall to zero above intensities that many voxels have, such as a
@@ -218,7 +222,7 @@ def anchored(noise: NoiseModel, measured: Array) -> NoiseModel:
         return noise
     pedestal, lowest = -noise.offset / noise.gain, float(measured.min())
     below = pedestal - BELOW * math.sqrt(max(noise.floor, noise.gain**2))
-    if lowest >= below or np.mean(measured < below) < MANY_BELOW or noise.intensity <= lowest:
+    if lowest >= below or count(measured < below) / len(measured) < MANY_BELOW or noise.intensity <= lowest:
         return noise
     gain = noise.sigma**2 / (noise.intensity - lowest)
     reason = "Many voxels are darker than this law allows; it is drawn from the lowest intensity to that one instead."

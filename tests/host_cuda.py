@@ -127,7 +127,7 @@ def c_name(name: str) -> str:
 
 C_TYPES = {
     "float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint64": "unsigned long long",
-    "bool": "unsigned char",
+    "bool": "unsigned char", "uint8": "unsigned char",
 }  # fmt: skip
 
 SCALARS = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int32": ctypes.c_int, "int64": ctypes.c_longlong}

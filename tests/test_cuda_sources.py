@@ -8,7 +8,7 @@ import re
 import nvrtc
 import pytest
 
-from tensorcell.solvers import kernels_cuda, kernels_local_cuda
+from tensorcell.solvers import kernels_cuda, kernels_defects_cuda, kernels_local_cuda
 from tensorcell.solvers.cuda import Program
 from tensorcell.solvers.local import LocalOptions
 from tensorcell.solvers.patch_denoising import stages
@@ -77,6 +77,23 @@ def test_filters_of_patch_groups_compile(architecture: str) -> None:
         assert each.spilled <= SPILLED
         assert 2 * each.registers * kernels_local_cuda.THREADS <= REGISTERS
         assert each.shared <= SHARED
+
+
+def instances_of_comparisons() -> list[str]:
+    return [f"{name}<{real}>" for name in ("around", "far_from_most", "along_columns") for real in ("float", "double")]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_comparisons_of_neighbours_compile(architecture: str) -> None:
+    for each in nvrtc.compiled(kernels_defects_cuda.PROGRAM, instances_of_comparisons(), architecture):
+        assert each.spilled <= SPILLED
+        assert 4 * each.registers * kernels_defects_cuda.THREADS <= REGISTERS
+        assert each.shared == 0
+
+
+def test_comparisons_of_neighbours_fuse_no_products() -> None:
+    code = nvrtc.intermediate(kernels_defects_cuda.PROGRAM, instances_of_comparisons(), "compute_80")
+    assert "fma." not in code
 
 
 def test_what_cannot_be_compiled_is_seen() -> None:

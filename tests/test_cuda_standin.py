@@ -44,7 +44,16 @@ def test_the_device_gives_what_the_cpu_gives(told: Any) -> None:
         # Of the standard deviation of the data: float32 and other orders of sums, by which a few thresholds may fall.
         assert differences["mean"] < 1e-4, name
         assert differences["most"] < 0.05, name
-    assert told["launches"] == ["filter_groups", "pointwise"]
+    assert told["launches"] == ["along_columns", "around", "far_from_most", "filter_groups", "pointwise"]
+
+
+def test_the_device_finds_the_defects_that_the_cpu_finds(told: Any) -> None:
+    assert told["defects"].pop("complete") == [{"stuck": 6, "dark": 2}] * 2
+    for name, (cpu, gpu) in told["defects"].items():
+        assert cpu == gpu, name
+    for name, (count, *differences) in told["wrong voxels"].items():
+        assert count > 50, name
+        assert not any(differences), name  # at once, and a plane at a time
 
 
 def test_all_ways_to_predict_planes_run_on_the_device(told: Any) -> None:

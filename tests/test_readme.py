@@ -44,6 +44,7 @@ def makes_weights(command: str) -> bool:
 def shorter(command: str) -> str:
     """The command with a smaller network, and with fewer steps: what takes a user minutes is to take seconds here."""
     command = command.replace("--kind microdiffuse3d", "--kind microdiffuse3d --size tiny")
+    command = command.replace("--method diffusion", "--method diffusion --samples 2 --steps 5")
     return command.replace("--fit-steps 100", "--fit-steps 10").replace("--steps 50", "--steps 5")
 
 
