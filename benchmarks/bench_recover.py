@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import BACKENDS, fix_threads, on_backend
+from benchmarks.measure import BACKENDS, fix_threads, on_backend, require
 from benchmarks.problems import some, volume_shape
 
 SHAPE = (33, 64, 64)
@@ -40,8 +40,9 @@ class OneCase:
         from tensorcell.evaluation.methods import METHODS
 
         self.method = METHODS[method]
-        if ALL[case].kind not in self.method.kinds or self.method.missing:
-            raise NotImplementedError(f"{method} is not installed or not for {ALL[case].kind}")
+        require(*self.method.needs)
+        if ALL[case].kind not in self.method.kinds:
+            raise NotImplementedError(f"{method} is not for {ALL[case].kind}")
         if backend != "numpy" and not self.method.ours:
             raise NotImplementedError(f"{method} takes NumPy arrays")
         on_backend(backend)  # skips
