@@ -133,32 +133,35 @@ def plain(text: str) -> Any:
 
 
 def shown(name: str, value: Any) -> str:
-    """A parameter as a reader wants to see it; a number says of what."""
-    text = " × ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return text if isinstance(value, str) or name == "shape" else f"{name} {text}".strip()
+    """A parameter as a reader wants to see it: a number and a truth value say of what."""
+    if isinstance(value, tuple):
+        return " × ".join(map(str, value))
+    return value if isinstance(value, str) else f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def panels(results: Mapping[str, Any], names: Mapping[str, list[str]]) -> list[Panel]:
-    """All that can be drawn; a parameter of which one value was measured is not named in the rows."""
-    made = []
-    for question in QUESTIONS:
-        found = list(measured(results, question.benchmark, names.get(question.benchmark, ())))
-        if not found:
-            continue
-        apart = [name for name in (question.marks, question.split) if name]
-        rows = [name for name in found[0][0] if name not in apart and len({str(p[name]) for p, _ in found}) > 1]
-        first = next(iter(found[0][0]))
-        parts: dict[str, list[Dot]] = {}
-        for parameters, value in found:
-            part = f" ({parameters[question.split]})" if question.split else ""
-            row = ", ".join(
-                f"{name} {shown(parameters[name])}" if name == "seen" else shown(parameters[name]) for name in rows
-            )
-            mark = f"{question.marks} {shown(parameters[question.marks])}" if question.marks else ""
-            ours = question.ours is not None and parameters[first] == question.ours
-            parts.setdefault(part, []).append(Dot(row, mark, value * question.scale, ours))
-        made += [Panel(question, question.title + part, tuple(dots)) for part, dots in parts.items()]
-    return made
+    """All that can be drawn."""
+    answers = (
+        answered(question, list(measured(results, question.benchmark, names.get(question.benchmark, ()))))
+        for question in QUESTIONS
+    )
+    return [panel for answer in answers for panel in answer]
+
+
+def answered(question: Question, found: Sequence[tuple[Parameters, float]]) -> Iterator[Panel]:
+    """The panels of one question; a parameter of which one value was measured is not named in the rows."""
+    names = list(found[0][0]) if found else []
+    varying = [name for name in names if len({str(parameters[name]) for parameters, _ in found}) > 1]
+    rows = [name for name in varying if name not in (question.marks, question.split)]
+    parts: dict[str, list[Dot]] = {}
+    for parameters, value in found:
+        title = f"{question.title} ({parameters[question.split]})" if question.split else question.title
+        row = ", ".join(shown(name, parameters[name]) for name in rows)
+        mark = shown(question.marks, parameters[question.marks]) if question.marks else ""
+        ours = question.ours is not None and parameters[names[0]] == question.ours
+        parts.setdefault(title, []).append(Dot(row, mark, value * question.scale, ours))
+    for title, dots in parts.items():
+        yield Panel(question, title, tuple(dots))
 
 
 def label(dot: Dot, panel: Panel) -> str:
