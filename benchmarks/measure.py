@@ -57,7 +57,7 @@ def fix_threads(count: int) -> None:
     import scipy.linalg  # noqa: F401  (its BLAS must be loaded to be limited)
 
     threadpoolctl.threadpool_limits(count)
-    numba.set_num_threads(min(count, available_cores(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(count, available_cores(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 def require(*modules: str) -> None:
