@@ -56,6 +56,10 @@ QUESTIONS = (
         marks="target", split="problem", ours="complete",
     ),
     Question(
+        "bench_completion.ToErrorOutliers.time_to_error", "Outliers: time to an error, problem", "s",
+        marks="target", split="problem", ours="complete",
+    ),
+    Question(
         "bench_completion.AsShipped.time_complete_tucker", "complete_tucker as shipped", "s", marks="dtype"
     ),
     Question("bench_sweep.Sweep.time_sweeps", "Ten ADMM sweeps", "s", marks="dtype"),

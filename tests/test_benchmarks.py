@@ -45,7 +45,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
 
 def benchmarks_of(module: Any) -> list[type]:
     """The classes that asv finds in a module."""
-    classes = [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
+    public = [kind for name, kind in vars(module).items() if not name.startswith("_")]
+    classes = [kind for kind in public if inspect.isclass(kind) and kind.__module__ == module.__name__]
     return [kind for kind in classes if any(MEASURES.match(name) for name in dir(kind))]
 
 
@@ -152,7 +153,18 @@ def test_the_setting_found_is_the_first_that_meets_its_error(load: Load) -> None
     errors = {setting: problem.relative_error(solve(setting).estimate) for setting in method.settings(problem, 0)}
     for target, setting in found.items():
         assert setting == max(tried for tried, error in errors.items() if error <= target)
-    assert module.settings_that_meet("complete-plain", module.sized_problem("b")) == {}  # it knows no outliers
+
+
+def test_a_method_is_timed_with_the_setting_that_was_found_for_it(load: Load) -> None:
+    module = load("bench_completion")
+    benchmark = module.ToErrorOutliers()
+    benchmark.setup({("complete", "b", 1e-4): 1e-5}, "complete", "b", 1e-4)
+    assert benchmark.setting == 1e-5
+    assert benchmark.track_error() <= 1e-4
+    with pytest.raises(NotImplementedError, match=r"admm does not come to 1e-06 on \(b\)"):
+        benchmark.setup({}, "admm", "b", 1e-6)
+    lines = {kind.setup_cache.__code__.co_firstlineno for kind in (module.ToError, module.ToErrorOutliers)}
+    assert len(lines) == 2  # one line would be one cache to asv
 
 
 def results_of_asv(folder: Path, commit: str = "abc") -> None:
