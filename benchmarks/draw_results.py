@@ -81,6 +81,10 @@ LINEAR = ("dB",)
 """Units on a linear axis, whose numbers are shown instead of ratios."""
 
 
+FEW = 100.0
+"""Axes that span less have more than the powers of ten on them."""
+
+
 @dataclass(frozen=True)
 class Dot:
     """One measurement: the row and the mark that it belongs to, and its value."""
@@ -172,12 +176,14 @@ def label(dot: Dot, panel: Panel) -> str:
     """What stands beside a dot: how many times ours it is, or the number where nothing is compared."""
     reference = [other.value for other in panel.dots if other.ours and other.mark == dot.mark]
     if dot.ours or not reference:
-        return f"{dot.value:.3g}"
+        return f"{dot.value:.3g} {panel.question.unit}"
     return f"{dot.value / reference[0]:.2g}×"
 
 
 def draw_panel(axes: Any, panel: Panel) -> None:
     """One set of axes: rows from the top, a colour and a shape for each mark, those of a row below each other."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     rows = list(dict.fromkeys(dot.row for dot in panel.dots))
     marks = list(dict.fromkeys(dot.mark for dot in panel.dots))
     for place, mark in enumerate(marks):
@@ -197,9 +203,13 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     if panel.question.unit in LINEAR:
         axes.margins(x=0.2)
     else:
-        axes.set_xscale("log")
         values = [dot.value for dot in panel.dots]
-        axes.set_xlim(min(values) / 1.5, max(values) * max(2.0, (max(values) / min(values)) ** 0.25))
+        low, high = min(values) / 1.5, max(values) * max(2.0, (max(values) / min(values)) ** 0.25)
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > FEW else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(panel.question.unit, fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     axes.set_title(panel.title, fontsize=9, loc="left")
@@ -220,7 +230,7 @@ def draw(shown_panels: Sequence[Panel], foot: str, path: Path) -> None:
     for place, panel in enumerate(shown_panels):
         draw_panel(figure.add_subplot(grid[place // COLUMNS, place % COLUMNS]), panel)
     figure.suptitle(
-        "Benchmarks of tensorcell: numbers beside dots are multiples of ours (bold: ours, in the unit of the axis)",
+        "Benchmarks of tensorcell: what is measured (bold: ours), and where there is something to compare, multiples of ours",
         fontsize=11,
     )
     figure.supxlabel(foot, fontsize=7)
@@ -236,10 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     results = newest(given.results, given.commit)
     machine = results["params"]
-    foot = (
-        f"commit {results['commit_hash'][:8]}, Python {results['python']}, {machine.get('cpu', '')}, "
-        f"{machine.get('num_cpu', '?')} cores"
-    )
+    cores = f"{machine.get('cpu', 'processor unknown')}, {machine.get('num_cpu', '?')} cores"
+    foot = f"commit {results['commit_hash'][:8]}; {cores}; {machine.get('os', '')}"
     found = panels(results, parameter_names(given.results))
     if not found:
         raise SystemExit(f"expected results of one of {', '.join(q.benchmark for q in QUESTIONS)}, got none")

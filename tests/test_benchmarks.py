@@ -193,7 +193,7 @@ def test_the_page_holds_each_value_in_its_place_and_leaves_out_what_was_not_meas
         ("tif", "compress True", 0.2, True),
         ("npy", "compress True", 0.4, False),
     ]
-    assert [module.label(dot, panel) for dot in panel.dots] == ["0.1", "0.2", "2×"]
+    assert [module.label(dot, panel) for dot in panel.dots] == ["0.1 s", "0.2 s", "2×"]
     module.main([str(tmp_path / "page.png"), "--results", str(tmp_path)])
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
