@@ -230,7 +230,7 @@ def draw(shown_panels: Sequence[Panel], foot: str, path: Path) -> None:
     for place, panel in enumerate(shown_panels):
         draw_panel(figure.add_subplot(grid[place // COLUMNS, place % COLUMNS]), panel)
     figure.suptitle(
-        "Benchmarks of tensorcell: what is measured (bold: ours), and where there is something to compare, multiples of ours",
+        "Benchmarks of tensorcell: what was measured (bold: ours), or how many times ours it is",
         fontsize=11,
     )
     figure.supxlabel(foot, fontsize=7)
