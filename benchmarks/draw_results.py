@@ -72,7 +72,7 @@ QUESTIONS = (
     Question("bench_diffusion.Sampler.time_sample", "Samplers: 30 steps", "s", marks="samples"),
     Question("bench_files.Files.time_read", "Reading 34 MB", "s", marks="compress", ours="tif"),
     Question("bench_files.Files.time_write", "Writing 34 MB", "s", marks="compress", ours="tif"),
-    Question("bench_start.Import.time_import", "Fresh interpreter and import", "s", ours="tensorcell"),
+    Question("bench_start.Import.time_import", "Fresh interpreter and import", "ms", 1e3),
 )  # fmt: skip
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "os^Dvp"
@@ -223,7 +223,7 @@ def draw(shown_panels: Sequence[Panel], foot: str, path: Path) -> None:
 
     lines = [shown_panels[start : start + COLUMNS] for start in range(0, len(shown_panels), COLUMNS)]
     heights = [
-        1.1 + max(0.13 * len({(dot.row, dot.mark) for dot in panel.dots}) + 0.1 for panel in line) for line in lines
+        1.1 + max(0.16 * len({(dot.row, dot.mark) for dot in panel.dots}) + 0.1 for panel in line) for line in lines
     ]
     figure = Figure(figsize=(5.2 * COLUMNS, sum(heights) + 0.5), layout="constrained")
     grid = figure.add_gridspec(len(lines), COLUMNS, height_ratios=heights)
