@@ -120,6 +120,8 @@ class _ToError:
     timeout = 300
 
     def setup(self, found: Settings, method: str, problem: str, target: float) -> None:
+        if not installed(method):
+            raise NotImplementedError(f"{COMPARED[method].package} is not installed")
         if (method, problem, target) not in found:
             raise NotImplementedError(f"{method} does not come to {target:g} on ({problem})")
         fix_threads(2)
@@ -156,12 +158,18 @@ class ToErrorOutliers(_ToError):
     setup_cache.timeout = 3600  # type: ignore[attr-defined]
 
 
+def installed(method: str) -> bool:
+    """Whether there is the package that a method comes from, if it comes from one."""
+    package = COMPARED[method].package
+    return package is None or importable(package)
+
+
 def all_settings(methods: Sequence[str], problems: Sequence[str]) -> Settings:
     """What to run each method with to come to each error that it comes to."""
     fix_threads(2)
     return {
         (method, problem, target): setting
-        for method in methods
+        for method in filter(installed, methods)
         for problem in problems
         for target, setting in settings_that_meet(method, sized_problem(problem)).items()
     }
@@ -170,8 +178,6 @@ def all_settings(methods: Sequence[str], problems: Sequence[str]) -> Settings:
 def settings_that_meet(name: str, problem: Problem) -> dict[float, float]:
     """For each of ``TARGETS`` that a method meets, the cheapest of its settings that does."""
     method = COMPARED[name]
-    if method.package and not importable(method.package):
-        return {}
     solve = method.prepare(problem)
     met: dict[float, float] = {}
     for target in TARGETS:

@@ -27,7 +27,7 @@ class UnderWay:
         from tensorcell.solvers import AdmmOptions, robust_tucker_admm
 
         fix_threads(2)
-        problem = planted_problem("sweep", shape, rank, seen=seen, noise=0.1, dtype=np.dtype(dtype).type)
+        problem = planted_problem("sweep", volume_shape(shape), rank, seen=seen, noise=0.1, dtype=np.dtype(dtype).type)
         self.data, self.mask = on_backend(backend, problem.data, problem.mask)
         self.rank, self.fidelity, self.backend = rank, fidelity, backend
         self.solver, self.options = robust_tucker_admm, AdmmOptions
@@ -52,7 +52,7 @@ class Sweep(UnderWay):
     """``SWEEPS`` sweeps, by everything that their time depends on."""
 
     params = (
-        [volume_shape(shape) for shape in some((SHAPE, SMALLER))],
+        some((SHAPE, SMALLER)),
         some(RANKS),
         some([0.25, 1.0]),
         some(["float32", "float64"]),
@@ -85,7 +85,7 @@ class SweepFloors(UnderWay):
     param_names = ("rank", "fidelity")
 
     def setup(self, rank: Any, fidelity: str) -> None:
-        self.begin(volume_shape(SHAPE), rank, 0.25, "float32", fidelity, "numpy")
+        self.begin(SHAPE, rank, 0.25, "float32", fidelity, "numpy")
 
     def track_seconds_per_sweep(self, rank: Any, fidelity: str) -> float:
         return self.seconds_per_sweep()

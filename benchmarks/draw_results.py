@@ -214,7 +214,10 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     axes.tick_params(axis="x", labelsize=7)
     axes.set_title(panel.title, fontsize=9, loc="left")
     if marks != [""]:
-        axes.legend(fontsize=6.5, frameon=False, ncols=len(marks), loc="upper left", bbox_to_anchor=(-0.02, -0.18))
+        axes.legend(
+            fontsize=6.5, frameon=False, ncols=len(marks), loc="lower right", bbox_to_anchor=(1.0, 1.0),
+            borderaxespad=0.1, handletextpad=0.1, columnspacing=0.8,
+        )  # fmt: skip
 
 
 def draw(shown_panels: Sequence[Panel], foot: str, path: Path) -> None:

@@ -155,7 +155,7 @@ def test_the_setting_found_is_the_first_that_meets_its_error(load: Load) -> None
         assert setting == max(tried for tried, error in errors.items() if error <= target)
 
 
-def test_a_method_is_timed_with_the_setting_that_was_found_for_it(load: Load) -> None:
+def test_a_method_is_timed_with_the_setting_that_was_found_for_it(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load("bench_completion")
     benchmark = module.ToErrorOutliers()
     benchmark.setup({("complete", "b", 1e-4): 1e-5}, "complete", "b", 1e-4)
@@ -163,6 +163,10 @@ def test_a_method_is_timed_with_the_setting_that_was_found_for_it(load: Load) ->
     assert benchmark.track_error() <= 1e-4
     with pytest.raises(NotImplementedError, match=r"admm does not come to 1e-06 on \(b\)"):
         benchmark.setup({}, "admm", "b", 1e-6)
+    monkeypatch.setattr(module, "importable", lambda package: package != "tensorly")
+    with pytest.raises(NotImplementedError, match="tensorly is not installed"):
+        benchmark.setup({}, "robust-pca", "b", 1e-6)
+    assert module.all_settings(["robust-pca"], ["b"]) == {}
     lines = {kind.setup_cache.__code__.co_firstlineno for kind in (module.ToError, module.ToErrorOutliers)}
     assert len(lines) == 2  # one line would be one cache to asv
 
