@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import fix_threads
+from benchmarks.measure import BACKENDS, finish, fix_threads, on_backend
+from benchmarks.problems import some, volume_shape
 
 SHAPES = {"100x100x100, rank 5": ((100, 100, 100), 5), "64x256x256, rank 30": ((64, 256, 256), 30)}
 
@@ -24,31 +26,43 @@ def algebra(library: str) -> SimpleNamespace:
 
 
 class Algebra:
-    """Unfolding, one mode product, and the contraction with all factors, float32."""
+    """Unfolding, one mode product, and the contraction with all factors."""
 
-    params = (["tensorcell", "tensorly"], list(SHAPES), [0, 1, 2])
-    param_names = ("library", "size", "mode")
+    params = (
+        some(["tensorcell", "tensorly"]),
+        some(list(SHAPES)),
+        some([0, 1, 2]),
+        some(["float32", "float64"]),
+        some(BACKENDS),
+    )
+    param_names = ("library", "size", "mode", "dtype", "backend")
 
-    def setup(self, library: str, size: str, mode: int) -> None:
+    def setup(self, library: str, size: str, mode: int, dtype: str, backend: str) -> None:
+        if library == "tensorly" and backend != "numpy":
+            raise NotImplementedError("TensorLy's backend is a global switch, which is left alone")
         fix_threads(2)
         rng = np.random.default_rng(0)
         shape, rank = SHAPES[size]
-        self.library = algebra(library)
-        self.tensor = rng.random(shape, np.float32)
-        self.factors = [rng.random((rank, side), np.float32) for side in shape]
-        self.time_contract_all(library, size, mode)  # warm
+        shape = volume_shape(shape)
+        host = [rng.random(shape).astype(dtype), *(rng.random((min(rank, side), side)).astype(dtype) for side in shape)]
+        self.tensor, *self.factors = on_backend(backend, *host)
+        self.library, self.mode, self.backend = algebra(library), mode, backend
+        self.time_contract_all()  # warm
 
-    def time_unfold(self, library: str, size: str, mode: int) -> None:
-        np.ascontiguousarray(self.library.unfold(self.tensor, mode))
+    def time_unfold(self, *_: Any) -> None:
+        self.library.unfold(self.tensor, self.mode).copy()
+        finish(self.backend)
 
-    def time_mode_product(self, library: str, size: str, mode: int) -> None:
-        self.library.mode_product(self.tensor, self.factors[mode], mode)
+    def time_mode_product(self, *_: Any) -> None:
+        self.library.mode_product(self.tensor, self.factors[self.mode], self.mode)
+        finish(self.backend)
 
-    def time_contract_all(self, library: str, size: str, mode: int) -> None:
+    def time_contract_all(self, *_: Any) -> None:
         self.library.contract(self.tensor, self.factors)
+        finish(self.backend)
 
-    def peakmem_setup(self, library: str, size: str, mode: int) -> None:
+    def peakmem_setup(self, *_: Any) -> None:
         """Baseline for the next one."""
 
-    def peakmem_contract_all(self, library: str, size: str, mode: int) -> None:
+    def peakmem_contract_all(self, *_: Any) -> None:
         self.library.contract(self.tensor, self.factors)

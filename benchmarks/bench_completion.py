@@ -1,53 +1,65 @@
-"""Completion methods on the problems of ``problems.py``: fixed work for the clock, and the error it bought."""
+"""Completion methods on the problems of ``problems.py``: the error that fixed work bought, and the time to an error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import fix_threads
-from benchmarks.problems import NAMES, Problem, make_problem
+from benchmarks.compare_completion import METHODS as COMPARED
+from benchmarks.compare_completion import importable
+from benchmarks.measure import BACKENDS, fix_threads, on_backend
+from benchmarks.problems import NAMES, Problem, sized_problem, some, warm_up_problem
 
-SMALL = [name for name in NAMES if name != "d"]
-Solve = Callable[[Problem], np.ndarray]
+FINITE = [name for name in NAMES if name != "d"]
+"""Problems that are done within minutes."""
+TARGETS = (1e-2, 1e-4, 1e-6)
+"""Relative distances to the planted tensor, over all entries."""
+ORDER = sorted(COMPARED, key=lambda name: COMPARED[name].package != "tensorcell")
+"""Ours first."""
+
+Settings = dict[tuple[str, str, float], float]
+"""By method, problem and error: iterations or tolerance to run with."""
+
+Solve = Callable[[Problem, Any, Any], Any]
+"""``solve(problem, data, mask)``: the dense tensor, from the arrays of the problem on their backend."""
 
 
-def complete(problem: Problem) -> np.ndarray:
+def complete(problem: Problem, data: Any, mask: Any) -> Any:
     from tensorcell.solvers import complete_tucker
 
-    return np.asarray(complete_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=3).value)
+    return complete_tucker(data, mask, problem.rank, tolerance=0.0, max_iterations=3).value
 
 
-def admm(problem: Problem) -> np.ndarray:
+def admm(problem: Problem, data: Any, mask: Any) -> Any:
     from tensorcell.solvers import AdmmOptions, robust_tucker_admm
 
     options = AdmmOptions(tolerance=0.0, max_iterations=20)
-    return np.asarray(robust_tucker_admm(problem.data, problem.mask, problem.rank, options=options).value)
+    return robust_tucker_admm(data, mask, problem.rank, options=options).value
 
 
-def em(problem: Problem) -> np.ndarray:
+def em(problem: Problem, data: Any, mask: Any) -> Any:
     from tensorcell.solvers import em_tucker
 
-    return np.asarray(em_tucker(problem.data, problem.mask, problem.rank, tolerance=0.0, max_iterations=20).value)
+    return em_tucker(data, mask, problem.rank, tolerance=0.0, max_iterations=20).value
 
 
-def gauss_newton(problem: Problem) -> np.ndarray:
+def gauss_newton(problem: Problem, data: Any, mask: Any) -> Any:
     from tensorcell.solvers import GaussNewtonOptions, hosvd, riemannian_gauss_newton
 
-    start = hosvd(problem.data / problem.mask.mean(), problem.rank)
-    trim = 5.0 if problem.has_outliers else None
-    options = GaussNewtonOptions(trim=trim, tolerance=0.0, max_iterations=3)
-    return np.asarray(riemannian_gauss_newton(problem.data, problem.mask, start, options=options).value)
+    start = hosvd(data / float(problem.mask.mean()), problem.rank)
+    options = GaussNewtonOptions(trim=5.0 if problem.has_outliers else None, tolerance=0.0, max_iterations=3)
+    return riemannian_gauss_newton(data, mask, start, options=options).value
 
 
-def tensorly(problem: Problem) -> np.ndarray:
+def tensorly(problem: Problem, data: Any, mask: Any) -> Any:
     from tensorly import tucker_to_tensor
     from tensorly.decomposition import tucker
 
-    mask = problem.mask.astype(problem.data.dtype)
-    model = tucker(problem.data, problem.rank, mask=mask, init="random", tol=0, n_iter_max=20, random_state=0)
-    return np.asarray(tucker_to_tensor(model))
+    seen = mask.astype(data.dtype)
+    model = tucker(data, problem.rank, mask=seen, init="random", tol=0, n_iter_max=20, random_state=0)
+    return tucker_to_tensor(model)
 
 
 METHODS: dict[str, Solve] = {
@@ -62,49 +74,144 @@ METHODS: dict[str, Solve] = {
 class FixedWork:
     """The same number of iterations each time; ``track_error`` shows what speed costs in accuracy."""
 
-    params = (list(METHODS), SMALL)
-    param_names = ("method", "problem")
+    params = (some(list(METHODS)), some(FINITE), some(BACKENDS))
+    param_names = ("method", "problem", "backend")
     number = 1
     timeout = 300
 
-    def setup(self, method: str, problem: str) -> None:
+    def setup(self, method: str, problem: str, backend: str) -> None:
+        if "tensorly" in method and backend != "numpy":
+            raise NotImplementedError("TensorLy's backend is a global switch, which is left alone")
         fix_threads(2)
-        self.problem = make_problem(problem)
-        METHODS[method](self.problem)  # warm
+        self.problem, self.method = sized_problem(problem), METHODS[method]
+        self.arrays = on_backend(backend, self.problem.data, self.problem.mask)
+        small = warm_up_problem(self.problem)
+        self.method(small, *on_backend(backend, small.data, small.mask))
 
-    def time_solve(self, method: str, problem: str) -> None:
-        METHODS[method](self.problem)
+    def solve(self) -> np.ndarray:
+        from tensorcell.solvers.arrays import to_host
 
-    def track_error(self, method: str, problem: str) -> float:
-        return self.problem.relative_error(METHODS[method](self.problem))
+        return to_host(self.method(self.problem, *self.arrays))  # waits for the device
 
-    def peakmem_setup(self, method: str, problem: str) -> None:
+    def time_solve(self, *_: Any) -> None:
+        self.solve()
+
+    def track_error(self, *_: Any) -> float:
+        return self.problem.relative_error(self.solve())
+
+    def peakmem_setup(self, *_: Any) -> None:
         """Baseline for the next one."""
 
-    def peakmem_solve(self, method: str, problem: str) -> None:
-        METHODS[method](self.problem)
+    def peakmem_solve(self, *_: Any) -> None:
+        self.solve()
+
+
+class _ToError:
+    """Seconds of the shortest run that comes as close as this to the planted tensor, from the start.
+
+    How long to run is found beforehand, in ``setup_cache``, by the search of ``compare_completion.py``. What never gets
+    there and what is not installed is skipped. asv knows a ``setup_cache`` by its line: each class has its own.
+    """
+
+    param_names = ("method", "problem", "target")
+    number = 1
+    repeat = 3
+    warmup_time = 0
+    timeout = 300
+
+    def setup(self, found: Settings, method: str, problem: str, target: float) -> None:
+        if not installed(method):
+            raise NotImplementedError(f"{COMPARED[method].package} is not installed")
+        if (method, problem, target) not in found:
+            raise NotImplementedError(f"{method} does not come to {target:g} on ({problem})")
+        fix_threads(2)
+        self.problem, self.setting = sized_problem(problem), found[method, problem, target]
+        COMPARED[method].prepare(warm_up_problem(self.problem))(None)
+        self.solve = COMPARED[method].prepare(self.problem)
+
+    def time_to_error(self, *_: Any) -> None:
+        self.solve(self.setting)
+
+    def track_error(self, *_: Any) -> float:
+        return self.problem.relative_error(self.solve(self.setting).estimate)
+
+
+class ToError(_ToError):
+    """Where all entries that were seen are right."""
+
+    params = (some([name for name in ORDER if "pca" not in name]), some(("a", "c")), some(TARGETS))
+
+    def setup_cache(self) -> Settings:
+        return all_settings(*self.params[:2])
+
+    setup_cache.timeout = 3600  # type: ignore[attr-defined]
+
+
+class ToErrorOutliers(_ToError):
+    """Where a tenth of them is wrong, by methods that know of outliers."""
+
+    params = (some([name for name in ORDER if COMPARED[name].robust]), some(("b", "b'")), some(TARGETS))
+
+    def setup_cache(self) -> Settings:
+        return all_settings(*self.params[:2])
+
+    setup_cache.timeout = 3600  # type: ignore[attr-defined]
+
+
+def installed(method: str) -> bool:
+    """Whether there is the package that a method comes from, if it comes from one."""
+    package = COMPARED[method].package
+    return package is None or importable(package)
+
+
+def all_settings(methods: Sequence[str], problems: Sequence[str]) -> Settings:
+    """What to run each method with to come to each error that it comes to."""
+    fix_threads(2)
+    return {
+        (method, problem, target): setting
+        for method in filter(installed, methods)
+        for problem in problems
+        for target, setting in settings_that_meet(method, sized_problem(problem)).items()
+    }
+
+
+def settings_that_meet(name: str, problem: Problem) -> dict[float, float]:
+    """For each of ``TARGETS`` that a method meets, the cheapest of its settings that does."""
+    method = COMPARED[name]
+    solve = method.prepare(problem)
+    met: dict[float, float] = {}
+    for target in TARGETS:
+        for setting in method.settings(problem, target):
+            if problem.relative_error(solve(setting).estimate) <= target:
+                met[target] = setting
+                break
+        else:
+            return met
+    return met
 
 
 class AsShipped:
     """The recommended call with nothing chosen but the rank."""
 
-    params = SMALL
-    param_names = ("problem",)
+    params = (some(FINITE), some(["float64", "float32"]), some(BACKENDS))
+    param_names = ("problem", "dtype", "backend")
     number = 1
     timeout = 300
 
-    def setup(self, problem: str) -> None:
+    def setup(self, problem: str, dtype: str, backend: str) -> None:
         fix_threads(2)
-        self.problem = make_problem(problem)
+        self.problem = sized_problem(problem)
+        self.arrays = on_backend(backend, self.problem.data.astype(dtype), self.problem.mask)
         self.solve()  # warm
 
     def solve(self) -> np.ndarray:
         from tensorcell.solvers import complete_tucker
+        from tensorcell.solvers.arrays import to_host
 
-        return np.asarray(complete_tucker(self.problem.data, self.problem.mask, self.problem.rank).value)
+        return to_host(complete_tucker(*self.arrays, self.problem.rank).value)
 
-    def time_complete_tucker(self, problem: str) -> None:
+    def time_complete_tucker(self, *_: Any) -> None:
         self.solve()
 
-    def track_error(self, problem: str) -> float:
+    def track_error(self, *_: Any) -> float:
         return self.problem.relative_error(self.solve())

@@ -1,4 +1,4 @@
-"""Steps of a guided sampler against the network's own forward pass, on a volume of 81 x 86 x 94 voxels.
+"""Steps of a guided sampler against the network's own forward pass, on a volume of 81 x 86 x 94 voxels; all samplers.
 
     python benchmarks/bench_diffusion.py [--threads 2] [--steps 30] [--repeats 3]
 
@@ -24,9 +24,10 @@ if __name__ == "__main__":  # run as a script: find `benchmarks`, and `tensorcel
 
 import numpy as np
 
-from benchmarks.measure import available_cores, fix_threads, machine, timed
+from benchmarks.measure import available_cores, fix_threads, machine, require, timed
+from benchmarks.problems import SMALL, some, volume_shape
 
-SHAPE = (81, 86, 94)
+SHAPE = volume_shape((81, 86, 94))
 FACTOR = 4
 STEPS = 30
 LEVELS = (1.0, 0.02)
@@ -45,10 +46,14 @@ WHOLE = "data, Tucker, structure"
 """What guides the whole sample."""
 BAR = 0.25
 """Overhead aimed at."""
+SAMPLERS = ("ode", "sde", "ddim", "ddpm", "dps", "ddnm", "diffpir", "pigdm", "reddiff", "pnp_admm", "split_gibbs")
+KNOWN = (17, 48, 48)
+"""Shape of the volume of a Gaussian prior, whose denoiser is exact and takes next to no time."""
 
 
 def set_threads(count: int) -> None:
-    """For torch, BLAS and Numba; and no denormal numbers, which are slow."""
+    """For torch, BLAS and Numba; and no denormal numbers, which are slow. asv skips where there is no torch."""
+    require("torch", "diffusers")
     import torch
 
     fix_threads(count)
@@ -169,7 +174,7 @@ class Network:
 class Step:
     """One step, by what guides it and at which level."""
 
-    params = (list(GUIDANCE), list(LEVELS))
+    params = (some(list(GUIDANCE)), some(LEVELS))
     param_names = ("guidance", "level")
     number = 1
     timeout = 600
@@ -194,6 +199,58 @@ class Step:
         step(guidance, level)
 
 
+class Sampler:
+    """``STEPS`` steps of each sampler from noise, on a Gaussian prior, with every 4th plane measured."""
+
+    params = (some(SAMPLERS), some([1, 4]))
+    param_names = ("method", "samples")
+    number = 1
+    timeout = 300
+
+    def setup(self, method: str, samples: int) -> None:
+        set_threads(2)
+        import torch
+
+        from tensorcell.diffusion_guidance.gaussian import GaussianPrior
+
+        self.prior = GaussianPrior.power_law((1, *volume_shape(KNOWN)))
+        self.truth = self.prior.sample(1, generator=torch.Generator().manual_seed(1))
+        self.run(method, samples, steps=2)  # warm
+
+    def run(self, method: str, samples: int, steps: int = 2 if SMALL else STEPS) -> Any:
+        import torch
+
+        from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
+        from tensorcell.diffusion_guidance.operators import Planes
+        from tensorcell.diffusion_guidance.paths import edm
+        from tensorcell.diffusion_guidance.samplers import sample
+
+        operator = Planes(FACTOR, planes=self.truth.shape[2])
+        return sample(
+            self.prior.denoise,
+            tuple(self.truth.shape[1:]),
+            levels=edm().levels(steps),
+            method=method,  # type: ignore[arg-type]
+            measurement=GaussianConsistency(operator, operator.forward(self.truth), 0.05),
+            samples=samples,
+            generator=torch.Generator().manual_seed(0),
+        ).samples
+
+    def time_sample(self, method: str, samples: int) -> None:
+        self.run(method, samples)
+
+    def track_error(self, method: str, samples: int) -> float:
+        """Relative distance of the mean of the samples to the truth."""
+        found = self.run(method, samples).mean(0, keepdim=True)
+        return float((found - self.truth).norm() / self.truth.norm())
+
+    def peakmem_setup(self, method: str, samples: int) -> None:
+        """Baseline for the next one."""
+
+    def peakmem_sample(self, method: str, samples: int) -> None:
+        self.run(method, samples)
+
+
 class Sample:
     """A whole sample with all guidance."""
 
@@ -206,7 +263,7 @@ class Sample:
         set_threads(2)
 
     def time_sample(self) -> None:
-        whole_sample()
+        whole_sample(steps=2 if SMALL else STEPS)
 
     def peakmem_sample(self) -> None:
         whole_sample(steps=2)

@@ -17,7 +17,8 @@ from typing import Any
 if __name__ == "__main__":  # run as a script: find `benchmarks`, and `tensorcell` where it is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measure import fix_threads
+from benchmarks.measure import fix_threads, require
+from benchmarks.problems import some
 
 PRODUCTS = (
     "aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution", "aten::_slow_conv2d_forward",
@@ -32,12 +33,13 @@ BAR = 1.3
 class Attention:
     """One layer of attention over ``depth`` planes of ``tokens``."""
 
-    params = ([5, 20], [64, 256])
+    params = (some([5, 20]), some([64, 256]))
     param_names = ("depth", "tokens")
     number = 1
     timeout = 300
 
     def setup(self, depth: int, tokens: int) -> None:
+        require("torch", "diffusers")
         import torch
 
         from tensorcell.diffusion_guidance.microdiffuse3d.attention import DecomposedAttention, SelfAttention

@@ -1,90 +1,122 @@
-"""`recover` and `diagnose` as users call them: seconds, peak memory, and the PSNR that they bought."""
+"""`recover` by method and case beside installed peers, and `diagnose`: seconds, peak memory, and the PSNR bought."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import fix_threads
+from benchmarks.measure import BACKENDS, fix_threads, on_backend, require
+from benchmarks.problems import some, volume_shape
 
-SHAPE = (48, 64, 64)
-CASES = ("complete", "half of the pixels", "every second plane")
+SHAPE = (33, 64, 64)
+CASES = ("noise-0.05", "pixels-50", "planes-2+noise-0.05")
+"""Of `tensorcell.evaluation`: complete, half of the voxels (5 % of them wrong), every second plane."""
+OURS = ("auto", "tucker", "local", "fast")
+PEERS = ("linear", "median", "tv", "nlm", "wavelet", "bm4d", "tensorly-tucker", "robust-pca")
+"""Of `tensorcell.evaluation`: interpolation by SciPy, denoisers of scikit-image, BM4D, TensorLy."""
+GROWING = ((17, 64, 64), (33, 96, 96), (65, 128, 128))
 
 
-def problem(case: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The truth, what was measured of it, and the arguments that go with it."""
+def cells(shape: tuple[int, int, int]) -> np.ndarray:
+    """Simulated cells, scaled to [0, 1]."""
     from tensorcell.datasets import simulate_cells
 
-    if case == "every second plane":
-        cells = simulate_cells((SHAPE[0] + 1, *SHAPE[1:]), cells=12, axial_factor=2, seed=0)
-        return cells.truth, cells.measured, {"axial_factor": 2}
-    keep = 0.5 if case == "half of the pixels" else 1.0
-    cells = simulate_cells(SHAPE, cells=12, keep_pixels=keep, seed=0)
-    return cells.truth, cells.measured, {}
+    truth = simulate_cells(volume_shape(shape), cells=12, seed=0).truth
+    return (truth - truth.min()) / np.ptp(truth)
 
 
-class Recover:
-    """One recovery of simulated cells by ``method="auto"``."""
+class OneCase:
+    """One method on one degraded volume."""
 
-    params = CASES
-    param_names = ("case",)
-    timeout = 600
-    warmup_time = 0
     number = 1
     repeat = 3
+    warmup_time = 0
+    timeout = 600
 
-    def setup(self, case: str) -> None:
+    def begin(self, method: str, case: str, backend: str, shape: tuple[int, int, int]) -> None:
+        from tensorcell.evaluation.cases import CASES as ALL
+        from tensorcell.evaluation.methods import METHODS
+
+        self.method = METHODS[method]
+        require(*self.method.needs)
+        if ALL[case].kind not in self.method.kinds:
+            raise NotImplementedError(f"{method} is not for {ALL[case].kind}")
+        if backend != "numpy" and not self.method.ours:
+            raise NotImplementedError(f"{method} takes NumPy arrays")
+        on_backend(backend)  # skips
+        fix_threads(2)
+        self.device = "cuda" if backend == "cupy" else "cpu"
+        self.degraded = ALL[case].degrade(cells(shape), np.random.default_rng(0))
+        small = ALL[case].degrade(self.degraded.truth[:9, :24, :24], np.random.default_rng(0))
+        self.restore(small.measurement)  # compiles the kernels
+
+    def restore(self, measurement: Any = None) -> np.ndarray:
+        measurement = measurement or self.degraded.measurement
+        if self.method.ours:
+            measurement = replace(measurement, options={**measurement.options, "device": self.device})
+        return np.asarray(self.method.run(measurement, 0))
+
+
+class Recover(OneCase):
+    """A recovery by each method, and by peers."""
+
+    params = (some(OURS + PEERS), some(CASES), some(BACKENDS))
+    param_names = ("method", "case", "backend")
+
+    def setup(self, method: str, case: str, backend: str) -> None:
+        self.begin(method, case, backend, SHAPE)
+
+    def time_recover(self, *_: Any) -> None:
+        self.restore()
+
+    def track_psnr(self, *_: Any) -> float:
         import tensorcell as tc
 
-        fix_threads()
-        self.truth, self.measured, self.options = problem(case)
-        tc.recover(self.measured[:8, :24, :24], **self.options)  # compiles the kernels
-
-    def time_recover(self, case: str) -> None:
-        import tensorcell as tc
-
-        tc.recover(self.measured, **self.options)
-
-    def time_diagnose(self, case: str) -> None:
-        import tensorcell as tc
-
-        tc.diagnose(self.measured, **self.options)
-
-    def peakmem_recover(self, case: str) -> None:
-        import tensorcell as tc
-
-        tc.recover(self.measured, **self.options)
-
-    def track_psnr(self, case: str) -> float:
-        import tensorcell as tc
-
-        found = tc.recover(self.measured, **self.options).volume.data
-        return float(tc.metrics.psnr(self.truth, found, data_range=float(np.ptp(self.truth))))
+        return float(tc.metrics.psnr(self.degraded.truth, self.restore(), data_range=1.0))
 
     track_psnr.unit = "dB"  # type: ignore[attr-defined]
 
+    def peakmem_setup(self, *_: Any) -> None:
+        """Baseline for the next one."""
 
-class Baseline:
-    """An empty run: what a process holds before any work."""
-
-    def setup(self) -> None:
-        import tensorcell.recovery  # noqa: F401
-
-    def peakmem_setup(self) -> None:
-        pass
+    def peakmem_recover(self, *_: Any) -> None:
+        self.restore()
 
 
-class StartUp:
-    """Seconds until a command can begin."""
+class Growth(OneCase):
+    """How time and peak memory grow with the number of voxels; half of the voxels seen."""
 
-    params = ("import tensorcell", "import tensorcell.solvers", "import tensorcell.recovery", "import tensorcell.cli")
-    param_names = ("statement",)
-    number = 1
-    repeat = 5
+    params = (some(OURS[:3]), some(GROWING))
+    param_names = ("method", "shape")
+    repeat = 1
 
-    def time_import(self, statement: str) -> None:
-        import subprocess
-        import sys
+    def setup(self, method: str, shape: Any) -> None:
+        self.begin(method, "pixels-50", "numpy", shape)
 
-        subprocess.run([sys.executable, "-c", statement], check=True)
+    def time_recover(self, *_: Any) -> None:
+        self.restore()
+
+    def peakmem_setup(self, *_: Any) -> None:
+        """Baseline for the next one."""
+
+    def peakmem_recover(self, *_: Any) -> None:
+        self.restore()
+
+
+class Diagnose(OneCase):
+    """The report on a measurement."""
+
+    params = (some(CASES),)
+    param_names = ("case",)
+
+    def setup(self, case: str) -> None:
+        self.begin("auto", case, "numpy", SHAPE)
+        self.time_diagnose()  # warm
+
+    def time_diagnose(self, *_: Any) -> None:
+        import tensorcell as tc
+
+        measurement = self.degraded.measurement
+        tc.diagnose(measurement.data, axial_factor=measurement.axial_factor)

@@ -79,6 +79,8 @@ H100 = Card("H100 SXM", 3.35e12, 67e12, 34e12, 132 * 128 * 1.755e9, 64e9)
 3.35 TB/s, 67 Tflop/s in float32, 34 in float64 (no tensor cores), PCIe 5 at 128 GB/s both ways together. The first
 cache gives 128 bytes a clock in each of 132 multiprocessors (CUDA programming guide), at 1.755 GHz."""
 
+DEFECT_KERNELS = ("far_from_most", "around", "along_columns")
+
 COLUMN = 5
 """Launches that a decomposition takes for each column, one after the other, however small the matrix."""
 
@@ -147,6 +149,8 @@ class Recorder:
         arrays = list(arrays_in(arguments))
         if name.startswith("pointwise"):
             return kernel_cost(name, arrays[0].size, arrays[0].dtype.itemsize)
+        if name.startswith(DEFECT_KERNELS):
+            return defect_cost(name, arrays)
         self.unknown.add(name.split("<")[0])
         return 2.0 * sum(map(stored, arrays)), 0.0
 
@@ -167,6 +171,23 @@ def kernel_cost(name: str, voxels: int, itemsize: int = 4) -> tuple[float, float
     if "true" in nonnegative and rule.strip() in "01":
         numbers += 2
     return float(voxels * (numbers * itemsize + 1)), 13.0 * voxels
+
+
+def defect_cost(name: str, arrays: Sequence[Any]) -> tuple[float, float]:
+    """Bytes and operations of the kernels of ``solvers/kernels_defects_cuda.py``.
+
+    ``far_from_most`` reads each voxel and two masks once, since neighbours come from caches, and compares 26 twice.
+    ``around`` reads 26 neighbours of each position from anywhere, and puts them in order. ``along_columns`` writes two
+    numbers a voxel, and reads each of them once for every bit of two order statistics.
+    """
+    volume, itemsize = arrays[0].size, arrays[0].dtype.itemsize
+    if name.startswith("far_from_most"):
+        return volume * (itemsize + 3.0), 52.0 * volume
+    if name.startswith("around"):
+        positions = arrays[2].size
+        return positions * (26.0 * (itemsize + 1) + 8 + 2 * itemsize + 1), positions * 26.0**2 / 2
+    voxels, reads = arrays[-1].size, 2 * 2 * 8 * itemsize
+    return voxels * (itemsize + 1.0 + itemsize * (2 + reads)), voxels * (8.0**2 / 2 + 2.0 * reads)
 
 
 def group_cost(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import math
 import os
 import platform
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 import threadpoolctl
+
+BACKENDS = ("numpy", "cupy")
+"""Where arrays lie: parameters of benchmarks."""
 
 PACKAGES = ("tensorcell", "numpy", "scipy", "numba", "tensorly", "pyTensorlab", "pyttb")
 
@@ -53,7 +57,34 @@ def fix_threads(count: int) -> None:
     import scipy.linalg  # noqa: F401  (its BLAS must be loaded to be limited)
 
     threadpoolctl.threadpool_limits(count)
-    numba.set_num_threads(min(count, available_cores()))
+    numba.set_num_threads(min(count, available_cores(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+def require(*modules: str) -> None:
+    """Let asv skip a benchmark that needs a module which is not installed: NotImplementedError in ``setup`` does."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise NotImplementedError(f"{module} is not installed")
+
+
+def on_backend(backend: str, *arrays: np.ndarray) -> list[Any]:
+    """The arrays for one of ``BACKENDS``; where it cannot work, asv skips the benchmark."""
+    from tensorcell.device import cuda_problem, on_device
+
+    if backend == "numpy":
+        return list(arrays)
+    problem = cuda_problem()
+    if problem:
+        raise NotImplementedError(problem)
+    return [on_device(array, "cuda") for array in arrays]
+
+
+def finish(backend: str) -> None:
+    """Wait until the device has done all that it was given, so that a clock sees it."""
+    if backend == "cupy":
+        import cupy
+
+        cupy.cuda.Device().synchronize()
 
 
 def machine() -> str:

@@ -17,9 +17,33 @@ name    shape         rank        seen   what is wrong with the seen entries
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
+
+SIZES = ("full", "small", "one")
+"""How much asv's benchmarks do: as published; on tiny volumes; on tiny volumes, for one value of each parameter."""
+
+SIZE = os.environ.get("TENSORCELL_BENCH_SIZE", "full")
+if SIZE not in SIZES:
+    raise ValueError(f"expected TENSORCELL_BENCH_SIZE to be one of {', '.join(SIZES)}, got {SIZE!r}")
+SMALL = SIZE != "full"
+
+T = TypeVar("T")
+
+
+def some(values: Sequence[T]) -> list[T]:
+    """All values of a parameter, or the first of them where ``SIZE`` says so."""
+    return list(values[:1] if SIZE == "one" else values)
+
+
+def volume_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape of a volume to measure on, tiny where ``SIZE`` says so."""
+    return (12, 24, 24) if SMALL else shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +152,13 @@ def make_problem(name: str, *, seed: int = 0) -> Problem:
     if name == "d":
         return planted_problem(name, (94, 512, 712), (30, 60, 60), seen=0.25, noise=0.1, dtype=np.float32, seed=seed)
     raise ValueError(f"unknown problem {name!r}, expected one of {', '.join(NAMES)}")
+
+
+@lru_cache(maxsize=len(NAMES))
+def sized_problem(name: str) -> Problem:
+    """A problem of the table above, or its warm-up where ``SIZE`` asks for tiny ones."""
+    problem = make_problem(name)
+    return warm_up_problem(problem) if SMALL else problem
 
 
 def warm_up_problem(problem: Problem, *, side: int = 16) -> Problem:
