@@ -46,8 +46,8 @@ import numpy as np
 
 SHAPE = (94, 512, 712)
 
-SIZES = ((12, 48, 48), (16, 64, 64), (24, 96, 96))
-CHECKED = (20, 80, 80)
+SIZES = ((24, 160, 160), (28, 192, 192), (32, 224, 224))
+CHECKED = (26, 176, 176)
 """The line goes through the first, and is held against the last."""
 
 SLOW = ("launches", "waits")

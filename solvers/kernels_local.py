@@ -17,6 +17,9 @@ import numpy as np
 
 _ARITHMETIC = {"reassoc", "contract", "nsz"}
 
+NONE, ONE = np.int64(0), np.int64(1)
+"""Numba compiles a function anew for every literal number that it is called with, but not for these."""
+
 ROTATIONS = 12
 """Largest number of Jacobi sweeps; matrices of at most 8 rows need about five."""
 
@@ -66,7 +69,7 @@ def insert(key: Any, found: int, keys: Any) -> int:
         return found + 1
     if key < keys[0]:
         keys[0] = key
-        sift(keys, 0, size)
+        sift(keys, NONE, size)
     return found
 
 
@@ -75,7 +78,7 @@ def ascending(keys: Any) -> None:
     """Sort a heap."""
     for count in range(len(keys) - 1, 0, -1):
         keys[0], keys[count] = keys[count], keys[0]
-        sift(keys, 0, count)
+        sift(keys, NONE, count)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
@@ -381,7 +384,7 @@ def butterflies(x: Any, half: int) -> None:
 def to_core(x: Any, u0: Any, u1: Any, u2: Any, spare: Any) -> None:
     """``X x_n U_n'`` with the Haar transform along the group, in place; columns stand in the order of ``halving``."""
     flat = x.reshape(-1)
-    multiply(flat, u0, 1, spare)
+    multiply(flat, u0, ONE, spare)
     multiply(flat, u1, len(u0), spare)
     multiply(flat, u2, len(u0) * len(u1), spare)
     half = x.shape[1] // 2
@@ -393,12 +396,12 @@ def to_core(x: Any, u0: Any, u1: Any, u2: Any, spare: Any) -> None:
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def from_core(x: Any, t0: Any, t1: Any, t2: Any, spare: Any) -> None:
     """The inverse of ``to_core``, from the transposed factors."""
-    half = 1
+    half = ONE
     while half < x.shape[1]:
         butterflies(x, half)
         half *= 2
     flat = x.reshape(-1)
-    multiply(flat, t0, 1, spare)
+    multiply(flat, t0, ONE, spare)
     multiply(flat, t1, len(t0), spare)
     multiply(flat, t2, len(t0) * len(t1), spare)
 
@@ -497,6 +500,30 @@ def bounds_of_used(used: Any, seconds: Any, thirds: Any) -> Any:
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def turn(u: Any, out: Any) -> None:
+    """``out = u'``."""
+    for i in range(len(u)):
+        for j in range(len(u)):
+            out[j, i] = u[i, j]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def take_moves(nearby: Any, elsewhere: bool, moved: Any, j: int) -> None:
+    """``moved`` at frame ``j``: the numbers of the moves found, or of the first one in the frame itself."""
+    for m in range(moved.shape[0]):
+        for n in range(moved.shape[1]):
+            moved[m, n, j] = nearby[m, n, 0] if elsewhere else 0
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+def moves_to(moves: Any, here: Any, there: Any, elsewhere: bool, out: Any) -> None:
+    """``out``: the moves to another frame, with that of the specimen."""
+    for i in range(len(moves)):
+        for k in range(3):
+            out[i, k] = moves[i, k] + there[k] - here[k] if elsewhere else 0
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def filter_groups(
     data: Any,
     guide: Any,
@@ -535,6 +562,7 @@ def filter_groups(
     alike, corners = np.empty(keys.shape, np.int64), np.empty(size, inside.dtype)
     moved = np.zeros((len(seconds), len(thirds), frames), np.int64)
     key, around = np.empty((len(seconds), len(thirds), 1), np.int64), np.zeros((frames, len(moves), 3), np.int64)
+    nearby = np.zeros_like(key)
     groups, spare = np.empty((3, length, size), np.float32), np.empty(length * size, np.float32)
     x, model, out = groups[0], groups[1], groups[2]
     flat, flat_model, flat_out = x.reshape(-1), model.reshape(-1), out.reshape(-1)
@@ -553,13 +581,14 @@ def filter_groups(
         if bottom == 0:
             continue
         band, side = seconds[top:bottom], thirds[left:right]
-        nearest(guide, shape, frame, 0, a, band, side, patch, offsets, np.float32(0), keys, alike)
+        nearest(guide, shape, frame, NONE, a, band, side, patch, offsets, np.float32(0), keys, alike)
         for j in range(frames):
-            here_and_there, found = drift[start + j] - drift[frame], moved[:, :, j : j + 1]
-            found[:], around[j] = 0, 0
-            if start + j != frame:
-                around[j] = moves + here_and_there
-                nearest(guide, shape, frame, start + j - frame, a, band, side, patch, around[j], favour, key, found)
+            elsewhere = start + j != frame
+            moves_to(moves, drift[frame], drift[start + j], elsewhere, around[j])
+            if elsewhere:
+                later = start + j - frame
+                nearest(guide, shape, frame, later, a, band, side, patch, around[j], favour, key, nearby)
+            take_moves(nearby, elsewhere, moved, j)
         for m in range(bottom - top):
             for n in range(right - left):
                 if not here[seconds[top + m], thirds[left + n]]:
@@ -582,10 +611,12 @@ def filter_groups(
                 if wiener:
                     gather(pilot, corners, inside, model)
                 basis = flat_model if wiener else flat
-                factor(basis, 1, patch[0], t0, u0, spare)
+                factor(basis, ONE, patch[0], t0, u0, spare)
                 factor(basis, patch[0], patch[1], t1, u1, spare)
                 factor(basis, patch[0] * patch[1], patch[2], t2, u2, spare)
-                t0[:], t1[:], t2[:] = u0.T, u1.T, u2.T
+                turn(u0, t0)
+                turn(u1, t1)
+                turn(u2, t2)
                 to_core(x, u0, u1, u2, spare)
                 if wiener:
                     to_core(model, u0, u1, u2, spare)
