@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
+import array_api_compat
+
 STANDARD = "-std=c++14"
 
 PLAIN_SHARED = 48 << 10
@@ -62,7 +64,7 @@ def check_devices(arguments: tuple[Any, ...]) -> None:
 
     here = cupy.cuda.Device().id
     for argument in arguments:
-        if isinstance(argument, cupy.ndarray) and argument.device.id != here:
+        if array_api_compat.is_cupy_array(argument) and argument.device.id != here:
             there = argument.device.id
             raise ValueError(
                 f"expected arrays on CuPy's current GPU, {here}, got one on GPU {there}: call from within "

@@ -17,7 +17,8 @@ import numpy as np
 
 _ARITHMETIC = {"reassoc", "contract", "nsz"}
 
-NONE, ONE = np.int64(0), np.int64(1)
+NONE: Any = np.int64(0)
+ONE: Any = np.int64(1)
 """Numba compiles a function anew for every literal number that it is called with, but not for these."""
 
 ROTATIONS = 12

@@ -33,9 +33,9 @@ from .patch_groups import (
     smoothed,
     three,
 )
-from .slabs import parts_of
+from .slabs import in_parts
 from .spread import robust_sigma
-from .stein import Interpolated, Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
+from .stein import Laws, Trial, divergence_terms, error_laws, random_direction, sample_blocks
 
 SECOND = {"second": 1.0, "gentle": 0.3, "strong": 4.0}
 """Factors of the noise variance in Wiener's gains: below 1 the estimate keeps more noise and more detail. The first one
@@ -242,17 +242,17 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
     xp = namespace_of(completed)
     estimates = {"data": completed, **found}
     (value, *_), error = found.values(), contrast
-    square, *shares = [xp.zeros((), dtype=xp.float64)] * (1 + len(estimates))
-    for planes in parts_of(completed, SLAB_VOXELS):
-        part = planes, ...
+
+    def mix(planes: slice) -> Array:
+        part, sums = (planes, ...), []
         between, mixture = laws.between(contrast[part]), xp.zeros_like(completed[part])
 
-        def interpolated(numbers: Sequence[float], between: Interpolated = between) -> Array:
+        def interpolated(numbers: Sequence[float]) -> Array:
             return xp.astype(between(numbers), xp.float32)
 
         for number, estimate in enumerate(estimates.values()):
             share = interpolated([law.weights[number] for law in laws.classes])
-            shares[number] = shares[number] + xp.sum(share, dtype=xp.float64)
+            sums.append(xp.sum(share, dtype=xp.float64))
             mixture += share * estimate[part]
         value[part] = mixture + xp.astype(laws.correction(mixture), xp.float32)
         limit = interpolated([law.limit for law in laws.classes])
@@ -260,9 +260,11 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
         least, slope = ([getattr(law, name) for law in laws.classes] for name in ("least", "slope"))
         squared = interpolated(least) + interpolated(slope) * squared
         squared *= xp.maximum(contrast[part] / laws.highest, xp.ones((), dtype=squared.dtype)) ** 2
-        square = square + xp.sum(squared, dtype=xp.float64)
         error[part] = xp.sqrt(squared)
-    mean, *means = (to_host(xp.stack([square, *shares])) / math.prod(completed.shape)).tolist()
+        return xp.stack([xp.sum(squared, dtype=xp.float64), *sums])
+
+    sums = to_host(xp.sum(xp.stack(in_parts(mix, completed, SLAB_VOXELS)), axis=0))
+    mean, *means = (sums / math.prod(completed.shape)).tolist()
     weights = dict(zip(estimates, means, strict=True))
     return Denoised(value, spread, error, weights, math.sqrt(mean), DenoisingLaws(laws, math.nan))
 
@@ -355,9 +357,12 @@ def local_contrast(estimate: Array) -> Array:
 def total_spread(found: Candidates) -> Array:
     """Standard deviation over the overlapping estimates of all candidates; it is written over ``found.square``."""
     spread, number = found.square, len(found.values)
-    for planes in parts_of(spread, SLAB_VOXELS):
+
+    def add(planes: slice) -> None:
         part = planes, ...
         mean = sum(value[part] for value in found.values.values()) / number
         square = sum((value[part] - mean) ** 2 for value in found.values.values()) / number
         spread[part] = namespace_of(spread).sqrt(spread[part] + square)
+
+    in_parts(add, spread, SLAB_VOXELS)
     return spread

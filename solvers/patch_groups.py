@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from .arrays import Array, contiguous, from_host, is_cupy, is_numpy, namespace_of, ndimage, to_host
 from .autocorrelation import WHITE, Autocorrelation, toeplitz
-from .slabs import parts_of
+from .slabs import in_parts
 from .threads import share_out
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -272,7 +272,8 @@ def filtered_by(
     used = references_used(wanted, data.shape, geometry)
     level = max(sigma, LEAST_SIGMA)
     totals, squares, weights = sums(data, guide, pilot, level, strengths, geometry, used, correlation)
-    for planes in parts_of(data, SLAB_VOXELS):
+
+    def average(planes: slice) -> None:
         part = planes, ...
         weight, total, known = weights[part], totals[:, planes, ...], guide[part]
         if wanted is not None:
@@ -284,6 +285,8 @@ def filtered_by(
         square = square - (total[0, ...] - known) ** 2
         totals[:, planes, ...] = total
         squares[part] = xp.sqrt(xp.where(square > 0, square, xp.zeros_like(square)))
+
+    in_parts(average, data, SLAB_VOXELS)
     return tuple(totals[number, ...] for number in range(len(strengths))), squares
 
 

@@ -6,14 +6,18 @@ No array that is made here is as large as the volume.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Array, from_host, is_cupy, namespace_of, to_host
 from .results import CompletionResult, tucker_tensor
+from .threads import share_out
+
+Result = TypeVar("Result")
 
 Floats = npt.NDArray[np.floating]
 
@@ -45,6 +49,15 @@ def parts_of(volume: Array, voxels: int | None = None) -> list[slice]:
     """Ranges of the first axis of an array, about so many voxels each (``SLAB_VOXELS``); more on a GPU, which needs
     many to be busy."""
     return slabs(volume.shape, ON_DEVICE if is_cupy(namespace_of(volume)) else voxels)
+
+
+def in_parts(work: Callable[[slice], Result], volume: Array, voxels: int) -> list[Result]:
+    """``work(planes)`` on the ranges of :func:`parts_of`, side by side on the host's threads; results in order."""
+    parts = parts_of(volume, voxels)
+    if is_cupy(namespace_of(volume)):
+        return [work(planes) for planes in parts]
+    shares = share_out(lambda first, last: [work(planes) for planes in parts[first:last]], len(parts))
+    return [result for share in shares for result in share]
 
 
 def thick_parts(volume: Array) -> list[slice]:

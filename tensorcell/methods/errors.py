@@ -15,7 +15,7 @@ from tensorcell.solvers.arrays import from_host, namespace_of
 from tensorcell.solvers.calibration import Calibration
 from tensorcell.solvers.neighbour_errors import NeighbourErrors, neighbour_errors
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
-from tensorcell.solvers.slabs import slabs
+from tensorcell.solvers.slabs import in_parts
 
 Array = npt.NDArray[Any]
 GapError = Callable[[slice], Array]
@@ -93,7 +93,8 @@ def errors_of(
         notes = (*notes, NO_NOISE_FOUND)
     intensity = value if start is None else start.intensity
     error = np.empty(value.shape, problem.stack.values.dtype)
-    for planes in slabs(value.shape, SLAB_VOXELS):
+
+    def fill(planes: slice) -> None:
         if denoised is not None:
             here = denoised[planes]
         elif noise.unmeasurable:
@@ -108,6 +109,8 @@ def errors_of(
         if has_gaps:
             here = np.where(inlier[planes], here, found.gap(value[planes]) if gap is None else gap(planes))
         error[planes] = here
+
+    in_parts(fill, value, SLAB_VOXELS)
     return Errors(error, notes)
 
 

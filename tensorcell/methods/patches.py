@@ -18,7 +18,7 @@ from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, Noise
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
 from tensorcell.solvers.arrays import clip, namespace_of, ndimage, to_host
 from tensorcell.solvers.local import LocalState
-from tensorcell.solvers.slabs import parts_of
+from tensorcell.solvers.slabs import in_parts
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -196,9 +196,12 @@ def denoise_by_patches(
         value, error = on_device(better.value, device), on_device(better.error, device)
         samples, notes = better.samples, better.notes
     if noise.gain > 0:
-        for planes in parts_of(value, SLAB_VOXELS):
+
+        def bring_back(planes: slice) -> None:
             wide = destabilised_error(value[planes], error[planes], noise)
             value[planes], error[planes] = destabilised(value[planes], noise), wide
+
+        in_parts(bring_back, value, SLAB_VOXELS)
     light = light_of(value, given, known, noise, settled)
     value = to_host(value + light)
     if samples is not None:
