@@ -91,7 +91,8 @@ def recover(
     Parameters
     ----------
     data : Volume or array
-        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX.
+        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX. One that lies on a GPU
+        is copied to the host, where the result is, too.
     mask : bool array of the same shape, optional
         True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int

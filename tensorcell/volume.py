@@ -237,7 +237,11 @@ def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
 
 
 def as_array(value: Any, name: str) -> np.ndarray:
-    """The value as a NumPy array; an array is not copied."""
+    """The value as a NumPy array; an array is not copied, unless it lies on a GPU (of CuPy, torch and others)."""
+    if hasattr(value, "__cuda_array_interface__"):
+        from array_api_compat import to_device
+
+        value = to_device(value, "cpu")
     if isinstance(value, str | os.PathLike):
         raise InputError(f"{name} is the path {str(value)!r}, expected an array; use tensorcell.read")
     try:

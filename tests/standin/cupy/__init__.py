@@ -131,6 +131,7 @@ class ndarray:
     flags = property(lambda self: _Flags(self._data.flags))
     T = property(lambda self: ndarray(self._data.T))
     device = property(lambda self: cuda.Device())
+    __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "version": 3})
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
