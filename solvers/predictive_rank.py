@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, contiguous, count, from_host, namespace_of, to_host
+from .arrays import Array, contiguous, count, namespace_of, to_host
 from .outliers import find_outliers
 from .rank_limits import Rank, affordable
 from .ranks import RankEstimate, estimate_rank, from_spectra
@@ -106,10 +106,11 @@ def choose_rank(
     ratio = count(mask) / mask.size
     if ratio == 1:
         return rank_of_complete(stack, noise)
+    stack, mask = to_host(stack), to_host(mask)  # all that follows looks at blocks, too small for a GPU
     found = read_ranks(stack, mask, ratio, noise, seed)
     block = central_block(stack.shape, min(TRIAL_VOXELS, round(SAMPLES / ratio)))
     y, w = contiguous(stack[block]), mask[block]
-    left_out = w & from_host(np.random.default_rng([seed, 1]).random(y.shape) < HELD_OUT, w)
+    left_out = w & (np.random.default_rng([seed, 1]).random(y.shape) < HELD_OUT)
     training = w & ~left_out
     if count(left_out) < FEWEST or count(training) < FEWEST or has_empty_lines(training):
         rank = affordable(found.spectral.rank, stack.shape, count(mask) / 5)

@@ -95,9 +95,12 @@ class Fitting:
         )
 
     def quick(self) -> Fitting:
-        """The same fit for trials: two steps, without the callback."""
+        """The same fit for trials on blocks: two steps, without the callback, on the CPU.
+
+        A fit launches some ten thousand kernels, however small the block: on a GPU it would take longer.
+        """
         options = dataclasses.replace(self.options, tolerance=max(1e-2, self.options.tolerance), max_iterations=2)
-        return dataclasses.replace(self, options=options, callback=None)
+        return dataclasses.replace(self, options=options, callback=None, device="cpu")
 
 
 def on_host(result: CompletionResult, dtype: Any) -> CompletionResult:

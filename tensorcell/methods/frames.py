@@ -106,7 +106,8 @@ class Frames:
         names = ("values", "training", "left_out", "start")
         arrays = {name: np.stack([getattr(one, name) for one in known]) for name in names}
         spread, outliers = max(one.spread for one in known), any(one.outliers for one in known)
-        return GlobalTrial(**arrays, noise=self.noise, spread=spread, outliers=outliers)
+        device = self.problems[0].fitting.device
+        return GlobalTrial(**arrays, noise=self.noise, spread=spread, outliers=outliers, device=device)
 
 
 def estimated_in_runs(

@@ -19,6 +19,7 @@ from tensorcell.fitting import Callback
 from tensorcell.methods.patches import complete_by_patches
 from tensorcell.methods.protocol import Problem
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, LocalState, NoiseModel
+from tensorcell.solvers.arrays import to_host
 from tensorcell.solvers.calibration import Calibration, calibrated, least_share_of
 from tensorcell.solvers.predictive_rank import has_empty_lines
 from tensorcell.solvers.rank_limits import affordable
@@ -72,6 +73,8 @@ class GlobalTrial:
     """Standard deviation of all measured intensities, outliers among them."""
     outliers: bool = True
     """Whether outliers were found, so that others may be among the left-out voxels."""
+    device: str = "cpu"
+    """Where groups of patches are filtered; the arrays are on the host."""
 
     @property
     def telling(self) -> bool:
@@ -232,7 +235,7 @@ def global_trial(problem: Problem) -> GlobalTrial | None:
     ).value
     spread = float(np.std(stack.values[stack.mask], dtype=np.float64))
     outliers = len(model.outliers.positions) > SOME_OUTLIERS * int(np.count_nonzero(stack.mask))
-    return GlobalTrial(y, training, left_out, start, model.noise, spread, outliers)
+    return GlobalTrial(y, training, left_out, start, model.noise, spread, outliers, problem.fitting.device)
 
 
 def split_block(
@@ -271,15 +274,17 @@ def patch_trial(trial: GlobalTrial, options: LocalOptions, seed: int) -> PatchTr
 
     def judge(_: IterationRecord, state: LocalState) -> None:
         nonlocal best
-        errors = trial.errors_of(state.estimate + centre)
+        estimate = to_host(state.estimate) + centre
+        errors = trial.errors_of(estimate)
         square = float(np.mean(trial.capped(errors) ** 2))
         if square < best[0]:
-            best = (square, state.sweep - 1, state.estimate + centre, errors)
+            best = (square, state.sweep - 1, estimate, errors)
 
     def complete(start: Array, levels: Sequence[float], callback: Callback | None) -> LocalResult:
         return complete_by_patches(
-            trial.values, trial.training, start, sigma, levels=levels, options=options, seed=seed, callback=callback
-        )
+            trial.values, trial.training, start, sigma, levels=levels, options=options, seed=seed, callback=callback,
+            device=trial.device,
+        )  # fmt: skip
 
     found = complete(trial.start, tuple(tried.tolist()), judge)
     _, last, estimate, judged = best
