@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, as_float, interpolated, namespace_of
+from .arrays import Array, as_float, interpolation_at, namespace_of
 from .noise import NoiseModel
+
+EVEN = 1 << 13
+"""Evenly spaced places of a table: ten for each of those that quadrature tells."""
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -129,10 +132,10 @@ def inverse_anscombe(d: Array, noise: NoiseModel) -> Array:
         return d * _positive(noise.sigma)
     places, corrections, tail, _ = _inverse_table(max(b, 0.0) / a**2)
     xp = namespace_of(d)
-    high = float(places[-1])
+    low, high = float(places[0]), float(places[-1])
     zero = xp.asarray(0.0, dtype=d.dtype)
     d = xp.where(d < 0, zero, d)
-    inside = interpolated(d, places, corrections)
+    inside = interpolation_at(d, low, high, EVEN)(_evenly_spaced(max(b, 0.0) / a**2))
     square = xp.where(d > high, d, xp.asarray(high, dtype=d.dtype)) ** 2
     far = float(corrections[-1]) + tail * (1 / square - 1 / high**2)
     correction = xp.where(d > high, far, xp.astype(inside, d.dtype))
@@ -159,6 +162,13 @@ def stabilised_variance(d: Floats, noise: NoiseModel) -> Floats:
     """
     places, _, _, variances = _inverse_table(max(noise.offset, 0.0) / noise.gain**2)
     return np.asarray(np.interp(d, places, variances))
+
+
+@lru_cache(maxsize=16)
+def _evenly_spaced(read: float) -> Doubles:
+    """The corrections of :func:`_inverse_table` at evenly spaced ``d``, closer than there: no search finds a place."""
+    places, corrections, _, _ = _inverse_table(read)
+    return np.asarray(np.interp(np.linspace(places[0], places[-1], EVEN), places, corrections))
 
 
 def _positive(sigma: float) -> float:

@@ -7,7 +7,7 @@ CuPy arrays (and on any strict implementation of the standard, which is how the 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -136,6 +136,36 @@ def interpolated(places: Array, at: npt.ArrayLike, values: npt.ArrayLike) -> Arr
     if is_cupy(xp):
         return xp.interp(contiguous(places), from_host(at, places), from_host(values, places))
     return from_host(np.interp(to_host(places), at, values), places)
+
+
+def interpolation_at(
+    places: Array, low: float, high: float, count: int
+) -> Callable[[Sequence[float] | npt.NDArray[np.floating[Any]]], Array]:
+    """A function that interpolates ``count`` values, which stand at even distances from ``low`` to ``high``.
+
+    It is constant beyond these ends, NaN at NaN, and its results have the dtype of the places. Some four times as fast as
+    :func:`interpolated`, which looks for each place, and ten times where several functions are interpolated.
+
+    Examples
+    --------
+    >>> interpolation_at(np.array([-1.0, 0.5, 3.0]), 0.0, 2.0, 3)([10.0, 20.0, 40.0])
+    array([10., 15., 40.])
+    """
+    xp, last = namespace_of(places), count - 1
+    way = clip((places - low) * (last / (high - low) if last else 0.0), 0, last)
+    left = xp.astype(xp.where(xp.isnan(way), xp.zeros_like(way), way), xp.int32)  # NaN has no place, and stays NaN
+    way, left = way - xp.astype(left, places.dtype), xp.reshape(left, (-1,))
+
+    def at(values: Sequence[float] | npt.NDArray[np.floating[Any]]) -> Array:
+        below = np.asarray(values, np.float64)
+        steps = np.append(np.diff(below), 0.0)  # nothing lies beyond the last one
+        start, rise = (
+            xp.reshape(xp.take(xp.astype(from_host(each, places), places.dtype), left), places.shape)
+            for each in (below, steps)
+        )
+        return start + way * rise
+
+    return at
 
 
 def clip(array: Array, lower: float | None, upper: float | None) -> Array:

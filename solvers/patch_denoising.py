@@ -247,18 +247,15 @@ def mixed(completed: Array, found: dict[str, Array], contrast: Array, spread: Ar
         part, sums = (planes, ...), []
         between, mixture = laws.between(contrast[part]), xp.zeros_like(completed[part])
 
-        def interpolated(numbers: Sequence[float]) -> Array:
-            return xp.astype(between(numbers), xp.float32)
-
         for number, estimate in enumerate(estimates.values()):
-            share = interpolated([law.weights[number] for law in laws.classes])
+            share = between([law.weights[number] for law in laws.classes])
             sums.append(xp.sum(share, dtype=xp.float64))
             mixture += share * estimate[part]
         value[part] = mixture + xp.astype(laws.correction(mixture), xp.float32)
-        limit = interpolated([law.limit for law in laws.classes])
+        limit = between([law.limit for law in laws.classes])
         squared = xp.where(spread[part] < limit, spread[part], limit) ** 2
         least, slope = ([getattr(law, name) for law in laws.classes] for name in ("least", "slope"))
-        squared = interpolated(least) + interpolated(slope) * squared
+        squared = between(least) + between(slope) * squared
         squared *= xp.maximum(contrast[part] / laws.highest, xp.ones((), dtype=squared.dtype)) ** 2
         error[part] = xp.sqrt(squared)
         return xp.stack([xp.sum(squared, dtype=xp.float64), *sums])

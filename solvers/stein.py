@@ -38,7 +38,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, from_host, interpolated, namespace_of
+from .arrays import Array, from_host, interpolated, interpolation_at, namespace_of
 from .autocorrelation import WHITE, Autocorrelation, drawn
 from .intensity_correction import Correction, correction
 from .noise_terms import Noise
@@ -173,10 +173,11 @@ class Laws(NamedTuple):
         return self.classes[-1].contrast or 1.0
 
     def between(self, contrasts: Array) -> Interpolated:
-        """A function that interpolates one number a class at these contrasts."""
-        xp, numbers = namespace_of(contrasts), np.arange(len(self.classes))
+        """A function that interpolates one number a class at these contrasts, in float32."""
+        xp, last = namespace_of(contrasts), len(self.classes) - 1
+        numbers = np.arange(last + 1)
         place = xp.astype(interpolated(contrasts, [law.contrast for law in self.classes], numbers), xp.float32)
-        return lambda values: interpolated(place, numbers, values)
+        return interpolation_at(place, 0.0, float(last), last + 1)
 
 
 def error_laws(trial: Trial, noise: Noise) -> Laws:
