@@ -893,18 +893,18 @@ def test_command_refuses_in_one_line(
 # ------------------------------------------------------------------------------------------------ real volumes
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_small_grid_on_a_real_volume(volumes_folder: Path, tmp_path: Path) -> None:
     result = evaluate(
         volumes_folder / "brain_nuclei_mesospim_lightsheet.tif",
         out=tmp_path,
-        crop=(24, 48, 48),
+        crop=(20, 36, 36),
         methods=["tucker", "none", "linear", "nearest", "median"],
         cases=["noise-0.05", "planes-2", "pixels-20"],
     )
     assert not result.failed
     values = {(r.case, r.method): r.psnr for r in result.rows}
-    assert values["noise-0.05", "none"] == pytest.approx(26.02, abs=0.1)  # -20 log10 .05; 55000 voxels know it to .03
+    assert values["noise-0.05", "none"] == pytest.approx(26.02, abs=0.1)  # -20 log10 .05; 26000 voxels know it to .04
     assert values["planes-2", "linear"] > values["planes-2", "nearest"]
     assert values["pixels-20", "tucker"] > values["pixels-20", "median"]
 

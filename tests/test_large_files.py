@@ -157,14 +157,14 @@ def test_planes_a_mask_and_a_missing_value(tmp_path: Path) -> None:
     mask = np.random.default_rng(0).random(SHAPE) < 0.6
     write(tmp_path / "mask.tif", Volume(mask.astype(np.uint8)))
     found = recover_file(
-        LazyVolume(data), tmp_path / "out.npy", mask=tmp_path / "mask.tif", memory=IN_PARTS, method="local"
+        LazyVolume(data), tmp_path / "out.npy", mask=tmp_path / "mask.tif", memory=IN_PARTS, method="fast"
     )
     value = np.load(tmp_path / "out.npy")
     assert found.measured == mask.sum()
     kept = mask & (value == data)
     assert kept.sum() >= mask.sum() - found.outliers
     marked = np.where(mask, data, -5)
-    other = recover_file(LazyVolume(marked), tmp_path / "b.npy", missing_value=-5, memory=IN_PARTS, method="local")
+    other = recover_file(LazyVolume(marked), tmp_path / "b.npy", missing_value=-5, memory=IN_PARTS, method="fast")
     np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), value)
     assert other.measured == found.measured
     between = recover_file(LazyVolume(data), tmp_path / "c.npy", axial_factor=2, memory=2 * IN_PARTS - BASE)

@@ -15,12 +15,7 @@ from tensorcell.solvers import noise_patches
 from tensorcell.solvers.noise import NoiseModel, estimate_noise
 from tensorcell.solvers.noise_fits import fitted, mean_operator, operator_products, residual_operators
 
-CLEAN = (
-    "flybrain_confocal_neuropil",
-    "brain_nuclei_mesospim_lightsheet",
-    "ovule_membranes_confocal",
-    "nuclei_chromocenters_clean",
-)
+CLEAN = ("flybrain_confocal_neuropil", "nuclei_chromocenters_clean")
 
 
 @pytest.fixture(scope="module", params=CLEAN)
@@ -88,7 +83,7 @@ def test_thin_volumes_get_an_estimate(shape: tuple[int, int, int]) -> None:
     assert 0.3 < found.sigma < 2  # as few as a dozen free residuals
 
 
-@pytest.mark.parametrize("share", [0.5, 0.2, 0.05])
+@pytest.mark.parametrize("share", [0.5, 0.05])
 def test_missing_voxels_do_not_bias(share: float) -> None:
     rng = np.random.default_rng(2)
     volume = rng.standard_normal((30, 128, 128))
@@ -222,9 +217,10 @@ def test_few_observed_voxels_give_an_answer(count: int) -> None:
         assert found.patches > 0 or "no noise could be measured" in found.sentence
 
 
-@pytest.mark.parametrize("peak", [2, 5, 20])
-@pytest.mark.parametrize(("step", "pedestal"), [(1.0, 0.0), (3.0, 100.0)])
-@pytest.mark.parametrize("share", [1.0, 0.6])
+@pytest.mark.parametrize(
+    ("peak", "step", "pedestal", "share"),
+    [(2, 1.0, 0.0, 1.0), (2, 3.0, 100.0, 0.6), (5, 1.0, 0.0, 0.6), (20, 3.0, 100.0, 1.0)],
+)
 def test_counts_of_photons_have_the_law_of_their_levels(
     peak: float, step: float, pedestal: float, share: float
 ) -> None:
@@ -401,8 +397,7 @@ def test_bad_input_is_refused(data: np.ndarray, mask: Any, error: type[Exception
         estimate_noise(data, mask)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e20])
-@pytest.mark.parametrize("peak", [0, 50])
+@pytest.mark.parametrize(("scale", "peak"), [(1e-20, 50), (1e20, 0)])
 def test_model_of_scaled_data_is_the_scaled_model(scale: float, peak: int) -> None:
     rng = np.random.default_rng(24)
     truth = cells()

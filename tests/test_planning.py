@@ -125,7 +125,7 @@ def test_linear_column_is_linear_interpolation(cells: Any) -> None:
 def test_one_half_of_a_real_volume_predicts_the_other(volumes_folder: Path) -> None:
     data = tc.read(volumes_folder / "brain_nuclei_mesospim_lightsheet.tif").data.astype(np.float32)
     # The halves along y look alike. Those along x do not: the intervals, which know one half only, miss by 1-2 dB.
-    pilot, other = (plan(half, axial_factors=(2, 3, 4)) for half in (data[:, :43], data[:, 43:]))
+    pilot, other = (plan(half, axial_factors=(4,)) for half in (data[:, :43], data[:, 43:]))
     shift = 20 * math.log10(pilot.data_range / other.data_range)
     for predicted, found in zip(pilot.choices, other.choices, strict=True):
         assert predicted.psnr_interval[0] <= found.psnr + shift <= predicted.psnr_interval[1]

@@ -265,7 +265,7 @@ def test_estimate_rank_follows_a_permutation_of_the_axes() -> None:
 
 def test_estimate_rank_never_asks_for_more_than_the_entries_can_pay() -> None:
     """Two observed entries must stand behind every unknown."""
-    planted = planted_tucker((20, 21, 22), (8, 8, 8), observed=0.12, seed=0)
+    planted = planted_tucker((12, 13, 14), (6, 6, 6), observed=0.2, seed=0)
     for method in ("threshold", "residual", "auto"):
         found = estimate_rank(planted.data, planted.mask, method=method)
         assert degrees_of_freedom(found.rank, planted.data.shape) <= planted.mask.sum() / 2

@@ -23,7 +23,7 @@ from tensorcell.solvers.spread import conformal_width
 from tensorcell.stack import float_type
 from tensorcell.volume import Volume
 
-SHAPE = (24, 40, 44)
+SHAPE = (24, 32, 34)
 RANK = (4, 8, 8)  # given where the choice of the rank is not what is tested: it saves most of the time
 INTEGERS = ["uint8", "uint16", "int16"]
 
@@ -89,17 +89,18 @@ def test_recover_keeps_measured_voxels_bit_for_bit(half: SimulatedCells, dtype: 
 
 def test_recover_measures_what_mask_and_nan_allow(half: SimulatedCells) -> None:
     """NaN inside the mask and any value outside it are both gaps; the three ways to say it give the same volume."""
-    mask = np.random.default_rng(0).random(SHAPE) < 0.8
-    both = mask & half.mask
-    result = recover(half.measured, mask=mask, rank=RANK)
+    stack = half.measured[:12]
+    mask = np.random.default_rng(0).random(stack.shape) < 0.8
+    both = mask & half.mask[:12]
+    result = recover(stack, mask=mask, rank=RANK)
     np.testing.assert_array_equal(result.measured, both)
-    by_nan = recover(np.where(both, half.measured, np.nan), rank=RANK)
-    by_mask = recover(np.where(both, half.measured, -1e4).astype(np.float32), mask=both, rank=RANK)
+    by_nan = recover(np.where(both, stack, np.nan), rank=RANK)
+    by_mask = recover(np.where(both, stack, -1e4).astype(np.float32), mask=both, rank=RANK)
     np.testing.assert_array_equal(result.volume.data, by_nan.volume.data)
     np.testing.assert_array_equal(result.volume.data, by_mask.volume.data)
 
 
-@pytest.mark.parametrize("garbage", [np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("garbage", [-np.inf, 3e38])
 def test_recover_does_not_mind_garbage_under_the_mask(
     half: SimulatedCells, half_recovered: Recovery, garbage: float
 ) -> None:
@@ -161,7 +162,8 @@ def test_recover_without_noise_returns_a_full_volume_as_it_is(full: SimulatedCel
 
 
 def test_recover_smooths_more_when_told_of_more_noise(full: SimulatedCells) -> None:
-    change = [error(recover(full.measured, noise=noise, rank=RANK), full.measured) for noise in (0.5, 2.0, 4.0)]
+    stack = full.measured[:12]
+    change = [error(recover(stack, noise=noise, rank=RANK), stack) for noise in (0.5, 2.0, 4.0)]
     assert change[0] < 0.5 * change[1] < change[1] < change[2]
 
 
@@ -270,10 +272,9 @@ def test_recover_of_a_column_seen_in_a_nearly_empty_plane_only(full: SimulatedCe
     assert result.volume.data[3, 20, 20] == data[3, 20, 20]  # the one measured voxel keeps its value
 
 
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("share", [0.004, 0.04])
+@pytest.mark.parametrize(("share", "keep"), [(0.004, True), (0.04, False)])
 def test_recover_in_slabs_gives_what_one_slab_gives(
-    half: SimulatedCells, keep: bool, share: float, monkeypatch: pytest.MonkeyPatch
+    half: SimulatedCells, share: float, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slabs of one plane, and outliers of all sizes: whether the small ones count depends on the planes beside them."""
     rng = np.random.default_rng(0)
@@ -355,15 +356,16 @@ def test_recover_of_frames_and_channels_with_fewer_planes() -> None:
     np.testing.assert_array_equal(result.volume.data[:, ::2][inlier], data[inlier])
 
 
-@pytest.mark.parametrize("axes", ["YXZ", "XZY"])
-def test_recover_finds_z_wherever_it_is(half: SimulatedCells, axes: str) -> None:
-    turned = half.measured.transpose(["ZYX".index(letter) for letter in axes])
-    result = recover(Volume(turned, axes=axes, spacing=(2.0, 0.5, 0.4)), axial_factor=2, rank=RANK)
-    straight = recover(half.measured, axial_factor=2, rank=RANK)
-    back = result.volume.data.transpose([axes.index(letter) for letter in "ZYX"])
-    np.testing.assert_array_equal(back, straight.volume.data)
-    assert result.volume.axes == axes
-    assert result.volume.spacing == (1.0, 0.5, 0.4)
+def test_recover_finds_z_wherever_it_is(half: SimulatedCells) -> None:
+    stack = half.measured[:12]
+    straight = recover(stack, axial_factor=2, rank=RANK)
+    for axes in ("YXZ", "XZY"):
+        turned = stack.transpose(["ZYX".index(letter) for letter in axes])
+        result = recover(Volume(turned, axes=axes, spacing=(2.0, 0.5, 0.4)), axial_factor=2, rank=RANK)
+        back = result.volume.data.transpose([axes.index(letter) for letter in "ZYX"])
+        np.testing.assert_array_equal(back, straight.volume.data)
+        assert result.volume.axes == axes
+        assert result.volume.spacing == (1.0, 0.5, 0.4)
 
 
 def test_recover_of_a_volume_keeps_what_is_known_of_it(half: SimulatedCells) -> None:
@@ -383,10 +385,10 @@ def test_recover_of_a_volume_keeps_what_is_known_of_it(half: SimulatedCells) -> 
 
 
 def test_recover_leaves_the_input_alone_and_shares_no_memory(half: SimulatedCells) -> None:
-    data, mask = half.measured.copy(), half.mask.copy()
+    data, mask = half.measured[:12].copy(), half.mask[:12].copy()
     result = recover(data, mask=mask, rank=RANK, nonnegative=False)
-    np.testing.assert_array_equal(data, half.measured)
-    np.testing.assert_array_equal(mask, half.mask)
+    np.testing.assert_array_equal(data, half.measured[:12])
+    np.testing.assert_array_equal(mask, half.mask[:12])
     assert not np.shares_memory(result.volume.data, data)
     assert not np.shares_memory(result.measured, mask)
 
@@ -435,7 +437,7 @@ def test_recover_fills_gaps_of_a_constant_volume_with_the_constant() -> None:
 
 
 def test_recover_reports_the_worst_status_of_all_stacks(full: SimulatedCells) -> None:
-    data = np.stack([np.full((8, 40, 44), 5, np.float32), full.measured[:8]])
+    data = np.stack([np.full((8, *SHAPE[1:]), 5, np.float32), full.measured[:8]])
     result = recover(data, axes="CZYX", rank=(3, 5, 5))
     assert result.status is not Status.UNCHANGED
     assert (result.volume.data[0] == 5).all()
@@ -451,10 +453,9 @@ def spoil(data: np.ndarray, share: float, size: tuple[float, float], seed: int =
     return data + np.where(hot, rng.uniform(*size, data.shape), 0).astype(data.dtype), hot
 
 
-@pytest.mark.parametrize("kind", ["half", "full"])
-@pytest.mark.parametrize("share", [0.002, 0.05])
-def test_recover_finds_hot_pixels(half: SimulatedCells, full: SimulatedCells, kind: str, share: float) -> None:
-    cells = half if kind == "half" else full
+@pytest.mark.parametrize(("keep", "share"), [(0.5, 0.002), (1.0, 0.05)])
+def test_recover_finds_hot_pixels(keep: float, share: float) -> None:
+    cells = simulate_cells((24, 40, 44), cells=6, keep_pixels=keep, seed=1)
     data, hot = spoil(cells.measured, share, (150.0, 300.0))
     result = recover(data, rank=RANK)
     found = result.outliers != 0
@@ -506,7 +507,7 @@ def test_recover_looks_for_no_outliers_when_told_not_to(half: SimulatedCells) ->
     np.testing.assert_array_equal(result.volume.data[hot], data[hot])
 
 
-@pytest.mark.parametrize("fwhm", [2.0, 2.5, 3.0])
+@pytest.mark.parametrize("fwhm", [2.0, 3.0])
 @pytest.mark.parametrize("keep", [1.0, 0.5])
 def test_recover_does_not_take_resolved_spots_for_outliers(fwhm: float, keep: float) -> None:
     """Beads as narrow as sampling by Nyquist's rule makes them, some on the grid and some between."""
@@ -515,8 +516,8 @@ def test_recover_does_not_take_resolved_spots_for_outliers(fwhm: float, keep: fl
     places = np.array([(z, y, x) for z in (4, 12, 19) for y in (6, 16, 26, 35) for x in (8, 20, 32)], float)
     places[::2] += rng.uniform(-0.5, 0.5, (len(places[::2]), 3))
     spots = sum(np.exp(-np.square(grid.T - p).sum(axis=3).T / (2 * (fwhm / 2.355) ** 2)) for p in places)
-    data = 10 + 100 * spots + rng.standard_normal(SHAPE)
-    data[rng.random(SHAPE) >= keep] = np.nan
+    data = 10 + 100 * spots + rng.standard_normal(spots.shape)
+    data[rng.random(data.shape) >= keep] = np.nan
     result = recover(data.astype(np.float32), rank=RANK)
     assert np.count_nonzero((result.outliers != 0) & (spots > 0.2)) <= 1
 
@@ -557,9 +558,12 @@ def test_recover_takes_the_rank_given(full: SimulatedCells, given: Any, wanted: 
 
 
 def test_recover_chooses_a_rank_that_predicts_well(half: SimulatedCells) -> None:
-    chosen = recover(half.measured)
+    chosen = recover(half.measured, method="tucker")
     missing = ~half.mask
-    others = [error(recover(half.measured, rank=rank), half.truth, missing) for rank in (1, (5, 8, 9), (8, 14, 15))]
+    others = [
+        error(recover(half.measured, method="tucker", rank=rank), half.truth, missing)
+        for rank in (1, (5, 8, 9), (8, 14, 15))
+    ]
     # A twentieth of the voxels decides; its noise makes near-ties a matter of chance.
     assert error(chosen, half.truth, missing) < 1.03 * min(others)
     assert all(1 <= r <= size for r, size in zip(chosen.rank, SHAPE, strict=True))
@@ -585,8 +589,7 @@ def test_recover_calls_back_with_every_record_of_the_history(half: SimulatedCell
     assert all(math.isfinite(record.residual) and record.outliers >= 0 for record in seen)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3])
-@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize(("stop_at", "factor"), [(1, 2), (3, 1)])
 def test_recover_stopped_by_the_callback_still_returns_a_whole_volume(
     half: SimulatedCells, stop_at: int, factor: int
 ) -> None:
@@ -641,14 +644,13 @@ def test_recover_of_small_volumes(shape: tuple[int, ...], factor: int) -> None:
 
 
 @pytest.mark.parametrize(("share", "factor"), [(0.01, 1.3), (0.05, 0.95)])
-def test_recover_of_very_few_voxels_stays_near_or_below_the_error_of_their_mean(
-    full: SimulatedCells, share: float, factor: float
-) -> None:
+def test_recover_of_very_few_voxels_stays_near_or_below_the_error_of_their_mean(share: float, factor: float) -> None:
     """One voxel in a hundred is four for each unknown of a model of rank one: nothing can be gained, little lost."""
-    mask = np.random.default_rng(0).random(SHAPE) < share
-    result = recover(full.measured, mask=mask)
+    cells = simulate_cells((24, 40, 44), cells=6, seed=1)
+    mask = np.random.default_rng(0).random(cells.truth.shape) < share
+    result = recover(cells.measured, mask=mask)
     assert_whole(result)
-    assert error(result, full.truth) < factor * error(full.measured[mask].mean(), full.truth)
+    assert error(result, cells.truth) < factor * error(cells.measured[mask].mean(), cells.truth)
 
 
 def test_recover_of_sparse_structures_on_a_zero_background() -> None:
@@ -752,12 +754,10 @@ def test_recover_on_cuda_gives_what_the_cpu_gives(half: SimulatedCells) -> None:
 @pytest.mark.parametrize(
     ("name", "crop"),
     [
-        ("nuclei_chromocenters_clean", np.s_[20:44, 15:60, 15:60]),
-        pytest.param("brain_nuclei_mesospim_lightsheet", np.s_[40:72, 10:66, 10:66], marks=pytest.mark.slow),
-        pytest.param("nuclei_chromocenters_clean", np.s_[10:42, 8:64, 8:64], marks=pytest.mark.slow),
-        pytest.param("flybrain_confocal_neuropil", np.s_[10:34, 64:128, 64:128], marks=pytest.mark.slow),
+        ("nuclei_chromocenters_clean", np.s_[20:44, 15:55, 15:55]),
+        ("flybrain_confocal_neuropil", np.s_[10:34, 64:112, 64:112]),
     ],
-    ids=["quick", "brain", "nuclei", "flybrain"],
+    ids=["nuclei", "flybrain"],
 )
 def test_recover_beats_the_median_of_neighbours_on_real_volumes(volumes_folder: Path, name: str, crop: Any) -> None:
     """Half of the pixels missing, 5 % of the others uniform on [0, 2], on a volume scaled to [0, 1]."""
