@@ -143,8 +143,8 @@ def interpolation_at(
 ) -> Callable[[Sequence[float] | npt.NDArray[np.floating[Any]]], Array]:
     """A function that interpolates ``count`` values, which stand at even distances from ``low`` to ``high``.
 
-    It is constant beyond these ends, NaN at NaN, and its results have the dtype of the places. Some four times as fast as
-    :func:`interpolated`, which looks for each place, and ten times where several functions are interpolated.
+    It is constant beyond these ends, NaN at NaN, and its results have the dtype of the places. It is some four times as
+    fast as :func:`interpolated`, which looks for each place, and ten times where several functions are interpolated.
 
     Examples
     --------
