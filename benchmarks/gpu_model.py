@@ -13,10 +13,11 @@ Predicted are
 That is more than the truth where the device works while the next operations are launched.
 
 Volumes as people have them are too large for the stand-in. What is counted at three small sizes, larger than the
-samples and blocks of a fixed size that the host works on, is laid on a line, stage by stage: bytes and operations in the
-number of voxels, launches and waits in its third root, since they grow with ranks and planes if at all. The line is held
-against a fourth size that it has not seen (printed: how far off). Numbers of iterations and ranks depend on the data, so
-that the prediction is no better than that; the seconds of the host, which scatter from size to size, are rough.
+samples and blocks of a fixed size that the host works on, is laid on a line, stage by stage: bytes and operations in
+the number of voxels, launches and waits in its third root, since they grow with ranks and planes if at all. The line
+is held against a fourth size that it has not seen (printed: how far off). Numbers of iterations and ranks depend on
+the data, so that the prediction is no better than that; the seconds of the host, which scatter from size to size, are
+rough.
 
 Kernels are counted by the formulas of :func:`kernel_cost` and :func:`group_cost`. Not modelled: caches (all is read
 from main memory, except for the search of similar patches, which is counted at the rate of the first cache), transfers
