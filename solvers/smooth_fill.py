@@ -79,6 +79,7 @@ def smooth_fill(
 
     Examples
     --------
+    >>> import numpy as np
     >>> ramp = np.arange(4.0) + np.zeros((3, 3, 1))
     >>> known = np.ones(ramp.shape, bool)
     >>> known[1, 1, 1:3] = False
