@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -176,3 +177,13 @@ def textured(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def textured_fixture() -> Callable[[tuple[int, ...], int], np.ndarray]:
     """:func:`textured`."""
     return textured
+
+
+@pytest.fixture
+def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A function that imports a module of the folder ``benchmarks``, which is not installed."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks").is_dir():
+        pytest.skip(f"no benchmarks in {root}")
+    monkeypatch.syspath_prepend(str(root))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")

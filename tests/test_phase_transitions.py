@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module of the folder ``benchmarks``, which is not installed."""
-    if not (ROOT / "benchmarks").is_dir():
-        pytest.skip(f"no benchmarks in {ROOT}")
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.phase_transitions")
+def command(benchmark_module: Any) -> Any:
+    return benchmark_module("phase_transitions")
 
 
 def test_shipped_table_is_what_the_command_computes(command: Any) -> None:

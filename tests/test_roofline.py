@@ -20,12 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module of the folder ``benchmarks``, which is not installed."""
-    if not (ROOT / "benchmarks").is_dir():
-        pytest.skip(f"no benchmarks in {ROOT}")
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.roofline")
+def command(benchmark_module: Any) -> Any:
+    return benchmark_module("roofline")
 
 
 @pytest.fixture
