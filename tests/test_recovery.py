@@ -653,6 +653,20 @@ def test_recover_of_very_few_voxels_stays_near_or_below_the_error_of_their_mean(
     assert error(result, cells.truth) < factor * error(cells.measured[mask].mean(), cells.truth)
 
 
+def test_recover_of_counts_of_which_most_are_zero_keeps_the_law_of_photons() -> None:
+    """The median of the residual is 0 where most voxels caught no photon: it says nothing about the noise."""
+    z, y, x = np.indices((14, 48, 48))
+    spot = 60 * np.exp(-((z - 7) ** 2 / 2 + (y - 20) ** 2 / 3 + (x - 30) ** 2 / 3))
+    truth = 0.05 * (1 + np.sin(y / 7)) + spot
+    data = np.random.default_rng(0).poisson(truth).astype(np.float32)
+    assert np.mean(data == 0) > 0.9
+    result = recover(data)
+    assert result.noise == pytest.approx(math.sqrt(data.mean()), rel=0.1)
+    assert error(result, truth) < 0.5 * error(data, truth)
+    assert np.mean(np.abs(result.volume.data - truth) <= 1.645 * result.uncertainty) > 0.5
+    assert result.volume.data[7, 20, 30] == pytest.approx(truth[7, 20, 30], abs=3 * 60**0.5)
+
+
 def test_recover_of_sparse_structures_on_a_zero_background() -> None:
     """Most voxels are exactly 0, so medians are 0 too: neither the choice of the rank nor the outliers may trip."""
     z, y, x = np.mgrid[:16, :40, :44]
