@@ -33,8 +33,8 @@ SMOOTHING = (0.03, USUAL, 3.0)
 """Strengths of smoothing that are tried."""
 
 TOO_FEW = (
-    "too few voxels were measured to judge a model by voxels left out: gaps hold a smooth volume, whose uncertainty is at "
-    "least the standard deviation of the measured intensities, {:.4g}"
+    "too few voxels were measured to judge a model by voxels left out: gaps hold a smooth volume, whose uncertainty "
+    "is at least the standard deviation of the measured intensities, {:.4g}"
 )
 
 

@@ -14,7 +14,7 @@ from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with
 
 UNJUDGED = (
     "too few voxels were measured to judge the model by voxels left out; where none was measured it may be far off "
-    "(method=\"auto\" fills such gaps smoothly)"
+    '(method="auto" fills such gaps smoothly)'
 )
 
 
