@@ -54,8 +54,8 @@ def trial_of_few(values: Array, inlier: Bools, noise: NoiseModel, seed: int) -> 
     """
     measured = values[inlier].astype(np.float64)
     spread = float(np.std(measured))
-    block = (..., *central_block(values.shape[-3:], VOXELS))
-    y, known = np.ascontiguousarray(values[block]), inlier[block]
+    z, row, column = central_block(values.shape[-3:], VOXELS)
+    y, known = np.ascontiguousarray(values[..., z, row, column]), inlier[..., z, row, column]
     if np.count_nonzero(known) < FEWEST:
         smoothing, errors, intensities = USUAL, np.mean(measured) - measured, np.full(measured.shape, np.mean(measured))
     else:
