@@ -96,8 +96,8 @@ def with_fallback(device: str, compute: Callable[[str], T]) -> tuple[T, tuple[st
     with using(device):  # the traceback, which held arrays, is gone
         free = freed_memory()
     return compute("cpu"), (
-        f"recovered on the CPU, since the memory of the GPU, of which {size_text(free)} were free, did not suffice: "
-        f"{reason}; parts of the volume may fit (recover_file, and less memory= there; tensorcell recover --memory)",
+        f"recovered on the CPU, since the memory of the GPU, of which {size_text(free)} were free, did not suffice "
+        f"({reason}); smaller parts may fit (recover_file, with less memory=; tensorcell recover --memory)",
     )
 
 
