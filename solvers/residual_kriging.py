@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, is_numpy, namespace_of, ndimage, to_host
+from .arrays import Array, entries, is_numpy, namespace_of, ndimage, to_host, within_mask
 from .results import CompletionResult
 from .slabs import block_residual, central_block, model_planes, moved_to, thick_parts, widened
 from .threads import share_out
@@ -92,11 +92,11 @@ def estimate_with_neighbours(
     for slab in thick_parts(stack):
         wide, inner = widened(slab, len(stack), rim)
         model = model_planes(fit, wide)
-        left = xp.where(inlier[wide], stack[wide] - model, xp.zeros_like(model))
+        left = within_mask(stack[wide] - model, inlier[wide])
         shared = shared_residual(left, inlier[wide], kernel, leave_out=not keep)
         part = model + shared
         if own > 0:
-            part += xp.where(inlier[wide], own * (left - shared), xp.zeros_like(left))
+            part += within_mask(own * (left - shared), inlier[wide])
         value[slab] = part[inner]
     intensity = value
     if keep:
@@ -107,7 +107,7 @@ def estimate_with_neighbours(
 def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> float:
     """``1 - noise^2 / var(R - S)`` over the inliers, at least 0."""
     shared = shared_residual(residual, inlier, kernel, leave_out=True)
-    rest = (residual - shared)[inlier].astype(np.float64)
+    rest = entries(residual - shared, inlier).astype(np.float64)
     variance = float(np.mean(rest**2)) if rest.size else 0.0
     return max(0.0, 1 - noise**2 / variance) if variance > 0 else 0.0
 
@@ -130,7 +130,7 @@ def lateral_sums(residual: Array, mask: Array, width: float) -> LateralSums:
     """The sums at one width within planes."""
     xp = namespace_of(residual, mask)
     known = xp.astype(mask, residual.dtype)
-    values = xp.where(mask, residual, xp.zeros_like(residual))
+    values = within_mask(residual, mask)
     counted = known[:1] if is_numpy(xp) and mask.all() else known  # a GPU would have to be waited for
     within = within_numba if is_numpy(xp) else within_arrays
     return LateralSums(values, known, within(values, width), within(counted, width), width)
@@ -166,7 +166,7 @@ def axial_mean_numba(lateral: LateralSums, width_z: float, *, leave_out: bool) -
     column = _along(known[:, 0, 0].copy(), width_z, (0,)) if alike else known[:0, 0, 0].copy()
     voxels, one, sums, counts = (each.reshape(len(each), -1) for each in (values, known, total, weight))
     share, least = values.dtype.type(own), values.dtype.type(IN_REACH)
-    means = np.empty_like(values)
+    means: Floats = np.empty_like(values)
     out = means.reshape(voxels.shape)
 
     def work(begin: int, end: int) -> None:
@@ -232,14 +232,14 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
     block = central_block(residual.shape)
     r, w = residual[block], mask[block]
     best = Kernel(1.0, 1.0, 0.0)
-    truth = r[w].astype(np.float64)
+    truth = entries(r, w).astype(np.float64)
     if truth.size == 0:
         return best
     least = energy = float(truth @ truth)
     for width_xy in WIDTHS:
         lateral = lateral_sums(r, w, width_xy)
         for width_z in WIDTHS:
-            guess = axial_mean(lateral, width_z, leave_out=True)[w].astype(np.float64)
+            guess = entries(axial_mean(lateral, width_z, leave_out=True), w).astype(np.float64)
             square, product = float(guess @ guess), float(truth @ guess)
             slope = min(1.0, max(0.0, product / square)) if square > 0 else 0.0
             error = energy - slope * (2 * product - slope * square)

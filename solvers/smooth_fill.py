@@ -25,7 +25,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, clip, is_numpy, namespace_of, scalar
+from .arrays import Array, clip, entries, is_numpy, namespace_of, scalar, within_mask
 from .slabs import thick_parts, widened
 from .spread import robust_sigma
 from .threads import share_out
@@ -93,7 +93,7 @@ def smooth_fill(
     True
     """
     xp = namespace_of(values, known, start)
-    measured = values[known]
+    measured = entries(values, known)
     centre = scalar(xp.mean(measured, dtype=xp.float64))
     low, high = scalar(xp.min(measured)), scalar(xp.max(measured))
     del measured
@@ -105,7 +105,7 @@ def smooth_fill(
             found = bending(u, weights)
             found *= smoothing
             for slab in thick_parts(u):
-                found[slab] += xp.where(known[slab], u[slab], xp.zeros_like(u[slab]))
+                found[slab] += within_mask(u[slab], known[slab])
             return found
 
         found = conjugate_gradients(normal, deviation(values, known, centre), guess, tolerance)
@@ -113,12 +113,13 @@ def smooth_fill(
 
         def normal(u: Array) -> Array:  # u is 0 at measured voxels
             found = bending(u, weights)
-            found[known] = 0
+            for slab in thick_parts(u):
+                found[slab] = within_mask(found[slab], ~known[slab])
             return found
 
         right = normal(deviation(values, known, centre))
         right *= -1
-        guess[known] = 0
+        guess = within_mask(guess, ~known)
         found = conjugate_gradients(normal, right, guess, tolerance)
         found += deviation(values, known, centre)
     found += xp.asarray(centre, dtype=values.dtype)
@@ -128,9 +129,7 @@ def smooth_fill(
 def deviation(values: Array, known: Array, centre: float) -> Array:
     """Measured values less a number, 0 elsewhere."""
     xp = namespace_of(values)
-    found = values - xp.asarray(centre, dtype=values.dtype)
-    found[~known] = 0
-    return found
+    return within_mask(values - xp.asarray(centre, dtype=values.dtype), known)
 
 
 def bending(volume: Array, weights: tuple[float, ...]) -> Array:
@@ -237,6 +236,6 @@ def in_line(values: Array, known: Array, start: Array) -> Array:
     xp, sound, smoothed = namespace_of(values, known), known, start
     for _ in range(2):
         smoothed = smooth_fill(values, sound, smoothing=1.0, start=smoothed, tolerance=COARSE)
-        off = xp.where(known, values - smoothed, xp.zeros_like(values))
-        sound = known & (xp.abs(off) <= STANDS_OUT * robust_sigma(off[sound]))
+        off = within_mask(values - smoothed, known)
+        sound = known & (xp.abs(off) <= STANDS_OUT * robust_sigma(entries(off, sound)))
     return sound

@@ -38,7 +38,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, from_host, interpolated, interpolation_at, namespace_of
+from .arrays import Array, from_host, interpolated, interpolation_at, namespace_of, within_mask
 from .autocorrelation import WHITE, Autocorrelation, drawn
 from .intensity_correction import Correction, correction
 from .noise_terms import Noise
@@ -86,14 +86,13 @@ def random_direction(
     correlation : Autocorrelation
         Of normal entries; signs are independent.
     """
-    xp = namespace_of(measured)
     shape = tuple(measured.shape)
     if law == "signs":
         entries = rng.choice(np.array([-1, 1], np.float32), shape)
     else:
         entries = drawn(rng, shape, correlation)
     direction = from_host(entries, measured)
-    return xp.where(measured, direction, xp.zeros_like(direction))
+    return within_mask(direction, measured)
 
 
 def divergence_terms(direction: Array, estimate: Array, moved: Array, step: float) -> Array:
