@@ -6,6 +6,10 @@ threads, in an order that does not depend on their number.
 
 A group is a matrix ``(p^3, K)``, one column a patch, so that all inner loops run along contiguous floats. They run from
 0 over slices, since an index that might be negative keeps the compiler from using vector instructions.
+
+Parts of a kernel are compiled in its place (``inline="always"``), and nothing is allocated here: each function of its
+own, NumPy's among them, is compiled and optimised once more with every function that calls it, for which a user waits
+at the first pass.
 """
 
 from __future__ import annotations
@@ -17,16 +21,6 @@ import numba
 import numpy as np
 
 _ARITHMETIC = {"reassoc", "contract", "nsz"}
-
-PART: Any = {"fastmath": _ARITHMETIC, "error_model": "numpy", "inline": "always", "_nrt": False}
-"""Options of a part of a kernel, which is compiled in its place: a function of its own would be compiled, and optimised
-once more with each function that calls it, which is what a user waits for at the first pass.
-
-Nothing is allocated here, so that references need not be counted (``_nrt``); Numba refuses to compile what would.
-"""
-
-KERNEL: Any = {**PART, "inline": "never", "nogil": True, "cache": True}
-"""Options of a function that is compiled for itself."""
 
 NONE: Any = np.int64(0)
 ONE: Any = np.int64(1)
@@ -99,7 +93,7 @@ def scratch_for(
     )
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_squares(v: Any, w: Any, out: Any, first: bool) -> None:
     """``out += (v - w)^2``, or ``out = (v - w)^2``."""
     if first:
@@ -112,14 +106,14 @@ def add_squares(v: Any, w: Any, out: Any, first: bool) -> None:
             out[n] += d * d
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_to(v: Any, out: Any) -> None:
     """``out += v``."""
     for n in range(len(out)):
         out[n] += v[n]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def sift(keys: Any, place: int, count: int) -> None:
     """Let a key sink in the heap of the first ``count`` keys, whose largest one comes first."""
     child = 2 * place + 1
@@ -132,7 +126,7 @@ def sift(keys: Any, place: int, count: int) -> None:
         place, child = child, 2 * child + 1
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def insert(key: Any, found: int, keys: Any) -> int:
     """Put a key among the smallest: a list until it is full, then a heap, from which the largest one falls out."""
     size = len(keys)
@@ -148,7 +142,7 @@ def insert(key: Any, found: int, keys: Any) -> int:
     return found
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def ascending(keys: Any) -> None:
     """Sort a heap."""
     for count in range(len(keys) - 1, 0, -1):
@@ -156,7 +150,7 @@ def ascending(keys: Any) -> None:
         sift(keys, NONE, count)
 
 
-@numba.njit(**KERNEL)
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def nearest(
     v: Any, shape: Any, frame: int, later: int, plane: int, seconds: Any, thirds: Any, patch: Any, offsets: Any,
     favour: Any, keys: Any, found: Any, scratch: Any,
@@ -219,7 +213,7 @@ def nearest(
                 found[m, n, k] = keys[m, n, k] & 0xFFFFFFFF
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def place(
     shape: Any, patch: Any, start: int, a: int, b: int, c: int, alike: Any, offsets: Any, moved: Any, moves: Any,
     halving: Any, corners: Any,
@@ -241,7 +235,7 @@ def place(
             n += 1
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
     """Patches as columns of ``out``."""
     for i in range(len(inside)):
@@ -250,14 +244,14 @@ def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
             row[n] = v[np.uintp(corners[n] + move)]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def copy(v: Any, out: Any) -> None:
     """``out = v``."""
     for n in range(len(out)):
         out[n] = v[n]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def dot(v: Any, w: Any) -> Any:
     """``v' w``."""
     total = np.float32(0)
@@ -266,7 +260,7 @@ def dot(v: Any, w: Any) -> Any:
     return total
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> None:
     """``u``: eigenvectors of the Gram matrix of one patch mode; ``x`` is flat, ``(before, size, rest)``.
 
@@ -309,7 +303,7 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
             break
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_3(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of three."""
     run = len(x) // (3 * before)
@@ -326,7 +320,7 @@ def multiply_3(x: Any, u: Any, before: int) -> None:
             w2[n] = a2 * a + b2 * b + c2 * c
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_4(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of four."""
     run = len(x) // (4 * before)
@@ -346,7 +340,7 @@ def multiply_4(x: Any, u: Any, before: int) -> None:
             w3[n] = a3 * a + b3 * b + c3 * c + d3 * d
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_5(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of five."""
     run = len(x) // (5 * before)
@@ -368,7 +362,7 @@ def multiply_5(x: Any, u: Any, before: int) -> None:
             w4[n] = a4 * a + b4 * b + c4 * c + d4 * d + e4 * e
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_6(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of six."""
     run = len(x) // (6 * before)
@@ -393,28 +387,28 @@ def multiply_6(x: Any, u: Any, before: int) -> None:
             w5[n] = a5 * a + b5 * b + c5 * c + d5 * d + e5 * e + f5 * f
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def scale_to(weight: Any, v: Any, out: Any) -> None:
     """``out = weight v``."""
     for n in range(len(out)):
         out[n] = weight * v[n]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_three(a: Any, b: Any, c: Any, v: Any, w: Any, z: Any, out: Any) -> None:
     """``out += a v + b w + c z``."""
     for n in range(len(out)):
         out[n] += a * v[n] + b * w[n] + c * z[n]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_scaled(weight: Any, v: Any, out: Any) -> None:
     """``out += weight v``."""
     for n in range(len(out)):
         out[n] += weight * v[n]
 
 
-@numba.njit(**KERNEL)
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def multiply(x: Any, u: Any, before: int, size: int, spare: Any) -> None:
     """Mode product ``u' x`` in place; ``x`` is flat, ``(before, size, rest)``, and ``u``, too, ``(size, size)``."""
     if size == 3:
@@ -447,7 +441,7 @@ def multiply(x: Any, u: Any, before: int, size: int, spare: Any) -> None:
                         s += 1
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def butterflies(x: Any, half: int) -> None:
     """One level of the Haar transform: sums and differences of the first and second ``half`` of each row's start."""
     root = np.float32(np.sqrt(0.5))
@@ -459,7 +453,7 @@ def butterflies(x: Any, half: int) -> None:
             w[n] = root * (p - q)
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def to_core(x: Any, flat: Any, u: Any, patch: Any, spare: Any) -> None:
     """``X x_n U_n'`` with the Haar transform along the group, in place; columns stand in the order of ``halving``.
 
@@ -475,7 +469,7 @@ def to_core(x: Any, flat: Any, u: Any, patch: Any, spare: Any) -> None:
         half //= 2
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def from_core(x: Any, flat: Any, t: Any, patch: Any, spare: Any) -> None:
     """The inverse of ``to_core``, from the transposed factors."""
     half = ONE
@@ -488,7 +482,7 @@ def from_core(x: Any, flat: Any, t: Any, patch: Any, spare: Any) -> None:
         before *= patch[mode]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def threshold(core: Any, least: Any, out: Any) -> Any:
     """``out``: the entries whose square is above ``least``, 0 elsewhere; their number."""
     power, one, zero = np.float32(0), np.float32(1), np.float32(0)
@@ -499,7 +493,7 @@ def threshold(core: Any, least: Any, out: Any) -> Any:
     return power
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def shrink(core: Any, model: Any, noise: Any, out: Any) -> Any:
     """``out``: the entries times Wiener's gains, from the model and the variance of the noise; ``sum g^2``."""
     power = np.float32(0)
@@ -511,7 +505,7 @@ def shrink(core: Any, model: Any, noise: Any, out: Any) -> Any:
     return power
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def variances_of(u: Any, correlation: Any, out: Any) -> None:
     """``out``: the variances ``diag(u' C u)`` of the coefficients of noise of variance 1 and correlation ``C``."""
     for r in range(len(u)):
@@ -521,7 +515,7 @@ def variances_of(u: Any, correlation: Any, out: Any) -> None:
                 out[r] += u[i, r] * correlation[i, j] * u[j, r]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def products_of(v0: Any, v1: Any, v2: Any, out: Any) -> None:
     """``out``: the products of one number of each, flat, in C order."""
     n = 0
@@ -532,7 +526,7 @@ def products_of(v0: Any, v1: Any, v2: Any, out: Any) -> None:
                 n += 1
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def shrunk_rows(core: Any, model: Any, wiener: bool, strength: Any, variance: Any, shares: Any, out: Any) -> Any:
     """``threshold`` or ``shrink``, with ``shares[i]`` times the variance in row ``i``; ``sum shares g^2``."""
     power = np.float32(0)
@@ -545,7 +539,7 @@ def shrunk_rows(core: Any, model: Any, wiener: bool, strength: Any, variance: An
     return power
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any) -> None:
     """Add the patches, weighted, to where they come from."""
     for i in range(len(inside)):
@@ -554,7 +548,7 @@ def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: A
             total[np.uintp(corners[n] + move)] += weight * row[n]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def scatter_squares(
     x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any, squares: Any, weights: Any
 ) -> None:  # fmt: skip
@@ -569,7 +563,7 @@ def scatter_squares(
             weights[at] += weight
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def bounds_of_used(used: Any, seconds: Any, thirds: Any) -> Any:
     """The ranges of ``seconds`` and ``thirds`` that hold all used references of a plane; all 0 where there are none."""
     top, bottom, left, right = len(seconds), 0, len(thirds), 0
@@ -581,7 +575,7 @@ def bounds_of_used(used: Any, seconds: Any, thirds: Any) -> Any:
     return top, bottom, left, right
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def turn(u: Any, out: Any) -> None:
     """``out = u'``."""
     for i in range(len(u)):
@@ -589,7 +583,7 @@ def turn(u: Any, out: Any) -> None:
             out[j, i] = u[i, j]
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def take_moves(nearby: Any, elsewhere: bool, moved: Any, j: int) -> None:
     """``moved`` at frame ``j``: the numbers of the moves found, or of the first one in the frame itself."""
     for m in range(moved.shape[0]):
@@ -597,7 +591,7 @@ def take_moves(nearby: Any, elsewhere: bool, moved: Any, j: int) -> None:
             moved[m, n, j] = nearby[m, n, 0] if elsewhere else 0
 
 
-@numba.njit(**PART)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def moves_to(moves: Any, here: Any, there: Any, elsewhere: bool, out: Any) -> None:
     """``out``: the moves to another frame, with that of the specimen."""
     for i in range(len(moves)):
@@ -605,7 +599,7 @@ def moves_to(moves: Any, here: Any, there: Any, elsewhere: bool, out: Any) -> No
             out[i, k] = moves[i, k] + there[k] - here[k] if elsewhere else 0
 
 
-@numba.njit(**KERNEL)
+@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def filter_groups(
     data: Any,
     guide: Any,
