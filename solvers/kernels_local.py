@@ -71,25 +71,29 @@ def scratch_for(
     """Room for bands of ``references`` corners along y and x, and groups of ``size`` patches over some frames."""
     length, distance = math.prod(patch), np.empty(1, np.float32)
     groups = np.empty((3, length, size), np.float32)
-    matrices = [tuple(np.empty((p, p), np.float32) for p in patch) for _ in range(2)]
+    factors, turned = (tuple(np.empty((p, p), np.float32) for p in patch) for _ in range(2))
     return Scratch(
-        *(np.empty((*references, size // frames), np.int64) for _ in range(2)),
-        *(np.zeros((*references, 1), np.int64) for _ in range(2)),
-        np.empty(references, np.int64),
-        np.zeros((*references, frames), np.int64),
-        np.zeros((frames, moves, 3), np.int64),
-        np.empty(shape[-2] * shape[-1], np.float32),
-        np.empty(shape[-1], np.float32),
-        distance,
-        distance.view(np.int32),
-        np.empty(size, integers),
-        groups,
-        groups.reshape(3, -1),
-        np.empty(length * size, np.float32),
-        *matrices,
-        *(tuple(matrix.reshape(-1) for matrix in each) for each in matrices),
-        tuple(np.empty(p, np.float32) for p in patch),
-        np.empty(length, np.float32),
+        keys=np.empty((*references, size // frames), np.int64),
+        alike=np.empty((*references, size // frames), np.int64),
+        key=np.zeros((*references, 1), np.int64),
+        nearby=np.zeros((*references, 1), np.int64),
+        held=np.empty(references, np.int64),
+        moved=np.zeros((*references, frames), np.int64),
+        around=np.zeros((frames, moves, 3), np.int64),
+        squares=np.empty(shape[-2] * shape[-1], np.float32),
+        sums=np.empty(shape[-1], np.float32),
+        distance=distance,
+        bits=distance.view(np.int32),
+        corners=np.empty(size, integers),
+        groups=groups,
+        flats=groups.reshape(3, -1),
+        spare=np.empty(length * size, np.float32),
+        factors=factors,
+        turned=turned,
+        flat_factors=tuple(matrix.reshape(-1) for matrix in factors),
+        flat_turned=tuple(matrix.reshape(-1) for matrix in turned),
+        variances=tuple(np.empty(p, np.float32) for p in patch),
+        shares=np.empty(length, np.float32),
     )
 
 
