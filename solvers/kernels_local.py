@@ -6,11 +6,16 @@ threads, in an order that does not depend on their number.
 
 A group is a matrix ``(p^3, K)``, one column a patch, so that all inner loops run along contiguous floats. They run from
 0 over slices, since an index that might be negative keeps the compiler from using vector instructions.
+
+Parts of a kernel are compiled in its place (``inline="always"``), and nothing is allocated here: each function of its
+own, NumPy's among them, is compiled and optimised once more with every function that calls it, for which a user waits
+at the first pass.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -25,7 +30,74 @@ ROTATIONS = 12
 """Largest number of Jacobi sweeps; matrices of at most 8 rows need about five."""
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+class Scratch(NamedTuple):
+    """Arrays in which :func:`filter_groups` works; Numba would compile a function for each kind that it allocated."""
+
+    keys: Any
+    """``(m, n, K)``, for :func:`nearest`, and ``alike`` is what it finds in the frame of the references."""
+    alike: Any
+    key: Any
+    """``(m, n, 1)``, the same for another frame, where ``nearby`` is found."""
+    nearby: Any
+    held: Any
+    """``(m, n)``: how many patches each reference has found."""
+    moved: Any
+    """``(m, n, frames)``: the number of the move to each frame, of those in ``around``, ``(frames, moves, 3)``."""
+    around: Any
+    squares: Any
+    """Squared differences of whole rows, and the sums of such over the rows of a patch."""
+    sums: Any
+    distance: Any
+    """One float32, and the same bits as an integer."""
+    bits: Any
+    corners: Any
+    groups: Any
+    """``(3, p^3, K)``: patches, model and estimate; ``flats`` is the same, ``(3, p^3 K)``."""
+    flats: Any
+    spare: Any
+    factors: Any
+    """Three matrices, with their transposes in ``turned``, and both flattened."""
+    turned: Any
+    flat_factors: Any
+    flat_turned: Any
+    variances: Any
+    """Three vectors, and ``shares`` has the products of their entries."""
+    shares: Any
+
+
+def scratch_for(
+    shape: Any, patch: Any, size: int, frames: int, moves: int, references: tuple[int, int], integers: Any
+) -> Scratch:
+    """Room for bands of ``references`` corners along y and x, and groups of ``size`` patches over some frames."""
+    length, distance = math.prod(patch), np.empty(1, np.float32)
+    groups = np.empty((3, length, size), np.float32)
+    factors, turned = (tuple(np.empty((p, p), np.float32) for p in patch) for _ in range(2))
+    return Scratch(
+        keys=np.empty((*references, size // frames), np.int64),
+        alike=np.empty((*references, size // frames), np.int64),
+        key=np.zeros((*references, 1), np.int64),
+        nearby=np.zeros((*references, 1), np.int64),
+        held=np.empty(references, np.int64),
+        moved=np.zeros((*references, frames), np.int64),
+        around=np.zeros((frames, moves, 3), np.int64),
+        squares=np.empty(shape[-2] * shape[-1], np.float32),
+        sums=np.empty(shape[-1], np.float32),
+        distance=distance,
+        bits=distance.view(np.int32),
+        corners=np.empty(size, integers),
+        groups=groups,
+        flats=groups.reshape(3, -1),
+        spare=np.empty(length * size, np.float32),
+        factors=factors,
+        turned=turned,
+        flat_factors=tuple(matrix.reshape(-1) for matrix in factors),
+        flat_turned=tuple(matrix.reshape(-1) for matrix in turned),
+        variances=tuple(np.empty(p, np.float32) for p in patch),
+        shares=np.empty(length, np.float32),
+    )
+
+
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_squares(v: Any, w: Any, out: Any, first: bool) -> None:
     """``out += (v - w)^2``, or ``out = (v - w)^2``."""
     if first:
@@ -38,14 +110,14 @@ def add_squares(v: Any, w: Any, out: Any, first: bool) -> None:
             out[n] += d * d
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_to(v: Any, out: Any) -> None:
     """``out += v``."""
     for n in range(len(out)):
         out[n] += v[n]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def sift(keys: Any, place: int, count: int) -> None:
     """Let a key sink in the heap of the first ``count`` keys, whose largest one comes first."""
     child = 2 * place + 1
@@ -58,7 +130,7 @@ def sift(keys: Any, place: int, count: int) -> None:
         place, child = child, 2 * child + 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def insert(key: Any, found: int, keys: Any) -> int:
     """Put a key among the smallest: a list until it is full, then a heap, from which the largest one falls out."""
     size = len(keys)
@@ -74,7 +146,7 @@ def insert(key: Any, found: int, keys: Any) -> int:
     return found
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def ascending(keys: Any) -> None:
     """Sort a heap."""
     for count in range(len(keys) - 1, 0, -1):
@@ -85,7 +157,7 @@ def ascending(keys: Any) -> None:
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
 def nearest(
     v: Any, shape: Any, frame: int, later: int, plane: int, seconds: Any, thirds: Any, patch: Any, offsets: Any,
-    favour: Any, keys: Any, found: Any,
+    favour: Any, keys: Any, found: Any, scratch: Any,
 ) -> None:  # fmt: skip
     """Numbers of the offsets at which the patches nearest to the references ``(plane, seconds[m], thirds[n])`` lie.
 
@@ -95,14 +167,18 @@ def nearest(
     squared distance, whose bits as a float32 of at least 0 are in the order of its size, and the number of the offset
     below it. Where fewer than ``K`` patches lie within the volume, the first offset is given.
     Squared differences are computed on whole rows, over which the ends of other rows wrap: patches that would reach
-    over a border are left out afterwards.
+    over a border are left out afterwards. ``scratch`` is that of :func:`filter_groups`.
     """
     depth, rows, columns = shape[1], shape[2], shape[3]
     size, top = keys.shape[2], seconds[0]
     count = (seconds[-1] + patch[1] - top) * columns
-    held = np.zeros((len(seconds), len(thirds)), np.int64)
-    squares, sums, distance = np.zeros(count, np.float32), np.empty(columns, np.float32), np.empty(1, np.float32)
-    bits = distance.view(np.int32)
+    held, squares, sums = scratch.held, scratch.squares, scratch.sums
+    distance, bits = scratch.distance, scratch.bits
+    for m in range(len(seconds)):
+        for n in range(len(thirds)):
+            held[m, n] = 0
+    for n in range(count):
+        squares[n] = np.float32(0)
     for o in range(len(offsets)):
         da, db, dc = offsets[o, 0], offsets[o, 1], offsets[o, 2]
         if plane + da < 0 or plane + da + patch[0] > depth or seconds[-1] + db < 0 or top + db + patch[1] > rows:
@@ -141,7 +217,7 @@ def nearest(
                 found[m, n, k] = keys[m, n, k] & 0xFFFFFFFF
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def place(
     shape: Any, patch: Any, start: int, a: int, b: int, c: int, alike: Any, offsets: Any, moved: Any, moves: Any,
     halving: Any, corners: Any,
@@ -163,7 +239,7 @@ def place(
             n += 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
     """Patches as columns of ``out``."""
     for i in range(len(inside)):
@@ -172,14 +248,14 @@ def gather(v: Any, corners: Any, inside: Any, out: Any) -> None:
             row[n] = v[np.uintp(corners[n] + move)]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def copy(v: Any, out: Any) -> None:
     """``out = v``."""
     for n in range(len(out)):
         out[n] = v[n]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def dot(v: Any, w: Any) -> Any:
     """``v' w``."""
     total = np.float32(0)
@@ -188,7 +264,7 @@ def dot(v: Any, w: Any) -> Any:
     return total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> None:
     """``u``: eigenvectors of the Gram matrix of one patch mode; ``x`` is flat, ``(before, size, rest)``.
 
@@ -231,13 +307,13 @@ def factor(x: Any, before: int, size: int, gram: Any, u: Any, spare: Any) -> Non
             break
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_3(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of three."""
     run = len(x) // (3 * before)
-    a0, b0, c0 = u[0, 0], u[1, 0], u[2, 0]
-    a1, b1, c1 = u[0, 1], u[1, 1], u[2, 1]
-    a2, b2, c2 = u[0, 2], u[1, 2], u[2, 2]
+    a0, b0, c0 = u[0], u[3], u[6]
+    a1, b1, c1 = u[1], u[4], u[7]
+    a2, b2, c2 = u[2], u[5], u[8]
     for i in range(before):
         at = 3 * i * run
         w0, w1, w2 = x[at : at + run], x[at + run : at + 2 * run], x[at + 2 * run : at + 3 * run]
@@ -248,14 +324,14 @@ def multiply_3(x: Any, u: Any, before: int) -> None:
             w2[n] = a2 * a + b2 * b + c2 * c
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_4(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of four."""
     run = len(x) // (4 * before)
-    a0, b0, c0, d0 = u[0, 0], u[1, 0], u[2, 0], u[3, 0]
-    a1, b1, c1, d1 = u[0, 1], u[1, 1], u[2, 1], u[3, 1]
-    a2, b2, c2, d2 = u[0, 2], u[1, 2], u[2, 2], u[3, 2]
-    a3, b3, c3, d3 = u[0, 3], u[1, 3], u[2, 3], u[3, 3]
+    a0, b0, c0, d0 = u[0], u[4], u[8], u[12]
+    a1, b1, c1, d1 = u[1], u[5], u[9], u[13]
+    a2, b2, c2, d2 = u[2], u[6], u[10], u[14]
+    a3, b3, c3, d3 = u[3], u[7], u[11], u[15]
     for i in range(before):
         at = 4 * i * run
         w0, w1 = x[at : at + run], x[at + run : at + 2 * run]
@@ -268,15 +344,15 @@ def multiply_4(x: Any, u: Any, before: int) -> None:
             w3[n] = a3 * a + b3 * b + c3 * c + d3 * d
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_5(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of five."""
     run = len(x) // (5 * before)
-    a0, b0, c0, d0, e0 = u[0, 0], u[1, 0], u[2, 0], u[3, 0], u[4, 0]
-    a1, b1, c1, d1, e1 = u[0, 1], u[1, 1], u[2, 1], u[3, 1], u[4, 1]
-    a2, b2, c2, d2, e2 = u[0, 2], u[1, 2], u[2, 2], u[3, 2], u[4, 2]
-    a3, b3, c3, d3, e3 = u[0, 3], u[1, 3], u[2, 3], u[3, 3], u[4, 3]
-    a4, b4, c4, d4, e4 = u[0, 4], u[1, 4], u[2, 4], u[3, 4], u[4, 4]
+    a0, b0, c0, d0, e0 = u[0], u[5], u[10], u[15], u[20]
+    a1, b1, c1, d1, e1 = u[1], u[6], u[11], u[16], u[21]
+    a2, b2, c2, d2, e2 = u[2], u[7], u[12], u[17], u[22]
+    a3, b3, c3, d3, e3 = u[3], u[8], u[13], u[18], u[23]
+    a4, b4, c4, d4, e4 = u[4], u[9], u[14], u[19], u[24]
     for i in range(before):
         at = 5 * i * run
         w0, w1, w2 = x[at : at + run], x[at + run : at + 2 * run], x[at + 2 * run : at + 3 * run]
@@ -290,16 +366,16 @@ def multiply_5(x: Any, u: Any, before: int) -> None:
             w4[n] = a4 * a + b4 * b + c4 * c + d4 * d + e4 * e
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def multiply_6(x: Any, u: Any, before: int) -> None:
     """``multiply`` for modes of six."""
     run = len(x) // (6 * before)
-    a0, b0, c0, d0, e0, f0 = u[0, 0], u[1, 0], u[2, 0], u[3, 0], u[4, 0], u[5, 0]
-    a1, b1, c1, d1, e1, f1 = u[0, 1], u[1, 1], u[2, 1], u[3, 1], u[4, 1], u[5, 1]
-    a2, b2, c2, d2, e2, f2 = u[0, 2], u[1, 2], u[2, 2], u[3, 2], u[4, 2], u[5, 2]
-    a3, b3, c3, d3, e3, f3 = u[0, 3], u[1, 3], u[2, 3], u[3, 3], u[4, 3], u[5, 3]
-    a4, b4, c4, d4, e4, f4 = u[0, 4], u[1, 4], u[2, 4], u[3, 4], u[4, 4], u[5, 4]
-    a5, b5, c5, d5, e5, f5 = u[0, 5], u[1, 5], u[2, 5], u[3, 5], u[4, 5], u[5, 5]
+    a0, b0, c0, d0, e0, f0 = u[0], u[6], u[12], u[18], u[24], u[30]
+    a1, b1, c1, d1, e1, f1 = u[1], u[7], u[13], u[19], u[25], u[31]
+    a2, b2, c2, d2, e2, f2 = u[2], u[8], u[14], u[20], u[26], u[32]
+    a3, b3, c3, d3, e3, f3 = u[3], u[9], u[15], u[21], u[27], u[33]
+    a4, b4, c4, d4, e4, f4 = u[4], u[10], u[16], u[22], u[28], u[34]
+    a5, b5, c5, d5, e5, f5 = u[5], u[11], u[17], u[23], u[29], u[35]
     for i in range(before):
         at = 6 * i * run
         w0, w1 = x[at : at + run], x[at + run : at + 2 * run]
@@ -315,21 +391,21 @@ def multiply_6(x: Any, u: Any, before: int) -> None:
             w5[n] = a5 * a + b5 * b + c5 * c + d5 * d + e5 * e + f5 * f
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def scale_to(weight: Any, v: Any, out: Any) -> None:
     """``out = weight v``."""
     for n in range(len(out)):
         out[n] = weight * v[n]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_three(a: Any, b: Any, c: Any, v: Any, w: Any, z: Any, out: Any) -> None:
     """``out += a v + b w + c z``."""
     for n in range(len(out)):
         out[n] += a * v[n] + b * w[n] + c * z[n]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def add_scaled(weight: Any, v: Any, out: Any) -> None:
     """``out += weight v``."""
     for n in range(len(out)):
@@ -337,9 +413,8 @@ def add_scaled(weight: Any, v: Any, out: Any) -> None:
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def multiply(x: Any, u: Any, before: int, spare: Any) -> None:
-    """Mode product ``u' x`` in place; ``x`` is flat, ``(before, size, rest)``, with ``u`` of ``size`` rows."""
-    size = len(u)
+def multiply(x: Any, u: Any, before: int, size: int, spare: Any) -> None:
+    """Mode product ``u' x`` in place; ``x`` is flat, ``(before, size, rest)``, and ``u``, too, ``(size, size)``."""
     if size == 3:
         multiply_3(x, u, before)
     elif size == 4:
@@ -355,21 +430,22 @@ def multiply(x: Any, u: Any, before: int, spare: Any) -> None:
             copy(x[at : at + size * run], spare[: size * run])
             for r in range(size):
                 row = x[at + r * run : at + (r + 1) * run]
-                scale_to(u[0, r], spare[:run], row)
+                scale_to(u[r], spare[:run], row)
                 s = 1
                 while s < size:
                     if s + 3 <= size:
                         add_three(
-                            u[s, r], u[s + 1, r], u[s + 2, r], spare[s * run : (s + 1) * run],
+                            u[s * size + r], u[(s + 1) * size + r], u[(s + 2) * size + r],
+                            spare[s * run : (s + 1) * run],
                             spare[(s + 1) * run : (s + 2) * run], spare[(s + 2) * run : (s + 3) * run], row,
                         )  # fmt: skip
                         s += 3
                     else:
-                        add_scaled(u[s, r], spare[s * run : (s + 1) * run], row)
+                        add_scaled(u[s * size + r], spare[s * run : (s + 1) * run], row)
                         s += 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def butterflies(x: Any, half: int) -> None:
     """One level of the Haar transform: sums and differences of the first and second ``half`` of each row's start."""
     root = np.float32(np.sqrt(0.5))
@@ -381,33 +457,36 @@ def butterflies(x: Any, half: int) -> None:
             w[n] = root * (p - q)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def to_core(x: Any, u0: Any, u1: Any, u2: Any, spare: Any) -> None:
-    """``X x_n U_n'`` with the Haar transform along the group, in place; columns stand in the order of ``halving``."""
-    flat = x.reshape(-1)
-    multiply(flat, u0, ONE, spare)
-    multiply(flat, u1, len(u0), spare)
-    multiply(flat, u2, len(u0) * len(u1), spare)
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
+def to_core(x: Any, flat: Any, u: Any, patch: Any, spare: Any) -> None:
+    """``X x_n U_n'`` with the Haar transform along the group, in place; columns stand in the order of ``halving``.
+
+    ``flat`` is ``x``, flattened, as is each matrix of ``u``.
+    """
+    before = ONE
+    for mode in range(3):
+        multiply(flat, u[mode], before, patch[mode], spare)
+        before *= patch[mode]
     half = x.shape[1] // 2
     while half > 0:
         butterflies(x, half)
         half //= 2
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
-def from_core(x: Any, t0: Any, t1: Any, t2: Any, spare: Any) -> None:
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
+def from_core(x: Any, flat: Any, t: Any, patch: Any, spare: Any) -> None:
     """The inverse of ``to_core``, from the transposed factors."""
     half = ONE
     while half < x.shape[1]:
         butterflies(x, half)
         half *= 2
-    flat = x.reshape(-1)
-    multiply(flat, t0, ONE, spare)
-    multiply(flat, t1, len(t0), spare)
-    multiply(flat, t2, len(t0) * len(t1), spare)
+    before = ONE
+    for mode in range(3):
+        multiply(flat, t[mode], before, patch[mode], spare)
+        before *= patch[mode]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def threshold(core: Any, least: Any, out: Any) -> Any:
     """``out``: the entries whose square is above ``least``, 0 elsewhere; their number."""
     power, one, zero = np.float32(0), np.float32(1), np.float32(0)
@@ -418,7 +497,7 @@ def threshold(core: Any, least: Any, out: Any) -> Any:
     return power
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def shrink(core: Any, model: Any, noise: Any, out: Any) -> Any:
     """``out``: the entries times Wiener's gains, from the model and the variance of the noise; ``sum g^2``."""
     power = np.float32(0)
@@ -430,7 +509,7 @@ def shrink(core: Any, model: Any, noise: Any, out: Any) -> Any:
     return power
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def variances_of(u: Any, correlation: Any, out: Any) -> None:
     """``out``: the variances ``diag(u' C u)`` of the coefficients of noise of variance 1 and correlation ``C``."""
     for r in range(len(u)):
@@ -440,7 +519,7 @@ def variances_of(u: Any, correlation: Any, out: Any) -> None:
                 out[r] += u[i, r] * correlation[i, j] * u[j, r]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def products_of(v0: Any, v1: Any, v2: Any, out: Any) -> None:
     """``out``: the products of one number of each, flat, in C order."""
     n = 0
@@ -451,7 +530,7 @@ def products_of(v0: Any, v1: Any, v2: Any, out: Any) -> None:
                 n += 1
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def shrunk_rows(core: Any, model: Any, wiener: bool, strength: Any, variance: Any, shares: Any, out: Any) -> Any:
     """``threshold`` or ``shrink``, with ``shares[i]`` times the variance in row ``i``; ``sum shares g^2``."""
     power = np.float32(0)
@@ -464,7 +543,7 @@ def shrunk_rows(core: Any, model: Any, wiener: bool, strength: Any, variance: An
     return power
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any) -> None:
     """Add the patches, weighted, to where they come from."""
     for i in range(len(inside)):
@@ -473,7 +552,7 @@ def scatter(x: Any, corners: Any, inside: Any, window: Any, scale: Any, total: A
             total[np.uintp(corners[n] + move)] += weight * row[n]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def scatter_squares(
     x: Any, guide: Any, corners: Any, inside: Any, window: Any, scale: Any, total: Any, squares: Any, weights: Any
 ) -> None:  # fmt: skip
@@ -488,7 +567,7 @@ def scatter_squares(
             weights[at] += weight
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def bounds_of_used(used: Any, seconds: Any, thirds: Any) -> Any:
     """The ranges of ``seconds`` and ``thirds`` that hold all used references of a plane; all 0 where there are none."""
     top, bottom, left, right = len(seconds), 0, len(thirds), 0
@@ -500,7 +579,7 @@ def bounds_of_used(used: Any, seconds: Any, thirds: Any) -> Any:
     return top, bottom, left, right
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def turn(u: Any, out: Any) -> None:
     """``out = u'``."""
     for i in range(len(u)):
@@ -508,7 +587,7 @@ def turn(u: Any, out: Any) -> None:
             out[j, i] = u[i, j]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def take_moves(nearby: Any, elsewhere: bool, moved: Any, j: int) -> None:
     """``moved`` at frame ``j``: the numbers of the moves found, or of the first one in the frame itself."""
     for m in range(moved.shape[0]):
@@ -516,7 +595,7 @@ def take_moves(nearby: Any, elsewhere: bool, moved: Any, j: int) -> None:
             moved[m, n, j] = nearby[m, n, 0] if elsewhere else 0
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_ARITHMETIC, error_model="numpy")
+@numba.njit(fastmath=_ARITHMETIC, error_model="numpy", inline="always")
 def moves_to(moves: Any, here: Any, there: Any, elsewhere: bool, out: Any) -> None:
     """``out``: the moves to another frame, with that of the specimen."""
     for i in range(len(moves)):
@@ -550,29 +629,22 @@ def filter_groups(
     totals: Any,
     squares: Any,
     weights: Any,
+    scratch: Any,
 ) -> None:
     """Filter the groups of all reference corners that are used, and add them up: see ``patch_groups.sums_arrays``.
 
     Data, guide, pilot and sums are flat arrays of shape ``shape``, and ``drift`` has where each frame lies. All
     estimates of a group have the weight of the first one. ``correlations`` has matrices of the noise of a patch along
-    z, y and x, of which the first is empty where the noise is white.
+    z, y and x, of which the first is empty where the noise is white. ``scratch`` is that of ``scratch_for``.
     """
-    length, size = patch[0] * patch[1] * patch[2], len(halving)
-    members = size // frames
-    keys = np.empty((len(seconds), len(thirds), members), np.int64)
-    alike, corners = np.empty(keys.shape, np.int64), np.empty(size, inside.dtype)
-    moved = np.zeros((len(seconds), len(thirds), frames), np.int64)
-    key, around = np.empty((len(seconds), len(thirds), 1), np.int64), np.zeros((frames, len(moves), 3), np.int64)
-    nearby = np.zeros_like(key)
-    groups, spare = np.empty((3, length, size), np.float32), np.empty(length * size, np.float32)
-    x, model, out = groups[0], groups[1], groups[2]
-    flat, flat_model, flat_out = x.reshape(-1), model.reshape(-1), out.reshape(-1)
-    u0, u1, u2 = (np.empty((patch[0], patch[0]), np.float32), np.empty((patch[1], patch[1]), np.float32),
-                  np.empty((patch[2], patch[2]), np.float32))  # fmt: skip
-    t0, t1, t2 = np.empty_like(u0), np.empty_like(u1), np.empty_like(u2)
-    c0, c1, c2 = correlations
-    white, shares = len(c0) == 0, np.empty(length, np.float32)
-    v0, v1, v2 = np.empty(patch[0], np.float32), np.empty(patch[1], np.float32), np.empty(patch[2], np.float32)
+    groups, flats, spare = scratch.groups, scratch.flats, scratch.spare
+    factors, turned, variances = scratch.factors, scratch.turned, scratch.variances
+    keys, alike, moved, around = scratch.keys, scratch.alike, scratch.moved, scratch.around
+    nearby, shares, corners = scratch.nearby, scratch.shares, scratch.corners
+    sources = data, pilot
+    white, models = len(correlations[0]) == 0, 2 if wiener else 1
+    x, out, flat, flat_out = groups[0], groups[2], flats[0], flats[2]
+    model, flat_model = groups[models - 1], flats[models - 1]
     one, scale = np.float32(1), np.float32(1)
     for number in range(len(firsts)):
         frame, a = firsts[number, 0], firsts[number, 1]
@@ -582,17 +654,19 @@ def filter_groups(
         if bottom == 0:
             continue
         band, side = seconds[top:bottom], thirds[left:right]
-        nearest(guide, shape, frame, NONE, a, band, side, patch, offsets, np.float32(0), keys, alike)
+        nearest(guide, shape, frame, NONE, a, band, side, patch, offsets, np.float32(0), keys, alike, scratch)
         for j in range(frames):
             elsewhere = start + j != frame
             moves_to(moves, drift[frame], drift[start + j], elsewhere, around[j])
             if elsewhere:
                 later = start + j - frame
-                nearest(guide, shape, frame, later, a, band, side, patch, around[j], favour, key, nearby)
+                nearest(
+                    guide, shape, frame, later, a, band, side, patch, around[j], favour, scratch.key, nearby, scratch
+                )
             take_moves(nearby, elsewhere, moved, j)
         for m in range(bottom - top):
             for n in range(right - left):
-                if not here[seconds[top + m], thirds[left + n]]:
+                if not here[band[m], side[n]]:
                     continue
                 place(
                     shape,
@@ -608,24 +682,19 @@ def filter_groups(
                     halving,
                     corners,
                 )
-                gather(data, corners, inside, x)
-                if wiener:
-                    gather(pilot, corners, inside, model)
-                basis = flat_model if wiener else flat
-                factor(basis, ONE, patch[0], t0, u0, spare)
-                factor(basis, patch[0], patch[1], t1, u1, spare)
-                factor(basis, patch[0] * patch[1], patch[2], t2, u2, spare)
-                turn(u0, t0)
-                turn(u1, t1)
-                turn(u2, t2)
-                to_core(x, u0, u1, u2, spare)
-                if wiener:
-                    to_core(model, u0, u1, u2, spare)
+                for each in range(models):
+                    gather(sources[each], corners, inside, groups[each])
+                before = ONE
+                for mode in range(3):
+                    factor(flat_model, before, patch[mode], turned[mode], factors[mode], spare)
+                    turn(factors[mode], turned[mode])
+                    before *= patch[mode]
+                    if not white:
+                        variances_of(factors[mode], correlations[mode], variances[mode])
+                for each in range(models):
+                    to_core(groups[each], flats[each], scratch.flat_factors, patch, spare)
                 if not white:
-                    variances_of(u0, c0, v0)
-                    variances_of(u1, c1, v1)
-                    variances_of(u2, c2, v2)
-                    products_of(v0, v1, v2, shares)
+                    products_of(variances[0], variances[1], variances[2], shares)
                 for which in range(len(strengths)):
                     strength = strengths[which]
                     if not white:
@@ -634,7 +703,7 @@ def filter_groups(
                         power = shrink(flat, flat_model, strength * variance, flat_out)
                     else:
                         power = threshold(flat, strength * strength * variance, flat_out)
-                    from_core(out, t0, t1, t2, spare)
+                    from_core(out, flat_out, scratch.flat_turned, patch, spare)
                     if which == 0:
                         scale = one / max(power, one)
                         scatter_squares(out, guide, corners, inside, window, scale, totals[0], squares, weights)

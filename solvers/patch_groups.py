@@ -342,7 +342,7 @@ def sums_numba(
     the search compares whole rows. Patches of a chunk do not reach beyond the next one, so that first the even chunks
     and then the odd ones are added up side by side.
     """
-    from .kernels_local import filter_groups
+    from .kernels_local import filter_groups, scratch_for
 
     patch, reach, group, _, frames, _ = geometry
     lengths, drift, moves = in_frames(data.shape), drift_of(geometry, data.shape), moves_of(geometry)
@@ -369,10 +369,13 @@ def sums_numba(
             for chunk in turn[first:last]:
                 times, planes, seconds, thirds = (chunk if a == axis else places[a] for a in range(4))
                 firsts = grid_of([times, planes])
+                scratch = scratch_for(
+                    lengths, patch, group * frames, frames, len(moves), (len(seconds), len(thirds)), integers
+                )
                 filter_groups(
                     y, where, model, shape, pilot is not None, np.float32(sigma) ** 2, matrices, factors, sides, frames,
                     offsets, moves, drift, np.float32(STAYS), halving, inside, window, used, firsts, seconds, thirds,
-                    totals, squares, weights,
+                    totals, squares, weights, scratch,
                 )  # fmt: skip
 
         if turn:

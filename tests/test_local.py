@@ -13,7 +13,7 @@ from scipy import ndimage
 from smooth_volumes import noise_like, rms, smooth
 
 from tensorcell.solvers import LocalOptions, LocalState, Status, local_tucker
-from tensorcell.solvers.kernels_local import factor, from_core, multiply, nearest, to_core
+from tensorcell.solvers.kernels_local import factor, from_core, multiply, nearest, scratch_for, to_core
 from tensorcell.solvers.local import OUTLIER
 from tensorcell.solvers.local_problem import neighbour_mean
 from tensorcell.solvers.patch_groups import (
@@ -478,6 +478,7 @@ def kernel_corners(guide: np.ndarray, reference: np.ndarray, geometry: Geometry)
     nearest(
         guide.ravel(), np.array((1, *guide.shape)), 0, 0, a, np.array([b]), np.array([c]), np.array(geometry.patch),
         offsets, np.float32(0), keys, found,
+        scratch_for(guide.shape, geometry.patch, geometry.group, 1, 1, (1, 1), np.int32),
     )  # fmt: skip
     return np.asarray((reference + offsets[found[0, 0]]) @ (guide.shape[1] * guide.shape[2], guide.shape[2], 1))
 
@@ -527,9 +528,9 @@ def test_factors_are_the_eigenvectors_and_products_with_them_are_undone(size: in
     core = u.T @ (unfolded @ unfolded.T) @ u
     assert np.abs(core - np.diag(np.diag(core))).max() < 1e-4 * np.abs(core).max()
     found = x.ravel().copy()
-    multiply(found, u, 2, spare)
+    multiply(found, u.ravel(), 2, size, spare)
     np.testing.assert_allclose(found.reshape(x.shape), np.einsum("rs,irkn->iskn", u, x), atol=1e-5)
-    multiply(found, np.ascontiguousarray(u.T), 2, spare)
+    multiply(found, u.T.ravel(), 2, size, spare)
     np.testing.assert_allclose(found, x.ravel(), atol=1e-5)
 
 
@@ -539,12 +540,12 @@ def test_the_kernels_haar_transform_is_the_matrix_on_patches_in_halving_order(gr
     placed = np.empty_like(x)
     placed[:, halving_order(group)] = x
     core, spare = placed.copy(), np.empty(x.size, np.float32)
-    one, six = np.ones((1, 1), np.float32), np.eye(6, dtype=np.float32)
-    to_core(core, one, one, six, spare)
+    one, six, patch = np.ones(1, np.float32), np.eye(6, dtype=np.float32).ravel(), np.array((1, 1, 6))
+    to_core(core, core.ravel(), (one, one, six), patch, spare)
     expected = x @ haar_matrix(group).T
     np.testing.assert_allclose(np.sort(core, axis=1), np.sort(expected, axis=1), atol=1e-5)  # in another order
     np.testing.assert_allclose(core[:, 0], expected[:, 0], atol=1e-5)
-    from_core(core, one, one, six, spare)
+    from_core(core, core.ravel(), (one, one, six), patch, spare)
     np.testing.assert_allclose(core, placed, atol=1e-5)
 
 
