@@ -12,11 +12,15 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tensorcell.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Index = tuple[int | slice, ...]
 
@@ -24,6 +28,10 @@ Index = tuple[int | slice, ...]
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A microscopy volume with its axes, voxel size, mask and metadata.
+
+    NumPy takes a volume for the array of its intensities (``np.asarray``, ``np.max``, ``plt.imshow`` ...), without its
+    mask. ``volume[3]`` and ``volume[:, ::2, ::2]`` are volumes with the axes that remain and their voxel size. Two
+    volumes are equal (``==``) only if they are the same object; ``np.array_equal`` compares their intensities.
 
     Parameters
     ----------
@@ -53,6 +61,10 @@ class Volume:
     >>> volume = Volume(np.zeros((5, 64, 64), np.uint16), spacing=(0.5, 0.1, 0.1))
     >>> volume
     Volume(5 x 64 x 64 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
+    >>> volume[::2, 10:40], volume[0]
+    (Volume(3 x 30 x 64 ZYX, uint16, 1 x 0.1 x 0.1 um), Volume(64 x 64 YX, uint16, 0.1 x 0.1 um))
+    >>> np.asarray(volume).shape, len(volume)
+    ((5, 64, 64), 5)
     """
 
     data: np.ndarray
@@ -139,6 +151,16 @@ class Volume:
         return self.data.shape
 
     @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return self.data.size
+
+    @property
     def planes(self) -> int:
         """Number of planes of each stack; 1 where there is no axis Z.
 
@@ -152,8 +174,184 @@ class Volume:
         """Data type of ``data``."""
         return self.data.dtype
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The intensities, as ``np.asarray(volume)`` and ``np.array(volume)`` ask for them; the mask is left out."""
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[place] for place in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.data
+
+    def __getitem__(self, key: Any) -> Any:
+        """A part of the volume, which shares its memory.
+
+        Parameters
+        ----------
+        key : int, slice, Ellipsis, or a tuple of these
+            An integer leaves its axis out; a step multiplies the voxel size. The mask, the names of channels and the
+            time between frames follow.
+        key : anything else that NumPy takes
+            Such as a bool array, None or a list of indices.
+
+        Returns
+        -------
+        Volume, or an array or number
+            A volume if its axes hold Y and X and it is not empty. Otherwise what NumPy gives.
+        """
+        return part_of(self, key)
+
+    def plot(
+        self, plane: int | None = None, row: int | None = None, column: int | None = None, *, stack: int = 0
+    ) -> tuple[Axes, ...]:
+        """Draw slices of one stack, the central ones by default, with a scale bar where the voxel size is known.
+
+        Parameters
+        ----------
+        plane, row, column : int, optional
+            Where the slices xy, xz and yz lie along z, y and x; negative ones count from the end.
+        stack : int
+            Which of several channels and frames is drawn, in the order of `stacks`.
+
+        Returns
+        -------
+        tuple of matplotlib Axes
+            Those of xy, yz and xz; of a single plane, that of xy alone. ``plt.show()`` shows them, where the screen is
+            not a notebook, and ``plt.savefig`` saves them.
+
+        Examples
+        --------
+        >>> axes = Volume(np.random.default_rng(0).random((5, 64, 64)), spacing=(0.5, 0.1, 0.1)).plot()
+        >>> [ax.get_title() for ax in axes]
+        ['xy at z = 2', 'yz at x = 32', 'xz at y = 32']
+        """
+        from tensorcell.pages.previews import draw_slices
+
+        return draw_slices(shown_stack(self, stack), (plane, row, column))
+
+    def to_xarray(self, dims: Sequence[str] | None = None) -> Any:
+        """The volume as `xarray.DataArray`, with coordinates in micrometres where the voxel size is known.
+
+        Parameters
+        ----------
+        dims : sequence of str, optional
+            Names of the dimensions; by default the letters of ``axes`` in lower case.
+
+        Returns
+        -------
+        xarray.DataArray
+            It shares memory with ``data``, unless there is a mask: what was not measured is NaN there. ``attrs`` holds
+            the metadata. `recover`, `diagnose`, `plan` and `write` take it back.
+
+        Raises
+        ------
+        InputError
+            If xarray is not installed, or ``dims`` do not fit.
+
+        Examples
+        --------
+        >>> array = Volume(np.zeros((3, 4, 5)), spacing=(0.5, 0.1, 0.1)).to_xarray()
+        >>> array.dims, array.z.values.tolist(), array.z.attrs["units"]
+        (('z', 'y', 'x'), [0.0, 0.5, 1.0], 'um')
+        """
+        from tensorcell.labelled import to_xarray
+
+        return to_xarray(self, dims)
+
     def __repr__(self) -> str:
         return f"Volume({described(self.shape, self.axes, self.dtype, self.spacing, masked=self.mask is not None)})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the central slices of the first stack, and the line of `repr`."""
+        from tensorcell.pages.previews import with_slices
+
+        return with_slices(repr(self), shown_stack(self, 0))
+
+
+def part_of(volume: Volume, key: Any) -> Any:
+    """``volume[key]``; see `Volume.__getitem__`."""
+    entries = key if isinstance(key, tuple) else (key,)
+    entries = tuple(np.asarray(entry) if isinstance(entry, Volume) else entry for entry in entries)
+    data = volume.data[entries]
+    index = whole_index(entries, volume.data.ndim)
+    if index is None:
+        return data
+    kept = {letter: each for letter, each in zip(volume.axes, index, strict=True) if isinstance(each, slice)}
+    if not set("YX") <= set(kept) or data.size == 0:
+        return data
+    steps = {letter: abs(each.step or 1) for letter, each in kept.items()}
+    spacing = volume.spacing
+    if spacing is not None:
+        dz, dy, dx = (size * steps.get(letter, 1) for letter, size in zip("ZYX", spacing, strict=True))
+        spacing = (dz, dy, dx)
+    mask = None if volume.mask is None else volume.mask[entries]
+    metadata = metadata_of_part(volume, dict(zip(volume.axes, index, strict=True)), steps)
+    return Volume(data, "".join(kept), spacing, mask, metadata)
+
+
+def whole_index(entries: tuple[Any, ...], count: int) -> tuple[int | slice, ...] | None:
+    """An entry for each of so many axes, if all are integers, slices or one Ellipsis; else None.
+
+    >>> whole_index((..., 3), 3)
+    (slice(None, None, None), slice(None, None, None), 3)
+    """
+    if any(entry is None or not (entry is ... or isinstance(entry, slice | Integral)) for entry in entries):
+        return None
+    if any(isinstance(entry, bool) for entry in entries):
+        return None
+    place = next((i for i, entry in enumerate(entries) if entry is ...), len(entries))
+    before, after = entries[:place], entries[place + 1 :]
+    return (*before, *[slice(None)] * (count - len(before) - len(after)), *after)
+
+
+def metadata_of_part(volume: Volume, index: Mapping[str, int | slice], steps: Mapping[str, int]) -> Mapping[str, Any]:
+    """The metadata, with the channels, the time between frames and the pixel size of a part."""
+    metadata = dict(volume.metadata)
+    names = metadata.get("channel_names")
+    if "C" in index and isinstance(names, list | tuple) and len(names) == volume.shape[volume.axes.index("C")]:
+        which = index["C"]
+        metadata["channel_names"] = list(names[which]) if isinstance(which, slice) else [names[which]]
+    if steps.get("T", 1) > 1 and isinstance(metadata.get("time_interval"), int | float):
+        metadata["time_interval"] *= steps["T"]
+    pixels = pixel_size_of(volume)
+    if "pixel_size" in metadata and pixels is not None:
+        metadata["pixel_size"] = (pixels[0] * steps["Y"], pixels[1] * steps["X"])
+    return metadata
+
+
+def shown_stack(volume: Volume, number: int) -> ShownStack:
+    """What is drawn of a volume: the stack of that number.
+
+    Raises
+    ------
+    InputError
+        If there is no such stack.
+    """
+    places = list(stack_places(volume.axes, volume.shape))
+    if not isinstance(number, Integral) or not -len(places) <= number < len(places):
+        raise InputError(f"expected a stack from 0 to {len(places) - 1}, got {number!r}")
+    where, label = places[number]
+    mask = None if volume.mask is None else zyx_view(volume.mask, volume.axes, where)
+    pixels, spacing = pixel_size_of(volume), volume.spacing
+    if spacing is None and pixels is not None and volume.planes == 1:
+        spacing = (pixels[0], *pixels)
+    return ShownStack(zyx_view(volume.data, volume.axes, where), mask, spacing, label)
+
+
+class ShownStack(NamedTuple):
+    """A stack as pictures show it."""
+
+    data: np.ndarray
+    """Intensities (Z, Y, X)."""
+    mask: np.ndarray | None
+    """True = measured, of the same shape; None if everything was measured."""
+    spacing: tuple[float, float, float] | None
+    """(dz, dy, dx) in micrometres."""
+    label: str
 
 
 class Described(Protocol):
