@@ -91,8 +91,9 @@ def recover(
     Parameters
     ----------
     data : Volume or array
-        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX. One that lies on a GPU
-        is copied to the host, where the result is, too.
+        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX, unless it names them:
+        arrays of xarray, dask, zarr, torch and CuPy, images of bioio and layers of napari are taken as they are, with
+        their axes and voxel size (`Volume.from_array`). The result lies on the host.
     mask : bool array of the same shape, optional
         True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int

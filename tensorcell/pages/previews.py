@@ -199,7 +199,7 @@ def _draw_layer(
 
 def measured(layer: Layer) -> np.ndarray:
     """Where a layer has values to be shown."""
-    finite = np.isfinite(layer.data)
+    finite: np.ndarray = np.isfinite(layer.data)
     return finite if layer.mask is None else finite & layer.mask
 
 
