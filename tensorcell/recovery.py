@@ -223,7 +223,7 @@ def recover(
         *notes_on_planes(volume),
         *request.grid.notes(),
     )
-    return replace(found, notes=(*said, *found.notes))
+    return replace(found, notes=(*said, *found.notes), given=volume)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -120,13 +120,65 @@ def with_slices(line: str, shown: Shown) -> str:
     return f"<div><code>{html.escape(line)}</code><br>{image_tag(image, label)}</div>"
 
 
+def with_layers(
+    text: str, versions: Mapping[str, np.ndarray], shape: Sequence[int], spacing: tuple[float, float, float] | None
+) -> str:
+    """The central slices of several versions of a stack, and a text below them, as a piece of HTML below 100 kB.
+
+    Parameters
+    ----------
+    text : str
+        Lines of a terminal.
+    versions : mapping of str to array
+        Of one shape; rows and columns may be every second or n-th of the stack. That of the name ``uncertainty`` has a
+        scale of its own, from 0; the others have that of ``recovered``.
+    shape : (int, int, int)
+        Voxels of the stack.
+    spacing : (dz, dy, dx) or None
+        Micrometres, of the stack.
+    """
+    recovered = versions["recovered"]
+    every = -(-shape[2] // recovered.shape[2])
+    grey = grey_scale(recovered, np.isfinite(recovered))
+    layers = []
+    for name, values in versions.items():
+        if name == "uncertainty":
+            largest = grey_scale(values, np.isfinite(values))[1]
+            layers.append(Layer(f"{name}, 0 to {largest:.3g}", values, None, "magma", (0.0, largest)))
+        else:
+            layers.append(Layer(name, values, limits=grey))
+    steps = spacing or (1.0, 1.0, 1.0)
+    image = picture(
+        layers, (steps[0], steps[1] * every, steps[2] * every), positions(recovered.shape, (None,) * 3),
+        bar=spacing is not None,
+    )  # fmt: skip
+    return f"<div>{image_tag(image, ', '.join(versions))}<pre>{html.escape(text)}</pre></div>"
+
+
 def image_tag(png: bytes, description: str) -> str:
     """An image of a self-contained piece of HTML."""
     return f'<img alt="{html.escape(description)}" style="max-width: 100%" src="{data_uri(png)}">'
 
 
-def picture(layers: Sequence[Layer], spacing: tuple[float, float, float] | None, places: tuple[int, int, int]) -> bytes:
-    """The slices of several versions of one stack side by side, as a PNG of a size for notebooks."""
+def picture(
+    layers: Sequence[Layer],
+    spacing: tuple[float, float, float] | None,
+    places: tuple[int, int, int],
+    *,
+    bar: bool = True,
+) -> bytes:
+    """The slices of several versions of one stack side by side, as a PNG of a size for notebooks.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Of one shape.
+    spacing : (dz, dy, dx) or None
+        Micrometres. None: voxels are drawn as cubes, without a scale bar.
+    places : (plane, row, column)
+    bar : bool
+        Whether a scale bar is drawn where the voxel size is known.
+    """
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -138,7 +190,7 @@ def picture(layers: Sequence[Layer], spacing: tuple[float, float, float] | None,
         with matplotlib.style.context("default", after_reset=True):
             figure = Figure(figsize=figure_size(shape, spacing, len(layers)), facecolor="white")
             for number, layer in enumerate(layers):
-                _draw_layer(figure, layer, spacing, places, number, len(layers), every=every, named=False)
+                _draw_layer(figure, layer, spacing, places, number, len(layers), every=every, named=False, bar=bar)
             figure.savefig(stream, format="png", dpi=NOTEBOOK_DPI)
         if stream.tell() <= MOST_BYTES or 8 * every > max(shape[1:]):
             return stream.getvalue()
@@ -164,7 +216,7 @@ def figure_size(shape: Sequence[int], spacing: tuple[float, float, float] | None
 
 def _draw_layer(
     figure: Figure, layer: Layer, spacing: tuple[float, float, float] | None, places: tuple[int, int, int],
-    number: int, count: int, *, every: int, named: bool,
+    number: int, count: int, *, every: int, named: bool, bar: bool = True,
 ) -> tuple[Axes, ...]:  # fmt: skip
     """Draw one version of a stack; ``every`` how many-th row and column is shown, ``named``: with titles of slices."""
     shape = layer.data.shape
@@ -186,13 +238,15 @@ def _draw_layer(
         image = coloured(getattr(slices, name), None if shown is None else getattr(shown, name), layer.colours, limits)
         ax.imshow(image, aspect="auto", interpolation="nearest")
         ax.set_axis_off()
+        if (image == rgb(GAP)).all():
+            ax.text(0.5, 0.5, "not measured", color="white", size=9, ha="center", va="center", transform=ax.transAxes)
         if named:
             prefix = f"{layer.title}, " if layer.title and name == "xy" else ""
             ax.set_title(prefix + titles[name], size=9, pad=3)
         elif layer.title and name == "xy":
             ax.set_title(layer.title, size=10, pad=4)
         made.append(ax)
-    if spacing is not None:
+    if bar and spacing is not None:
         _scale_bar(made[0], shape[2] * spacing[2])
     return tuple(made)
 
