@@ -36,6 +36,7 @@ from tensorcell.defect_notes import checked_psf
 from tensorcell.device import choose_device, reason_for_cpu
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
 from tensorcell.joined_notes import joined_notes
+from tensorcell.logs import LOGGER
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import without_value
@@ -179,6 +180,8 @@ def recover(
     planes (axes without Z) are recovered by what is alike within each plane. Memory: about 65 bytes a voxel for float32
     output, of at most 67 million voxels of a series at a time.
 
+    The logger ``tensorcell`` says the seconds of each stage (INFO) and the notes (DEBUG).
+
     The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two
     for the computation, and an offset of more than 16 times their range is subtracted (a note says so).
 
@@ -223,6 +226,9 @@ def recover(
         *notes_on_planes(volume),
         *request.grid.notes(),
     )
+    LOGGER.info("%r recovered by %s in %.2f s: the fit %s", volume, request.method.name, found.seconds, found.status)
+    for note in (*said, *found.notes):
+        LOGGER.debug("%s", note)
     return replace(found, notes=(*said, *found.notes), given=volume)
 
 
