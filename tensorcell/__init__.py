@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from tensorcell import datasets, metrics
     from tensorcell.diagnosis import Diagnosis, diagnose
     from tensorcell.errors import InputError
+    from tensorcell.evaluation import evaluate
     from tensorcell.files import open_volume, read, write
     from tensorcell.large import FileRecovery, recover_file
     from tensorcell.lazy_volume import LazyVolume
     from tensorcell.planning import SamplingPlan, plan
     from tensorcell.recovered import Recovery
     from tensorcell.recovery import recover
+    from tensorcell.trained import train
     from tensorcell.volume import Volume
 
     RecoveryReport = Diagnosis
@@ -39,12 +41,14 @@ __all__ = [
     "__version__",
     "datasets",
     "diagnose",
+    "evaluate",
     "metrics",
     "open_volume",
     "plan",
     "read",
     "recover",
     "recover_file",
+    "train",
     "write",
 ]
 
@@ -57,11 +61,13 @@ _PLACES = {
     "SamplingPlan": "planning",
     "Volume": "volume",
     "diagnose": "diagnosis",
+    "evaluate": "evaluation",
     "open_volume": "files",
     "plan": "planning",
     "read": "files",
     "recover": "recovery",
     "recover_file": "large",
+    "train": "trained",
     "write": "files",
 }
 

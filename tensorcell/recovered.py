@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import IterationRecord, Status
-from tensorcell.volume import Volume, zyx_view
+from tensorcell.volume import Volume, shown_stack, zyx_view
 
 Array = npt.NDArray[Any]
 
@@ -23,6 +24,19 @@ LEAST_CONTRAST = 0.02
 """A variation below this share of the standard deviation of a stack does not count as structure."""
 
 
+WIDTH = 96
+"""Columns of the terminal."""
+
+LINES = 24
+"""Lines of the terminal."""
+
+MOST_SHOWN = 256
+"""Rows and columns of a slice in a notebook."""
+
+MOST_SAMPLED = 1_000_000
+"""Voxels of which the median uncertainty is taken; of more every second or n-th."""
+
+
 class StackOutliers(NamedTuple):
     """Outliers of one stack: place of the stack, flat positions in it, values ``E``."""
 
@@ -31,9 +45,12 @@ class StackOutliers(NamedTuple):
     values: Array
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Recovery:
-    """What :func:`recover` returns.
+    """What :func:`recover` returns; ``str()`` is one screen of text.
+
+    Wherever an array is asked for (``np.asarray``, `tensorcell.write`, `tensorcell.diagnose` ...) the result stands for
+    its volume.
 
     Attributes
     ----------
@@ -78,6 +95,8 @@ class Recovery:
     not_recovered : dict of label to str
         Channels and frames that could not be recovered, with the reason; they are NaN in ``volume`` and
         ``uncertainty``. Empty where all were.
+    given : Volume or None
+        What was recovered, as it was given: not copied.
     """
 
     volume: Volume
@@ -95,6 +114,41 @@ class Recovery:
     _outliers: tuple[StackOutliers, ...] = field(repr=False)
     samples: npt.NDArray[np.floating] | None = None
     not_recovered: Mapping[str, str] = field(default_factory=dict)
+    given: Volume | None = field(default=None, repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The intensities of ``volume``."""
+        return np.array(self.volume.data, dtype=dtype, copy=copy)
+
+    def __str__(self) -> str:
+        """At most 24 lines of at most 96 columns; ``notes`` holds all notes in full."""
+        head = textwrap.wrap(first_sentence(self), WIDTH)
+        lines = [*head, "", *(f"{name:<13}{cut(value, WIDTH - 13)}" for name, value in rows_of(self))]
+        room = LINES - len(lines) - 1
+        said = [
+            line
+            for note in self.notes
+            for line in textwrap.wrap(f"- {note}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        ]
+        if len(said) > room:
+            said = [*said[: room - 1], "... (all of them: result.notes)"]
+        return "\n".join([*lines, *([""] if said else []), *said])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: input, result and uncertainty of the first stack, and the text of `str`."""
+        from tensorcell.pages.previews import with_layers
+
+        shown = shown_stack(self.volume, 0)
+        every = max(1, -(-max(shown.data.shape[1:]) // MOST_SHOWN))
+        thin = np.s_[:, ::every, ::every]
+        uncertainty = zyx_view(self.uncertainty, self.volume.axes, self._outliers[0].where)[thin]
+        layers = {"recovered": shown.data[thin], "uncertainty": uncertainty}
+        if self.given is not None:
+            layers = {"input": given_on_grid(self, every), **layers}
+        return with_layers(str(self), layers, shown.data.shape, shown.spacing)
 
     @property
     def outliers(self) -> Array:
@@ -132,6 +186,79 @@ class Recovery:
     def outlier_count(self) -> int:
         """Number of measured voxels flagged as outliers."""
         return sum(len(part.positions) for part in self._outliers)
+
+
+def first_sentence(result: Recovery) -> str:
+    """How the fit ended, and how much was measured.
+
+    For example "The fit reached its tolerance. 50.0% of the voxels were measured."
+    """
+    status = f"The fit {result.status}. {result.measured.mean():.1%} of the voxels were measured"
+    count = result.outlier_count
+    if count:
+        status += f"; {count:,} outlier{'s were' if count > 1 else ' was'} taken out"
+    lost = len(result.not_recovered)
+    return f"{status}." + (f" {lost} of the stacks could not be recovered." if lost else "")
+
+
+def rows_of(result: Recovery) -> Iterator[tuple[str, str]]:
+    """Names and values for the screen."""
+    yield "volume", repr(result.volume).removeprefix("Volume(").removesuffix(")")
+    if result.input_shape != result.volume.shape:
+        yield "input", " x ".join(map(str, result.input_shape))
+    yield "uncertainty", uncertainty_text(result)
+    yield "noise", each(result.noise, lambda noise: f"{noise:.3g}") + " (standard deviation)"
+    yield "rank", each(result.rank, lambda rank: " x ".join(map(str, rank)))
+    if any(found := result.defects.values()) and not any(isinstance(one, Mapping) for one in found):
+        yield "outliers", ", ".join(f"{count:,} {kind}" for kind, count in result.defects.items())
+    yield "time", f"{result.seconds:.1f} s"
+
+
+def uncertainty_text(result: Recovery) -> str:
+    """The median uncertainty of measured and of filled voxels."""
+    every = max(1, result.uncertainty.size // MOST_SAMPLED)
+    values, measured = result.uncertainty.ravel()[::every], result.measured.ravel()[::every]
+    finite = np.isfinite(values)
+    parts = [
+        f"{np.median(values[chosen & finite]):.3g} in {name} voxels"
+        for name, chosen in (("measured", measured), ("filled", ~measured))
+        if (chosen & finite).any()
+    ]
+    return ", ".join(parts) + " (median)" if parts else "unknown"
+
+
+def each(value: Any, text: Callable[[Any], str]) -> str:
+    """A value as text, or each of several stacks.
+
+    >>> each({"C=0": 2.0, "C=1": None}, str), each(3, str)
+    ('C=0: 2.0; C=1: not recovered', '3')
+    """
+    if not isinstance(value, Mapping):
+        return text(value)
+    return "; ".join(f"{label}: {'not recovered' if one is None else text(one)}" for label, one in value.items())
+
+
+def cut(text: str, width: int) -> str:
+    """The text, cut at a space."""
+    return textwrap.shorten(text, width, placeholder=" ...")
+
+
+def given_on_grid(result: Recovery, every: int) -> Array:
+    """What was given of the first stack, among the planes of the result; NaN where nothing was measured.
+
+    Every how many-th row and column of the result is taken.
+    """
+    assert result.given is not None
+    shape, given = shown_stack(result.volume, 0).data.shape, shown_stack(result.given, 0)
+    factor = shape[1] // given.data.shape[1]
+    rows, columns = (np.arange(0, size, every) // factor for size in shape[1:])
+    found = np.full((shape[0], len(rows), len(columns)), np.nan)
+    for place, number in zip(result.grid.positions, range(len(given.data)), strict=False):
+        if round(place) < len(found):
+            plane = given.data[number][np.ix_(rows, columns)]
+            seen = True if given.mask is None else given.mask[number][np.ix_(rows, columns)]
+            found[round(place)] = np.where(seen, plane, np.nan)
+    return found
 
 
 def share_left_open(values: Array, u: Array, contrast: float | None = None) -> Array:

@@ -36,6 +36,7 @@ from tensorcell.defect_notes import checked_psf
 from tensorcell.device import choose_device, reason_for_cpu
 from tensorcell.fitting import Callback, Fitting, TuckerOptions
 from tensorcell.joined_notes import joined_notes
+from tensorcell.logs import LOGGER
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import without_value
@@ -91,8 +92,9 @@ def recover(
     Parameters
     ----------
     data : Volume or array
-        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX. One that lies on a GPU
-        is copied to the host, where the result is, too.
+        Intensities in any unit; NaN means not measured. An array without ``axes`` is YX or ZYX, unless it names them:
+        arrays of xarray, dask, zarr, torch and CuPy, images of bioio and layers of napari are taken as they are, with
+        their axes and voxel size (`Volume.from_array`). The result lies on the host.
     mask : bool array of the same shape, optional
         True = measured. NaN counts as not measured whatever the mask says; an infinite measured value is an error.
     axial_factor : int
@@ -178,6 +180,8 @@ def recover(
     planes (axes without Z) are recovered by what is alike within each plane. Memory: about 65 bytes a voxel for float32
     output, of at most 67 million voxels of a series at a time.
 
+    The logger ``tensorcell`` says the seconds of each stage (INFO) and the notes (DEBUG).
+
     The result does not depend on the unit of the data: intensities far from 1 to 1000 are multiplied by a power of two
     for the computation, and an offset of more than 16 times their range is subtracted (a note says so).
 
@@ -222,7 +226,10 @@ def recover(
         *notes_on_planes(volume),
         *request.grid.notes(),
     )
-    return replace(found, notes=(*said, *found.notes))
+    LOGGER.info("%r recovered by %s in %.2f s: the fit %s", volume, request.method.name, found.seconds, found.status)
+    for note in (*said, *found.notes):
+        LOGGER.debug("%s", note)
+    return replace(found, notes=(*said, *found.notes), given=volume)
 
 
 @contextlib.contextmanager

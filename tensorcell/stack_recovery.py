@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from tensorcell.errors import InputError
 from tensorcell.finer_pixels import finer_pixels
 from tensorcell.fitting import Fitting
 from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
+from tensorcell.logs import timed
 from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
@@ -128,7 +130,9 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     whole, lines, given, problem = one
     if problem is None:
         return with_finer_pixels(unchanged(whole, request.grid), request.lateral_factor)
-    estimate = request.method.estimate(problem) if estimate is None else estimate
+    if estimate is None:
+        with timed(f"estimate by {request.method.name}", problem.label):
+            estimate = request.method.estimate(problem)
     estimate = fill_dead_pixels(problem, with_measured(problem, estimate))
     grid = request.grid
     gaps = Gaps(problem, estimate, grid.positions[problem.stack.planes], grid.planes)
@@ -141,14 +145,16 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     if gaps.none:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
-        filled = fill_gaps(gaps, request.method)
+        with timed("planes between", problem.label):
+            filled = fill_gaps(gaps, request.method)
         gap_notes += [*unevenness(problem), planes_note(gaps.grid, gaps.planes), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
         filled = insert_lines(filled, problem, given, positions, lines)
         gap_notes += filled.notes
         positions = lines.places(positions)
-    filled, kept, restored = finest(problem, whole, positions, filled, request)
+    with timed("restoration", problem.label) if request.method.restore is not None else nullcontext():
+        filled, kept, restored = finest(problem, whole, positions, filled, request)
     notes += [*([] if restored else gap_notes), *filled.notes]
     filled = in_given_unit(filled, whole.unit)
     if request.nonnegative or (request.nonnegative is None and whole.unit.intensity(whole.lowest) >= 0):
@@ -296,10 +302,11 @@ def posed(
     psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
     if psf is not None:  # planes that were set aside leave the others further apart
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
-    model = model_of(
-        stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
-        psf=psf, correlation=correlation, unit=given.unit, settled=request.settled,
-    )  # fmt: skip
+    with timed("noise, rank and outliers", label):
+        model = model_of(
+            stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
+            psf=psf, correlation=correlation, unit=given.unit, settled=request.settled,
+        )  # fmt: skip
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
         grid=request.grid, label=label, options=request.options, psf=psf,

@@ -12,18 +12,39 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tensorcell.errors import InputError
+from tensorcell.given import given, on_host, plain_parts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Index = tuple[int | slice, ...]
+
+COUNTED = {
+    "channel_names": "C",
+    "planes": "TCZ",
+    "labels": "TCZ",
+    "channel_colors": "C",
+    "emission_wavelengths": "C",
+    "excitation_wavelengths": "C",
+    "display_ranges": "C",
+    "luts": "C",
+}
+"""Items of the metadata that are lists, or lists by name, with an entry for each index along these axes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A microscopy volume with its axes, voxel size, mask and metadata.
+
+    NumPy takes a volume for the array of its intensities (``np.asarray``, ``np.max``, ``plt.imshow`` ...), without its
+    mask. ``volume[3]`` and ``volume[:, ::2, ::2]`` are volumes with the axes that remain and their voxel size. Two
+    volumes are equal (``==``) only if they are the same object; ``np.array_equal`` compares their intensities.
 
     Parameters
     ----------
@@ -53,6 +74,10 @@ class Volume:
     >>> volume = Volume(np.zeros((5, 64, 64), np.uint16), spacing=(0.5, 0.1, 0.1))
     >>> volume
     Volume(5 x 64 x 64 ZYX, uint16, 0.5 x 0.1 x 0.1 um)
+    >>> volume[::2, 10:40], volume[0]
+    (Volume(3 x 30 x 64 ZYX, uint16, 1 x 0.1 x 0.1 um), Volume(64 x 64 YX, uint16, 0.1 x 0.1 um))
+    >>> np.asarray(volume).shape, len(volume)
+    ((5, 64, 64), 5)
     """
 
     data: np.ndarray
@@ -86,9 +111,12 @@ class Volume:
         Parameters
         ----------
         data : array_like or Volume
-            With ``axes=None`` an array of two axes is a plane ``YX``, one of three axes is a stack ``ZYX``; more axes
-            need ``axes``. The mask of a
-            `numpy.ma.MaskedArray`, or of several in a list, where True means not measured, is inverted and kept.
+            An array of any library, in memory or not, a list of planes, an image of bioio, an Image layer of napari,
+            a tensor of TensorLy, a `LazyVolume`, or the result of `recover` (its volume). Names of dimensions and
+            coordinates of xarray become axes and voxel size (`tensorcell.given`). With ``axes=None`` an array
+            without such names is a plane ``YX`` if it has two axes, a stack ``ZYX`` if it has three; more axes need
+            ``axes``. The mask of a `numpy.ma.MaskedArray`, or of several in a list, where True means not measured, is
+            inverted and kept.
         axes, spacing
             As in `Volume`. None keeps those of a given volume.
         mask : array_like of bool or integers, or None
@@ -111,18 +139,20 @@ class Volume:
         >>> Volume.from_array(np.zeros((2, 5, 8, 8), np.float32), axes="TZYX")
         Volume(2 x 5 x 8 x 8 TZYX, float32, spacing unknown)
         """
+        data = as_volume(data)
         if isinstance(data, Volume):
             volume = data
             if axes is not None:
                 volume = dataclasses.replace(volume, axes=axes)
         else:
-            array, own_mask = array_and_mask(data, "data")
+            known = given(data, axes, sized=spacing is not None)
+            array, own_mask = array_and_mask(known.values, "data")
             check_data(array)
-            volume = Volume(array, guess_axes(array) if axes is None else axes, mask=own_mask)
+            volume = Volume(array, known.axes or guess_axes(array), known.spacing, own_mask, known.metadata)
         if spacing is not None:
             volume = dataclasses.replace(volume, spacing=check_spacing(spacing, volume.axes))
         if mask is not None:
-            array, valid = array_and_mask(mask, "mask")
+            array, valid = mask_like(volume, mask)
             if array.dtype.kind not in "bui":
                 raise InputError(f"mask must be bool or integer (nonzero = measured), got {array.dtype}")
             array = array.astype(bool, copy=False)
@@ -139,6 +169,16 @@ class Volume:
         return self.data.shape
 
     @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return self.data.size
+
+    @property
     def planes(self) -> int:
         """Number of planes of each stack; 1 where there is no axis Z.
 
@@ -152,8 +192,195 @@ class Volume:
         """Data type of ``data``."""
         return self.data.dtype
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The intensities, as ``np.asarray(volume)`` and ``np.array(volume)`` ask for them; the mask is left out."""
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[place] for place in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.data
+
+    def __getitem__(self, key: Any) -> Any:
+        """A part of the volume, which shares its memory.
+
+        Parameters
+        ----------
+        key : int, slice, Ellipsis, or a tuple of these
+            An integer leaves its axis out; a step multiplies the voxel size. The mask, the names of channels and the
+            time between frames follow.
+        key : anything else that NumPy takes
+            Such as a bool array, None or a list of indices.
+
+        Returns
+        -------
+        Volume, or an array or number
+            A volume if its axes hold Y and X and it is not empty. Otherwise what NumPy gives.
+        """
+        return part_of(self, key)
+
+    def plot(
+        self, plane: int | None = None, row: int | None = None, column: int | None = None, *, stack: int = 0
+    ) -> tuple[Axes, ...]:
+        """Draw slices of one stack, the central ones by default, with a scale bar where the voxel size is known.
+
+        Parameters
+        ----------
+        plane, row, column : int, optional
+            Where the slices xy, xz and yz lie along z, y and x; negative ones count from the end.
+        stack : int
+            Which of several channels and frames is drawn, in the order of `stacks`.
+
+        Returns
+        -------
+        tuple of matplotlib Axes
+            Those of xy, yz and xz; of a single plane, that of xy alone. ``plt.show()`` shows them, where the screen is
+            not a notebook, and ``plt.savefig`` saves them.
+
+        Examples
+        --------
+        >>> axes = Volume(np.random.default_rng(0).random((5, 64, 64)), spacing=(0.5, 0.1, 0.1)).plot()
+        >>> [ax.get_title() for ax in axes]
+        ['xy at z = 2', 'yz at x = 32', 'xz at y = 32']
+        """
+        from tensorcell.pages.previews import draw_slices
+
+        return draw_slices(shown_stack(self, stack), (plane, row, column))
+
+    def to_xarray(self, dims: Sequence[str] | None = None) -> Any:
+        """The volume as `xarray.DataArray`, with coordinates in micrometres where the voxel size is known.
+
+        Parameters
+        ----------
+        dims : sequence of str, optional
+            Names of the dimensions; by default the letters of ``axes`` in lower case.
+
+        Returns
+        -------
+        xarray.DataArray
+            It shares memory with ``data``, unless there is a mask: what was not measured is NaN there. ``attrs`` holds
+            the metadata. `recover`, `diagnose`, `plan` and `write` take it back.
+
+        Raises
+        ------
+        InputError
+            If xarray is not installed, or ``dims`` do not fit.
+
+        Examples
+        --------
+        >>> array = Volume(np.zeros((3, 4, 5)), spacing=(0.5, 0.1, 0.1)).to_xarray()
+        >>> array.dims, array.z.values.tolist(), array.z.attrs["units"]
+        (('z', 'y', 'x'), [0.0, 0.5, 1.0], 'um')
+        """
+        from tensorcell.labelled import to_xarray
+
+        return to_xarray(self, dims)
+
     def __repr__(self) -> str:
         return f"Volume({described(self.shape, self.axes, self.dtype, self.spacing, masked=self.mask is not None)})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the central slices of the first stack, and the line of `repr`."""
+        from tensorcell.pages.previews import with_slices
+
+        return with_slices(repr(self), shown_stack(self, 0))
+
+
+def part_of(volume: Volume, key: Any) -> Any:
+    """``volume[key]``; see `Volume.__getitem__`."""
+    entries = key if isinstance(key, tuple) else (key,)
+    entries = tuple(np.asarray(entry) if isinstance(entry, Volume) else entry for entry in entries)
+    data = volume.data[entries]
+    index = whole_index(entries, volume.data.ndim)
+    if index is None:
+        return data
+    kept = {letter: each for letter, each in zip(volume.axes, index, strict=True) if isinstance(each, slice)}
+    if not set("YX") <= set(kept) or data.size == 0:
+        return data
+    steps = {letter: abs(each.step or 1) for letter, each in kept.items()}
+    spacing = volume.spacing
+    if spacing is not None:
+        dz, dy, dx = (size * steps.get(letter, 1) for letter, size in zip("ZYX", spacing, strict=True))
+        spacing = (dz, dy, dx)
+    mask = None if volume.mask is None else volume.mask[entries]
+    metadata = metadata_of_part(volume, dict(zip(volume.axes, index, strict=True)), steps)
+    return Volume(data, "".join(kept), spacing, mask, metadata)
+
+
+def whole_index(entries: tuple[Any, ...], count: int) -> tuple[int | slice, ...] | None:
+    """An entry for each of so many axes, if all are integers, slices or one Ellipsis; else None.
+
+    >>> whole_index((..., 3), 3)
+    (slice(None, None, None), slice(None, None, None), 3)
+    """
+    if any(entry is None or not (entry is ... or isinstance(entry, slice | Integral)) for entry in entries):
+        return None
+    if any(isinstance(entry, bool) for entry in entries):
+        return None
+    place = next((i for i, entry in enumerate(entries) if entry is ...), len(entries))
+    before, after = entries[:place], entries[place + 1 :]
+    return (*before, *[slice(None)] * (count - len(before) - len(after)), *after)
+
+
+def metadata_of_part(volume: Volume, index: Mapping[str, int | slice], steps: Mapping[str, int]) -> Mapping[str, Any]:
+    """The metadata, with the channels, the time between frames and the pixel size of a part."""
+    metadata = dict(volume.metadata)
+    for key, letters in COUNTED.items():
+        if key in metadata:
+            metadata[key] = counted_part(metadata[key], volume, letters, index)
+    if steps.get("T", 1) > 1 and isinstance(metadata.get("time_interval"), int | float):
+        metadata["time_interval"] *= steps["T"]
+    pixels = pixel_size_of(volume)
+    if "pixel_size" in metadata and pixels is not None:
+        metadata["pixel_size"] = (pixels[0] * steps["Y"], pixels[1] * steps["X"])
+    return metadata
+
+
+def counted_part(value: Any, volume: Volume, letters: str, index: Mapping[str, int | slice]) -> Any:
+    """The entries of a part: of a list, or of each list of a mapping, that counts along these axes."""
+    if isinstance(value, Mapping):
+        return {name: counted_part(one, volume, letters, index) for name, one in value.items()}
+    present = [letter for letter in letters if letter in volume.axes]
+    sizes = [volume.shape[volume.axes.index(letter)] for letter in present]
+    if not isinstance(value, list | tuple) or len(value) != math.prod(sizes):
+        return value
+    places = np.arange(len(value)).reshape(sizes)[tuple(index[letter] for letter in present)]
+    return [value[place] for place in np.atleast_1d(places).ravel()]
+
+
+def shown_stack(volume: Volume, number: int) -> ShownStack:
+    """What is drawn of a volume: the stack of that number.
+
+    Raises
+    ------
+    InputError
+        If there is no such stack.
+    """
+    places = list(stack_places(volume.axes, volume.shape))
+    if not isinstance(number, Integral) or not -len(places) <= number < len(places):
+        raise InputError(f"expected a stack from 0 to {len(places) - 1}, got {number!r}")
+    where, label = places[number]
+    mask = None if volume.mask is None else zyx_view(volume.mask, volume.axes, where)
+    pixels, spacing = pixel_size_of(volume), volume.spacing
+    if spacing is None and pixels is not None and volume.planes == 1:
+        spacing = (pixels[0], *pixels)
+    return ShownStack(zyx_view(volume.data, volume.axes, where), mask, spacing, label)
+
+
+class ShownStack(NamedTuple):
+    """A stack as pictures show it."""
+
+    data: np.ndarray
+    """Intensities (Z, Y, X)."""
+    mask: np.ndarray | None
+    """True = measured, of the same shape; None if everything was measured."""
+    spacing: tuple[float, float, float] | None
+    """(dz, dy, dx) in micrometres."""
+    label: str
 
 
 class Described(Protocol):
@@ -238,17 +465,24 @@ def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
 
 def as_array(value: Any, name: str) -> np.ndarray:
     """The value as a NumPy array; an array is not copied, unless it lies on a GPU (of CuPy, torch and others)."""
-    if hasattr(value, "__cuda_array_interface__"):
-        from array_api_compat import to_device
-
-        value = to_device(value, "cpu")
+    value = plain_parts(on_host(value))
     if isinstance(value, str | os.PathLike):
         raise InputError(f"{name} is the path {str(value)!r}, expected an array; use tensorcell.read")
+    if isinstance(value, list | tuple) and value and isinstance(value[0], str | os.PathLike):
+        raise InputError(
+            f"{name} is a list of paths, the first {str(value[0])!r}, expected arrays; use tensorcell.read"
+        )
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+    except MemoryError:
+        sizes = " x ".join(map(str, value.shape))
+        raise InputError(f"{name} of {sizes} values does not fit into memory; use tensorcell.recover_file") from None
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name} of type {type(value).__name__} is not an array: {reason}") from error
+    if array.dtype == object and array.ndim == 0:
+        raise InputError(f"{name} is of type {type(value).__name__}, expected an array")
+    return array
 
 
 def array_and_mask(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -265,6 +499,57 @@ def array_and_mask(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None
     parts = [array_and_mask(part, name) for part in value]
     whole = [np.ones(np.shape(array), bool) if valid is None else valid for array, valid in parts]
     return as_array([array for array, _ in parts], name), as_array(whole, f"mask of {name}")
+
+
+def as_volume(value: Any) -> Any:
+    """The volume that stands behind a `LazyVolume`, a result of `recover`, or a list of planes; else the value."""
+    if all(hasattr(value, name) for name in ("volume", "uncertainty", "measured")):
+        return recovered_volume(value)
+    if hasattr(value, "part") and hasattr(value, "axes"):
+        return value.part([slice(None)] * len(value.shape))
+    if isinstance(value, list | tuple) and value and all(isinstance(part, Volume) for part in value):
+        return stacked(value)
+    return value
+
+
+def recovered_volume(result: Any) -> Volume:
+    """The volume of a result of `recover`, with a note on what was filled in it."""
+    volume: Volume = result.volume
+    filled = 1 - float(result.measured.mean())
+    if not filled:
+        return volume
+    note = f"{filled:.1%} of these voxels were filled by a recovery and count as measured"
+    return dataclasses.replace(volume, metadata={**volume.metadata, "notes": [note]})
+
+
+def stacked(planes: Sequence[Volume]) -> Volume:
+    """Single planes as a stack; the step along z is not known.
+
+    >>> stacked([Volume(np.zeros((4, 5)), "YX", (0.2, 0.1))] * 3).metadata["pixel_size"]
+    (0.2, 0.1)
+    """
+    first = planes[0]
+    if any((one.shape, one.axes, one.spacing) != (first.shape, first.axes, first.spacing) for one in planes):
+        raise InputError("data is a list of volumes that differ in shape, axes or voxel size, expected planes alike")
+    if "Z" in first.axes:
+        raise InputError(f"data is a list of {len(planes)} volumes ({first.axes}), expected one, or planes of a stack")
+    pixels = pixel_size_of(first)
+    mask = None
+    if any(one.mask is not None for one in planes):
+        mask = np.stack([np.ones(one.shape, bool) if one.mask is None else one.mask for one in planes])
+    metadata = {**first.metadata, **({} if pixels is None else {"pixel_size": pixels})}
+    return Volume(np.stack([one.data for one in planes]), f"Z{first.axes}", None, mask, metadata)
+
+
+def mask_like(volume: Volume, mask: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """A mask, with its axes in the order of the volume's where both have names, and where its entries are valid."""
+    known = given(as_volume(mask), None, sized=True)
+    array, valid = array_and_mask(known.values, "mask")
+    names = mask.axes if isinstance(mask, Volume) else known.axes
+    if names is not None and names != volume.axes and sorted(names) == sorted(volume.axes):
+        order = [names.index(letter) for letter in volume.axes]
+        array, valid = array.transpose(order), None if valid is None else valid.transpose(order)
+    return array, valid
 
 
 def holds_masked_array(value: Any) -> bool:
@@ -319,7 +604,7 @@ def looks_like_rgb(data: Shaped) -> bool:
 def check_data(data: np.ndarray) -> None:
     """Raise `InputError` unless ``data`` is a non-empty array of at least two axes and a real dtype."""
     if not isinstance(data, np.ndarray):
-        raise InputError(f"data must be a NumPy array, got {type(data).__name__}")
+        raise InputError(f"data must be a NumPy array, got {type(data).__name__}; Volume.from_array takes others")
     check_kind(data.shape, data.dtype)
 
 

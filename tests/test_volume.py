@@ -186,9 +186,9 @@ def test_a_masked_array_in_a_volume_is_joined_with_its_mask() -> None:
         (np.zeros(64), "expected a plane"),
         ("stack.tif", "data is the path 'stack.tif', expected an array; use tensorcell.read"),
         (Path("stack.tif"), "data is the path 'stack.tif'"),
-        (None, "data has dtype object"),
+        (None, "data is of type NoneType, expected an array"),
         ([[1, 2], [3]], "data of type list is not an array"),
-        ({"a": 1}, "data has dtype object"),
+        ({"a": 1}, "data is a dict of several arrays, expected one of them: a"),
     ],
 )
 def test_from_array_refuses(data: Any, message: str) -> None:

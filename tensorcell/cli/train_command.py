@@ -13,7 +13,6 @@ from tensorcell.cli.memory import peak_memory
 from tensorcell.cli.parsing import JSON_HELP, NOISE_HELP, numbers_of
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
-from tensorcell.files import claimed
 
 PRIORS = ("lateral", "volume")
 """Kinds of priors; all others are networks that restore."""
@@ -189,11 +188,11 @@ def train(
 def fitted_prior(sources: list[str], options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Fit a prior; facts and the summary."""
     from tensorcell import prior_training
+    from tensorcell.trained import fitted
 
     request = prior_training.TrainRequest(sources=tuple(sources), **options)
     try:
-        with claimed([request.out]):
-            facts = prior_training.train(request)
+        facts = fitted(request)
     except KeyboardInterrupt:
         raise Interrupted(prior_training.how_to_go_on(request)) from None
     return facts, prior_training.summary(facts)
@@ -202,12 +201,12 @@ def fitted_prior(sources: list[str], options: dict[str, Any]) -> tuple[dict[str,
 def fitted_networks(sources: list[str], options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Fit networks; facts and the summary."""
     from tensorcell import network_training as training
+    from tensorcell.trained import fitted
 
     low = training.sources_of(options.pop("low", ()))
     request = training.ModelRequest(sources=training.sources_of(sources), low=low, **options)
     try:
-        with claimed([request.out]):
-            facts = training.train(request)
+        facts = fitted(request)
     except KeyboardInterrupt:
         raise Interrupted(training.how_to_go_on(request)) from None
     return facts, training.summary(facts)

@@ -29,7 +29,7 @@ WIDTH = 96
 """Columns of the terminal."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Diagnosis:
     """What :func:`diagnose` returns; ``str()`` is one screen of text, with the verdicts in its first sentence.
 
@@ -202,6 +202,9 @@ class Diagnosis:
         told = shortened(" ".join([self.summary, *self.reasons, *map(as_sentence, self.notes)]), 7 * WIDTH)
         lines = textwrap.wrap(told, WIDTH, max_lines=8, placeholder=" ...")
         return "\n".join([*lines, "", *(f"{name:<20} {one_line(value)}" for name, value in table(self))])
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +88,8 @@ def references(volumes: Any, crop: Sequence[int] | None = None) -> list[Referenc
 
     Parameters
     ----------
-    volumes : Volume, array or path, a sequence of these, or a mapping of names to them
+    volumes : Volume, array or path, a list of these, or a mapping of names to them
+        Whatever `Volume.from_array` takes.
     crop : (planes, rows, columns), optional
 
     Raises
@@ -96,12 +97,13 @@ def references(volumes: Any, crop: Sequence[int] | None = None) -> list[Referenc
     InputError
         No volume, two of one name, or one that is masked, not finite, without contrast or too small.
     """
-    if isinstance(volumes, Mapping):
+    several = not hasattr(volumes, "shape") and not hasattr(volumes, "to_tensor")
+    if several and isinstance(volumes, Mapping):
         named = list(volumes.items())
-    elif isinstance(volumes, str | os.PathLike | Volume | np.ndarray):
-        named = [(None, volumes)]
-    else:
+    elif several and isinstance(volumes, Iterable) and not isinstance(volumes, str | os.PathLike):
         named = [(None, volume) for volume in volumes]
+    else:
+        named = [(None, volumes)]
     if not named:
         raise InputError("expected at least one volume to evaluate on, got none")
     found: list[Reference] = []

@@ -28,9 +28,9 @@ class Picture(NamedTuple):
     """Path relative to the folder of the evaluation."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """What `evaluate` returns.
+    """What `evaluate` returns; ``str()`` is its tables of means.
 
     Attributes
     ----------
@@ -111,6 +111,12 @@ class Evaluation:
     def paper_tables(self) -> str:
         """`paper_table` of each of our methods that finished a cell of it."""
         return tables.paper_tables(self.rows)
+
+    def __str__(self) -> str:
+        return f"{self.summary()}\n{self.sentence}"
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def sentence(self) -> str:

@@ -10,20 +10,9 @@ from typing import Any
 import numpy as np
 
 from tensorcell.files.units import Spacing
-from tensorcell.volume import Volume
+from tensorcell.volume import COUNTED, Volume
 
 NOTES_KEY = "tensorcell"
-
-COUNTED = {
-    "planes": "TCZ",
-    "labels": "TCZ",
-    "channel_colors": "C",
-    "emission_wavelengths": "C",
-    "excitation_wavelengths": "C",
-    "display_ranges": "C",
-    "luts": "C",
-}
-"""Items that are lists, or lists by name, with an entry for each index along these axes; others are not written."""
 
 
 def plain_metadata(volume: Volume) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -32,7 +21,7 @@ def plain_metadata(volume: Volume) -> tuple[dict[str, Any], tuple[str, ...]]:
     for key, value in volume.metadata.items():
         if key in ("source", "format", "series"):  # `read` sets these anew
             continue
-        if key in COUNTED and not _fits(value, volume, COUNTED[key]):
+        if key in COUNTED and key != "channel_names" and not _fits(value, volume, COUNTED[key]):
             lost.append(f"metadata {key!r}")
             continue
         try:

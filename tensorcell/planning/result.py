@@ -72,9 +72,9 @@ class PlannedChoice:
         return fine and (target.psnr is None or self.psnr_interval[0] >= target.psnr)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SamplingPlan:
-    """What :func:`tensorcell.plan` returns.
+    """What :func:`tensorcell.plan` returns; ``str()`` is its table as text.
 
     Attributes
     ----------
@@ -142,6 +142,9 @@ class SamplingPlan:
         lines += [f"+ {remark}" for remark in self.remarks]
         lines += [*self.notes, *self.assumptions[:2]]
         return "\n".join("\n".join(textwrap.wrap(line, 100)) if len(line) > 100 else line for line in lines)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from tensorcell.planning.prediction import predict
 from tensorcell.planning.result import SamplingPlan, Target
 from tensorcell.planning.trials import Sampling, outliers_of
 from tensorcell.stack import GivenStack
-from tensorcell.volume import Volume
+from tensorcell.volume import Volume, notes_on_file
 
 ASSUMPTIONS = (
     "Errors are those in planes left out (where every plane is imaged: of pixels left out) against the noise-free "
@@ -127,6 +127,7 @@ def plan(
     target = Target(nrmse, _finite("target_psnr", target_psnr))
     sigma, seed, repeats = checked_noise(noise), checked_seed(seed), whole_number("repeats", repeats)
     volume, said = without_value(volume, missing_value)
+    said = (*notes_on_file(volume), *said)
     given = stack_of(volume)
     said = (*said, *constant_notes(given.given_values, given.mask))
     sigma = None if sigma is None else sigma / given.unit.scale
