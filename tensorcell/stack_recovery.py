@@ -27,6 +27,7 @@ from tensorcell.settled import Settled
 from tensorcell.solvers import Autocorrelation, IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
+from tensorcell.stages import stage
 from tensorcell.standard import check_representable, intensities, uncertainties, widths
 from tensorcell.standing_out import with_measured
 from tensorcell.volume import Stack
@@ -141,7 +142,8 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     if gaps.none:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
-        filled = fill_gaps(gaps, request.method)
+        with stage("planes", label=problem.label):
+            filled = fill_gaps(gaps, request.method)
         gap_notes += [*unevenness(problem), planes_note(gaps.grid, gaps.planes), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
@@ -296,10 +298,11 @@ def posed(
     psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
     if psf is not None:  # planes that were set aside leave the others further apart
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
-    model = model_of(
-        stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
-        psf=psf, correlation=correlation, unit=given.unit, settled=request.settled,
-    )  # fmt: skip
+    with stage("model", label=label):
+        model = model_of(
+            stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
+            psf=psf, correlation=correlation, unit=given.unit, settled=request.settled,
+        )  # fmt: skip
     return Problem(
         stack=stack, model=model, keep=keep, fitting=request.fitting, noise=request.noise,
         grid=request.grid, label=label, options=request.options, psf=psf,
@@ -345,7 +348,8 @@ def finest(problem: Problem, given: GivenStack, outliers: Array, filled: Filled,
     filled = filled._replace(notes=())
     restore, stopped = request.method.restore, problem.model.fit.status is Status.STOPPED
     if restore is not None and not stopped:
-        found = restore(scan_of(problem, given, outliers, filled, request))
+        with stage("restoring", label=problem.label):
+            found = restore(scan_of(problem, given, outliers, filled, request))
         if found.filled is not None:
             kept = request.lateral_factor == 1 and (found.keeps or request.keep_measured is True)
             return Finest(found.filled._replace(notes=found.notes), kept, True)
