@@ -116,6 +116,7 @@ def preview_box(volume: Described, voxels: float) -> tuple[slice, ...]:
     rows = min(sizes["Y"], side)
     columns = min(sizes["X"], max(side, round(voxels / stacks / planes / rows)))
     rows = min(sizes["Y"], max(rows, round(voxels / stacks / planes / columns)))
+    planes = min(volume.planes, max(planes, round(voxels / stacks / rows / columns)))
     wanted = {"T": 1, "Z": planes, "Y": rows, "X": columns}
     found = []
     for letter, size in sizes.items():

@@ -92,7 +92,7 @@ def main() -> None:
     """
     earlier = signals.raise_interrupts()
     try:
-        status = APP(standalone_mode=False)
+        status = APP(standalone_mode=False, prog_name="tensorcell")
     except InputError as error:
         fail(str(error), USER)
     except Interrupted as error:
