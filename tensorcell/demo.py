@@ -18,6 +18,7 @@ from tensorcell.errors import InputError
 from tensorcell.files import write
 from tensorcell.interpolation import interpolate_planes
 from tensorcell.pages.pictures import Picture, choose_slices, grey_scale, picture_bytes, take_slices
+from tensorcell.progress import ProgressBar
 from tensorcell.recovered import Recovery
 from tensorcell.recovery import recover
 from tensorcell.volume import Volume
@@ -124,18 +125,20 @@ def score_table(title: str, found: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def run_demo(folder: Path) -> dict[str, Any]:
-    """Run both cases, print a table of scores for each and write the files; return the scores by case and method."""
+def run_demo(folder: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Run both cases, print a table of scores for each and write the files; return the scores by case and method.
+
+    ``quiet`` shows neither progress nor scores.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False, quiet=quiet)
     found: dict[str, Any] = {}
-    cases = []
-    for make in (pixels_case, planes_case):
-        case = make()
-        cases.append(case)
+    with ProgressBar(enabled=False if quiet else None, runs=("pixels", "planes")):
+        cases = [make() for make in (pixels_case, planes_case)]
+    for case in cases:
         methods = {case.baseline_name: case.baseline, "tensorcell": case.result.volume.data}
         found[case.name] = {method: scores(case, estimate) for method, estimate in methods.items()}
         console.print(score_table(case.title, found[case.name]))

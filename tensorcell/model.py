@@ -37,6 +37,7 @@ from tensorcell.solvers.slabs import central_block, model_planes
 from tensorcell.solvers.spread import robust_sigma
 from tensorcell.solvers.units import AS_GIVEN, Unit
 from tensorcell.stack import given_stack
+from tensorcell.stages import stage
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -139,14 +140,16 @@ def model_of(
         rank = affordable(tuple(map(min, settled.told("rank"), values.shape)), values.shape, np.count_nonzero(mask) / 2)
 
     def estimated(known: Bools) -> NoiseModel:
-        return given or estimate_noise(stack, known, correlation=correlation, unit=unit)
+        with stage("noise"):
+            return given or estimate_noise(stack, known, correlation=correlation, unit=unit)
 
     law = estimated(observed)
     robust, measured = fitting.options.robust, int(np.count_nonzero(mask))
     defects, sound = no_defects(), observed
     for _ in range(ROUNDS if robust else 0):  # defects that were not known hide others, and make the noise seem larger
         before = len(defects.positions)
-        defects = find_defects(stack, observed, law, psf, fitting.seed, defects.positions)
+        with stage("defects"):
+            defects = find_defects(stack, observed, law, psf, fitting.seed, defects.positions)
         wrong = len(defects.positions)
         check_share(wrong, measured)
         sound = defects.inliers(observed)
@@ -156,15 +159,19 @@ def model_of(
 
     def fitted(wrong: Array) -> tuple[RankEstimate, CompletionResult]:
         filled, known = without(stack, observed, wrong)
-        found = given_rank(rank) or choose_rank(
-            filled, known, fitting.quick(), noise=noise, neighbours=bool(fitting.options.neighbours), seed=fitting.seed
-        )
-        return found, fitting(filled, known, found.rank)
+        with stage("rank"):
+            found = given_rank(rank) or choose_rank(
+                filled, known, fitting.quick(), noise=noise, neighbours=bool(fitting.options.neighbours),
+                seed=fitting.seed,
+            )  # fmt: skip
+        with stage("fit"):
+            return found, fitting(filled, known, found.rank)
 
     found, fit = fitted(defects.positions)
     outliers, wrong = no_outliers(values.dtype), len(defects.positions)
     for further in reversed(range(FITS if robust else 0)):  # fits that may follow
-        outliers = find_outliers(stack, sound, fit, law, defects, seed=fitting.seed)
+        with stage("outliers"):
+            outliers = find_outliers(stack, sound, fit, law, defects, seed=fitting.seed)
         check_share(len(outliers.positions), measured)
         if not further or abs(len(outliers.positions) - wrong) <= FEW_OUTLIERS * measured:
             break

@@ -149,7 +149,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
     if request.steps is None:
         seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
     try:
-        with settled(), ProgressBar(enabled=False if request.quiet else None) as bar:
+        with settled(), ProgressBar(enabled=False if request.quiet else None, budget=seconds) as bar:
             cost = training.estimate_fit(
                 volumes, steps=request.steps or 1, axial_factor=request.axial_factor, config=config
             )

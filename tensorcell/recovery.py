@@ -47,6 +47,8 @@ from tensorcell.series import Keep, recovered_series, series_of
 from tensorcell.solvers import IterationRecord, Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request, StackResult
+from tensorcell.stage_shares import plan_of
+from tensorcell.stages import announce
 from tensorcell.time_limit import method_within
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
 from tensorcell.volume import Described, Stack, Volume, notes_on_file, pixel_size_of, stacks, zyx_view
@@ -144,7 +146,7 @@ def recover(
     seed : int
         Seed for the choice of left-out voxels and for priors.
     progress : bool
-        Show a progress bar on stderr, if that is a terminal.
+        Show progress on stderr: bars in a terminal, and elsewhere a line now and then from the first minute on.
     callback : callable, optional
         ``callback(record, state)`` after every iteration of the fit; returning True stops the fit.
     checkpoint : path, optional
@@ -201,10 +203,9 @@ def recover(
     volume = Volume.from_array(data, axes=axes, spacing=spacing, mask=mask)
     arguments.check_shape(volume)
     volume, notes = without_value(volume, missing_value)
-    labels = [stack.label for stack in stacks(volume)]
     grid = wanted_grid(volume, axial_factor, spacing_z, lateral_factor)
     method, decided = method_within(method, time_limit, volume, grid)
-    with with_progress(callback, labels, enabled=None if progress else False) as shown:
+    with with_progress(callback, enabled=None if progress else False) as shown:
         request = checked_request(
             method, options, device, grid=grid, lateral_factor=lateral_factor, rank=rank, noise=noise,
             nonnegative=nonnegative, keep_measured=keep_measured, psf_fwhm=psf_fwhm, spacing=volume.spacing, seed=seed,
@@ -216,6 +217,7 @@ def recover(
             "rank": rank, "noise": noise, "nonnegative": nonnegative, "keep_measured": keep_measured,
             "psf_fwhm": psf_fwhm, "device": device, "seed": seed, **options,
         }  # fmt: skip
+        announce(plan_of(volume, request.grid, request.lateral_factor, request.method))
         with keeping(checkpoint, volume, asked) as keep:
             found = recover_volume(volume, request, start, keep)
     said = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ from tensorcell.errors import InputError
 from tensorcell.finer_pixels import finer_pixels
 from tensorcell.fitting import Fitting
 from tensorcell.lateral_filling import MeasuredLines, fill_lines, measured_lines
-from tensorcell.logs import timed
 from tensorcell.methods.errors import carried_on
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Scan
 from tensorcell.model import model_of
@@ -29,6 +27,7 @@ from tensorcell.settled import Settled
 from tensorcell.solvers import Autocorrelation, IterationRecord, NoiseModel, Status
 from tensorcell.solvers.units import Unit
 from tensorcell.stack import GivenStack, check_planes, given_stack, measured_stack
+from tensorcell.stages import stage
 from tensorcell.standard import check_representable, intensities, uncertainties, widths
 from tensorcell.standing_out import with_measured
 from tensorcell.volume import Stack
@@ -131,8 +130,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     if problem is None:
         return with_finer_pixels(unchanged(whole, request.grid), request.lateral_factor)
     if estimate is None:
-        with timed(f"estimate by {request.method.name}", problem.label):
-            estimate = request.method.estimate(problem)
+        estimate = request.method.estimate(problem)
     estimate = fill_dead_pixels(problem, with_measured(problem, estimate))
     grid = request.grid
     gaps = Gaps(problem, estimate, grid.positions[problem.stack.planes], grid.planes)
@@ -145,7 +143,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     if gaps.none:
         filled = Filled(estimate.value, estimate.error, (), estimate.samples)
     else:
-        with timed("planes between", problem.label):
+        with stage("planes", label=problem.label):
             filled = fill_gaps(gaps, request.method)
         gap_notes += [*unevenness(problem), planes_note(gaps.grid, gaps.planes), *filled.notes]
     positions = places_in_given(problem, given)
@@ -153,8 +151,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
         filled = insert_lines(filled, problem, given, positions, lines)
         gap_notes += filled.notes
         positions = lines.places(positions)
-    with timed("restoration", problem.label) if request.method.restore is not None else nullcontext():
-        filled, kept, restored = finest(problem, whole, positions, filled, request)
+    filled, kept, restored = finest(problem, whole, positions, filled, request)
     notes += [*([] if restored else gap_notes), *filled.notes]
     filled = in_given_unit(filled, whole.unit)
     if request.nonnegative or (request.nonnegative is None and whole.unit.intensity(whole.lowest) >= 0):
@@ -302,7 +299,7 @@ def posed(
     psf = psf_in_voxels(request.psf, request.spacing, given.values.shape)
     if psf is not None:  # planes that were set aside leave the others further apart
         psf = (psf[0] / int(np.diff(stack.planes).max()), *psf[1:])
-    with timed("noise, rank and outliers", label):
+    with stage("model", label=label):
         model = model_of(
             stack.values, stack.mask, request.fitting, noise=request.noise, rank=request.rank or request.method.rank,
             psf=psf, correlation=correlation, unit=given.unit, settled=request.settled,
@@ -352,7 +349,8 @@ def finest(problem: Problem, given: GivenStack, outliers: Array, filled: Filled,
     filled = filled._replace(notes=())
     restore, stopped = request.method.restore, problem.model.fit.status is Status.STOPPED
     if restore is not None and not stopped:
-        found = restore(scan_of(problem, given, outliers, filled, request))
+        with stage("restoring", label=problem.label):
+            found = restore(scan_of(problem, given, outliers, filled, request))
         if found.filled is not None:
             kept = request.lateral_factor == 1 and (found.keeps or request.keep_measured is True)
             return Finest(found.filled._replace(notes=found.notes), kept, True)

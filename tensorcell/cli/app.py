@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -10,9 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 import tensorcell
+from tensorcell.cli import options as o
 from tensorcell.cli import signals
 from tensorcell.cli.diagnose_command import diagnose
 from tensorcell.cli.evaluate_command import evaluate
+from tensorcell.cli.examples import epilog_of
 from tensorcell.cli.exits import USER, Interrupted
 from tensorcell.cli.plan_command import plan
 from tensorcell.cli.recover_command import recover
@@ -22,11 +26,15 @@ from tensorcell.errors import InputError
 BY_TYPER = 130
 """What some versions of typer turn Ctrl-C into."""
 
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Both names of the option that shows the help."""
+
 APP = typer.Typer(
     help="Recover 3-D and 4-D microscopy volumes from too few, too noisy measurements.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     cls=TyperGroup,
 )
 
@@ -40,21 +48,35 @@ def _version(wanted: bool) -> None:
 @APP.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Recover 3-D and 4-D microscopy volumes from too few, too noisy measurements."""
 
 
-def demo(folder: Annotated[Path, typer.Argument(help="Folder for the files.")] = Path("tensorcell-demo")) -> None:
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder for the files.")] = Path("tensorcell-demo"),
+    out: Annotated[
+        Path | None, o.option("The folder, in place of the argument.", o.OUTPUT, "--out", "-o", metavar="FOLDER")
+    ] = None,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:
     """Simulate cells, degrade them, recover them, and show the scores."""
     from tensorcell.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder if out is None else out, quiet=quiet)
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """The paragraphs of a command's description, each on one line, which the terminal breaks where it is full."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
 
 
 for _command in (recover, diagnose, plan, evaluate, train, demo):
-    APP.command()(_command)
+    _name = _command.__name__
+    APP.command(_name, help=help_of(_command), epilog=epilog_of(_name), context_settings=HELP)(_command)
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -70,7 +92,7 @@ def main() -> None:
     """
     earlier = signals.raise_interrupts()
     try:
-        status = APP(standalone_mode=False)
+        status = APP(standalone_mode=False, prog_name="tensorcell")
     except InputError as error:
         fail(str(error), USER)
     except Interrupted as error:

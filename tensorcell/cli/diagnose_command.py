@@ -3,62 +3,53 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from tensorcell.cli import options as o
 from tensorcell.cli.exits import MISSED, Interrupted
-from tensorcell.cli.parsing import (
-    AXES_HELP,
-    DATASET_HELP,
-    FACTOR_HELP,
-    JSON_HELP,
-    MASK_HELP,
-    MISSING_HELP,
-    MISSING_PLANES_HELP,
-    NOISE_HELP,
-    PAGE_HELP,
-    PAGE_SUFFIXES,
-    PSF_HELP,
-    RANK_HELP,
-    SERIES_HELP,
-    SOURCE_HELP,
-    SPACING_HELP,
-    noise_of,
-    numbers_of,
-    rank_of,
-    spacing_of,
-)
+from tensorcell.cli.parsing import PAGE_SUFFIXES, noise_of, numbers_of, rank_of
+from tensorcell.cli.preview import voxels_in_time
+from tensorcell.cli.reading import Wanted, read_wanted
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
-from tensorcell.files import check_outputs, claimed, read, read_mask
+from tensorcell.files import check_outputs, claimed
 from tensorcell.missing_value import missing_value_of
+from tensorcell.progress import ProgressBar
+
+OPTICS = "Optics, which tell the band limit"
+"""A panel of the help."""
+
+FAIL_UNDER = ("unlikely", "likely", "guaranteed")
+"""Verdicts that are better than the worst one."""
 
 
 def diagnose(
-    source: Annotated[str, typer.Argument(metavar="IN", help=SOURCE_HELP)],
-    axial_factor: Annotated[int, typer.Option(help=FACTOR_HELP)] = 1,
-    mask: Annotated[str | None, typer.Option(help=MASK_HELP)] = None,
-    missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
-    missing_planes: Annotated[bool, typer.Option("--missing-planes", help=MISSING_PLANES_HELP)] = False,
-    rank: Annotated[str, typer.Option(help=RANK_HELP)] = "auto",
-    noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
-    na: Annotated[float | None, typer.Option(help="Numerical aperture.")] = None,
-    wavelength: Annotated[float | None, typer.Option(help="Emission wavelength in micrometres.")] = None,
-    refractive_index: Annotated[float | None, typer.Option(help="Refractive index of the medium.")] = None,
-    blocks: Annotated[bool, typer.Option("--blocks", help="Estimate the ranks of blocks, too.")] = False,
-    psf_fwhm: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
-    html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
-    fail_under: Annotated[
-        str | None, typer.Option(help="Exit status 3 below this: unlikely, likely, guaranteed.")
-    ] = None,
-    axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
-    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
-    series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
-    spacing: Annotated[str | None, typer.Option(help=SPACING_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed for random subsets of voxels.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    source: o.Source,
+    crop: o.Crop = None,
+    preview: o.Preview = False,
+    axes: o.Axes = None,
+    dataset: o.Dataset = None,
+    series: o.Series = None,
+    spacing: o.Spacing = None,
+    axial_factor: o.AxialFactor = 1,
+    mask: o.Mask = None,
+    missing_value: o.MissingValue = None,
+    missing_planes: o.MissingPlanes = False,
+    psf_fwhm: o.Psf = None,
+    rank: o.Rank = "auto",
+    noise: o.Noise = "auto",
+    blocks: Annotated[bool, o.option("Estimate the ranks of blocks, too.", o.MODEL, "--blocks")] = False,
+    na: Annotated[float | None, o.option("Numerical aperture.", OPTICS)] = None,
+    wavelength: Annotated[float | None, o.option("Emission wavelength in micrometres.", OPTICS)] = None,
+    refractive_index: Annotated[float | None, o.option("Refractive index of the medium.", OPTICS)] = None,
+    html: o.Page = None,
+    fail_under: Annotated[str | None, o.choice(FAIL_UNDER, text="Exit status 3 below this.", panel=o.OUTPUT)] = None,
+    seed: Annotated[int, o.seed("random subsets of voxels")] = 0,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Say whether a stack was sampled densely enough to be recovered by low rank or by smoothness along z, and why."""
     from tensorcell.diagnosis import VERDICTS
@@ -70,28 +61,33 @@ def diagnose(
         if html is not None:
             check_outputs({"IN": source, "--mask": mask}, {"--html": html}, PAGE_SUFFIXES)
         with claimed([] if html is None else [html]):
-            volume = read(source, dataset=dataset, series=series, axes=axes, missing_planes=missing_planes)
-            if spacing is not None:
-                volume = replace(volume, spacing=spacing_of(spacing, volume.axes))
-            report = diagnose_volume(
-                volume,
-                read_mask(mask, like=volume) if mask is not None else None,
-                axial_factor=axial_factor,
-                missing_value=missing_value_of(missing_value),
-                noise=noise_of(noise),
-                rank=rank_of(rank),
-                na=na,
-                wavelength=wavelength,
-                refractive_index=refractive_index,
-                blocks=blocks,
-                psf_fwhm=None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
-                seed=seed,
-            )
+            volume, measured = read_wanted(
+                source, mask, spacing, Wanted(crop, preview, voxels_in_time("diagnose")), quiet=quiet,
+                dataset=dataset, series=series, axes=axes, missing_planes=missing_planes,
+            )  # fmt: skip
+            with ProgressBar(enabled=False if quiet else None):
+                report = diagnose_volume(
+                    volume,
+                    measured,
+                    axial_factor=axial_factor,
+                    missing_value=missing_value_of(missing_value),
+                    noise=noise_of(noise),
+                    rank=rank_of(rank),
+                    na=na,
+                    wavelength=wavelength,
+                    refractive_index=refractive_index,
+                    blocks=blocks,
+                    psf_fwhm=None if psf_fwhm is None else numbers_of(psf_fwhm, "--psf-fwhm", 3),
+                    seed=seed,
+                )
             if html is not None:
                 report.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    show(json.dumps(report.to_dict()) if as_json else report)
+    if as_json:
+        show(json.dumps(report.to_dict()))
+    elif not quiet:
+        show(report)
     if report.not_diagnosed:
         label, reason = next(iter(report.not_diagnosed.items()))
         raise InputError(f"{len(report.not_diagnosed)} of the stacks could not be diagnosed, first {label}: {reason}")

@@ -6,11 +6,10 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-import typer
-
+from tensorcell.cli.options import option
 from tensorcell.errors import InputError
 from tensorcell.methods.protocol import Method
 
@@ -20,14 +19,14 @@ Command = Callable[..., None]
 def with_flags(methods: Mapping[str, Method]) -> Callable[[Command], Command]:
     """Give a command, which takes ``**options``, a flag for each field of the methods' option classes.
 
-    The help text is the field's own (``metadata["help"]``), with the methods that take the option before it and its
-    default after it. A flag that is not used is passed on as None.
+    The help text is the field's own (``metadata["help"]``) with its default after it, in a panel for the methods that
+    take the option. A flag that is not used is passed on as None.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        flags = [flag_of(name, homes) for name, homes in homes_of(methods).items()]
+        flags = [flag_of(name, homes, methods) for name, homes in homes_of(methods).items()]
         command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in (*own, *flags)} | {"return": None}
         return command
@@ -63,17 +62,28 @@ def homes_of(methods: Mapping[str, Method]) -> dict[str, list[Home]]:
     return found
 
 
-def flag_of(name: str, homes: list[Home]) -> inspect.Parameter:
+def panel_of(names: Sequence[str], methods: Mapping[str, Method]) -> str:
+    """The panel of the help for options that these methods take."""
+    return f"Options of {'every method' if len(set(names)) == len(methods) else '--method ' + '|'.join(names)}"
+
+
+def flag_of(name: str, homes: list[Home], methods: Mapping[str, Method]) -> inspect.Parameter:
     """The parameter that typer makes a flag of."""
     wanted = typing.get_type_hints(homes[0].kind)[name]
-    text = " ".join(f"{', '.join(names)}: {field.metadata['help']}{default_text(field)}" for field, _, names in homes)
+    texts = {home.names: f"{home.field.metadata['help']}{default_text(home.field)}" for home in homes}
+    several = len(texts) > 1
+    text = "\n\n".join(f"{', '.join(names)}: {said}" if several else said for names, said in texts.items())
     spelt = f"--{name.replace('_', '-')}"
+    panel = panel_of([each for names in texts for each in names], methods)
     if wanted is bool:
         both = f"{spelt}/--no-{spelt[2:]}" if homes[0].field.default else spelt
-        annotation: Any = Annotated[bool | None, typer.Option(both, help=text)]
+        annotation: Any = Annotated[bool | None, option(text, panel, both)]
     else:
         simple = next((kind for kind in (int, float) if wanted in (kind, kind | None)), str)
-        annotation = Annotated[simple | None, typer.Option(spelt, help=text)]
+        shown = {int: "N", float: "NUMBER", str: "TEXT"}[simple]
+        if takes_three(homes[0].kind, name):
+            shown = "N|Z,Y,X"
+        annotation = Annotated[simple | None, option(text, panel, spelt, metavar=shown)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

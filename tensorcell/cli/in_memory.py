@@ -14,9 +14,10 @@ from tensorcell.checkpoint import Checkpoint
 from tensorcell.cli.exits import Interrupted, identity_of
 from tensorcell.cli.in_parts import kept
 from tensorcell.cli.memory import peak_memory, say_cost
+from tensorcell.cli.reading import Box, read_box
 from tensorcell.cli.screen import said_of, show, summary
 from tensorcell.errors import InputError
-from tensorcell.files import Written, claimed, read, read_mask, rehearse, split_path, staged, write
+from tensorcell.files import Written, claimed, open_volume, read, read_mask, rehearse, split_path, staged, write
 from tensorcell.large.outputs import check_owners, discard
 from tensorcell.memory import bytes_of_recovery, check_affordable
 from tensorcell.missing_value import without_value
@@ -39,7 +40,7 @@ MAPS = ("--outliers", "--uncertainty", "--invented")
 def recover_in_memory(
     given: str | Sequence[str], source: str, outputs: Outputs, *, resume: bool | None, mask: str | None, dtype: Any,
     spacing: tuple[float, float, float] | None, cache: str | None, reading: Mapping[str, Any],
-    layout: Mapping[str, Any], options: Mapping[str, Any], quiet: bool, as_json: bool,
+    layout: Mapping[str, Any], options: Mapping[str, Any], box: Box | None, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Recover, write all outputs or none, and say what was done.
 
@@ -54,6 +55,8 @@ def recover_in_memory(
         As the command has them.
     reading, layout, options : dict
         What `read`, `write` and `recover` take beside.
+    box : tuple of slice, optional
+        What is to be read of the input; None: the whole.
     quiet, as_json : bool
         How it is said.
     """
@@ -64,10 +67,14 @@ def recover_in_memory(
     try:
         with claimed(files if cache is None else [*files, Path(cache)]):
             check_owners(split_path(target)[0], others)
-            before = read(given, **reading)
-            if spacing is not None:
-                before = replace(before, spacing=spacing)
-            measured = read_mask(mask, like=before) if mask is not None else None
+            if box is None:
+                before = read(given, **reading)
+                if spacing is not None:
+                    before = replace(before, spacing=spacing)
+                measured = read_mask(mask, like=before) if mask is not None else None
+            else:
+                lazy = open_volume(given, **reading)
+                before, measured = read_box(replace(lazy, spacing=spacing or lazy.spacing), mask, box)
             wanted = before.dtype if dtype == "input" else dtype
             rehearse_all(before, outputs, wanted, layout)
             grid = wanted_grid(before, options["axial_factor"], options["spacing_z"], options["lateral_factor"])

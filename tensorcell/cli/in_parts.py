@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich import progress
-from rich.console import Console
 
 from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
 from tensorcell.cli.memory import peak_memory
@@ -27,7 +23,7 @@ from tensorcell.lazy_volume import LazyVolume, lazy_stacks
 from tensorcell.memory import free_memory, peak_of_recovery
 from tensorcell.pages.parts import write_report
 from tensorcell.plane_grid import wanted_grid
-from tensorcell.solvers.iteration import duration
+from tensorcell.progress import CountBar, is_terminal
 from tensorcell.solvers.results import Status
 
 
@@ -55,7 +51,7 @@ def goes_in_parts(
 
 
 def recover_in_parts(
-    given: str | Sequence[str], source: str, outputs: Mapping[str, str | None], volume: LazyVolume,
+    given: str | Sequence[str] | LazyVolume, source: str, outputs: Mapping[str, str | None], volume: LazyVolume,
     scheduler: str | None, *, mask: str | None, reading: Mapping[str, Any], layout: Mapping[str, Any],
     options: Mapping[str, Any], quiet: bool, as_json: bool, **further: Any,
 ) -> None:  # fmt: skip
@@ -63,8 +59,8 @@ def recover_in_parts(
 
     Parameters
     ----------
-    given : str or sequence of str
-        The input, or its planes.
+    given : str, sequence of str or LazyVolume
+        The input, its planes, or a part of it.
     source : str
         What it is called.
     outputs : dict
@@ -126,37 +122,18 @@ def kept(target: str, before: Identity) -> str:
     return f"{finished.replace(' ', ' finished ')} of {target} are kept; the same command with --resume goes on"
 
 
-class PartsBar:
-    """Context manager that shows on a terminal how many parts are done, and what is left."""
+class PartsBar(CountBar):
+    """Context manager that shows how many parts are done, and what is left."""
 
     def __init__(self, *, enabled: bool | None) -> None:
-        shown = sys.stderr.isatty() if enabled is None else enabled
-        columns = (
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=20),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("{task.fields[detail]}", markup=False),
-        )
-        self.bar = progress.Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
-        self.task = self.bar.add_task("opening the file", total=None, detail="")
-
-    def __enter__(self) -> PartsBar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        super().__init__("opening the file", 1, enabled=enabled)
 
     def update(self, at: Progress) -> None:
         """Show one report."""
         stages = {"plan": "planned", "survey": "reading", "sample": "sample", "parts": "parts"}
         if at.stage == "plan":
-            if not self.bar.disable:
-                self.bar.console.print(at.message, markup=False, highlight=False, soft_wrap=True)
+            if is_terminal():
+                self.screen.say(at.message)
             return
-        left = "" if at.left is None else f", about {duration(at.left)} left"
-        label = f"{at.label}: " if at.label else ""
-        self.bar.update(
-            self.task, description=f"{label}{stages[at.stage]}", completed=at.done, total=at.parts,
-            detail=f"{at.done} of {at.parts} parts{left}",
-        )  # fmt: skip
+        self.total = at.parts
+        self.at(at.done, at.left, f"{at.label}: {stages[at.stage]}" if at.label else stages[at.stage])

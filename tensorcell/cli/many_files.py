@@ -19,7 +19,7 @@ from tensorcell.files import check_writable, claimed, is_readable
 from tensorcell.files.plane_files import natural_order
 from tensorcell.solvers.iteration import duration
 
-OWN = ("paths", "jobs", "suffix", "dry_run", "as_json", "quiet")
+OWN = ("paths", "out", "jobs", "suffix", "dry_run", "as_json", "quiet", "verbose")
 """Parameters that are not passed on to the processes."""
 
 PER_FILE = ("outliers", "uncertainty", "invented", "report", "mask")
@@ -112,7 +112,10 @@ def recover_many(
     finally:
         if ours and not any(folder.iterdir()):
             folder.rmdir()
-    show(json.dumps(summary_of(items, ended)) if as_json else summary_in_words(items, ended, folder))
+    if as_json:
+        show(json.dumps(summary_of(items, ended)))
+    elif not quiet:
+        show(summary_in_words(items, ended, folder))
     problems = [one for one in ended if one.problem]
     if problems:
         first = problems[0]

@@ -7,42 +7,45 @@ from typing import Annotated
 
 import typer
 
+from tensorcell.cli import options as o
 from tensorcell.cli.exits import Interrupted
-from tensorcell.cli.parsing import (
-    AXES_HELP,
-    DATASET_HELP,
-    JSON_HELP,
-    MISSING_HELP,
-    NOISE_HELP,
-    PAGE_HELP,
-    PAGE_SUFFIXES,
-    SERIES_HELP,
-    list_of,
-    noise_of,
-)
+from tensorcell.cli.parsing import PAGE_SUFFIXES, list_of, noise_of
+from tensorcell.cli.preview import voxels_in_time
+from tensorcell.cli.reading import Wanted, read_wanted
 from tensorcell.cli.screen import show
-from tensorcell.files import check_outputs, claimed, read
+from tensorcell.files import check_outputs, claimed
 from tensorcell.missing_value import missing_value_of
+
+CHOICES, TARGET = "What is tried", "What is wanted"
+"""Panels of the help."""
 
 
 def plan(
     source: Annotated[str, typer.Argument(metavar="IN", help="A densely sampled pilot stack, in a format of recover.")],
-    target_nrmse: Annotated[float | None, typer.Option(help="Wanted error: at most this NRMSE.")] = None,
-    target_psnr: Annotated[float | None, typer.Option(help="Wanted error: at least this PSNR in decibels.")] = None,
+    crop: o.Crop = None,
+    preview: o.Preview = False,
+    axes: o.Axes = None,
+    dataset: o.Dataset = None,
+    series: o.Series = None,
+    missing_value: o.MissingValue = None,
+    target_nrmse: Annotated[float | None, o.option("Wanted error: at most this NRMSE.", TARGET)] = None,
+    target_psnr: Annotated[float | None, o.option("Wanted error: at least this PSNR in decibels.", TARGET)] = None,
     axial_factors: Annotated[
-        str, typer.Option(help="Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ...")
+        str, o.option("Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ...", CHOICES, metavar="S,S,...")
     ] = "1,2,3,4,6,8",
-    pixel_fractions: Annotated[str, typer.Option(help="Shares of the pixels to keep, such as 1,0.5.")] = "1",
-    exposure_factors: Annotated[str, typer.Option(help="Shares of the exposure, such as 1,0.5.")] = "1",
-    noise: Annotated[str, typer.Option(help=NOISE_HELP)] = "auto",
-    missing_value: Annotated[str | None, typer.Option(help=MISSING_HELP)] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Number of trials for each choice.")] = 1,
-    html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
-    axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
-    dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
-    series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed for pixels, noise and intervals.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    pixel_fractions: Annotated[
+        str, o.option("Shares of the pixels to keep, such as 1,0.5.", CHOICES, metavar="P,P,...")
+    ] = "1",
+    exposure_factors: Annotated[
+        str, o.option("Shares of the exposure, such as 1,0.5.", CHOICES, metavar="E,E,...")
+    ] = "1",
+    repeats: Annotated[int, o.option("Number of trials for each choice.", CHOICES, min=1, metavar="N")] = 1,
+    noise: o.Noise = "auto",
+    html: o.Page = None,
+    seed: Annotated[int, o.seed("pixels, noise and intervals")] = 0,
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
 ) -> None:
     """Predict from a pilot stack how sparsely the next ones may be imaged."""
     from tensorcell.planning import plan as plan_sampling
@@ -51,8 +54,12 @@ def plan(
         if html is not None:
             check_outputs({"IN": source}, {"--html": html}, PAGE_SUFFIXES)
         with claimed([] if html is None else [html]):
+            volume, _ = read_wanted(
+                source, None, None, Wanted(crop, preview, voxels_in_time("plan")), quiet=quiet,
+                dataset=dataset, series=series, axes=axes,
+            )  # fmt: skip
             result = plan_sampling(
-                read(source, dataset=dataset, series=series, axes=axes),
+                volume,
                 axial_factors=list_of(axial_factors, "--axial-factors", int),
                 pixel_fractions=list_of(pixel_fractions, "--pixel-fractions", float),
                 exposure_factors=list_of(exposure_factors, "--exposure-factors", float),
@@ -62,10 +69,13 @@ def plan(
                 missing_value=missing_value_of(missing_value),
                 seed=seed,
                 repeats=repeats,
-                progress=True,
+                progress=not quiet,
             )
             if html is not None:
                 result.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    show(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)
+    if as_json:
+        show(json.dumps(result.to_dict(), allow_nan=False))
+    elif not quiet:
+        show(result)

@@ -8,149 +8,181 @@ from typing import Annotated, Any
 
 import typer
 
+from tensorcell.cli import options as o
 from tensorcell.cli.exits import Interrupted
 from tensorcell.cli.memory import peak_memory
-from tensorcell.cli.parsing import JSON_HELP, NOISE_HELP, numbers_of
+from tensorcell.cli.parsing import numbers_of
 from tensorcell.cli.screen import show
 from tensorcell.errors import InputError
+from tensorcell.network_training.request import STAGES, ModelRequest
+from tensorcell.network_training.stages import MINUTES as NETWORK_MINUTES
+from tensorcell.prior_training import MINUTES as PRIOR_MINUTES
 
 PRIORS = ("lateral", "volume")
 """Kinds of priors; all others are networks that restore."""
 
-NETWORKS = "Networks (--kind microdiffuse3d)"
-"""The panel of the help text."""
+NETWORKS, SCAN, COMPUTING = "Networks", "Networks: what the scan does", "Networks: how they are fitted"
+"""Panels of the help, for --kind other than lateral and volume."""
+
+KINDS = {
+    "lateral": "a prior of xy slices",
+    "volume": "a prior of whole volumes",
+    "microdiffuse3d": "networks that restore",
+    **dict.fromkeys(("srcnn", "care", "swinir", "rln", "rcan3d", "dbpn", "ddpm"), "a network to compare with"),
+}
+"""What can be fitted."""
+
+NETWORK_HELP = (
+    "lateral: a prior of xy slices; volume: of whole volumes; microdiffuse3d: networks that restore; srcnn, care, "
+    "swinir, rln, rcan3d, dbpn, ddpm: a network that these are compared with (evaluate)."
+)
+
+
+def by_default(name: str, text: str) -> str:
+    """A help text with the default of a field of `ModelRequest`."""
+    return f"{text} Default: {ModelRequest.__dataclass_fields__[name].default}."
 
 
 def train(
     sources: Annotated[
         list[str], typer.Argument(metavar="IN...", help="Stacks, in the formats of recover; for networks folders, too.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to which the prior or the networks are written.")],
-    kind: Annotated[
-        str,
-        typer.Option(
-            help="lateral: a prior of xy slices; volume: of whole volumes; microdiffuse3d: networks that restore; "
-            "srcnn, care, swinir, rln, rcan3d, dbpn, ddpm: a network that these are compared with (evaluate)."
+    out: Annotated[
+        Path,
+        o.option(
+            "Folder to which the prior or the networks are written.", o.OUTPUT, "--out", "-o", metavar="FOLDER"
         ),
+    ],
+    axes: Annotated[
+        str | None, o.option("Axes, such as TZYX, where the files do not state them.", o.INPUT, metavar="LETTERS")
+    ] = None,
+    kind: Annotated[
+        str, o.option(NETWORK_HELP, o.MODEL, metavar="NAME", autocompletion=o.among(KINDS))
     ] = "lateral",
-    axial_factor: Annotated[int, typer.Option(help="s of the recoveries that the fit is for; 1: all planes.")] = 1,
-    minutes: Annotated[float | None, typer.Option(help="Minutes for the fit; default 5, of networks 20.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of steps in place of a time; reproducible.")] = None,
-    noise: Annotated[str, typer.Option(help=f"Of priors: {NOISE_HELP}")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted fit.")] = False,
-    axes: Annotated[str | None, typer.Option(help="Axes, such as TZYX, where the files do not state them.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed for weights, pieces and noise levels.")] = 0,
+    axial_factor: Annotated[
+        int, o.option("s of the recoveries that the fit is for; 1: all planes.", o.MODEL, metavar="S")
+    ] = 1,
+    noise: Annotated[
+        str,
+        o.option(
+            "Of priors: auto, or the standard deviation of the noise in the data's unit.", o.MODEL,
+            metavar="auto|SIGMA",
+        ),
+    ] = "auto",
+    minutes: Annotated[
+        float | None,
+        o.option(f"Minutes for the fit. Default: {PRIOR_MINUTES:g}, of networks {NETWORK_MINUTES:g}.", o.RUN),
+    ] = None,
+    steps: Annotated[
+        int | None, o.option("Number of steps in place of a time; reproducible.", o.RUN, metavar="N")
+    ] = None,
+    resume: Annotated[bool, o.option("Go on from an interrupted fit.", o.RUN, "--resume")] = False,
+    seed: Annotated[int, o.seed("weights, pieces and noise levels")] = 0,
     stage: Annotated[
         str | None,
-        typer.Option(
-            help="all (default), vae, pretrain, finetune, decoder or distil (to one step).", rich_help_panel=NETWORKS
+        o.choice(
+            STAGES, panel=NETWORKS, shown="NAME",
+            text=by_default("stage", f"{', '.join(STAGES[:-1])} or {STAGES[-1]} (to one step)."),
         ),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="tiny (default), small, base or published.", rich_help_panel=NETWORKS)
+        str | None,
+        o.choice(
+            ("tiny", "small", "base", "published"), panel=NETWORKS, text=by_default("size", "Of the networks.")
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the networks that finetune, decoder and distil begin with.", rich_help_panel=NETWORKS
-        ),
+        o.option("Folder of the networks that finetune, decoder and distil begin with.", NETWORKS, metavar="FOLDER"),
     ] = None,
     vae: Annotated[
-        Path | None, typer.Option(help="Folder of an autoencoder of diffusers.", rich_help_panel=NETWORKS)
+        Path | None, o.option("Folder of an autoencoder of diffusers.", NETWORKS, metavar="FOLDER")
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of a frozen image encoder of transformers (DINOv2).", rich_help_panel=NETWORKS),
+        o.option("Folder of a frozen image encoder of transformers (DINOv2).", NETWORKS, metavar="FOLDER"),
     ] = None,
     low: Annotated[
-        list[str] | None,
-        typer.Option(help="Low-resolution scan of each IN, in their order.", rich_help_panel=NETWORKS),
+        list[str] | None, o.option("Low-resolution scan of each IN, in their order.", NETWORKS, metavar="FILE")
     ] = None,
     register: Annotated[
         str | None,
-        typer.Option(
-            help="Register each scan of --low first: shift, or similarity (also turned and scaled within planes).",
-            rich_help_panel=NETWORKS,
+        o.choice(
+            ("shift", "similarity"), panel=NETWORKS,
+            text="Register each scan of --low first; similarity: also turned and scaled within planes.",
         ),
     ] = None,
     lateral_factor: Annotated[
-        int | None, typer.Option(help="f: measured pixels are f x f pixels of IN.", rich_help_panel=NETWORKS)
+        int | None,
+        o.option(by_default("lateral_factor", "f: measured pixels are f x f pixels of IN."), SCAN, metavar="F"),
     ] = None,
     psf_fwhm: Annotated[
         str | None,
-        typer.Option(
-            help="Full widths z,y,x of the blur that the scan adds: in micrometres if the voxel size is known, else in "
-            "voxels of IN.",
-            rich_help_panel=NETWORKS,
+        o.option(
+            "Full widths z,y,x of the blur that the scan adds: in micrometres if the voxel size is known, else in "
+            "voxels of IN.", SCAN, metavar="Z,Y,X",
         ),
     ] = None,
     psf: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="That blur as a stack: the mean image of small beads.", rich_help_panel=NETWORKS
-        ),
+        str | None, o.option("That blur as a stack: the mean image of small beads.", SCAN, metavar="FILE")
     ] = None,
     psf_model: Annotated[
         str | None,
-        typer.Option(
-            help="vectorial: that blur computed for a widefield microscope of --na, --wavelength, --refractive-index.",
-            rich_help_panel=NETWORKS,
+        o.choice(
+            ("vectorial",), panel=SCAN,
+            text="That blur computed for a widefield microscope of --na, --wavelength, --refractive-index.",
         ),
     ] = None,
-    na: Annotated[float | None, typer.Option(help="Numerical aperture.", rich_help_panel=NETWORKS)] = None,
-    wavelength: Annotated[
-        float | None, typer.Option(help="Of the emission, in micrometres.", rich_help_panel=NETWORKS)
-    ] = None,
-    refractive_index: Annotated[
-        float | None, typer.Option(help="Of immersion and specimen.", rich_help_panel=NETWORKS)
-    ] = None,
-    photons: Annotated[
-        float | None, typer.Option(help="Photons per measured pixel at the brightest.", rich_help_panel=NETWORKS)
-    ] = None,
+    na: Annotated[float | None, o.option("Numerical aperture.", SCAN)] = None,
+    wavelength: Annotated[float | None, o.option("Of the emission, in micrometres.", SCAN)] = None,
+    refractive_index: Annotated[float | None, o.option("Of immersion and specimen.", SCAN)] = None,
+    photons: Annotated[float | None, o.option("Photons per measured pixel at the brightest.", SCAN)] = None,
     read_noise: Annotated[
-        float | None,
-        typer.Option(help="Noise of the detector, as a share of the brightest.", rich_help_panel=NETWORKS),
+        float | None, o.option(by_default("read_noise", "Of the detector, as a share of the brightest."), SCAN)
     ] = None,
     attenuation: Annotated[
-        float | None,
-        typer.Option(help="Planes of IN over which the light falls to 1 / e.", rich_help_panel=NETWORKS),
+        float | None, o.option("Planes of IN over which the light falls to 1 / e.", SCAN)
     ] = None,
     widening: Annotated[
         float | None,
-        typer.Option(
-            help="Share by which the blur is wider at the last plane than at the first.", rich_help_panel=NETWORKS
-        ),
+        o.option(by_default("widening", "Share by which the blur is wider at the last plane than at the first."), SCAN),
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="flow (default): velocity on straight paths; eps: noise.", rich_help_panel=NETWORKS),
+        o.choice(
+            {"flow": "velocity on straight paths", "eps": "noise"}, panel=COMPUTING,
+            text=by_default("objective", "What the network learns to predict."),
+        ),
     ] = None,
     masked: Annotated[
         float | None,
-        typer.Option(help="Share of the batches that fill masked blocks of pixels.", rich_help_panel=NETWORKS),
+        o.option(by_default("masked", "Share of the batches that fill masked blocks of pixels."), COMPUTING),
     ] = None,
     first_estimate: Annotated[
         bool | None,
-        typer.Option(
+        o.option(
+            "Whether a regression estimates the volume first. Default: yes; never with --masked.", COMPUTING,
             "--first-estimate/--no-first-estimate",
-            help="Whether a regression estimates the volume first (default: yes; never with --masked).",
-            rich_help_panel=NETWORKS,
         ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Pieces in a batch; default 2.", rich_help_panel=NETWORKS)] = None,
-    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.", rich_help_panel=NETWORKS)] = None,
+    batch: Annotated[int | None, o.option(by_default("batch", "Pieces in a batch."), COMPUTING, metavar="N")] = None,
+    device: Annotated[
+        str | None, o.choice(("auto", "cpu", "cuda"), panel=COMPUTING, text=by_default("device", "Where it runs."))
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="float32 (default), bfloat16 or float16.", rich_help_panel=NETWORKS)
+        str | None,
+        o.choice(
+            ("float32", "bfloat16", "float16"), panel=COMPUTING, text=by_default("precision", "Of the computation.")
+        ),
     ] = None,
     recompute: Annotated[
         bool | None,
-        typer.Option(
-            "--recompute", help="Compute blocks again in place of keeping them: less memory.", rich_help_panel=NETWORKS
-        ),
+        o.option("Compute blocks again in place of keeping them: less memory.", COMPUTING, "--recompute"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
-    quiet: Annotated[bool, typer.Option(help="Show no progress and no summary.")] = False,
-) -> None:
+    as_json: o.AsJson = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+) -> None:  # fmt: skip
     """Fit a prior to stacks, for recover --method diffusion --prior FOLDER.
 
     With --kind microdiffuse3d networks are fitted, for recover --method microdiffuse3d --weights FOLDER.

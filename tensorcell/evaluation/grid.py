@@ -74,7 +74,7 @@ def evaluate(
     retry : bool
         Repeat cells that failed or were refused.
     progress : bool or callable
-        True: a bar on stderr, if that is a terminal. A callable gets a `Progress` at the start and after every cell.
+        True: progress is shown on stderr. A callable gets a `Progress` at the start and after every cell.
 
     Returns
     -------

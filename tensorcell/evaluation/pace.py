@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tensorcell.evaluation.cells import Cell
-from tensorcell.solvers.iteration import duration
 
 
 class Progress(NamedTuple):
@@ -55,22 +53,16 @@ class Pace:
 
 @contextmanager
 def reporter(progress: bool | Callable[[Progress], None], total: int) -> Iterator[Callable[[Progress], None]]:
-    """What is called after every cell: the caller's own, or a bar on stderr if that is a terminal."""
+    """What is called after every cell: the caller's own, or what shows progress on stderr."""
     if callable(progress):
         yield progress
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
+    from tensorcell.progress import CountBar
 
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(
-        *columns, console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())
-    ) as bar:
-        task = bar.add_task("", total=total)
+    with CountBar("cells", total, enabled=None if progress else False) as bar:
 
         def show(step: Progress) -> None:
-            left = "" if math.isnan(step.seconds_left) else f"about {duration(step.seconds_left)} left; "
-            bar.update(task, completed=step.done, description=f"{left}{step.cell or 'first cell'}")
+            left = None if math.isnan(step.seconds_left) else step.seconds_left
+            bar.at(step.done, left, f"after {step.cell}" if step.cell else "first cell")
 
         yield show

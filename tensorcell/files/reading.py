@@ -20,7 +20,7 @@ from tensorcell.files.plane_files import files_of_folder, read_in_order
 from tensorcell.files.table import format_of, is_readable, names_with_datasets, names_with_series
 from tensorcell.files.units import notes_on_steps
 from tensorcell.lazy_volume import LazyVolume
-from tensorcell.volume import Volume
+from tensorcell.volume import Described, Volume
 
 
 def read(
@@ -123,7 +123,7 @@ def read_mask(
     dataset: str | None = None,
     series: str | int | None = None,
     axes: str | None = None,
-    like: Volume | None = None,
+    like: Described | None = None,
 ) -> np.ndarray:
     """Read a mask from a file of any format: nonzero = measured.
 

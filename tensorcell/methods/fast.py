@@ -31,6 +31,7 @@ from tensorcell.solvers.residual_kriging import Kernel, NeighbourEstimate
 from tensorcell.solvers.slabs import central_block
 from tensorcell.solvers.stein import Trial, divergence_terms, error_laws, random_direction, simplex_weights
 from tensorcell.solvers.total_variation import least_curvature
+from tensorcell.stages import stage
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -73,6 +74,7 @@ class Mixture(NamedTuple):
         return np.asarray(sum(share * estimate(weight) for weight, share in self.shares.items()))
 
 
+@stage("curvature")
 def estimate(problem: Problem) -> Estimate:
     """The preview: gaps are filled, and measured voxels denoised where they need not be kept."""
     stack, inlier, law = problem.stack, problem.model.inlier, problem.model.noise

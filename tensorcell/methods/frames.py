@@ -21,6 +21,7 @@ from tensorcell.solvers.autocorrelation import mean_of
 from tensorcell.solvers.drift import is_related
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
 from tensorcell.solvers.spread import robust_sigma
+from tensorcell.stages import stage
 
 Array = npt.NDArray[Any]
 
@@ -99,7 +100,8 @@ class Frames:
                 return None, trial_of_few(self.values, self.inlier, self.noise, seed)
             return trial, blended_trial(trial, options, seed)
 
-        return first.settled.once("errors in gaps", found)
+        with stage("trial", len(self.problems)):
+            return first.settled.once("errors in gaps", found)
 
     def trial(self) -> GlobalTrial | None:
         """Voxels left out of the frames that need it; None where none does, or where too few could be left out."""

@@ -20,6 +20,7 @@ from tensorcell.methods.trial import GlobalTrial, PatchTrial
 from tensorcell.methods.tucker import from_global_model
 from tensorcell.solvers import LocalOptions, Status
 from tensorcell.solvers.residual_kriging import NeighbourEstimate
+from tensorcell.stages import stage
 
 Array = npt.NDArray[Any]
 
@@ -76,11 +77,12 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
     spread = np.zeros(values.shape, values.dtype)
     if frames.needs_sweeps and (trial is None or trial.levels):
         levels = None if trial is None else trial.levels
-        completed = complete_by_patches(
-            values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
-            callback=fitting.callback, history=history, drift=frames.drift, settled=first.settled,
-            device=fitting.device,
-        )  # fmt: skip
+        with stage("patches", count):
+            completed = complete_by_patches(
+                values, sound, start, noise.sigma, levels=levels, options=options, seed=fitting.seed,
+                callback=fitting.callback, history=history, drift=frames.drift, settled=first.settled,
+                device=fitting.device,
+            )  # fmt: skip
         best, spread = completed.value.astype(values.dtype, copy=False), completed.spread
         history, status = completed.history, completed.status
         del completed  # its other arrays
@@ -97,10 +99,11 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
             ]
         starts = [None] * count  # that is all that the global estimates are good for
         best = values if best is values else np.where(inlier, values, best)
-        found = denoise_by_patches(
-            best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values,
-            settled=first.settled, device=fitting.device,
-        )  # fmt: skip
+        with stage("denoising", count):
+            found = denoise_by_patches(
+                best, inlier, noise, options, fitting.seed, correct, drift=frames.drift, overwrite=best is not values,
+                settled=first.settled, device=fitting.device,
+            )  # fmt: skip
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(

@@ -11,6 +11,7 @@ from tensorcell.methods.trial import GlobalTrial, global_trial
 from tensorcell.solvers import Status
 from tensorcell.solvers.arrays import to_host
 from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with_neighbours
+from tensorcell.stages import stage
 
 UNJUDGED = (
     "too few voxels were measured to judge the model by voxels left out; where none was measured it may be far off "
@@ -22,7 +23,8 @@ def estimate(problem: Problem) -> Estimate:
     """The global estimate; its errors in gaps come from measured voxels that were left out."""
     trial = None
     if problem.has_gaps and not was_stopped(problem):
-        trial = problem.settled.once("errors of the global model", lambda: global_trial(problem))
+        with stage("trial"):
+            trial = problem.settled.once("errors of the global model", lambda: global_trial(problem))
     found = from_global_model(problem, global_estimate(problem), trial)
     unjudged = trial is None and problem.needs_trial and not was_stopped(problem)
     return found._replace(notes=(UNJUDGED, *found.notes)) if unjudged else found
@@ -33,6 +35,7 @@ def was_stopped(problem: Problem) -> bool:
     return problem.model.fit.status is Status.STOPPED
 
 
+@stage("neighbours")
 def global_estimate(problem: Problem) -> NeighbourEstimate:
     """The model plus what neighbours share of its residual; computed on the device, and returned on the host."""
     values, inlier = (

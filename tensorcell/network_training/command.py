@@ -10,7 +10,7 @@ from tensorcell import prior_training
 from tensorcell.errors import InputError
 from tensorcell.network_training.losses import LOSSES, resumed_at, with_losses
 from tensorcell.network_training.request import ModelRequest, check_installed, check_request
-from tensorcell.network_training.stages import Run, acquisition_of, load_beginning
+from tensorcell.network_training.stages import Run, acquisition_of, load_beginning, seconds_of
 from tensorcell.network_training.volumes import Volumes, read_volumes
 from tensorcell.progress import ProgressBar
 
@@ -44,7 +44,11 @@ def train(request: ModelRequest) -> dict[str, Any]:
         volumes = read_volumes(request)
         began = load_beginning(request)
         acquisition = acquisition_of(request, volumes, began)
-        with settled(), shared_fit() as own, ProgressBar(enabled=False if request.quiet or own.number else None) as bar:
+        with (
+            settled(),
+            shared_fit() as own,
+            ProgressBar(enabled=False if request.quiet or own.number else None, budget=seconds_of(request)) as bar,
+        ):
             request.state.mkdir(exist_ok=True)
             if own.number == 0:
                 write_json(request.kept(), request.state / "request.json")

@@ -106,6 +106,13 @@ def acquisition_of(request: ModelRequest, volumes: Volumes, began: Model | None)
     return began.acquisition if began is not None and stated == Degradation() else stated
 
 
+def seconds_of(request: ModelRequest) -> float | None:
+    """The time that is given to all stages; None where their steps are counted."""
+    if request.steps is not None:
+        return None
+    return 60 * (MINUTES if request.minutes is None else request.minutes)
+
+
 class Run:
     """The stages of one command, which share volumes, budget, progress and the table of losses."""
 
@@ -118,9 +125,7 @@ class Run:
         self.reports: dict[str, dict[str, Any]] = {}
         self.encoder: Any = None
         self.clock = time.perf_counter()
-        self.seconds = None
-        if request.steps is None:
-            self.seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
+        self.seconds = seconds_of(request)
         if volumes.low and request.psf_fwhm is None and self.acquisition.kernel is None and request.stage != "pretrain":
             self.acquisition = self.with_fitted_psf()
         self.writes = process().number == 0

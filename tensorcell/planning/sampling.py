@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from tensorcell.planning.pilot import (
 from tensorcell.planning.prediction import predict
 from tensorcell.planning.result import SamplingPlan, Target
 from tensorcell.planning.trials import Sampling, outliers_of
+from tensorcell.progress import CountBar
 from tensorcell.stack import GivenStack
 from tensorcell.volume import Volume, notes_on_file
 
@@ -95,7 +95,7 @@ def plan(
     repeats : int
         Degradations tried for each choice, with other pixels, other noise, and another first plane.
     progress : bool
-        Show a progress bar on stderr, if that is a terminal.
+        Show progress on stderr: bars in a terminal, and elsewhere a line now and then from the first minute on.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def plan(
     said = (*said, *constant_notes(given.given_values, given.mask))
     sigma = None if sigma is None else sigma / given.unit.scale
     check_size(given.values.shape, [way.axial_factor for way in ways])
-    with _bar(len(ways) * repeats + 1, progress) as count:
+    with _counted(len(ways) * repeats + 1, progress) as count:
         trial_pilot, notes = _prepared(given, max(way.axial_factor for way in ways), sigma, seed)
         count()
         choices = tuple(predict(trial_pilot, way, repeats, seed, count) for way in ways)
@@ -223,14 +223,7 @@ def _finite(name: str, value: Any) -> float | None:
 
 
 @contextmanager
-def _bar(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, if that is a terminal; yields a function that counts one more recovery."""
-    if not (wanted and sys.stderr.isatty()):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("recoveries", total=total)
-        yield lambda: shown.advance(task)
+def _counted(total: int, wanted: bool) -> Iterator[Callable[[], None]]:
+    """Shows how many recoveries are done, on stderr; yields a function that counts one more."""
+    with CountBar("recoveries", total, enabled=None if wanted else False) as bar:
+        yield bar.advance
