@@ -20,7 +20,7 @@ from tensorcell.trained import request_of
 
 
 def test_train_has_the_options_and_defaults_of_the_command() -> None:
-    flags = set(inspect.signature(train_command).parameters) - {"sources", "out", "kind", "as_json"}
+    flags = set(inspect.signature(train_command).parameters) - {"sources", "out", "kind", "as_json", "verbose"}
     options = {field.name for form in (TrainRequest, ModelRequest) for field in dataclasses.fields(form)}
     assert flags == options - {"sources", "out", "kind"}
     assert tuple(KINDS) == PRIORS
