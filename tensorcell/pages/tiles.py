@@ -12,8 +12,8 @@ import numpy as np
 BLOCK = 8
 """Tiles are padded to multiples of the side of JPEG's blocks, so that no plane shows in its neighbours."""
 
-QUALITY = 88
-"""Of JPEG: at this the difference is below a grey level in the mean, and seen only when a picture is enlarged."""
+QUALITIES = (90, 80, 70, 60)
+"""Of JPEG, from the best: planes full of noise are stored more coarsely before they are thinned out."""
 
 
 class Grain(NamedTuple):
@@ -104,14 +104,14 @@ class Layer:
     high: float = 1.0
     look: str = "grey"
 
-    def encoded(self) -> bytes:
+    def encoded(self, quality: int) -> bytes:
         """The mosaic as JPEG, or as PNG where levels have to stay as they are."""
         import imagecodecs
 
         flat = mosaic(self.levels)
         if self.look == "kind":
             return bytes(imagecodecs.png_encode(flat, level=9))
-        return bytes(imagecodecs.jpeg8_encode(flat, level=QUALITY))
+        return bytes(imagecodecs.jpeg8_encode(flat, level=quality))
 
 
 def to_levels(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tensorcell.interpolation import interpolated_plane
 from tensorcell.pages.pictures import GAP, OUTLIER, choose_slices, grey_scale
-from tensorcell.pages.tiles import Grain, Layer, block_means, block_sums, coarser, tile_sides, to_levels
+from tensorcell.pages.tiles import QUALITIES, Grain, Layer, block_means, block_sums, coarser, tile_sides, to_levels
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery, share_left_open
 from tensorcell.volume import Stack, Volume, stacks, zyx_view
@@ -167,19 +167,17 @@ def shown_stacks(before: Volume, after: Recovery, truth: np.ndarray | None = Non
 
     Notes
     -----
-    Every voxel is read once for each grid that is tried, plane by plane.
+    Every voxel is read once for each grid that is tried, plane by plane; in nearly all cases one is.
     """
     every = list(views(before, after, truth))
     shape, factor = every[0].result.shape, every[0].factor
     grain = Grain(1, 1)
     while len(every) * np.prod(grain.shape(shape)) > MOST_VOXELS:
         grain = coarser(grain, shape, after.grid.step, factor)
-    while True:
-        layers = [layers_of(view, grain) for view in every]
-        pictures = [[layer.encoded() for layer in some] for some in layers]
-        if sum(len(picture) for some in pictures for picture in some) <= MOST_BYTES or max(grain.shape(shape)) == 1:
-            break
+    layers = [layers_of(view, grain) for view in every]
+    while (pictures := encoded_within(layers, MOST_BYTES)) is None:
         grain = coarser(grain, shape, after.grid.step, factor)
+        layers = [layers_of(view, grain) for view in every]
     found = [
         described(view, some, encoded, grain, after.volume.spacing)
         for view, some, encoded in zip(every, layers, pictures, strict=True)
@@ -187,6 +185,19 @@ def shown_stacks(before: Volume, after: Recovery, truth: np.ndarray | None = Non
     total = sum(1 for _ in stacks(before))
     left_out = [f"the sliders go through {len(every)} of {total} stacks"] if len(every) < total else []
     return Shown(found, said_of(grain, shape, after), left_out)
+
+
+def encoded_within(layers: Sequence[Sequence[Layer]], most: int) -> list[list[bytes]] | None:
+    """The pictures of each layer of each stack at the best quality at which they have no more bytes; None: at none.
+
+    >>> encoded_within([[Layer("input", "input", np.zeros((2, 8, 8), np.uint8))]], 100) is None
+    True
+    """
+    for quality in QUALITIES:
+        pictures = [[layer.encoded(quality) for layer in some] for some in layers]
+        if sum(len(picture) for some in pictures for picture in some) <= most:
+            return pictures
+    return None
 
 
 def layers_of(view: View, grain: Grain) -> list[Layer]:
@@ -221,9 +232,9 @@ def window(view: View) -> tuple[float, float]:
     Nothing is brighter or darker than measured voxels that are no outliers.
     """
     low, high = grey_scale(view.given.data, view.clean)
-    width, clean = high - low, view.clean
-    least = float(np.min(view.given.data, where=clean, initial=np.inf)) if clean.any() else low
-    most = float(np.max(view.given.data, where=clean, initial=-np.inf)) if clean.any() else high
+    width, planes = high - low, zip(view.given.data, view.clean, strict=True)
+    ends = [(float(plane[clean].min()), float(plane[clean].max())) for plane, clean in planes if clean.any()]
+    least, most = min((end[0] for end in ends), default=low), max((end[1] for end in ends), default=high)
     return min(low, max(least, low - width / 4)), max(high, min(most, high + width))
 
 
