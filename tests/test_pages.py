@@ -231,7 +231,7 @@ def opened(browser: Any, address: str, width: int = 900, **options: Any) -> tupl
     """A page, and what went wrong in it or was asked of the network."""
     page, wrong = browser.new_page(viewport={"width": width, "height": 800}, **options), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text))
+    page.on("console", lambda message: message.type != "error" or wrong.append(message.text))
     page.on("request", lambda asked: asked.url.startswith(("data:", address)) or wrong.append(asked.url))
     page.goto(address)
     return page, wrong
@@ -323,7 +323,7 @@ def test_the_line_marks_and_layers_change_what_is_shown(browser: Any, report: st
     page.get_by_role("button", name="as at first").click()
     assert colour(5, 5) != [0, 0, 0]
     box = canvas.bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 30.5 / 42, box["y"] + box["height"] * 7.5 / 30)
+    canvas.click(position={"x": box["width"] * 30.5 / 42, "y": box["height"] * 7.5 / 30})
     page.wait_for_function("document.querySelector('[data-readout]').textContent.includes('y 7 (0.7 µm), x 30 (')")
     assert wrong == []
     page.close()
