@@ -237,9 +237,11 @@ def test_page_is_self_contained_and_tells_the_facts(
     write_report(tmp_path / "page.html", replace(before, metadata={"source": "<script>.tif"}), after, truth)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(images) == 3  # slices, map, history
+    # slices, map, intensities, history; measured voxels were kept, so there is no residual
+    assert len(images) == 4
     assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
-    assert not re.search(r"(src|href)=\"(?!data:)|https?:|<script", page)
+    assert not re.search(r"(src|href)=\"(?!data:)|https?:|<script>\\.tif", page)
+    assert "the residual is 0 at each" in page
     assert "&lt;script&gt;.tif" in page
     for text in (str(after.status), *after.notes, "9 × 30 × 34 (ZYX), float32", "0.5 × 0.2 × 0.2 µm", "3 × 8 × 8"):
         assert text in page
@@ -255,7 +257,9 @@ def test_page_of_many_stacks_says_what_it_leaves_out(channels: tuple[tc.Volume, 
 def test_page_of_a_constant_stack_has_no_history(tmp_path: Path) -> None:
     before = tc.Volume(np.full((3, 4, 5), 7, np.uint8))
     write_report(tmp_path / "page.html", before, tc.recover(before))
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("data:image/png") == 2
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png') == 3  # slices, map, intensities
+    assert "How the fit went" not in page
 
 
 def test_facts_are_json_and_count_voxels(channels: tuple[tc.Volume, tc.Recovery]) -> None:

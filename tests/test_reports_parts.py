@@ -81,7 +81,7 @@ def test_the_slices_are_those_of_a_report_in_memory(
     planes, rows, columns = before.shape[1:]
     assert data.read <= planes * columns + (2 * parts.NEAR + 2) * rows * columns
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    for text in (*after.notes, "a&lt;b.tif", "<th>parts</th><td>3</td>", "1 × 9 × 26 × 30 (CZYX)"):
+    for text in (*after.notes, "a&lt;b.tif", '<th scope="row">parts</th><td>3</td>', "1 × 9 × 26 × 30 (CZYX)"):
         assert text in page
     assert page.count("data:image/png") == 1
 

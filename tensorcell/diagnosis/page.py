@@ -12,6 +12,7 @@ import numpy as np
 
 from tensorcell import pages
 from tensorcell.diagnosis.result import Diagnosis, in_axes, table
+from tensorcell.pages.layout import rendered_page
 from tensorcell.pages.pictures import TEXT, data_uri, png_bytes
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ COLOURS = {"z": "#2f6690", "y": "#d1495b", "x": "#e09f3e"}
 FEW = 20  # largest number of empty slices that are marked one by one
 GREY, DARK = "#9aa3ab", "#1d2126"
 VERDICT_COLOURS = {
-    "impossible": "#b3261e", "unlikely": "#b3261e", "aliased": "#b3261e", "unknown": "#8a6d00",
-    "likely": "#1b6e3c", "guaranteed": "#1b6e3c", "resolved": "#1b6e3c",
+    "impossible": "bad", "unlikely": "bad", "aliased": "bad", "unknown": "fair",
+    "likely": "good", "guaranteed": "good", "resolved": "good",
 }  # fmt: skip
+"""Classes of the style sheet."""
 
 
 def draw_ladder(report: Diagnosis) -> Figure:
@@ -184,31 +186,23 @@ def _samples(value: float) -> str:
 
 # --------------------------------------------------------------------------------------------------------- page
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1d2126 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
-img { max-width: 100%; height: auto } table { border-collapse: collapse; margin: 1rem 0 }
-td, th { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #dfe3e7; text-align: left; vertical-align: top }
-th { font-weight: 600; white-space: nowrap } p, li { max-width: 48rem } .summary { font-size: 1.15rem }
-.word { font-weight: 600; color: white; border-radius: .3rem; padding: .1rem .6rem; margin-right: .5rem }
-.row { display: flex; flex-wrap: wrap; gap: 0 3rem } .row > div { flex: 1 1 30rem; min-width: 0 }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
-</style>
-<h1>{{ title }}</h1>
-<p>{% for name, word, colour in words %}{{ name }} <span class="word" style="background: {{ colour }}">{{ word }}</span>
+PAGE = """{% block header %}
+<p>{% for name, word, colour in words %}{{ name }} <span class="word {{ colour }}">{{ word }}</span>
 {% endfor %}</p>
-<p class="summary">{{ summary }}</p>
+<p class="sentence">{{ summary }}</p>{% endblock %}
+{% block main %}
 <ul>{% for reason in reasons %}<li>{{ reason }}</li>{% endfor %}</ul>
 {% if stacks %}<h2>All stacks</h2>
-<table><tr><th>stack</th><th>verdict</th><th>along z</th><th>measured</th><th>rank</th></tr>
-{% for row in stacks %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
+<div class="wide" tabindex="0" role="region" aria-label="All stacks"><table>
+<tr><th>stack</th><th>verdict</th><th>along z</th><th>measured</th><th>rank</th></tr>
+{% for row in stacks %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</table></div>{% endif %}
 <div class="row">{% for heading, alt, image in pictures %}
-<div><h2>{{ heading }}</h2><img alt="{{ alt }}" src="{{ image }}"></div>{% endfor %}
+<div><h2>{{ heading }}</h2><div class="wide" tabindex="0" role="region" aria-label="{{ heading }}">
+<img class="chart broad" alt="{{ alt }}" src="{{ image }}"></div></div>{% endfor %}
 </div>
 <h2>Facts</h2>
-<table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+<table>{% for name, value in rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
 <h2>How to read this</h2>
 <p>A stack whose planes, rows and columns are mixtures of a few patterns has a low rank, and far fewer samples than
 voxels determine it. The ladder compares the number of samples (measured voxels) with the numbers that are needed.
@@ -227,17 +221,14 @@ model holds detail, and no number on this page measures how much detail a recove
 <p>Coherences (mu, alpha, lambda) say how evenly the model is spread over its voxels: mu is 1 for an even axis and
 largest where one slice is unlike all others. They belong to a model fitted to this stack, and share its error.</p>
 <h2>Where each number comes from</h2>
-<table>{% for name, value, how in origins %}
-<tr><th>{{ name }}</th><td class="number">{{ value }}</td><td>{{ how }}</td></tr>{% endfor %}</table>
-</html>
-"""
+<table class="origins">{% for name, value, how in origins %}
+<tr><th scope="row">{{ name }}</th><td class="number">{{ value }}</td><td>{{ how }}</td></tr>{% endfor %}</table>
+{% endblock %}"""
 
 
 @pages.page.register
 def page(report: Diagnosis) -> str:
     """One self-contained HTML page."""
-    import jinja2
-
     name = ", ".join(part for part in (report.source, report.label) if part)
     pictures = [("Samples needed and measured", "Ladder of bounds", _picture(draw_ladder, report))]
     if report.spectra:
@@ -249,22 +240,19 @@ def page(report: Diagnosis) -> str:
         pictures.append(("Rank of blocks", "Distribution of ranks", _picture(draw_blocks, report)))
     words = (("low-rank model", report.verdict), ("along z", report.axial_verdict))
     content = report.to_dict()
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            title=f"tensorcell: diagnosis of {name}" if name else "tensorcell: diagnosis",
-            words=[(what, word, VERDICT_COLOURS[word]) for what, word in words],
-            summary=report.summary,
-            reasons=(*report.reasons, *report.notes),
-            stacks=[
-                *map(_stack_row, report.stacks),
-                *((label, "not diagnosed", "", "", "") for label in report.not_diagnosed),
-            ],
-            pictures=pictures,
-            rows=[(name.strip(), value) for name, value in table(report)],
-            origins=[(key, _value(content.get(key)), in_axes(how)) for key, how in report.obtained.items()],
-        )
+    return rendered_page(
+        PAGE,
+        title=f"tensorcell: diagnosis of {name}" if name else "tensorcell: diagnosis",
+        words=[(what, word, VERDICT_COLOURS[word]) for what, word in words],
+        summary=report.summary,
+        reasons=(*report.reasons, *report.notes),
+        stacks=[
+            *map(_stack_row, report.stacks),
+            *((label, "not diagnosed", "", "", "") for label in report.not_diagnosed),
+        ],
+        pictures=pictures,
+        rows=[(name.strip(), value) for name, value in table(report)],
+        origins=[(key, _value(content.get(key)), in_axes(how)) for key, how in report.obtained.items()],
     )
 
 

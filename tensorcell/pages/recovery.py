@@ -17,6 +17,8 @@ import numpy as np
 from tensorcell.errors import InputError
 from tensorcell.files import check_writable, write_whole
 from tensorcell.interpolation import interpolated_plane
+from tensorcell.pages.charts import draw_intensities, draw_residual, residual_of
+from tensorcell.pages.layout import asset, rendered_page
 from tensorcell.pages.pictures import (
     GAP,
     LEFT,
@@ -41,6 +43,7 @@ from tensorcell.pages.pictures import (
     swatch,
     take_slices,
 )
+from tensorcell.pages.viewer import COLOURS, View, measured_planes, shown_stacks, views
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery
 from tensorcell.solvers import IterationRecord
@@ -171,23 +174,6 @@ def slices_of(title: str, stack: Source, plane: int, row: int, every: int = 1) -
     return Panel(title, xy[0].astype(float), xz[:, 0].astype(float))
 
 
-def measured_planes(stack: Stack, measured: np.ndarray, grid: PlaneGrid) -> np.ndarray:
-    """Where the planes given hold measured voxels: in planes of the result this is what the result says, if anything.
-
-    Parameters
-    ----------
-    stack : Stack
-        What was given.
-    measured : bool array
-        True = a measured voxel of the result.
-    grid : PlaneGrid
-    """
-    seen = np.isfinite(stack.data) if stack.mask is None else np.isfinite(stack.data) & stack.mask
-    if measured.any():  # else no voxel of the result was measured as such
-        seen[grid.shared] = measured[grid.places]
-    return np.asarray(seen)
-
-
 def _repeated(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Planes with their pixels repeated to the lateral size of the result."""
     rows, columns = (size // own for size, own in zip(shape[1:], planes.shape[1:], strict=True))
@@ -244,12 +230,13 @@ def draw_history(history: Sequence[IterationRecord]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     runs = split_runs(history)
-    figure = Figure(figsize=(7.2, 3.0), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(5.4, 2.9), facecolor="white", layout="constrained")
     ax = figure.add_subplot()
     curves = {"change": ("#2f6690", "relative change of the model"), "residual": ("#d1495b", "relative residual")}
     for name, (colour, label) in curves.items():
         for number, run in enumerate(runs):
-            x, y = [record.iteration for record in run], [getattr(record, name) for record in run]
+            # A stage that has no residual of its own says 0, which a logarithmic axis does not hold.
+            x, y = [record.iteration for record in run], [getattr(record, name) or math.nan for record in run]
             first = number == 0
             ax.plot(x, y, "o-", ms=3, color=colour, alpha=1.0 if first else 0.4, label=label if first else None)
     stages = [record.iteration for record in runs[0] if record.stage == runs[0][-1].stage]
@@ -300,7 +287,7 @@ def write_report(
     target = Path(path)
     check_writable(target, REPORT_SUFFIXES)
     image = picture_bytes(recovery_pictures(before, after, truth))
-    content = image if target.suffix.lower() == ".png" else page(before, after, image).encode()
+    content = image if target.suffix.lower() == ".png" else page(before, after, image, truth).encode()
     write_whole(target, content)
 
 
@@ -336,30 +323,26 @@ def facts(before: Volume, after: Recovery) -> dict[str, Any]:
     }
 
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #1d2126 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
-img { max-width: 100%; height: auto } table { border-collapse: collapse; margin: 1rem 0 }
-td, th { padding: .3rem 1.5rem .3rem 0; border-bottom: 1px solid #dfe3e7; text-align: left; vertical-align: top }
-th { font-weight: 600 } li { margin: .2rem 0 } .row { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem }
-.row > div { flex: 1 1 26rem; min-width: 0 } p { max-width: 48rem }
-</style>
-<h1>{{ title }}</h1>
-<p>{{ sentence }}</p>
-{% if notes %}<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
-<img alt="Slices of the input and of the result" src="{{ picture }}">
+PAGE = """{% block header %}<p class="sentence">{{ sentence }}</p>{% endblock %}
+{% block main %}
+<div class="still"><img alt="Slices of the input and of the result" src="{{ picture }}">
+{% if left_out %}<p>{{ left_out }}</p>{% endif %}
+{% if map %}<h2>Where the voxels come from</h2>
+<img alt="Map of measured voxels, filled voxels and outliers" src="{{ map }}">{% endif %}
+{% if stacks %}<noscript><p>With JavaScript, sliders here go through all slices.</p></noscript>{% endif %}</div>
+{% if stacks %}{% include "viewer.html" %}{% endif %}
+{% if notes %}<h2>What to know of this result</h2>
+<ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
 <div class="row">
 <div><h2>Facts</h2>
-<table>{% for name, value in rows %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table></div>
-<div>{% if map %}<h2>Where the voxels come from</h2>
-<img alt="Map of measured voxels, filled voxels and outliers" src="{{ map }}">{% endif %}
-{% if curve %}<h2>How the fit went</h2>
-<img alt="Change and residual over the iterations" src="{{ curve }}">{% endif %}</div>
+<table>
+{% for name, value in rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table></div>
+<div>{% for heading, alt, image, line in charts %}<h2>{{ heading }}</h2>
+{% if image %}<img class="chart" alt="{{ alt }}" src="{{ image }}">{% endif %}{% if line %}<p>{{ line }}</p>{% endif %}
+{% endfor %}</div>
 </div>
 <h2>How to read this</h2>
-<p>All panels of a stack show the same two slices on one grey scale, which is set by the {{ scale }};
+<p>All slices of a stack are shown on one grey scale, which is set by the {{ scale }};
 blue voxels were not measured. Measured voxels keep their value, with three exceptions: a complete stack is
 denoised, any stack is denoised if this was asked for, and outliers are replaced. Outliers are defects that no
 microscope draws: dead, stuck and hot pixels of the camera, and single voxels that share no light with their neighbours.
@@ -367,25 +350,71 @@ Filled voxels are estimates. In a plane with measured pixels they rest on
 a low-rank model and on measured neighbours; in a plane without any they are interpolated along z and hold no detail
 that the neighbouring planes do not hold. Rows and columns that were measured in no plane are interpolated along y and x
 in the same way.</p>
-{% if curve %}<p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The
-residual is what the model does not explain of the measured voxels: the noise, and structure that is not of low
+{% if stacks %}<p>The uncertainty u is in the unit of the data: the result ± 1.645 u is to hold the intensity without
+noise in nine of ten voxels. The invented share is the part of the local contrast that the measurement leaves open, from
+0 (measured) to 1 (nothing is known); do not measure where it is high.</p>{% endif %}
+{% if history %}<p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The
+relative residual is what the model does not explain of the measured voxels: the noise, and structure that is not of low
 rank.</p>
-{% endif %}</html>
+{% endif %}{% endblock %}
+{% block end %}{% if stacks %}{% for stack in stacks %}
+<script type="application/json" data-tiles>{{ stack | tojson }}</script>{% endfor %}
+<script>
+{{ script | safe }}</script>{% endif %}{% endblock %}
 """
 
 
-def page(before: Volume, after: Recovery, image: bytes) -> str:
-    """One self-contained HTML page; ``image`` is the PNG of the slices."""
+def page(before: Volume, after: Recovery, image: bytes, truth: np.ndarray | Volume | None = None) -> str:
+    """One self-contained HTML page; ``image`` is the PNG of the slices for readers without JavaScript."""
     measured = int(np.count_nonzero(after.measured))
     rows = rows_of(
         before, after.volume, measured=measured, outliers=after.outlier_count, whole=after.grid.whole,
         noise=after.noise, rank=after.rank, counts=("iterations", len(after.history)), seconds=after.seconds,
     )  # fmt: skip
+    shown = shown_stacks(before, after, None if truth is None else _like_output(truth, after))
     return rendered(
-        before, rows, sentence_on(str(after.status), measured / after.measured.size), after.notes, image,
-        scale="measured voxels that are not outliers", map=data_uri(png_bytes(lambda: draw_map(before, after))),
-        curve=data_uri(png_bytes(lambda: draw_history(after.history))) if after.history else "",
+        before, rows, sentence_on(str(after.status), measured / after.measured.size), [*after.notes, *shown.notes],
+        image, scale="measured voxels that are not outliers", charts=charts_of(before, after),
+        map=chart(lambda: draw_map(before, after)), stacks=shown.stacks, grain=shown.grain, colours=COLOURS,
+        script=asset("viewer.js"), history=after.history,
     )  # fmt: skip
+
+
+def charts_of(before: Volume, after: Recovery) -> list[tuple[str, str, str, str]]:
+    """Heading, description, picture and line below it of each chart."""
+    first = next(views(before, after, None))
+    name = f" ({first.given.label})" if first.given.label else ""
+    charts = [
+        ("Intensities" + name, "Histograms of input and result", chart(lambda: draw_intensities(first)), ""),
+        residual_chart(first, noise_of(after, first.given.label), name),
+    ]  # fmt: skip
+    if after.history:
+        picture = chart(lambda: draw_history(after.history))
+        charts.append(("How the fit went", "Change and residual over the iterations", picture, ""))
+    return charts
+
+
+def chart(make: Callable[[], Figure]) -> str:
+    """A chart as the address of its picture."""
+    return data_uri(png_bytes(make))
+
+
+def residual_chart(view: View, noise: float | None, name: str) -> tuple[str, str, str, str]:
+    """The chart of the residual of a stack, or a line that says why there is none."""
+    heading, residual = "Residual: measured minus result" + name, residual_of(view)
+    if residual is None:
+        return heading, "", "", "No pixel of the result stands for a measured one, so there is no residual to show."
+    if not residual.any():
+        return heading, "", "", "Measured voxels that are no outliers keep their value: the residual is 0 at each."
+    line = "With the noise alone, it would follow the dashed line; where it is wider, structure was smoothed away."
+    picture = chart(lambda: draw_residual(residual, noise))
+    return heading, "Histogram of measured minus result", picture, line if noise else ""
+
+
+def noise_of(after: Recovery, label: str) -> float | None:
+    """Standard deviation of the noise of a stack, if it is known."""
+    noise = after.noise.get(label) if isinstance(after.noise, dict) else after.noise
+    return None if noise is None else float(noise)
 
 
 def sentence_on(status: str, share: float) -> str:
@@ -395,29 +424,19 @@ def sentence_on(status: str, share: float) -> str:
 
 def rendered(
     before: Described, rows: Sequence[tuple[str, str]], sentence: str, notes: Sequence[str], image: bytes, *,
-    scale: str, **pictures: str,
+    scale: str, **further: Any,
 ) -> str:  # fmt: skip
-    """The page with these facts, the PNG of the slices, and other pictures by their names in the template.
+    """The page with these facts, the PNG of the slices, and what else the template names.
 
     ``scale`` is what the grey scale is set by.
     """
-    import jinja2
-
     source = str(before.metadata.get("source", ""))
     shown = sum(1 for _ in stack_places(before.axes, before.shape))
-    more = [f"the pictures show {MOST_STACKS} of {shown} stacks"] if shown > MOST_STACKS else []
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            title=f"tensorcell: {source}" if source else "tensorcell: recovery",
-            sentence=sentence,
-            notes=[*notes, *more],
-            picture=data_uri(image),
-            rows=rows,
-            **pictures,
-        )
-    )
+    left_out = f"the pictures show {MOST_STACKS} of {shown} stacks" if shown > MOST_STACKS else ""
+    return rendered_page(
+        PAGE, title=f"tensorcell: {source}" if source else "tensorcell: recovery", sentence=sentence,
+        notes=notes, left_out=left_out, picture=data_uri(image), rows=rows, scale=scale, **further,
+    )  # fmt: skip
 
 
 class Sized(Protocol):

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tensorcell import pages
+from tensorcell.pages.layout import rendered_page
 from tensorcell.pages.pictures import TEXT, data_uri, png_bytes
 from tensorcell.planning.result import PlannedChoice, SamplingPlan, row
 
@@ -91,21 +92,13 @@ def _finish_axes(ax: Any, doses: list[float]) -> None:
     ax.legend(fontsize=TEXT - 2, frameon=False, loc="best")
 
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1d2126 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem } p, ul { max-width: 48rem }
-img { max-width: 100%; height: auto } .wide { overflow-x: auto } .sentence { font-size: 1.15rem }
-table { border-collapse: collapse; margin: 1rem 0 } .best { background: #e6f2ea; font-weight: 600 }
-td, th { padding: .3rem .7rem .3rem .1rem; border-bottom: 1px solid #dfe3e7; text-align: right }
-td, th { font-size: .95rem; white-space: nowrap }
-</style>
-<h1>{{ title }}</h1>
-<p class="sentence">{{ sentence }}</p>
-<img alt="Predicted PSNR of each choice against its light dose" src="{{ picture }}">
+PAGE = """{% block header %}<p class="sentence">{{ sentence }}</p>{% endblock %}
+{% block main %}
+<div class="wide" tabindex="0" role="region" aria-label="Predicted PSNR">
+<img class="chart broad" alt="Predicted PSNR of each choice against its light dose" src="{{ picture }}"></div>
 <h2>The choices</h2>
-<div class="wide"><table><tr>{% for name in headings %}<th>{{ name }}</th>{% endfor %}<th></th></tr>
+<div class="wide" tabindex="0" role="region" aria-label="The choices"><table class="numbers">
+<tr>{% for name in headings %}<th>{{ name }}</th>{% endfor %}<th></th></tr>
 {% for cells, mark, best in rows %}<tr{% if best %} class="best"{% endif %}>
 {% for cell in cells %}<td>{{ cell }}</td>{% endfor %}<td>{{ mark }}</td></tr>{% endfor %}
 </table></div>
@@ -121,30 +114,24 @@ variance of their noise was subtracted: the PSNR and NRMSE are those against the
 than what a comparison with a noisy image shows. Bars are 90 % intervals; an open triangle is a lower bound, where the
 noise of the pilot outweighs the error. Crosses are linear interpolation along z: where they are level with the points,
 the recovery adds nothing to it. A choice is advised only if the worse end of its interval meets the wanted error.</p>
-</html>
-"""
+{% endblock %}"""
 
 
 @pages.page.register
 def plan_page(plan: SamplingPlan) -> str:
     """One self-contained HTML page of a plan."""
-    import jinja2
-
     facts = (
         f"Used: {' × '.join(map(str, plan.shape))} voxels (z, y, x); range for the PSNR: {plan.data_range:.4g} "
         f"(0.1 to 99.9 percentile, unit of the data); {plan.seconds:.0f} s."
     )
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            title="tensorcell: sampling plan",
-            sentence=plan.sentence,
-            picture=data_uri(png_bytes(lambda: draw_choices(plan))),
-            headings=HEADINGS,
-            rows=[(row(choice), "+" if choice.note else "", choice == plan.best) for choice in plan.choices],
-            remarks=plan.remarks,
-            notes=(facts, *plan.notes),
-            assumptions=plan.assumptions,
-        )
+    return rendered_page(
+        PAGE,
+        title="tensorcell: sampling plan",
+        sentence=plan.sentence,
+        picture=data_uri(png_bytes(lambda: draw_choices(plan))),
+        headings=HEADINGS,
+        rows=[(row(choice), "+" if choice.note else "", choice == plan.best) for choice in plan.choices],
+        remarks=plan.remarks,
+        notes=(facts, *plan.notes),
+        assumptions=plan.assumptions,
     )
