@@ -1,10 +1,9 @@
-"""Progress on stderr: two bars in a terminal, of the stage and of the whole run, and a few lines elsewhere."""
+"""Progress on stderr, if that is a terminal: two bars, of the stage and of the whole run."""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,10 +36,6 @@ WITHIN = {"prior": (0.0, 0.8), "noise": (0.0, 0.8), "samples": (0.8, 1.0), "rest
 WIDEST = 40
 """Columns of a bar where there is room."""
 
-FIRST_LINE, LATEST_LINE = 60.0, 900.0
-"""Where there is no terminal, a line is printed after this many seconds, then each time the time has doubled, and at
-least this often."""
-
 
 class Shown(NamedTuple):
     """What is shown at a moment."""
@@ -59,10 +54,7 @@ class Shown(NamedTuple):
 
 
 def is_terminal() -> bool:
-    """Whether stderr is a terminal that can draw over a line.
-
-    Where nobody can see bars, lines are printed.
-    """
+    """Whether stderr is a terminal that can draw over a line."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
@@ -90,22 +82,20 @@ def words(shown: Shown, *, short: bool = False) -> str:
 
 
 class Screen:
-    """Context manager that shows what a function tells: bars, or lines now and then.
+    """Context manager that shows what a function tells, if stderr is a terminal.
 
     Parameters
     ----------
     told : callable
         Gives a `Shown`.
     enabled : bool or None
-        False shows nothing; None shows bars in a terminal, and lines if there is none.
+        False shows nothing; None shows bars in a terminal.
     """
 
     def __init__(self, told: Callable[[], Shown], *, enabled: bool | None = None) -> None:
         self.told, self.silent = told, enabled is False
         self.console = Console(stderr=True)
         self.live: Live | None = None
-        self.over = threading.Event()
-        self.lines: threading.Thread | None = None
 
     def __enter__(self) -> Screen:
         if self.silent:
@@ -116,13 +106,9 @@ class Screen:
                 refresh_per_second=4, redirect_stdout=False,  # which may be a file
             )  # fmt: skip
             self.live.start()
-        else:
-            self.lines = threading.Thread(target=self._print_lines, daemon=True)
-            self.lines.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
         if self.live is not None:
             self.live.stop()
 
@@ -130,14 +116,6 @@ class Screen:
         """Print a line above the bars."""
         if not self.silent:
             self.console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    def _print_lines(self) -> None:
-        wait = FIRST_LINE
-        while not self.over.wait(wait):
-            shown = self.told()
-            wait = min(max(wait, shown.seconds), LATEST_LINE)
-            count = f" ({shown.steps})" if shown.steps else ""
-            print(f"{shown.title}{count}: {words(shown)}", file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -151,7 +129,7 @@ class ProgressBar:
     labels : sequence of str
         Names of the stacks in their order, such as ``("C=0", "C=1")``, where they are not those of the recovery.
     enabled : bool, optional
-        False: nothing is shown; None: bars if stderr is a terminal, and a few lines of a long run if it is none.
+        False: nothing is shown; None: bars if stderr is a terminal.
     runs : sequence of str
         What each of several recoveries is of.
     budget : float, optional
