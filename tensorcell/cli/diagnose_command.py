@@ -51,8 +51,13 @@ def diagnose(
     psf_fwhm: Annotated[str | None, typer.Option(help=PSF_HELP)] = None,
     html: Annotated[str | None, typer.Option(help=PAGE_HELP)] = None,
     fail_under: Annotated[
-        str | None, typer.Option(help="Exit status 3 below this: unlikely, likely, guaranteed.")
+        str | None,
+        typer.Option(
+            help="Exit status 3 where the verdict is worse than this: unlikely, likely, guaranteed (the last not where "
+            "planes are missing)."
+        ),
     ] = None,
+    details: Annotated[bool, typer.Option("--details", help="Show the theory behind the verdict, too.")] = False,
     axes: Annotated[str | None, typer.Option(help=AXES_HELP)] = None,
     dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
     series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
@@ -60,7 +65,7 @@ def diagnose(
     seed: Annotated[int, typer.Option(min=0, help="Seed for random subsets of voxels.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
-    """Say whether a stack was sampled densely enough to be recovered by low rank or by smoothness along z, and why."""
+    """Say whether a stack was sampled densely enough, what will be lost, and why."""
     from tensorcell.diagnosis import VERDICTS
     from tensorcell.diagnosis import diagnose as diagnose_volume
 
@@ -91,9 +96,9 @@ def diagnose(
                 report.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    show(json.dumps(report.to_dict()) if as_json else report)
+    show(json.dumps(report.to_dict()) if as_json else report.text(details=True) if details else report)
     if report.not_diagnosed:
         label, reason = next(iter(report.not_diagnosed.items()))
         raise InputError(f"{len(report.not_diagnosed)} of the stacks could not be diagnosed, first {label}: {reason}")
-    if fail_under is not None and VERDICTS.index(report.verdict) < VERDICTS.index(fail_under):
+    if fail_under is not None and VERDICTS.index(report.overall_verdict) < VERDICTS.index(fail_under):
         raise typer.Exit(MISSED)
