@@ -42,6 +42,7 @@ def plan(
     dataset: Annotated[str | None, typer.Option(help=DATASET_HELP)] = None,
     series: Annotated[str | None, typer.Option(help=SERIES_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed for pixels, noise and intervals.")] = 0,
+    details: Annotated[bool, typer.Option("--details", help="Show what the predictions rest on, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Predict from a pilot stack how sparsely the next ones may be imaged."""
@@ -68,4 +69,5 @@ def plan(
                 result.to_html(html)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    show(json.dumps(result.to_dict(), allow_nan=False) if as_json else result)
+    shown = result.text(details=True) if details else result
+    show(json.dumps(result.to_dict(), allow_nan=False) if as_json else shown)
