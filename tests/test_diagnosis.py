@@ -348,8 +348,8 @@ def test_answer_says_what_planes_carry_and_what_they_lose() -> None:
     gaps = stack.copy()
     gaps[1::2] = np.nan
     assert diagnose(stack, rank=3, axial_factor=2, spacing=(0.6, 0.2, 0.2)).answer == (
-        "Every second plane is enough for structures above 1.2 um along z; finer ones, of which this stack shows none, "
-        "will be blurred."
+        "Every second plane is enough for structures above 1.2 um along z; finer ones would be blurred, and this stack "
+        "shows none."
     )
     assert diagnose(gaps, rank=3).answer.startswith(
         "Every second plane is enough for structures above 4 of the given planes along z; "

@@ -308,6 +308,9 @@ def test_the_sparsest_choice_that_surely_meets_the_target_is_taken() -> None:
     assert decide(choices, Target(0.10, None), DEPTHS)[0] is choices[1]
     assert decide(choices, Target(0.12, 30.0), DEPTHS)[0] is choices[3]  # of two that save as much, the better
     assert decide(choices, Target(0.12, 29.0), DEPTHS)[0] is choices[3]
+    assert decide(choices, Target(0.05, None), DEPTHS)[1] == (
+        "Image every plane: it meets an NRMSE of at most 0.05, and no choice that saves light surely does."
+    )
     best, sentence, _ = decide(choices, Target(0.01, 40.0), DEPTHS)
     assert best is None
     assert sentence.startswith("No choice meets an NRMSE of at most 0.01 and a PSNR of at least 40 dB; the best")

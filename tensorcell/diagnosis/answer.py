@@ -73,8 +73,8 @@ def about_planes(report: Diagnosis) -> str:
         )
     elif report.axial_verdict == "resolved" or (beyond and close_enough(report)):
         said = (
-            f"{planes} {verb} enough for structures above {size} along z; finer ones, of which this stack shows none, "
-            "will be blurred"
+            f"{planes} {verb} enough for structures above {size} along z; finer ones would be blurred, and this stack "
+            "shows none"
         )
     else:
         said = (

@@ -51,6 +51,8 @@ def decide(
     if not fine:
         return None, _no_choice(choices, target, wanted), rule
     best = max(fine, key=lambda choice: (round(choice.dose_saved, 9), -choice.nrmse_interval[1]))
+    if best.dose_saved <= 0:
+        return best, f"Image {best.label}: it meets {wanted}, and no choice that saves light surely does.", rule
     lost = "" if best.axial_factor == 1 else f"; {_lost(depths[best.axial_factor])}"
     return best, (
         f"Image {best.label}: it meets {wanted} and saves {best.time_saved:.0%} of the imaging time and "

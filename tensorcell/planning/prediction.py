@@ -58,7 +58,7 @@ def choice_from_sums(pilot: Pilot, way: Sampling, sums: Sums, seed: int) -> Plan
         notes.append("the noise of the pilot hides the error, which is known to be small, but not how small")
     if way.leaves_out_nothing:
         notes.append(
-            "this choice leaves nothing out; the error shown is that at pixels left out at random, and is smaller "
+            "this choice leaves nothing out: its error is that at pixels left out at random, and should be smaller "
             "where they are measured"
         )
     saved = 1 - way.pixel_fraction * way.exposure_factor / way.axial_factor
