@@ -318,8 +318,8 @@ def _judge(values: Array, positions: Doubles, noise: NoiseModel, left_out: LeftO
     if not found.planes:
         return blend
     sentence = (
-        f"{blend.sentence}; where these planes stood out of their prediction by more than such errors explain "
-        f"({100 * found.share:.2g} % of the pixels), intervals between planes reach at least as far"
+        f"{blend.sentence}; {100 * found.share:.2g} % of the pixels of these planes stood out of their prediction, and "
+        "intervals between planes reach at least as far there"
     )
     return blend._replace(sentence=sentence, surprises=found)
 
@@ -353,8 +353,8 @@ def _weighed(
     if not left_out.same_gap:
         weight = float(np.sqrt(weight))
     sentence = (
-        f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation: at {len(sums)} left-out "
-        f"planes the slope of the true on the predicted correction was {slope:.2f} +- {slope_error:.2f}"
+        f"{weight:.0%} kriging by lateral frequency and {1 - weight:.0%} pchip interpolation ({len(sums)} left-out "
+        f"planes: slope of the true on the predicted correction {slope:.2f} +- {slope_error:.2f})"
     )
     proposals = _proposals(values, positions, left_out, some, weight)
     flow, share = flow_law(proposals), weight
@@ -365,8 +365,8 @@ def _weighed(
             value = proposal.value + flow.correction(proposal.value, proposal.flowed, flow.left)
             samples.append(_sampled(one.kriged, value, xp.zeros_like(value), one.truth - value, noise, places))
         sentence += (
-            f"; structure was followed sideways from plane to plane (optical flow), which at left-out planes deserved "
-            f"up to {flow.weights.max():.0%} of its correction, by lateral frequency"
+            "; structure was followed sideways from plane to plane (optical flow) by up to "
+            f"{flow.weights.max():.0%} of its correction"
         )
     base, change, truth, near_change, near_truth, variance, noisy = to_host(xp.concat(samples, axis=1))
     errors = share * change - truth

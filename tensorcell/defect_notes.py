@@ -92,16 +92,22 @@ def defect_notes(outliers: Outliers, measured: int, psf: Sequence[float] | None,
     notes = []
     count = len(outliers.positions)
     if count:
-        kinds = ", ".join(f"{outliers.count(kind)} {name}" for kind, name in NAMES.items() if outliers.count(kind))
+        counts = {name: outliers.count(kind) for kind, name in NAMES.items() if outliers.count(kind)}
+        kinds = ", ".join(f"{n} {name.removesuffix('s') if n == 1 and name.startswith('single') else name}"
+                          for name, n in counts.items())  # fmt: skip
         done = " and were replaced" if replaced else ""
         note = f"{count} of {measured} measured voxels are defects{done}: {kinds}"
         if outliers.count(Kind.BRIGHT) + outliers.count(Kind.DARK) > LEFT * measured:
             note += "; others that differ less from their surroundings are likely to be left"
         notes.append(note)
     if outliers.open_:
+        one, done = outliers.open_ == 1, "kept" if replaced else "not counted"
         notes.append(
-            f"{outliers.open_} bright voxels are as narrow as one voxel, so that they may be signal or defects, and "
-            f"were {'kept' if replaced else 'not counted'}; psf_fwhm (--psf-fwhm) decides"
+            "1 bright voxel is as narrow as one voxel, so that it may be signal or a defect, and was "
+            f"{done}; psf_fwhm (--psf-fwhm) decides"
+            if one
+            else f"{outliers.open_} bright voxels are as narrow as one voxel, so that they may be signal or defects, "
+            f"and were {done}; psf_fwhm (--psf-fwhm) decides"
         )
     if (count or outliers.open_) and outliers.width.lateral > 0:
         notes.append(f"the finest structure of the stack is as wide as {spot(outliers.width)}")

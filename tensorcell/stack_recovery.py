@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -33,6 +33,12 @@ from tensorcell.standing_out import with_measured
 from tensorcell.volume import Stack
 
 Array = npt.NDArray[Any]
+
+HOW = (
+    "method ", "gaps are filled by ", "measured voxels were denoised by ", "measured voxels are kept, and ",
+    "between planes: ", "the finest structure ", "an offset of ",
+)  # fmt: skip
+"""How notes begin that say how a result was made, and ask for no decision."""
 
 UNEVEN = 0.08
 """A note offers denoised planes where the noise is larger than this share of the spread of the intensities: texture
@@ -145,7 +151,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
     else:
         with stage("planes", label=problem.label):
             filled = fill_gaps(gaps, request.method)
-        gap_notes += [*unevenness(problem), planes_note(gaps.grid, gaps.planes), *filled.notes]
+        gap_notes += [planes_note(gaps.grid, gaps.planes), *unevenness(problem), *filled.notes]
     positions = places_in_given(problem, given)
     if not lines.complete:
         filled = insert_lines(filled, problem, given, positions, lines)
@@ -172,7 +178,7 @@ def finished(one: Posed, request: Request, estimate: Estimate | None = None) -> 
         filled.volume, filled.error, measured, positions,
         widths(model.outliers.values, unit), model.rank.rank, estimate.status,
         tuple(record_in(record, unit) for record in estimate.history), unit.width(float(model.noise.sigma)),
-        tuple(notes), filled.samples, counts_of(model.outliers),
+        decisions_first(notes), filled.samples, counts_of(model.outliers),
     )  # fmt: skip
 
 
@@ -253,6 +259,15 @@ def in_given_unit(filled: Filled, unit: Unit) -> Filled:
         check_representable(volume, "value", unit)
         check_representable(error, "uncertainty", unit)
     return filled._replace(volume=volume, error=error, samples=samples)
+
+
+def decisions_first(notes: Sequence[str]) -> tuple[str, ...]:
+    """The notes, those on how it was done after those on what was lost, what is invented and what to do.
+
+    >>> decisions_first(["gaps are filled by 100 % smooth volume", "7 of 15 planes were not measured"])
+    ('7 of 15 planes were not measured', 'gaps are filled by 100 % smooth volume')
+    """
+    return tuple(sorted(notes, key=lambda note: note.startswith(HOW)))  # a stable sort
 
 
 def unchanged(given: GivenStack, grid: PlaneGrid) -> StackResult:
@@ -430,8 +445,8 @@ def unevenness(problem: Problem) -> tuple[str, ...]:
     if not problem.keep or level < UNEVEN * spread:
         return ()
     return (
-        f"measured planes keep their noise of {level:.3g}, which shows as stripes beside the smooth planes between "
-        "them; keep_measured=False denoises them, too",
+        f"measured planes keep their noise (standard deviation {level:.3g}), which shows as stripes beside the smooth "
+        "planes between them; keep_measured=False (--no-keep-measured) denoises them, too",
     )
 
 

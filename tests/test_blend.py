@@ -150,4 +150,4 @@ def test_auto_is_not_below_biharmonic_inpainting_on_a_small_smooth_stack(share: 
     theirs = inpaint_biharmonic(np.where(mask, truth, 0), ~mask)
     assert rms((found.volume.data - truth)[~mask]) < rms((theirs - truth)[~mask])
     np.testing.assert_array_equal(found.volume.data[mask], truth[mask])
-    assert any(note.startswith("gaps: ") for note in found.notes)
+    assert any(note.startswith("gaps are filled by ") for note in found.notes)

@@ -141,10 +141,11 @@ def test_planes_only_are_never_called_uniform_and_the_sentence_says_what_stands_
         assert report.observed == data.size
         assert (report.verdict, report.sampling.pattern) == ("impossible", "planes")
         assert report.sampling.empty_slices == (tuple(range(1, 23, 2)), (), ())
-        text = str(report) + json.dumps(report.to_dict())
+        text = report.text(details=True).replace("\n", " ") + json.dumps(report.to_dict())
         assert "uniform" not in report.summary + " ".join(report.reasons) + report.to_dict()["mask_sentence"]
         assert "11 of 23 planes were never measured" in text
         assert "smoothness along z takes the place of the theorem" in report.summary
+        assert report.answer.startswith("Every second plane is ")
         assert report.summary.count(".") == 1  # one sentence ...
         assert "impossible" in report.summary  # ... with both verdicts
     assert as_factor.rank == as_gaps.rank
@@ -254,8 +255,8 @@ def test_a_channel_without_samples_does_not_lose_the_others(planted: Callable[..
     report = diagnose(np.stack([good, good * np.nan]), axes="CZYX", rank=RANK)
     content = report.to_dict()
     assert list(content["not_diagnosed"]) == ["C=1"]
-    assert report.reasons[0].startswith("C=1 could not be diagnosed: expected at least one measured voxel")
-    assert report.reasons[1:] == diagnose(good, rank=RANK).reasons
+    assert report.notes[0].startswith("C=1 could not be diagnosed: expected at least one measured voxel")
+    assert report.reasons == diagnose(good, rank=RANK).reasons
     report.to_html(tmp_path / "page.html")
     assert "not diagnosed" in (tmp_path / "page.html").read_text()
 
@@ -264,10 +265,10 @@ def test_blocks_of_one_value_are_said_and_can_be_declared_missing(planted: Calla
     data = planted(SHAPE, RANK).data.copy()
     data[14:] = 0
     report = diagnose(data, rank=RANK)
-    assert "have the exact value 0 (planes 14-17)" in report.reasons[0]
+    assert "have the exact value 0 (planes 14-17)" in report.notes[0]
     declared = diagnose(data, rank=RANK, missing_value=0)
     assert declared.sampling.empty_slices[0] == (14, 15, 16, 17)
-    assert not any("exact value" in reason for reason in declared.reasons)
+    assert not any("exact value" in note for note in declared.notes)
 
 
 def test_channels_are_diagnosed_one_by_one_and_the_worst_is_on_top(planted: Callable[..., Any]) -> None:
@@ -310,16 +311,87 @@ def test_blocks_have_their_ranks(planted: Callable[..., Any]) -> None:
 # --------------------------------------------------------------------------------------------- screen and page
 
 
-def test_screen_has_the_verdicts_first_and_fits(planted: Callable[..., Any]) -> None:
+def test_screen_has_the_answer_first_and_fits(planted: Callable[..., Any]) -> None:
     for keywords in ({}, {"axial_factor": 4}, {"spacing": (0.5, 0.1, 0.1), "na": 1.2, "wavelength": 0.5,
                                                "refractive_index": 1.33, "blocks": True}):  # fmt: skip
         report = diagnose(planted(SHAPE, RANK, noise=0.1).data, rank=RANK, **keywords)
         lines = str(report).splitlines()
         assert len(lines) <= 24
         assert max(map(len, lines)) <= 96
-        assert str(report).replace("\n", " ").startswith(report.summary)
+        assert str(report).replace("\n", " ").startswith(report.answer)
+        assert f"(low-rank model {report.verdict}, planes {report.axial_verdict})" in str(report)
         assert report.verdict in report.summary
         assert report.axial_verdict in report.summary
+        for theory in ("rank ", "tensor", "theorem", "coherence"):
+            assert theory not in report.answer
+
+
+def test_details_hold_the_theory_that_the_screen_does_not(planted: Callable[..., Any]) -> None:
+    report = diagnose(planted(SHAPE, RANK, seen=0.6, noise=0.1).data, rank=RANK)
+    words = ("Coherence.", "theorem 2 (C = 1)", "degrees of freedom", report.details[0][:40])
+    assert not any(word in str(report) for word in words)
+    details = report.text(details=True)
+    assert all(word in details for word in words)
+    assert details.index(report.answer[:40]) < details.index("Details") < details.index("Coherence.")
+    assert max(map(len, details.splitlines())) <= 96
+
+
+def smooth(planes: int = 33) -> np.ndarray:
+    """A stack that changes slowly along z, with a little noise."""
+    z, y, x = np.ogrid[:planes, :24, :24]
+    waves = 10 + np.sin(z / 9.0) * np.cos(y / 3.0) + 0.2 * np.cos(x / 2.0) * np.cos(z / 7.0)
+    return np.asarray(waves + 1e-3 * np.random.default_rng(0).standard_normal(waves.shape))
+
+
+def test_answer_says_what_planes_carry_and_what_they_lose() -> None:
+    stack, white = smooth(), np.random.default_rng(1).standard_normal((33, 24, 24))
+    gaps = stack.copy()
+    gaps[1::2] = np.nan
+    assert diagnose(stack, rank=3, axial_factor=2, spacing=(0.6, 0.2, 0.2)).answer == (
+        "Every second plane is enough for structures above 1.2 um along z; finer ones would be blurred, and this stack "
+        "shows none."
+    )
+    assert diagnose(gaps, rank=3).answer.startswith(
+        "Every second plane is enough for structures above 4 of the given planes along z; "
+    )
+    assert diagnose(white, rank=3, axial_factor=3, spacing=(0.6, 0.2, 0.2), noise=0.01).answer == (
+        "Every third plane is not enough for this stack: structures above 1.2 um along z come back, but it has finer "
+        "ones, which will be blurred."
+    )
+    beyond = np.where(np.arange(33)[:, None, None] < 30, stack, np.nan)
+    assert diagnose(beyond, rank=3).answer.endswith(
+        "; the 3 planes beyond the measured ones will hold no more than a guess."
+    )
+
+
+def test_answer_says_what_pixels_are_enough_for(planted: Callable[..., Any]) -> None:
+    enough = diagnose(planted(SHAPE, RANK, seen=0.6).data, rank=RANK)
+    assert enough.answer.startswith(
+        f"{100 * enough.observed_ratio:.3g} % of the voxels were measured, which is likely "
+    )
+    few = diagnose(planted(SHAPE, RANK, seen=0.05, seed=2).data, rank=(15, 15, 15))
+    assert "far from enough: the gaps will hold no more than a smooth guess" in few.answer
+    column = planted(SHAPE, RANK).data.copy()
+    column[:, :, 4] = np.nan
+    assert diagnose(column, rank=RANK).answer.startswith("1 of 26 columns were measured in no plane; they are ")
+    assert diagnose(smooth(), rank=3).answer.startswith(
+        "Every voxel was measured, so that only noise has to be removed"
+    )
+
+
+def test_verdict_on_planes_left_out_can_be_reached() -> None:
+    """Low rank alone is impossible where planes are missing; smooth planes that are close enough are likely."""
+    rng = np.random.default_rng(5)
+    stack = smooth()
+    close = diagnose(stack, rank=3, axial_factor=2)
+    assert (close.verdict, close.axial_verdict) == ("impossible", "resolved")
+    assert (close.planes_verdict, close.overall_verdict) == ("guaranteed", "likely")
+    holes = diagnose(stack, rng.random(stack.shape) < 0.005, rank=3, axial_factor=2)
+    assert holes.overall_verdict == holes.planes_verdict == "impossible"  # a hundred voxels for 243 unknowns
+    wide = diagnose(rng.standard_normal((33, 24, 24)), rank=3, axial_factor=2, noise=0.01)
+    assert (wide.axial_verdict, wide.overall_verdict) == ("aliased", "impossible")
+    whole = diagnose(stack, rank=3)
+    assert whole.overall_verdict == whole.verdict
 
 
 def test_in_axes_names_the_axes() -> None:
@@ -341,6 +413,7 @@ def test_page_is_self_contained(planted: Callable[..., Any], tmp_path: Path) -> 
     assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
     assert "How to read this" in page
     assert "What the theorem does not cover" in page
+    assert report.answer in page
     assert report.summary in page
     assert all(key in page for key in ("bound_theorem2_full", "min_slice_count", "noise_sigma"))
 
@@ -451,14 +524,16 @@ def test_command_prints_the_screen(
     assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "3") == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.startswith("Recovery by the low-rank model is ")
+    assert "% of the voxels were measured, " in out.splitlines()[0]
     assert len(out.splitlines()) <= 24
+    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "3", "--details") == 0
+    assert "\nDetails\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        (("--fail-under", "unlikely", "--axial-factor", "2"), 3),
+        (("--fail-under", "likely", "--axial-factor", "2"), 3),  # what lies between 18 noisy planes is unknown
         (("--fail-under", "unlikely"), 0),
         (("--fail-under", "likely"), 0),
         (("--axial-factor", "2"), 0),
@@ -494,6 +569,16 @@ def test_fail_under_compares_in_the_order_of_the_words(
     for word in VERDICTS[1:]:
         status = call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--fail-under", word)
         assert status == (3 if VERDICTS.index(found) < VERDICTS.index(word) else 0)
+
+
+def test_fail_under_passes_planes_that_are_close_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "in.npy", smooth())
+    report = diagnose(smooth(), rank=3, axial_factor=2)
+    monkeypatch.setattr("tensorcell.diagnosis.diagnose", lambda *_, **__: report)  # once is enough
+    for word, expected in (("unlikely", 0), ("likely", 0), ("guaranteed", 3)):
+        assert call(monkeypatch, tmp_path, "in.npy", "--axial-factor", "2", "--fail-under", word) == expected
 
 
 # -------------------------------------------------------------------------------------------------- real volumes

@@ -18,13 +18,13 @@ from tensorcell import cli, planning
 from tensorcell.datasets import degrade, simulate_cells
 from tensorcell.metrics import nrmse, psnr
 from tensorcell.planning import PlannedChoice, SamplingPlan, Target, plan
-from tensorcell.planning.decision import decide
+from tensorcell.planning.decision import Depth, decide
 from tensorcell.planning.noise import exposure_variance
 from tensorcell.planning.pilot import pilot_block
 from tensorcell.planning.prediction import interval
-from tensorcell.planning.result import planes_in_words
 from tensorcell.recovery import recover
 from tensorcell.solvers import NoiseModel, estimate_noise
+from tensorcell.words import planes_in_words
 
 SHAPE = (17, 32, 32)
 
@@ -56,9 +56,7 @@ def watched(cells: Any) -> tuple[SamplingPlan, Observed]:
 
 
 def left_out(data: np.ndarray, factor: int) -> np.ndarray:
-    """True in the planes left out; where there are none, at the pixels left out."""
-    if factor == 1:
-        return np.asarray(np.isnan(data))
+    """True in the planes left out."""
     mask = np.ones(((len(data) - 1) * factor + 1, *data.shape[1:]), bool)
     mask[::factor] = False
     return mask
@@ -69,15 +67,20 @@ def left_out(data: np.ndarray, factor: int) -> np.ndarray:
 
 def test_true_errors_lie_in_the_predicted_intervals(cells: Any, watched: tuple[SamplingPlan, Observed]) -> None:
     result, observed = watched
+    dense, *_ = observed.calls[1]  # every plane and every pixel but those that are scored
     for choice, (data, factor, volume) in zip(result.choices, observed.calls[1:], strict=True):
-        truth, mask = cells.truth[: len(volume)], left_out(data, factor)
+        truth, mask = cells.truth[: len(volume)], np.isnan(dense)[: len(volume)]
+        given = np.full(volume.shape, np.nan)
+        given[::factor] = data
+        assert np.isnan(given[mask]).all()  # no choice has seen a voxel that is scored, and all are scored there
+        assert mask.sum() == np.isnan(dense).sum()
         assert factor == choice.axial_factor
         true = psnr(truth, volume, data_range=result.data_range, mask=mask)
         assert choice.psnr_interval[0] <= true <= choice.psnr_interval[1]
-        # The pilot's noise enters the prediction only through the error of its variance, a few percent here.
-        assert choice.psnr == pytest.approx(true, abs=0.6 if factor == 1 else 0.3)
+        # The mean square of the noise of some 850 voxels is known to 5 % of itself: up to 30 % of a small error.
+        assert choice.psnr == pytest.approx(true, abs=1.5)
         # Left-out noisy voxels stand for the intensity, too: their power is that of the truth within a percent or so.
-        assert choice.nrmse == pytest.approx(nrmse(truth, volume, mask=mask), rel=0.07 if factor == 1 else 0.04)
+        assert choice.nrmse == pytest.approx(nrmse(truth, volume, mask=mask), rel=0.2)
         assert choice.nrmse_interval[0] < choice.nrmse < choice.nrmse_interval[1]
 
 
@@ -85,8 +88,8 @@ def test_a_naive_comparison_with_the_noisy_pilot_would_be_wrong(
     cells: Any, watched: tuple[SamplingPlan, Observed]
 ) -> None:
     result, observed = watched
-    (data, factor, volume), choice = observed.calls[1], result.choices[0]
-    naive = psnr(cells.measured, volume, data_range=result.data_range, mask=left_out(data, factor))
+    (data, _, volume), choice = observed.calls[1], result.choices[0]
+    naive = psnr(cells.measured, volume, data_range=result.data_range, mask=np.isnan(data))
     assert naive < choice.psnr_interval[0] - 1
 
 
@@ -107,7 +110,7 @@ def test_planes_are_dropped_not_shifted(cells: Any, watched: tuple[SamplingPlan,
         np.testing.assert_array_equal(data[seen], kept[seen])
         assert len(volume) == (SHAPE[0] - 1) // factor * factor + 1
     shares = [1 - np.isnan(data).mean() for data, _, _ in watched[1].calls[1:]]
-    # Shares of at least 7 000 pixels: a standard deviation is below .006.
+    # Shares of at least 7 000 pixels: a standard deviation is below .006. A twentieth of the pilot is held out.
     assert shares == pytest.approx([0.95, 0.5, 1, 0.5, 1, 0.5, 1, 0.5], abs=0.025)
 
 
@@ -189,12 +192,12 @@ def test_where_noise_outweighs_the_error_it_is_only_bounded(cells: Any, tmp_path
     (choice,) = result.choices
     assert (choice.nrmse, choice.psnr, choice.nrmse_interval[0]) == (0.0, math.inf, 0.0)
     assert choice.psnr_interval[1] == math.inf
-    assert "outweighs" in choice.note
-    assert "outweighs" in str(result)
+    assert "hides the error" in choice.note
+    assert "hides the error" in str(result)
     facts = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert facts["choices"][0]["psnr"] is None
     result.to_html(tmp_path / "page.html")
-    assert "outweighs" in (tmp_path / "page.html").read_text()
+    assert "hides the error" in (tmp_path / "page.html").read_text()
 
 
 def test_outliers_of_the_pilot_are_not_scored(cells: Any) -> None:
@@ -270,8 +273,13 @@ def test_interval_widens_with_doubt_about_the_noise_and_stays_above_zero() -> No
     sure = interval(error, noise, divisor, (1.0, 1.0), 0)
     unsure = interval(error, noise, divisor, (0.9, 1.1), 0)
     assert unsure == pytest.approx((sure[0] - 0.2, sure[1] + 0.2))  # a tenth of 10 / 5 on either side
+    # an error below what the noise is uncertain by is not called none
+    assert interval(0.5 * noise, noise, divisor, (0.9, 1.1), 0) == pytest.approx((0.0, 0.2))
     assert interval(error, 3 * noise, divisor, (1.0, 1.0), 0) == (0.0, 0.0)
     assert interval(error[:1], noise[:1], divisor[:1], (1.0, 1.0), 0)[0] > 0  # one block: no spread known
+
+
+DEPTHS = {1: Depth("0.6 um", "resolved"), 2: Depth("1.2 um", "resolved"), 4: Depth("2.4 um", "aliased")}
 
 
 def choice(factor: int, pixels: float, exposure: float, low: float, relative: float) -> PlannedChoice:
@@ -288,27 +296,59 @@ def test_the_sparsest_choice_that_surely_meets_the_target_is_taken() -> None:
         choice(1, 1.0, 1.0, 35, 0.05), choice(2, 1.0, 1.0, 31, 0.10), choice(2, 0.5, 1.0, 29.5, 0.12),
         choice(4, 1.0, 1.0, 30.2, 0.11), choice(8, 1.0, 1.0, 25, 0.3),
     )  # fmt: skip
-    best, sentence = decide(choices, Target(None, 30.0))
+    best, sentence, rule = decide(choices, Target(None, 30.0), DEPTHS)
     assert best is choices[3]
-    assert sentence.startswith("Image every 4th plane: it meets a PSNR of at least 30 dB")
-    assert "saves 75% of the imaging time and 75% of the light dose" in sentence
+    assert sentence == (
+        "Image every fourth plane: it meets a PSNR of at least 30 dB and saves 75% of the imaging time and 75% of the "
+        "light dose; structures finer than 2.4 um along z will be blurred."
+    )
+    assert "whose whole 90 % interval meets the wanted error" in rule
     # 29.5 would do for the point prediction of 30.5, not for the interval.
-    assert decide(choices[:3], Target(None, 30.0))[0] is choices[1]
-    assert decide(choices, Target(0.10, None))[0] is choices[1]
-    assert decide(choices, Target(0.12, 30.0))[0] is choices[3]  # of two that save as much, the better
-    assert decide(choices, Target(0.12, 29.0))[0] is choices[3]
-    best, sentence = decide(choices, Target(0.01, 40.0))
+    assert decide(choices[:3], Target(None, 30.0), DEPTHS)[0] is choices[1]
+    assert decide(choices, Target(0.10, None), DEPTHS)[0] is choices[1]
+    assert decide(choices, Target(0.12, 30.0), DEPTHS)[0] is choices[3]  # of two that save as much, the better
+    assert decide(choices, Target(0.12, 29.0), DEPTHS)[0] is choices[3]
+    assert decide(choices, Target(0.05, None), DEPTHS)[1] == (
+        "Image every plane: it meets an NRMSE of at most 0.05, and no choice that saves light surely does."
+    )
+    best, sentence, _ = decide(choices, Target(0.01, 40.0), DEPTHS)
     assert best is None
     assert sentence.startswith("No choice meets an NRMSE of at most 0.01 and a PSNR of at least 40 dB; the best")
     assert "every plane (" in sentence
-    assert decide(choices, Target(None, None))[0] is None
+
+
+def test_a_choice_that_is_predicted_to_meet_the_target_but_not_surely_is_named() -> None:
+    choices = (choice(1, 1.0, 1.0, 29.5, 0.10), choice(2, 1.0, 1.0, 25, 0.2))  # predictions of 30.5 and 26 dB
+    best, sentence, _ = decide(choices, Target(None, 30.0), DEPTHS)
+    assert best is None
+    assert sentence.startswith(
+        "No choice surely meets a PSNR of at least 30 dB: every plane is predicted to, but its 90 % interval reaches "
+        "to a PSNR of 29.5 dB"
+    )
+
+
+def test_without_a_target_the_sparsest_planes_that_lose_nothing_are_named() -> None:
+    best, sentence, rule = decide((), Target(None, None), DEPTHS)
+    assert best is None
+    assert sentence == (
+        "Every second plane is enough for structures above 1.2 um along z, and the pilot shows no finer ones; with "
+        "every fourth plane structures finer than 2.4 um along z will be blurred."
+    )
+    assert "--target-nrmse" in rule
+    unknown = {factor: depth._replace(verdict="unknown") for factor, depth in DEPTHS.items()}
+    assert decide((), Target(None, None), unknown)[1] == (
+        "Whether the planes of the pilot are close enough for its finest structures cannot be told; with every second "
+        "plane structures finer than 1.2 um along z, if there are any, will be blurred."
+    )
+    aliased = {factor: depth._replace(verdict="aliased") for factor, depth in DEPTHS.items()}
+    assert decide((), Target(None, None), aliased)[1].startswith("Every plane is already too few for the finest ")
 
 
 def test_words_for_planes() -> None:
     words = [planes_in_words(s) for s in (1, 2, 3, 4, 11, 12, 21, 111)]
-    assert words == ["every plane", "every 2nd plane", "every 3rd plane", "every 4th plane", "every 11th plane",
-                     "every 12th plane", "every 21st plane", "every 111th plane"]  # fmt: skip
-    assert choice(2, 0.5, 0.25, 1, 1).label == "every 2nd plane, 50% of the pixels, 25% of the exposure"
+    assert words == ["every plane", "every second plane", "every third plane", "every fourth plane",
+                     "every 11th plane", "every 12th plane", "every 21st plane", "every 111th plane"]  # fmt: skip
+    assert choice(2, 0.5, 0.25, 1, 1).label == "every second plane, 50% of the pixels, 25% of the exposure"
 
 
 def test_savings_are_fraction_of_planes_pixels_and_exposure(cells: Any) -> None:
@@ -325,10 +365,15 @@ def test_plan_serialises_and_prints(watched: tuple[SamplingPlan, Observed], tmp_
     assert facts["target"] == {"nrmse": None, "psnr": 20.0}
     assert len(facts["assumptions"]) == 4
     lines = str(result).splitlines()
+    assert facts["rule"].split()[0] == "The"
+    assert facts["rule"][:60] in str(result)
+    assert facts["assumptions"][0][:60] not in str(result)
+    assert facts["assumptions"][0][:60] in result.text(details=True)
     assert lines[0].startswith("Image every ")
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
-    assert sum(line.endswith("*") for line in lines) == 1
+    table = [line for line in lines if line.lstrip().startswith("1/")]
+    assert sum("*" in line.split()[-1] for line in table) == 1
     with pytest.raises(AttributeError):
         result.sentence = ""  # type: ignore[misc]
     page = tmp_path / "plan.html"
@@ -384,8 +429,8 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "next to no pixels": (
         lambda: plan(STACK, axial_factors=(2,), pixel_fractions=(0.001,)), "axial factor 2 with 0.001 of the pixels"
     ),
-    "nothing left out": (
-        lambda: plan(STACK, axial_factors=(1,), pixel_fractions=(0.999,)), "at least 100 measured voxels to be left out"
+    "too small to compare": (
+        lambda: plan(STACK[:, :14, :16], axial_factors=(1, 2, 3, 4)), "at least 100 .* every choice leaves out, got"
     ),
     "target not positive": (lambda: plan(STACK, target_nrmse=0.0), "target_nrmse above 0, got 0.0"),
     "target not finite": (lambda: plan(STACK, target_psnr=math.nan), "finite number as target_psnr"),
@@ -439,7 +484,7 @@ def test_command_line_says_when_no_choice_is_good_enough(
 ) -> None:
     assert call(monkeypatch, folder, "pilot.npy", "--axial-factors", "2", "--target-psnr", "90") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("No choice meets a PSNR of at least 90 dB; the best reachable is every 2nd plane")
+    assert out.startswith("No choice meets a PSNR of at least 90 dB; the best reachable is every second plane")
     assert err == ""
 
 

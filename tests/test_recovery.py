@@ -803,7 +803,7 @@ def test_recover_local_beats_the_global_model_in_gaps_and_says_so(half: Simulate
     gaps = ~half.mask
     both = {method: recover(half.measured, method=method, rank=RANK) for method in ("tucker", "local", "auto")}
     assert error(both["local"], half.truth, gaps) < 0.97 * error(both["tucker"], half.truth, gaps)
-    assert both["auto"].notes[0].startswith("method local: at ")
+    assert any(note.startswith("method local: at ") for note in both["auto"].notes)
     np.testing.assert_array_equal(both["auto"].volume.data, both["local"].volume.data)
     assert both["auto"].status is Status.COMPLETED
 

@@ -45,13 +45,21 @@ def diagnose(
     wavelength: Annotated[float | None, o.option("Emission wavelength in micrometres.", OPTICS)] = None,
     refractive_index: Annotated[float | None, o.option("Refractive index of the medium.", OPTICS)] = None,
     html: o.Page = None,
-    fail_under: Annotated[str | None, o.choice(FAIL_UNDER, text="Exit status 3 below this.", panel=o.OUTPUT)] = None,
+    fail_under: Annotated[
+        str | None,
+        o.choice(
+            FAIL_UNDER,
+            text="Exit status 3 where the verdict is worse than this (guaranteed: not where planes are missing).",
+            panel=o.OUTPUT,
+        ),
+    ] = None,
+    details: Annotated[bool, o.option("Show the theory behind the verdict, too.", o.OUTPUT, "--details")] = False,
     seed: Annotated[int, o.seed("random subsets of voxels")] = 0,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Say whether a stack was sampled densely enough to be recovered by low rank or by smoothness along z, and why."""
+    """Say whether a stack was sampled densely enough, what will be lost, and why."""
     from tensorcell.diagnosis import VERDICTS
     from tensorcell.diagnosis import diagnose as diagnose_volume
 
@@ -87,9 +95,9 @@ def diagnose(
     if as_json:
         show(json.dumps(report.to_dict()))
     elif not quiet:
-        show(report)
+        show(report.text(details=True) if details else report)
     if report.not_diagnosed:
         label, reason = next(iter(report.not_diagnosed.items()))
         raise InputError(f"{len(report.not_diagnosed)} of the stacks could not be diagnosed, first {label}: {reason}")
-    if fail_under is not None and VERDICTS.index(report.verdict) < VERDICTS.index(fail_under):
+    if fail_under is not None and VERDICTS.index(report.overall_verdict) < VERDICTS.index(fail_under):
         raise typer.Exit(MISSED)

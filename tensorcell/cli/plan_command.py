@@ -42,6 +42,7 @@ def plan(
     repeats: Annotated[int, o.option("Number of trials for each choice.", CHOICES, min=1, metavar="N")] = 1,
     noise: o.Noise = "auto",
     html: o.Page = None,
+    details: Annotated[bool, o.option("Show what the predictions rest on, too.", o.OUTPUT, "--details")] = False,
     seed: Annotated[int, o.seed("pixels, noise and intervals")] = 0,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -78,4 +79,4 @@ def plan(
     if as_json:
         show(json.dumps(result.to_dict(), allow_nan=False))
     elif not quiet:
-        show(result)
+        show(result.text(details=True) if details else result)

@@ -238,14 +238,18 @@ def page(report: Diagnosis) -> str:
         pictures.append(("Along z", "Power against frequency", _picture(draw_axial, report)))
     if report.blocks is not None:
         pictures.append(("Rank of blocks", "Distribution of ranks", _picture(draw_blocks, report)))
-    words = (("low-rank model", report.verdict), ("along z", report.axial_verdict))
+    words = (
+        ("overall", report.overall_verdict),
+        ("low-rank model", report.verdict),
+        ("along z", report.axial_verdict),
+    )
     content = report.to_dict()
     return rendered_page(
         PAGE,
         title=f"tensorcell: diagnosis of {name}" if name else "tensorcell: diagnosis",
         words=[(what, word, VERDICT_COLOURS[word]) for what, word in words],
-        summary=report.summary,
-        reasons=(*report.reasons, *report.notes),
+        summary=report.answer,
+        reasons=(*report.notes, report.summary, *report.reasons),
         stacks=[
             *map(_stack_row, report.stacks),
             *((label, "not diagnosed", "", "", "") for label in report.not_diagnosed),

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from tensorcell import pages
 from tensorcell.axial import AxialBand
+from tensorcell.axial.result import length_text
 from tensorcell.solvers import BlockRanks, Coherence, RecoveryBound, Sampling
+from tensorcell.words import as_sentence
 
 Rank = tuple[int, ...]
 
@@ -25,13 +27,16 @@ VERDICTS = ("impossible", "unlikely", "likely", "guaranteed")
 AXIAL_VERDICTS = ("aliased", "unknown", "resolved")
 """The verdicts on the distance of planes, from the worst to the best."""
 
+ALONG_Z = {"aliased": "impossible", "unknown": "unlikely", "resolved": "likely"}
+"""What a verdict on the distance of planes is worth on the scale of the others, where planes are to be predicted."""
+
 WIDTH = 96
 """Columns of the terminal."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Diagnosis:
-    """What :func:`diagnose` returns; ``str()`` is one screen of text, with the verdicts in its first sentence.
+    """What :func:`diagnose` returns; ``str()`` is one screen of text, and its first sentence is the answer.
 
     For a volume of several channels or frames it describes the stack with the worst verdict (``label`` names it), and
     ``stacks`` holds the diagnoses of all stacks.
@@ -81,12 +86,19 @@ class Diagnosis:
         Ranks of blocks, where the caller asked for them.
     verdict, axial_verdict : str
         ``impossible``, ``unlikely``, ``likely`` or ``guaranteed``; ``aliased``, ``unknown`` or ``resolved``.
+    planes_verdict : str
+        As ``verdict``, for the measured planes alone: where whole planes are missing, ``verdict`` is ``impossible``
+        however much of the others was measured.
+    answer : str
+        What the measurement is enough for, and what will be lost, in words that need no theory.
     summary : str
-        First sentence: both verdicts.
+        Both verdicts in a sentence.
     reasons : tuple of str
-        Reasons for the verdicts, a sentence each.
+        Reasons for the two verdicts, a sentence each.
     notes : tuple of str
-        What else one should know of the stack, such as defects of the camera, a line each.
+        What else one should know of the stack, such as defects of the camera, a sentence each.
+    details : tuple of str
+        The theory behind the verdicts, a paragraph each.
     obtained : dict
         For each key of :meth:`to_dict` that holds a number, a phrase that says how it was obtained.
     stacks : tuple of Diagnosis
@@ -122,12 +134,33 @@ class Diagnosis:
     blocks: BlockRanks | None
     verdict: str
     axial_verdict: str
+    planes_verdict: str
+    answer: str
     summary: str
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    details: tuple[str, ...]
     obtained: dict[str, str]
     stacks: tuple[Diagnosis, ...] = ()
     not_diagnosed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def overall_verdict(self) -> str:
+        """The verdict on the recovery as a whole, one of those of ``verdict``; ``--fail-under`` compares with it.
+
+        Where no whole plane is missing it is ``verdict``. Missing planes are predicted by smoothness along z and not
+        by the low-rank model: then it is the worse of ``planes_verdict`` and what ``axial_verdict`` is worth. Planes
+        that are close enough count as ``likely`` (no theorem guarantees them), an unknown distance as ``unlikely``, and
+        planes too far apart as ``impossible``.
+        """
+        if not self.sampling.empty_slices[0]:
+            return self.verdict
+        return min(self.planes_verdict, ALONG_Z[self.axial_verdict], key=VERDICTS.index)
+
+    @property
+    def observed_planes(self) -> int:
+        """Number of planes of the wanted stack in which anything was measured."""
+        return self.shape[0] - len(self.sampling.empty_slices[0])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the spectra, as numbers, texts, lists and dicts that JSON holds.
@@ -137,11 +170,15 @@ class Diagnosis:
         """
         bound, found = self.bound, self.coherence
         content: dict[str, Any] = {
+            "answer": self.answer,
             "summary": self.summary,
             "verdict": self.verdict,
             "axial_verdict": self.axial_verdict,
+            "planes_verdict": self.planes_verdict,
+            "overall_verdict": self.overall_verdict,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
+            "details": list(self.details),
             "label": self.label,
             "source": self.source,
             "input_shape": list(self.input_shape),
@@ -198,13 +235,38 @@ class Diagnosis:
         pages.write(self, path)
 
     def __str__(self) -> str:
-        """At most 24 lines of at most 96 columns."""
-        told = shortened(" ".join([self.summary, *self.reasons, *map(as_sentence, self.notes)]), 7 * WIDTH)
-        lines = textwrap.wrap(told, WIDTH, max_lines=8, placeholder=" ...")
-        return "\n".join([*lines, "", *(f"{name:<20} {one_line(value)}" for name, value in table(self))])
+        """At most 24 lines of at most 96 columns: the answer, what to know of the stack, and the numbers."""
+        last = "The reasons: `tensorcell diagnose --details`; in Python print(diagnosis.text(details=True))."
+        return f"{self.text()}\n\n{last}"
 
     def __repr__(self) -> str:
         return str(self)
+
+    def text(self, details: bool = False) -> str:
+        """The answer, what to know of the stack, the numbers and, where they are asked for, the reasons.
+
+        Parameters
+        ----------
+        details : bool
+            Add the theory behind the verdicts, a paragraph each, and its numbers.
+        """
+        notes = shortened(" ".join(map(as_sentence, self.notes)), 6 * WIDTH)
+        parts = [*textwrap.wrap(self.answer, WIDTH), *textwrap.wrap(notes, WIDTH, max_lines=7, placeholder=" ...")]
+        lines = [*parts, "", *rows_of(numbers(self), one_line)]
+        if details:
+            paragraphs = ("\n".join(textwrap.wrap(paragraph, WIDTH)) for paragraph in self.details)
+            lines += ["", "Details", "-------", "\n\n".join(paragraphs), "", *rows_of(theory(self), hanging)]
+        return "\n".join(lines)
+
+
+def rows_of(rows: Iterable[tuple[str, str]], shown: Callable[[str], str]) -> list[str]:
+    """The lines of a table of names and values."""
+    return [f"{name:<20} {shown(value)}" for name, value in rows]
+
+
+def hanging(text: str) -> str:
+    """A value of the table, on as many lines as it takes."""
+    return textwrap.fill(text, WIDTH, initial_indent=" " * 21, subsequent_indent=" " * 21).lstrip()
 
 
 def one_line(text: str) -> str:
@@ -215,11 +277,6 @@ def one_line(text: str) -> str:
 def shortened(text: str, characters: int) -> str:
     """The text, cut at a space."""
     return textwrap.shorten(text, characters, placeholder=" ...")
-
-
-def as_sentence(text: str) -> str:
-    """The text with a capital letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def in_axes(text: str) -> str:
@@ -233,44 +290,68 @@ def in_axes(text: str) -> str:
 
 
 def table(report: Diagnosis) -> list[tuple[str, str]]:
-    """Names and values for the screen and the page, at most 15."""
-    shape, sampling, bound, found = report.shape, report.sampling, report.bound, report.coherence
+    """Names and values for the page: those of the screen, and those of the theory."""
+    return [*numbers(report), *theory(report)]
+
+
+def numbers(report: Diagnosis) -> list[tuple[str, str]]:
+    """Names and values for the screen, at most 9."""
+    shape, band = report.shape, report.axial_band
     size = "voxel size unknown"
     if report.spacing is not None:
         size = " x ".join(f"{step:.4g}" for step in report.spacing) + " um"
     stack = f"{' x '.join(map(str, shape))} (z, y, x), {size}"
     if report.axial_factor > 1:
         stack += f", {report.input_shape[0]} planes given"
-    empty = ", ".join(f"{len(s)} of {n} {a}" for s, n, a in zip(sampling.empty_slices, shape, "zyx", strict=True))
+    rows = [
+        ("stack wanted", stack),
+        ("measured", f"{report.observed:,} of {math.prod(shape):,} voxels ({report.observed_ratio:.3g})"),
+    ]
+    if any(report.sampling.empty_slices):
+        lacking = zip(report.sampling.empty_slices, shape, ("planes", "rows", "columns"), strict=True)
+        rows.append(("never measured", ", ".join(f"{len(s):,} of {n:,} {name}" for s, n, name in lacking)))
+    rows += [
+        ("noise", f"{report.noise_sigma:.4g} (standard deviation, in the unit of the data)"),
+        ("outliers", f"{report.outliers:,} voxels{by_kind(report.defects)}"),
+        ("planes along z", f"measured {length_text(report.axial_step, band.unit)} apart; {needed_text(band)}"),
+        ("verdict", f"{report.overall_verdict} (low-rank model {report.verdict}, planes {report.axial_verdict})"),
+    ]  # fmt: skip
+    if report.blocks is not None:
+        rows.append(("rank of blocks", block_text(report.blocks)))
+    if report.stacks:
+        rows.insert(0, ("stack shown", f"{report.label}, the worst of {len(report.stacks)}"))
+    return rows
+
+
+def needed_text(band: AxialBand) -> str:
+    """How close planes have to be for the structures of the stack."""
+    if band.nyquist_step is None:
+        return "how close they have to be is unknown"
+    return f"its structures need them at most {length_text(band.nyquist_step, band.unit)} apart"
+
+
+def theory(report: Diagnosis) -> list[tuple[str, str]]:
+    """Names and values of what the verdicts rest on."""
+    shape, sampling, bound, found = report.shape, report.sampling, report.bound, report.coherence
     fibres = ", ".join(
         f"{count:,} of {math.prod(shape) // n:,} along {a}"
         for count, n, a in zip(sampling.empty_fibres, shape, "zyx", strict=True)
     )
-    band, simplified = report.axial_band, samples(bound.bound_theorem1_simplified)
-    rows = [
-        ("stack wanted", stack),
-        ("measured", f"{report.observed:,} of {math.prod(shape):,} voxels ({report.observed_ratio:.3g})"),
+    simplified = samples(bound.bound_theorem1_simplified)
+    return [
         ("sampling", in_axes(sampling.sentence)),
-        ("slices unmeasured", f"{empty}; fewest samples in a slice: {sampling.min_slice_count:,}"),
+        ("fewest in a slice", f"{sampling.min_slice_count:,} samples"),
         ("fibres unmeasured", fibres),
         ("rank", f"{' x '.join(map(str, report.rank))} explains {100 * report.explained:.3g} % of the variance: "
          + in_axes(report.rank_reason)),
-        ("noise, outliers", f"{report.noise_sigma:.4g} (standard deviation), {report.outliers:,} voxels"
-         + by_kind(report.defects)),
         ("coherence", ", ".join(f"{v:.3g} {a}" for v, a in zip(found.mode, "zyx", strict=True))
          + f"; mu* {found.mu:.3g}, alpha* {found.alpha:.3g}, lambda* {found.lam:.3g}"),
         ("samples: necessary", f"{bound.degrees_of_freedom:,} degrees of freedom"),
         ("  empirical", samples(report.empirical_threshold) + (", extrapolated" if report.extrapolated else "")),
         ("  theorem 1 (C = 1)", f"{samples(bound.bound_theorem1)}; simplified {simplified}"),
         ("  theorem 2 (C = 1)", f"{samples(bound.bound_theorem2_full)}; as printed {samples(bound.bound_theorem2)}"),
-        ("planes along z", f"step {report.axial_step:.4g} {band.unit}, " + band_text(band)),
+        ("band limit along z", band_text(report.axial_band)),
     ]  # fmt: skip
-    if report.blocks is not None:
-        rows.append(("rank of blocks", block_text(report.blocks)))
-    if report.stacks:
-        name = f"{report.label}, the worst of {len(report.stacks)}"
-        rows.insert(0, ("stack shown", name))
-    return rows
 
 
 def by_kind(defects: Mapping[str, int]) -> str:
@@ -294,9 +375,9 @@ def samples(needed: float | None) -> str:
 def band_text(band: AxialBand) -> str:
     """Band limit and Nyquist step in words."""
     if band.limit is None or band.nyquist_step is None:
-        return "band limit unknown"
+        return "unknown"
     optics = "" if band.optics_limit is None else f" (widefield optics {band.optics_limit:.3g} per um)"
-    return f"Nyquist step {band.nyquist_step:.3g} {band.unit}, band limit {band.limit:.3g} per {band.unit}{optics}"
+    return f"{band.limit:.3g} cycles per {band.unit}, Nyquist step {band.nyquist_step:.3g} {band.unit}{optics}"
 
 
 def block_text(blocks: BlockRanks) -> str:

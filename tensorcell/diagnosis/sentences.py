@@ -62,6 +62,29 @@ def by_share(word: str, sentence: str, explained: float, observed: float) -> tup
     return word, f"{sentence} But {share}."
 
 
+def paragraphs(report: Diagnosis) -> tuple[str, ...]:
+    """The theory behind the verdicts, a paragraph for each idea."""
+    rank = " x ".join(map(str, report.rank))
+    low_rank, along_z = report.reasons
+    return (
+        f"Verdicts. {report.summary}",
+        "Low rank. The planes of a stack resemble each other, and so do its rows and its columns: all of them are "
+        "mixtures of a few patterns. The rank is the number of these patterns along z, y and x, here "
+        f"{rank}, and a model of this rank explains {100 * report.explained:.3g} % of what varies in the stack beside "
+        "noise. The fewer the patterns, the fewer measured voxels determine all the others.",
+        "Voxels needed. The degrees of freedom count the numbers that describe such a model: fewer measured voxels "
+        "than these cannot determine it. From the empirical threshold on, our solver found random models of this rank "
+        "in simulations. The theorems promise it for every model of this rank, but with a constant that nobody knows "
+        f"(1 is used), for voxels drawn at random. {low_rank}",
+        "Coherence. The numbers mu say how evenly the patterns are spread: 1 is even, and a large one along an axis "
+        "means that one of its slices is unlike all others, so that only voxels measured in that slice tell about it.",
+        "Missing planes. No voxel of a missing plane was measured, so that low rank says nothing about it; it has to "
+        "follow from the planes around it. They determine it if nothing in the stack changes along z faster than once "
+        "in two of their distances (Nyquist's criterion); what changes faster looks like something slower, and is "
+        f"blurred or wrong in between. {along_z}",
+    )
+
+
 def how_obtained(report: Diagnosis, model: LowRankModel, threshold: str) -> dict[str, str]:
     """For each number of the report, one sentence on where it comes from."""
     found = report.coherence.obtained

@@ -24,9 +24,10 @@ from tensorcell import arguments
 from tensorcell.axial import axial_band, axial_verdict, optics_limits
 from tensorcell.constant_blocks import constant_blocks, share_notes
 from tensorcell.defect_notes import checked_psf, psf_in_voxels
+from tensorcell.diagnosis.answer import answer
 from tensorcell.diagnosis.low_rank import LowRankModel, low_rank_model
-from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis, as_sentence
-from tensorcell.diagnosis.sentences import by_share, first_sentence, how_obtained
+from tensorcell.diagnosis.result import AXIAL_VERDICTS, VERDICTS, Diagnosis
+from tensorcell.diagnosis.sentences import by_share, first_sentence, how_obtained, paragraphs
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.memory import BYTES_OF_DIAGNOSIS, check_affordable
@@ -35,6 +36,7 @@ from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
 from tensorcell.volume import Stack, Volume, notes_on_file, stacks
+from tensorcell.words import as_sentence
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +121,7 @@ def diagnose(
     any axis without samples), ``unlikely`` (below the empirical threshold), ``likely``, ``guaranteed`` (the form of
     Theorem 2 with its unknown constant set to 1; only for masks that agree with uniform random sampling, since the
     theorem covers no others). ``axial_verdict`` is about the distance between planes: where whole planes were not
-    measured, smoothness along z takes the place of the theorem.
+    measured, smoothness along z takes the place of the theorem. ``overall_verdict`` puts the two together.
 
     Noise, rank and outliers are those of `recover` for the same stack. Coherences are those of its global model. Cost:
     a few fits of a low rank; memory about two bytes a voxel beyond the data as float32.
@@ -163,9 +165,9 @@ def diagnose(
         raise InputError(f"{label}: {reason}" if label else reason)
     worst = min(reports, key=severity)
     if len(reports) + len(refused) == 1:
-        return replace(worst, reasons=(*notes, *worst.reasons))
+        return replace(worst, notes=(*worst.notes, *notes))
     said = tuple(f"{label} could not be diagnosed: {reason}." for label, reason in refused.items())
-    return replace(worst, stacks=tuple(reports), not_diagnosed=refused, reasons=(*notes, *said, *worst.reasons))
+    return replace(worst, stacks=tuple(reports), not_diagnosed=refused, notes=(*said, *worst.notes, *notes))
 
 
 def severity(report: Diagnosis) -> tuple[int, int, float]:
@@ -195,6 +197,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     pattern = "lines" if sampling.pattern == "lines" else "uniform"
     threshold = empirical_threshold(shape, model.rank, pattern=pattern)
     word, sentence = low_rank_verdict(sampling, shape, bound, threshold.samples, model)
+    planes_word = word if not sampling.empty_slices[0] else verdict_on_measured_planes(given.mask, model)
     fine = None if volume.spacing is None else (volume.spacing[0] / factor, *volume.spacing[1:])
     band = axial_band(given.values, volume.spacing, mask=given.mask, noise=noise, **request.optics).in_unit(given.unit)
     known = np.flatnonzero(counts[0])
@@ -225,7 +228,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         explained=model.explained,
         outliers=model.outliers,
         defects=model.defects,
-        notes=model.notes,
+        notes=(*(f"{block.sentence}." for block in blocks), *map(as_sentence, (*model.notes, *share))),
         coherence=model.coherence,
         bound=bound,
         empirical_threshold=float(threshold.samples),
@@ -235,11 +238,26 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         blocks=model.blocks,
         verdict=word,
         axial_verdict=axial_word,
+        planes_verdict=planes_word,
+        answer="",
         summary=first_sentence(word, axial_word, sampling, shape),
-        reasons=(*(f"{block.sentence}." for block in blocks), sentence, *map(as_sentence, (axial_sentence, *share))),
+        reasons=(sentence, as_sentence(axial_sentence)),
+        details=(),
         obtained={},
     )
-    return replace(report, obtained=how_obtained(report, model, threshold.sentence))
+    obtained = how_obtained(report, model, threshold.sentence)
+    return replace(report, answer=answer(report), details=paragraphs(report), obtained=obtained)
+
+
+def verdict_on_measured_planes(mask: npt.NDArray[np.bool_], model: LowRankModel) -> str:
+    """The verdict on the low-rank model for the planes of which anything was measured, as a stack of their own."""
+    mask = mask[mask.any(axis=(1, 2))]
+    rank = tuple(map(min, model.rank, mask.shape))
+    found, sampling = model.coherence, describe_sampling(mask)
+    bound = recovery_bound(mask.shape, rank, mu=found.mu, alpha=found.alpha, lam=found.lam, sparsity=model.outliers)
+    pattern = "lines" if sampling.pattern == "lines" else "uniform"
+    threshold = empirical_threshold(mask.shape, rank, pattern=pattern)
+    return low_rank_verdict(sampling, mask.shape, bound, threshold.samples, model)[0]
 
 
 def low_rank_verdict(

@@ -45,11 +45,11 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     if trial is None or not first.keep:
         return from_patches(frames, patches, correct)
     better = patches.error < trial.error
-    mixed = "" if patches.blend is None else ", mixed with other estimates,"
+    mixed = "" if patches.blend is None else ", mixed with other estimates"
     note = (
-        f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of the "
-        f"groups of patches{mixed} is {first.unit.width(patches.error):.4g}, of the global model "
-        f"{first.unit.width(trial.error):.4g}"
+        f"method {'local' if better else 'tucker'}: at {len(patches.errors)} left-out measured voxels the error of "
+        f"similar patches (local{mixed}) is {first.unit.width(patches.error):.3g}, that of the global model (tucker) "
+        f"{first.unit.width(trial.error):.3g}"
     )
     found = from_patches(frames, patches, correct) if better else from_global_models(frames, trial)
     return [one._replace(notes=(note, *one.notes)) for one in found]

@@ -94,12 +94,12 @@ class Blend:
         """What fills the gaps.
 
         >>> Blend(Fill(axial=2.0), first=0.6, reach=1, final=(0.1, 0.2, 0.7)).sentence
-        'gaps: 10 % global model, 20 % smooth fill (bending along z counts 2), 70 % groups of patches'
+        'gaps are filled by 10 % global model, 20 % smooth volume (bending along z counts 2), 70 % similar patches'
         """
-        names = ("global model", f"smooth fill (bending along z counts {self.fill.axial:g})", "groups of patches")
+        names = ("global model", f"smooth volume (bending along z counts {self.fill.axial:g})", "similar patches")
         shares = self.final or (1 - self.first, self.first)
         named = [(round(100 * share), name) for share, name in zip(shares, names, strict=False)]
-        return "gaps: " + ", ".join(f"{percent} % {name}" for percent, name in named if percent)
+        return "gaps are filled by " + ", ".join(f"{percent} % {name}" for percent, name in named if percent)
 
     def of(self, values: Array, inlier: Bools, model: Array, device: str = "cpu") -> Sources:
         """The estimates of whole stacks that it mixes; `model` is the global one. The device is where gaps are filled;

@@ -53,8 +53,8 @@ class Share(NamedTuple):
         """What is to be said of it."""
         return (
             f"measured voxels are kept, and {100 * self.value:.0f} % of their noise is taken from what predicts the "
-            f"planes between: at {self.planes} left-out planes the slope of the true on the predicted change was "
-            f"{self.slope:.2f} +- {self.error:.2f}"
+            f"planes between ({self.planes} left-out planes: slope of the true on the predicted change "
+            f"{self.slope:.2f} +- {self.error:.2f})"
         )
 
 

@@ -107,8 +107,8 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         best, denoised, samples = found.value, found.error, found.samples
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.weights.items() if share > 0.005)
         notes.append(
-            f"measured voxels were denoised by groups of similar patches at a noise of "
-            f"{first.unit.width(noise.sigma):.4g}; the shares of the filters are {shares}"
+            "measured voxels were denoised by groups of similar patches: the standard deviation of their noise was "
+            f"{first.unit.width(noise.sigma):.3g} (shares of the filters: {shares})"
         )
         notes.extend(found.notes)
     estimates = []

@@ -103,6 +103,7 @@ PAGE = """{% block header %}<p class="sentence">{{ sentence }}</p>{% endblock %}
 {% for cell in cells %}<td>{{ cell }}</td>{% endfor %}<td>{{ mark }}</td></tr>{% endfor %}
 </table></div>
 {% for remark in remarks %}<p>+ {{ remark }}</p>{% endfor %}
+<p>{{ rule }}</p>
 <h2>What is known of the pilot</h2>
 <ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>
 <h2>What this rests on</h2>
@@ -128,9 +129,10 @@ def plan_page(plan: SamplingPlan) -> str:
         PAGE,
         title="tensorcell: sampling plan",
         sentence=plan.sentence,
+        rule=plan.rule,
         picture=data_uri(png_bytes(lambda: draw_choices(plan))),
         headings=HEADINGS,
-        rows=[(row(choice), "+" if choice.note else "", choice == plan.best) for choice in plan.choices],
+        rows=[(row(choice), plan.mark(choice), choice == plan.best) for choice in plan.choices],
         remarks=plan.remarks,
         notes=(facts, *plan.notes),
         assumptions=plan.assumptions,

@@ -28,8 +28,10 @@ FEWEST_PLANES = 3
 """Imaged planes that a prediction needs: with two, every left-out plane lies in the gap at the border of the stack."""
 FEWEST_LEFT_OUT = 100
 """Left-out voxels that a prediction needs."""
-HELD_OUT = 0.05
-"""Share of the pixels left out where a choice leaves out none."""
+HELD_OUT, MOST_HELD_OUT = 0.05, 0.2
+"""Share of the pilot that is left out where a choice leaves out nothing, and the largest share of a plane."""
+FEWEST_MEASURED = 2000
+"""Measured voxels that a prediction needs."""
 BLOCKS = (2, 3, 3)
 """Large, since errors are correlated as far as the specimen has structure; from more and smaller blocks the intervals
 would be too narrow."""
@@ -80,9 +82,8 @@ def check_size(shape: Sequence[int], factors: Sequence[int]) -> None:
 
 def check_content(y: Floats, mask: Bools) -> None:
     """Refuse a pilot with too few measured voxels, or with one value everywhere."""
-    least = round(FEWEST_LEFT_OUT / HELD_OUT)
-    if mask.sum() < least:
-        raise InputError(f"expected a pilot of at least {least} measured voxels, got {int(mask.sum())}")
+    if mask.sum() < FEWEST_MEASURED:
+        raise InputError(f"expected a pilot of at least {FEWEST_MEASURED} measured voxels, got {int(mask.sum())}")
     if np.ptp(y[mask]) == 0:
         raise InputError(f"expected a pilot that shows something, got the value {y[mask][0]:g} everywhere")
 

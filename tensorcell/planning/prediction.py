@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from tensorcell.errors import InputError
-from tensorcell.planning.pilot import HELD_OUT, Pilot
+from tensorcell.planning.pilot import Pilot
 from tensorcell.planning.result import PlannedChoice
 from tensorcell.planning.trials import Sampling, Sums, trial
 from tensorcell.solvers.spread import COVERED
 
 Floats = npt.NDArray[np.floating]
+Bools = npt.NDArray[np.bool_]
 
 DRAWS = 2000
 """Draws of the bootstrap."""
 
 
-def predict(pilot: Pilot, way: Sampling, repeats: int, seed: int, count: Callable[[], None]) -> PlannedChoice:
-    """Degrade, recover and score a pilot one way; ``count`` is called after each recovery."""
+def predict(
+    pilot: Pilot, way: Sampling, scored: Sequence[Bools], seed: int, count: Callable[[], None]
+) -> PlannedChoice:
+    """Degrade, recover and score a pilot one way; ``count`` is called after each recovery.
+
+    ``scored`` holds the voxels that are scored in each turn (`left_out_by_all`).
+    """
     rounds = []
-    for turn in range(repeats):
-        rounds.append(trial(pilot, way, turn, seed))
+    for turn, voxels in enumerate(scored):
+        rounds.append(trial(pilot, way, voxels, turn, seed))
         count()
     sums = Sums(*(np.sum(parts, axis=0) for parts in zip(*rounds, strict=True)))
     sums = sums._replace(power=np.maximum(sums.power, 0))  # blocks of nothing but noise come out on either side of 0
@@ -49,9 +55,12 @@ def choice_from_sums(pilot: Pilot, way: Sampling, sums: Sums, seed: int) -> Plan
     relative = interval(sums.error, sums.noise, sums.power, pilot.noise.margin, seed)
     notes = []
     if low == 0 or square == 0:
-        notes.append("the noise of the pilot outweighs the error, which is only bounded from above")
+        notes.append("the noise of the pilot hides the error, which is known to be small, but not how small")
     if way.leaves_out_nothing:
-        notes.append(f"this choice leaves nothing out: predicted for {HELD_OUT:.0%} of the pixels, drawn at random")
+        notes.append(
+            "this choice leaves nothing out: its error is that at pixels left out at random, and should be smaller "
+            "where they are measured"
+        )
     saved = 1 - way.pixel_fraction * way.exposure_factor / way.axial_factor
     return PlannedChoice(
         **way._asdict(),
@@ -85,7 +94,8 @@ def interval(
     (float, float)
         Percentiles of 2000 bootstrap draws of whole blocks, since errors of near voxels are correlated (Hall 1985,
         doi:10.1016/0304-4149(85)90212-1), moved away from the middle by the ratio of Student's and the normal
-        quantile; the lower end with the most noise, the upper end with the least.
+        quantile; the lower end with the most noise, the upper end with the least. An error below what the noise is
+        uncertain by cannot be told from none: the upper end is at least that.
 
     Examples
     --------
@@ -109,4 +119,5 @@ def interval(
         middle = square.sum() / divisor.sum()
         drawn = np.quantile(square[draws].sum(axis=1) / below, quantile)
         ends.append(max(0.0, float(middle + stretch * (drawn - middle))))
-    return ends[0], ends[1]
+    doubt = (1 - margin[0]) * float(noise.sum() / divisor.sum())
+    return ends[0], max(ends[1], doubt)

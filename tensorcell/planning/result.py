@@ -10,6 +10,13 @@ from typing import Any, NamedTuple
 
 from tensorcell import pages
 from tensorcell.solvers import NoiseModel
+from tensorcell.words import as_sentence, planes_in_words
+
+COLUMNS = (
+    "Columns: the share of planes, pixels and exposure that is taken; the PSNR and its 90 % interval; the PSNR of "
+    "linear interpolation along z; the NRMSE and its 90 % interval; the shares of imaging time and light dose saved."
+)
+"""What the table shows."""
 
 
 class Target(NamedTuple):
@@ -23,7 +30,7 @@ class Target(NamedTuple):
 class PlannedChoice:
     """A way to sample, and the error that the pilot predicts for what it leaves out.
 
-    The voxels of the planes left out are scored; where every plane is imaged, the pixels left out.
+    All choices of a plan are scored at the same voxels, which each of them leaves out.
 
     Attributes
     ----------
@@ -71,6 +78,12 @@ class PlannedChoice:
         fine = target.nrmse is None or self.nrmse_interval[1] <= target.nrmse
         return fine and (target.psnr is None or self.psnr_interval[0] >= target.psnr)
 
+    def may_meet(self, target: Target) -> bool:
+        """Whether the predicted error, without its interval, meets the wanted one."""
+        return (target.nrmse is None or self.nrmse <= target.nrmse) and (
+            target.psnr is None or self.psnr >= target.psnr
+        )
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SamplingPlan:
@@ -86,6 +99,8 @@ class SamplingPlan:
         The wanted error.
     sentence : str
         What to do, in one sentence.
+    rule : str
+        How the advice was chosen.
     data_range : float
         Width of the intensities for PSNR: 0.1 to 99.9 percentile of the pilot without its outliers, in its unit.
     noise : NoiseModel
@@ -106,6 +121,7 @@ class SamplingPlan:
     best: PlannedChoice | None
     target: Target
     sentence: str
+    rule: str
     data_range: float
     noise: NoiseModel
     noise_margin: tuple[float, float]
@@ -131,17 +147,34 @@ class SamplingPlan:
         pages.write(self, path)
 
     def __str__(self) -> str:
+        last = "What this rests on: `tensorcell plan --details`; in Python print(plan.text(details=True))."
+        return f"{self.text()}\n\n{last}"
+
+    def text(self, details: bool = False) -> str:
+        """The advice, the table with its rule, what to know of the pilot and, where asked for, what all rests on.
+
+        Parameters
+        ----------
+        details : bool
+            Add the assumptions behind the predictions, a paragraph each.
+        """
         lines = [self.sentence, "", f"{'planes':>6} {'pixels':>6} {'expos.':>6} {'PSNR dB':>8} {'90 %':>13} "
                  f"{'linear':>6} {'NRMSE':>7} {'90 %':>16} {'time':>6} {'dose':>6}"]  # fmt: skip
-        for choice in self.choices:
-            mark = "*" if choice == self.best else "+" if choice.note else ""
-            lines.append(" ".join((*row(choice), mark)).rstrip())
-        lines.append("")
-        if self.best is not None:
-            lines.append("* the choice that saves most and meets the wanted error")
-        lines += [f"+ {remark}" for remark in self.remarks]
-        lines += [*self.notes, *self.assumptions[:2]]
-        return "\n".join("\n".join(textwrap.wrap(line, 100)) if len(line) > 100 else line for line in lines)
+        lines += [" ".join((*row(choice), self.mark(choice))).rstrip() for choice in self.choices]
+        lines += ["", self.rule, *(f"+ {as_sentence(remark)}" for remark in self.remarks), *self.notes]
+        if details:
+            lines += ["", "Details", "-------", COLUMNS]
+            lines += [line for assumption in self.assumptions for line in ("", assumption)]
+        return "\n".join(textwrap.fill(line, 100) if len(line) > 100 else line for line in lines)
+
+    def mark(self, choice: PlannedChoice) -> str:
+        """``*`` for the advice, ``~`` where the predicted error meets the target and its interval does not, ``+`` where
+        there is a remark."""
+        wanted = any(part is not None for part in self.target)
+        meets = "*" if choice == self.best else ""
+        if wanted and choice.may_meet(self.target) and not choice.meets(self.target):
+            meets = "~"
+        return meets + ("+" if choice.note else "")
 
     def __repr__(self) -> str:
         return str(self)
@@ -149,7 +182,7 @@ class SamplingPlan:
     @property
     def remarks(self) -> tuple[str, ...]:
         """The notes of the choices, each once."""
-        return tuple(sorted({choice.note for choice in self.choices if choice.note}))
+        return tuple(sorted({note for choice in self.choices for note in choice.note.split("; ") if note}))
 
 
 def row(choice: PlannedChoice) -> tuple[str, ...]:
@@ -157,31 +190,19 @@ def row(choice: PlannedChoice) -> tuple[str, ...]:
     low, high = choice.psnr_interval
     best = f"{choice.psnr:.1f}" if math.isfinite(choice.psnr) else f"> {low:.1f}"
     upper = f"{high:.1f}" if math.isfinite(high) else "..."
+    interval = f"{low:.1f} to {upper}" if math.isfinite(low) else "no error seen"
     return (
         f"{'1/' + str(choice.axial_factor):>6}",
         f"{choice.pixel_fraction:>6.3g}",
         f"{choice.exposure_factor:>6.3g}",
         f"{best:>8}",
-        f"{f'{low:.1f} to {upper}':>13}",
+        f"{interval:>13}",
         f"{choice.linear_psnr:>6.1f}",
         f"{choice.nrmse:>7.4f}",
         f"{f'{choice.nrmse_interval[0]:.4f} to {choice.nrmse_interval[1]:.4f}':>16}",
         f"{choice.time_saved:>6.0%}",
         f"{choice.dose_saved:>6.0%}",
     )
-
-
-def planes_in_words(factor: int) -> str:
-    """Which planes are imaged.
-
-    >>> planes_in_words(1), planes_in_words(3)
-    ('every plane', 'every 3rd plane')
-    """
-    if factor == 1:
-        return "every plane"
-    teen = factor // 10 % 10 == 1
-    ending = "th" if teen else {1: "st", 2: "nd", 3: "rd"}.get(factor % 10, "th")
-    return f"every {factor}{ending} plane"
 
 
 def _without_infinity(value: Any) -> Any:

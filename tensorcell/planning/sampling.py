@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.arguments import checked_axial_factor, checked_noise, checked_seed, positive, whole_number
+from tensorcell.axial import axial_band
 from tensorcell.constant_blocks import constant_notes
 from tensorcell.errors import InputError
 from tensorcell.missing_value import without_value
-from tensorcell.planning.decision import decide
+from tensorcell.planning.decision import decide, depth_of
 from tensorcell.planning.noise import local_intensity, noise_of
 from tensorcell.planning.pilot import (
     Pilot,
@@ -36,18 +37,17 @@ from tensorcell.planning.pilot import (
 )
 from tensorcell.planning.prediction import predict
 from tensorcell.planning.result import SamplingPlan, Target
-from tensorcell.planning.trials import Sampling, outliers_of
+from tensorcell.planning.trials import Sampling, left_out_by_all, outliers_of
 from tensorcell.progress import CountBar
 from tensorcell.stack import GivenStack
 from tensorcell.volume import Volume, notes_on_file
+from tensorcell.words import as_sentence
 
 ASSUMPTIONS = (
-    "Errors are those in planes left out (where every plane is imaged: of pixels left out) against the noise-free "
-    "intensity; the intervals (90 %) come from a bootstrap over blocks of the pilot and hold for other stacks only as "
-    "far as these look like the pilot.",
-    "Time and dose are relative to the pilot: fraction of planes x fraction of pixels x exposure. Planes and pixels "
-    "save both (pixels: on a scanner that skips them, with the light off); exposure saves both if the exposure time is "
-    "cut, only the dose if the light is dimmed.",
+    "All choices are scored at the same voxels, which each of them leaves out, against the noise-free intensity. The "
+    "90 % intervals come from a bootstrap over blocks of the pilot; they hold for stacks that look like the pilot.",
+    "Time and dose are shares of the pilot's: planes x pixels x exposure. Skipped planes and pixels save both (pixels "
+    "on a scanner with the light off). A lower exposure saves time only if it is shorter, not if the light is dimmed.",
     "A lower exposure is simulated by adding Gaussian noise of variance offset (1/f^2 - 1) + gain x intensity "
     "(1/f - 1), for read and shot noise. An unknown pedestal of the camera makes this too mild, few photons a voxel "
     "make it inexact.",
@@ -135,19 +135,24 @@ def plan(
     with _counted(len(ways) * repeats + 1, progress) as count:
         trial_pilot, notes = _prepared(given, max(way.axial_factor for way in ways), sigma, seed)
         count()
-        choices = tuple(predict(trial_pilot, way, repeats, seed, count) for way in ways)
-    best, sentence = decide(choices, target)
+        scored = [left_out_by_all(trial_pilot, ways, turn, seed) for turn in range(repeats)]
+        choices = tuple(predict(trial_pilot, way, scored, seed, count) for way in ways)
+    band = axial_band(given.values, volume.spacing, mask=given.mask, noise=sigma)
+    step = 1.0 if volume.spacing is None else volume.spacing[0]
+    depths = {factor: depth_of(factor, step, band) for factor in sorted({way.axial_factor for way in ways})}
+    best, sentence, rule = decide(choices, target, depths)
     return SamplingPlan(
         choices=choices,
         best=best,
         target=target,
         sentence=sentence,
+        rule=rule,
         data_range=given.unit.width(trial_pilot.data_range),
         noise=trial_pilot.noise.model.in_unit(given.unit),
         noise_margin=trial_pilot.noise.margin,
         shape=trial_pilot.y.shape,
         assumptions=ASSUMPTIONS,
-        notes=(*(f"{note[:1].upper()}{note[1:]}." for note in said), *notes),
+        notes=(*(as_sentence(note) for note in said), *notes),
         seconds=time.perf_counter() - start,
     )
 

@@ -1,5 +1,8 @@
 """One degradation of a pilot, its recovery, and sums of squared errors over the measured voxels that were left out.
 
+All choices of a plan are scored at the same voxels, those that each of them leaves out: errors differ from place to
+place by more than from choice to choice.
+
 The left-out voxels are noisy themselves. With ``y = x + n`` measured, ``x`` noise-free and an estimate ``e`` that has
 not seen ``n``, the mean of ``(y - e)^2`` is that of ``(x - e)^2`` plus the variance of the noise, which is subtracted
 from the sums.
@@ -7,6 +10,7 @@ from the sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +19,7 @@ import numpy.typing as npt
 from tensorcell.errors import InputError
 from tensorcell.interpolation import interpolate_planes
 from tensorcell.planning.noise import exposure_variance
-from tensorcell.planning.pilot import FEWEST_LEFT_OUT, FEWEST_PLANES, HELD_OUT, Pilot
+from tensorcell.planning.pilot import FEWEST_LEFT_OUT, FEWEST_PLANES, HELD_OUT, MOST_HELD_OUT, Pilot
 from tensorcell.recovery import recover
 
 Floats = npt.NDArray[np.floating]
@@ -59,7 +63,7 @@ class _Degraded(NamedTuple):
     mask: Bools
     """True = measured in this trial."""
     left_out: Bools
-    """True = measured in the pilot, not in this trial, and scored."""
+    """True = measured in the pilot, in no trial of any choice, and scored."""
 
 
 def outliers_of(y: Floats, mask: Bools, seed: int) -> Bools:
@@ -68,9 +72,43 @@ def outliers_of(y: Floats, mask: Bools, seed: int) -> Bools:
     return found
 
 
-def trial(pilot: Pilot, way: Sampling, turn: int, seed: int) -> Sums:
-    """Degrade the pilot one way, recover it, and sum the errors over what was left out."""
-    degraded = _degrade(pilot, way, turn, seed)
+def left_out_by_all(pilot: Pilot, ways: Sequence[Sampling], turn: int, seed: int) -> Bools:
+    """True at the voxels that every way leaves out in this turn, in the pilot's shape; all of them are scored.
+
+    They lie in planes that no axial factor images. Where a way images every plane, they are also a few of the pixels of
+    these planes, which it then leaves out.
+    """
+    planes = np.ones(len(pilot.y), bool)
+    for factor in {way.axial_factor for way in ways} - {1}:
+        span, without = _span(len(planes), factor, turn), np.zeros(len(planes), bool)
+        without[span] = True
+        without[span.start :: factor] = False
+        planes &= without
+    common: Bools = pilot.scored & planes[:, None, None]
+    dense = [way.pixel_fraction for way in ways if way.axial_factor == 1]
+    if dense:
+        held = min(MOST_HELD_OUT, HELD_OUT * len(planes) / max(int(planes.sum()), 1))
+        common &= _pixels(pilot, turn, seed) >= min(max(dense), 1 - held)
+    count = int(common.sum())
+    if count < FEWEST_LEFT_OUT:
+        raise InputError(
+            f"expected at least {FEWEST_LEFT_OUT} measured voxels that every choice leaves out, got {count}: the pilot "
+            "is too small to compare these choices; give a larger one, or fewer axial factors"
+        )
+    return common
+
+
+def _pixels(pilot: Pilot, turn: int, seed: int) -> Floats:
+    """A random number for each voxel: a share f of the pixels is imaged where it is below f.
+
+    It is the same whatever the other factors, so that choices differ by what they are, not by chance.
+    """
+    return np.random.default_rng([seed, turn, 0]).random(pilot.y.shape, np.float32)
+
+
+def trial(pilot: Pilot, way: Sampling, scored: Bools, turn: int, seed: int) -> Sums:
+    """Degrade the pilot one way, recover it, and sum the errors over the voxels that are scored."""
+    degraded = _degrade(pilot, way, scored, turn, seed)
     data = np.where(degraded.mask, degraded.given, np.nan)
     factor = way.axial_factor
     try:
@@ -79,32 +117,21 @@ def trial(pilot: Pilot, way: Sampling, turn: int, seed: int) -> Sums:
         raise InputError(
             f"axial factor {factor} with {way.pixel_fraction:g} of the pixels leaves too little of this pilot: {error}"
         ) from None
-    count = int(degraded.left_out.sum())
-    if count < FEWEST_LEFT_OUT:
-        raise InputError(
-            f"expected at least {FEWEST_LEFT_OUT} measured voxels to be left out at axial factor {factor} and "
-            f"{way.pixel_fraction:g} of the pixels, got {count}"
-        )
     return _sums(pilot, degraded, recovered)
 
 
-def _degrade(pilot: Pilot, way: Sampling, turn: int, seed: int) -> _Degraded:
-    """Leave out planes and pixels, and add the noise of a lower exposure."""
-    # The same pixels and the same noise whatever the other factors: choices differ by what they are, not by chance.
-    pixels, light = (np.random.default_rng([seed, turn, stream]) for stream in (0, 1))
+def _degrade(pilot: Pilot, way: Sampling, scored: Bools, turn: int, seed: int) -> _Degraded:
+    """Leave out planes and pixels, and add the noise of a lower exposure, which is the same whatever the factors."""
+    light = np.random.default_rng([seed, turn, 1])
     factor = way.axial_factor
     part = _span(len(pilot.y), factor, turn)
-    chosen = pixels.random(pilot.y.shape, np.float32)[part]
-    share = 1 - HELD_OUT if way.leaves_out_nothing else way.pixel_fraction
-    mask = pilot.mask[part] & (chosen < share)
+    left_out = scored[part]
+    mask = pilot.mask[part] & (_pixels(pilot, turn, seed)[part] < way.pixel_fraction) & ~left_out
     mask[np.arange(len(mask)) % factor != 0] = False
     given = pilot.y[part]
     if way.exposure_factor < 1:
         deviation = np.sqrt(exposure_variance(pilot.noise.model, pilot.intensity, way.exposure_factor))
         given = given + (deviation * light.standard_normal(pilot.y.shape, np.float32))[part].astype(given.dtype)
-    left_out = pilot.scored[part] & ~mask
-    if factor > 1:  # pixels left out of imaged planes are not scored, since measured ones are nearer to them
-        left_out[::factor] = False
     return _Degraded(part, given, mask, left_out)
 
 
