@@ -146,7 +146,7 @@ def recover(
     seed : int
         Seed for the choice of left-out voxels and for priors.
     progress : bool
-        Show progress on stderr: bars in a terminal, and elsewhere a line now and then from the first minute on.
+        Show progress on stderr, if that is a terminal.
     callback : callable, optional
         ``callback(record, state)`` after every iteration of the fit; returning True stops the fit.
     checkpoint : path, optional

@@ -441,6 +441,13 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
+def test_a_small_pilot_is_planned_with_the_usual_factors_that_it_has_planes_for() -> None:
+    cells = simulate_cells((8, 24, 24), cells=4, seed=1)
+    result = plan(cells.measured)
+    assert [choice.axial_factor for choice in result.choices] == [1, 2, 3]
+    assert any("too few planes (8) to try every s-th one for s above 3" in note for note in result.notes)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line(case: str) -> None:
     make, expected = BAD[case]

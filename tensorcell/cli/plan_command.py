@@ -31,8 +31,13 @@ def plan(
     target_nrmse: Annotated[float | None, o.option("Wanted error: at most this NRMSE.", TARGET)] = None,
     target_psnr: Annotated[float | None, o.option("Wanted error: at least this PSNR in decibels.", TARGET)] = None,
     axial_factors: Annotated[
-        str, o.option("Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ...", CHOICES, metavar="S,S,...")
-    ] = "1,2,3,4,6,8",
+        str | None,
+        o.option(
+            "Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ... Default: up to 8, as far as the pilot has planes.",
+            CHOICES,
+            metavar="S,S,...",
+        ),
+    ] = None,
     pixel_fractions: Annotated[
         str, o.option("Shares of the pixels to keep, such as 1,0.5.", CHOICES, metavar="P,P,...")
     ] = "1",
@@ -61,7 +66,7 @@ def plan(
             )  # fmt: skip
             result = plan_sampling(
                 volume,
-                axial_factors=list_of(axial_factors, "--axial-factors", int),
+                axial_factors=None if axial_factors is None else list_of(axial_factors, "--axial-factors", int),
                 pixel_fractions=list_of(pixel_fractions, "--pixel-fractions", float),
                 exposure_factors=list_of(exposure_factors, "--exposure-factors", float),
                 target_nrmse=target_nrmse,

@@ -18,6 +18,8 @@ from tensorcell.volume import Volume, stacks
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
+FACTORS = (1, 2, 3, 4, 6, 8)
+"""Axial factors that are tried where none are asked for."""
 PILOT_VOXELS = 500_000
 """A larger pilot is cropped to its middle: then one recovery takes some ten seconds on two cores."""
 PILOT_PLANES = 64
@@ -61,6 +63,15 @@ def stack_of(volume: Volume) -> GivenStack:
         )
     (part,) = parts
     return given_stack(part.data, part.mask, shift=False)
+
+
+def possible_factors(planes: int) -> tuple[int, ...]:
+    """Those of the usual axial factors for which a pilot has enough planes; at least 1.
+
+    >>> possible_factors(16), possible_factors(2)
+    ((1, 2, 3, 4, 6), (1,))
+    """
+    return tuple(factor for factor in FACTORS if factor == 1 or (FEWEST_PLANES - 1) * factor < planes)
 
 
 def check_size(shape: Sequence[int], factors: Sequence[int]) -> None:

@@ -27,12 +27,14 @@ from tensorcell.missing_value import without_value
 from tensorcell.planning.decision import decide, depth_of
 from tensorcell.planning.noise import local_intensity, noise_of
 from tensorcell.planning.pilot import (
+    FACTORS,
     Pilot,
     block_numbers,
     check_content,
     check_size,
     intensity_range,
     pilot_block,
+    possible_factors,
     stack_of,
 )
 from tensorcell.planning.prediction import predict
@@ -59,7 +61,7 @@ ASSUMPTIONS = (
 def plan(
     pilot: Volume | npt.ArrayLike,
     *,
-    axial_factors: Sequence[int] = (1, 2, 3, 4, 6, 8),
+    axial_factors: Sequence[int] | None = None,
     pixel_fractions: Sequence[float] = (1.0,),
     exposure_factors: Sequence[float] = (1.0,),
     target_nrmse: float | None = None,
@@ -79,6 +81,7 @@ def plan(
         One stack, sampled as densely as one could wish; NaN, or False in the volume's mask, where nothing was measured.
     axial_factors, pixel_fractions, exposure_factors : sequences
         All combinations are tried: every s-th plane (s >= 1), a share of the pixels and of the exposure (0 < f <= 1).
+        Without ``axial_factors`` those of 1, 2, 3, 4, 6 and 8 are tried for which the pilot has enough planes.
     target_nrmse, target_psnr : float, optional
         The wanted error: at most this NRMSE, at least this PSNR in decibels.
     missing_value : float, optional
@@ -95,7 +98,7 @@ def plan(
     repeats : int
         Degradations tried for each choice, with other pixels, other noise, and another first plane.
     progress : bool
-        Show progress on stderr: bars in a terminal, and elsewhere a line now and then from the first minute on.
+        Show progress on stderr, if that is a terminal.
 
     Returns
     -------
@@ -122,7 +125,6 @@ def plan(
     """
     start = time.perf_counter()
     volume = Volume.from_array(pilot, axes=axes)
-    ways = _ways(axial_factors, pixel_fractions, exposure_factors)
     nrmse = None if target_nrmse is None else positive("target_nrmse", target_nrmse)
     target = Target(nrmse, _finite("target_psnr", target_psnr))
     sigma, seed, repeats = checked_noise(noise), checked_seed(seed), whole_number("repeats", repeats)
@@ -131,6 +133,12 @@ def plan(
     given = stack_of(volume)
     said = (*said, *constant_notes(given.given_values, given.mask))
     sigma = None if sigma is None else sigma / given.unit.scale
+    if axial_factors is None:
+        axial_factors = possible_factors(given.values.shape[0])
+        if axial_factors != FACTORS:
+            planes, largest = given.values.shape[0], axial_factors[-1]
+            said = (*said, f"the pilot has too few planes ({planes}) to try every s-th one for s above {largest}")
+    ways = _ways(axial_factors, pixel_fractions, exposure_factors)
     check_size(given.values.shape, [way.axial_factor for way in ways])
     with _counted(len(ways) * repeats + 1, progress) as count:
         trial_pilot, notes = _prepared(given, max(way.axial_factor for way in ways), sigma, seed)
