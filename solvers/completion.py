@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .admm import AdmmOptions, admm_result, admm_sweeps
+from .admm import AdmmOptions, admm_result, admm_sweeps, long_init
 from .arrays import Array, count
 from .checks import check_state, checked_problem
 from .problem import Problem
@@ -108,6 +108,7 @@ def complete_tucker(
     check_state(initial_state, rank)
     history: tuple[IterationRecord, ...] = ()
     start: Any = initial_state
+    clipped = 0.0
     problem = Problem(data, mask)
     if start is None:
         matrix = sum(size > 1 for size in data.shape) <= 2
@@ -118,9 +119,12 @@ def complete_tucker(
             tolerance=max(enough, tolerance),
             max_iterations=ROUGH_ITERATIONS,
         )
-        start, status, history = admm_sweeps(problem.single, rank, rough, nonnegative, callback)
+        long = rough.fidelity == "huber" and not nonnegative
+        first = long_init(problem.single, rank, rough) if long else None
+        start, status, history = admm_sweeps(problem.single, rank, rough, nonnegative, callback, first)
         if status in (Status.STOPPED, Status.DIVERGED):
             return admm_result(problem, rough, nonnegative, start, status, history)
+        clipped = start.threshold if robust and long else 0.0
         start = tucker_tensor(start.core, start.factors, start.core.dtype)
     polish = GaussNewtonOptions(trim=TRIM if robust else None, tolerance=tolerance, max_iterations=max_iterations)
-    return gauss_newton(problem, start, polish, callback, history, nonnegative)
+    return gauss_newton(problem, start, polish, callback, history, nonnegative, clipped)
