@@ -42,7 +42,8 @@ def complete_tucker(
 
     ``Y = X + E + noise`` on observed entries, ``X`` of multilinear rank ``r``, ``E`` sparse. Three steps: sweeps of
     :func:`robust_tucker_admm` (Huber fidelity) until the model changes by less than 6 % times the sampling ratio (a
-    sweep moves it by about that share of its error), or by 0.3 % with ``nonnegative``, which acts here only; removal of
+    sweep moves it by about that share of its error; its steps are as many times longer while that serves), or by 0.3 %
+    with ``nonnegative``, which acts here only, and without longer steps; removal of
     the soft threshold's bias by a hard one, entries more than 5 robust standard deviations away being outliers; and
     :func:`riemannian_gauss_newton` on the others, with the threshold following the residual down. The sweeps, and the
     inner steps of Gauss-Newton, run in float32 whatever the data's precision; the last gradients, and so the result,
