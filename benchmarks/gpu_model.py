@@ -19,6 +19,8 @@ is held against a fourth size that it has not seen (printed: how far off). Numbe
 the data, so that the prediction is no better than that; the seconds of the host, which scatter from size to size, are
 rough.
 
+The memory at the peak is that of all arrays that are alive; what libraries take for their own use is not known.
+
 Kernels are counted by the formulas of :func:`kernel_cost` and :func:`group_cost`. Not modelled: caches (all is read
 from main memory, except for the search of similar patches, which is counted at the rate of the first cache), transfers
 while kernels run, atomic additions that collide, what of a decomposition waits for the host.
@@ -277,13 +279,13 @@ def counted(case: str, shape: Sequence[int]) -> dict[str, Any]:
 
     measured, options = problem(case, shape)
     recorder = Recorder()
-    cupy.recorder = recorder
+    cupy.recorder, cupy.most_taken = recorder, cupy.taken
     with groups_by_numba(recorder), host_seconds() as host:
         tc.recover(measured, device="cuda", **options)
     cupy.recorder = None
     return {
         "voxels": math.prod(shape), "stages": recorder.stages, "host": host,
-        "unknown": sorted(recorder.unknown),
+        "unknown": sorted(recorder.unknown), "memory": cupy.most_taken,
     }  # fmt: skip
 
 
@@ -326,6 +328,8 @@ class groups_by_numba:
     ) -> Any:
         import cupy
 
+        lengths = [count * data.size for count in (len(strengths), 1, 1)]
+        sums = [cupy.ndarray(np.zeros(length, np.uint64)) for length in lengths]  # which the kernel has
         host = [None if array is None else np.asarray(array._data) for array in (data, guide, pilot)]
         plain = [array._data if isinstance(array, cupy.ndarray) else array for array in (used, *more)]
         found = self.module.sums_numba(*host, sigma, strengths, geometry, *plain)
@@ -335,7 +339,9 @@ class groups_by_numba:
             data.size, references, offsets, geometry.patch, geometry.group * geometry.frames, len(strengths)
         )
         self.recorder.add(self.recorder.priced(*costs))
-        return tuple(cupy.ndarray(array) for array in found)
+        results = tuple(cupy.ndarray(array) for array in found)
+        del sums
+        return results
 
 
 @contextlib.contextmanager
@@ -461,11 +467,15 @@ def main() -> None:
         *runs, check = (counted(case, size) for size in (*sizes, checked))
         rows, host = extrapolated(runs, check, math.prod(SHAPE))
         print(f"\n## {case}, {' x '.join(map(str, SHAPE))}\n\n{table(rows, host)}", flush=True)
+        sizes_run = [run["voxels"] for run in runs]
+        memory = on_line(sizes_run, [run["memory"] for run in runs], math.prod(SHAPE))
+        print(f"\n{memory / 1e9:.2f} GB of memory at the peak, {memory / math.prod(SHAPE):.0f} bytes a voxel")
         unknown = sorted({name for run in runs for name in run["unknown"]})
         if unknown:
             print(f"\nkernels without a formula, counted by their arrays: {', '.join(unknown)}")
         predictions[case] = {
             "device s": sum(row.cost.total(H100) for row in rows), "host s": sum(host.values()), "host": host,
+            "memory": memory,
             "stages": {row.stage: asdict(row.cost) | {"line off": row.off} for row in rows},
         }  # fmt: skip
     if arguments.json:

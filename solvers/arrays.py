@@ -12,11 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 import numpy.typing as npt
 
 Array = Any
 """A NumPy, CuPy or other array of the array API standard."""
+
+
+_NUMPY_ARRAYS = {np.ndarray}
 
 
 def namespace_of(*arrays: Array | None) -> ModuleType:
@@ -34,6 +38,8 @@ def namespace_of(*arrays: Array | None) -> ModuleType:
     'array_api_compat.numpy'
     """
     given = [array for array in arrays if array is not None]
+    if {*map(type, given)} == _NUMPY_ARRAYS:  # at once, since arrays of all functions come here
+        return array_api_compat.numpy
     for array in given:
         if not array_api_compat.is_array_api_obj(array):
             raise TypeError(f"expected NumPy or CuPy arrays, got {type(array).__name__}")
@@ -88,6 +94,34 @@ def as_float(array: Array) -> Array:
     if not (xp.isdtype(array.dtype, "real floating") or xp.isdtype(array.dtype, ("bool", "integral"))):
         raise TypeError(f"expected real numbers, got dtype {array.dtype}")
     return xp.astype(array, xp.float64)
+
+
+def within_mask(values: Array, mask: Array) -> Array:
+    """The values where the mask (of the same shape) is True, 0 elsewhere, whatever lies there; float32 or float64.
+
+    ``where`` would branch at each entry, which takes NumPy ten times as long where the mask is scattered.
+
+    >>> within_mask(np.array([1.0, np.nan]), np.array([True, False]))
+    array([1., 0.])
+    """
+    xp = namespace_of(values, mask)
+    if not is_numpy(xp):
+        return xp.where(mask, values, xp.zeros_like(values))
+    bits = np.dtype(f"i{values.dtype.itemsize}")
+    kept = np.negative(mask.astype(bits))  # all bits are 1 where the mask is True
+    kept &= values.view(bits)
+    return kept.view(values.dtype)
+
+
+def entries(values: Array, mask: Array) -> Array:
+    """``values[mask]``, for a mask of the same shape; without branches, as in :func:`within_mask`.
+
+    >>> entries(np.array([1.0, 2.0, 3.0]), np.array([True, False, True]))
+    array([1., 3.])
+    """
+    if not is_numpy(namespace_of(values, mask)):
+        return values[mask]
+    return values.ravel().take(np.flatnonzero(mask))
 
 
 def ndimage(name: str, array: Array, *arguments: Any, **options: Any) -> Array:

@@ -298,7 +298,8 @@ def _of_sample(
     pixels = sample.values.shape[1]
     fits = fitted(sample, pixels * 3 // 4 if len(sample.values) > 500 else pixels // 2)
     bands = pixels * 3 // 8, pixels // 4, SMOOTH
-    middle = fitted(sample, bands[0])
+    # Where voxels are missing, it may be the same one, with as many cosines as the patches allow.
+    middle = fits if fits.basis.shape[1] <= bands[0] else fitted(sample, bands[0])
     if min(len(low_pass.rows), len(fits.rows), len(middle.rows)) == 0:
         return _no_noise(sample, UNMEASURABLE)
     classes = classes_of(fits)

@@ -80,23 +80,23 @@ def correlation_within_planes(fits: Fits, side: tuple[int, int]) -> Within:
     chosen = flattest(fits, 0.1)
     rows = np.concatenate(chosen)
     operators = residual_operators(fits, rows[:: 1 + len(rows) // (OPERATORS * SIDE**2 // fits.basis.shape[0])])
-    energy = np.sum(fits.residual**2, axis=1)
-    found, expected = [], [np.mean(operators, axis=0)]
+    residuals = [fits.residual[group][np.any(fits.residual[group] != 0, axis=1)] for group in chosen]
+    residuals = [each for each in residuals if len(each) >= 10]
     most = [min(LAGS, length // 2) for length in side]
+    found, expected = [], [lag_sums(np.mean(operators, axis=0), side, most)]
+    columns = np.ascontiguousarray(operators.transpose(1, 0, 2))
     for pairs in (at_lag(side, axis, lag) for axis in (0, 1) for lag in range(1, most[axis] + 1)):
-        products = np.sum((fits.residual @ pairs) * fits.residual, axis=1)
-        ratio = np.divide(products, energy, out=np.full_like(energy, np.nan), where=energy > 0)
-        ratios = [ratio[group][energy[group] > 0] for group in chosen]
-        found.append(noise_level([each for each in ratios if each.size >= 10]))
-        expected.append(np.mean(np.matmul(np.matmul(operators, pairs), operators), axis=0))
+        found.append(noise_level([np.sum((r @ pairs) * r, axis=1) / np.sum(r**2, axis=1) for r in residuals]))
+        products = (columns @ pairs).reshape(len(pairs), -1) @ columns.reshape(len(pairs), -1).T
+        expected.append(lag_sums(products / len(operators), side, most))
     if not np.all(np.isfinite(found)):
         return UNKNOWN
+    sums = np.array(expected)
 
     def difference(lags: Doubles) -> Doubles:
-        c = correlation_matrix(side, (1.0, *lags[: most[0]]), (1.0, *lags[most[0] :]))
-        total = np.sum(expected[0] * c)
-        off = [np.sum(e * c) / total - f for e, f in zip(expected[1:], found, strict=True)]
-        return np.concatenate([off, RIDGE * lags])
+        y, x = np.append(1.0, lags[: most[0]]), np.append(1.0, lags[most[0] :])
+        total, *traces = sums @ x @ y
+        return np.concatenate([traces / total - found, RIDGE * lags])
 
     lags = least_squares(difference, np.zeros(sum(most)), bounds=(-0.9, 0.97)).x
     y, x = lags[: most[0]], lags[most[0] :]
@@ -124,6 +124,19 @@ def at_lag(side: tuple[int, int], axis: int, lag: int) -> Doubles:
     """``A``: for the voxels of a patch, half the sum of those that lie so far away on either side along one axis."""
     pairs = np.kron(*(np.eye(length, k=lag if number == axis else 0) for number, length in enumerate(side)))
     return np.asarray(pairs + pairs.T) / 2
+
+
+def lag_sums(matrix: Doubles, side: tuple[int, int], most: Sequence[int]) -> Doubles:
+    """Sums of the entries ``(n, n)`` whose voxels lie so far from each other along y and x, up to the largest lags.
+
+    With them ``tr(M C)`` is ``sum_ij y_i x_j S_ij`` for noise of the autocorrelations ``y`` and ``x``.
+    """
+    along_y, along_x = (
+        np.abs(np.subtract.outer(np.arange(length), np.arange(length))) == np.arange(last + 1)[:, None, None]
+        for length, last in zip(side, most, strict=True)
+    )
+    lines = np.tensordot(along_y.astype(float), matrix.reshape(*side, *side), axes=((1, 2), (0, 2)))
+    return np.asarray(np.tensordot(lines, along_x.astype(float), axes=((1, 2), (1, 2))))
 
 
 def correlation_matrix(side: tuple[int, int], y: Sequence[float], x: Sequence[float]) -> Doubles:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, to_host
+from .arrays import Array, entries, to_host
 from .slabs import central_block
 
 Floats = npt.NDArray[np.floating]
@@ -77,7 +77,7 @@ def structure_width(stack: Array, sound: Array) -> Width:
     """
     block = central_block(stack.shape, VOXELS)
     w = to_host(sound[block])
-    chosen = to_host(stack[block])[w]
+    chosen = entries(to_host(stack[block]), w)
     if not len(chosen) or chosen.min() == chosen.max():
         return NO_WIDTH
     width = _widths(chosen.astype(np.float64) / float(np.abs(chosen).max()), w)  # squares of large numbers overflow

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays import Array, clip, namespace_of, ndimage, to_host
+from .arrays import Array, clip, entries, namespace_of, ndimage, to_host, within_mask
 from .autocorrelation import WHITE, Autocorrelation, standardised_mean
 from .noise_terms import Gaussian, Noise
 from .patch_groups import (
@@ -300,7 +300,7 @@ def with_residue(
     mixture = mixture._replace(laws=mixture.laws._replace(left=left))
     if not bool(xp.any(step > 0)):
         return mixture
-    residual = xp.where(measured, residual, xp.zeros_like(residual))
+    residual = within_mask(residual, measured)
     step *= ndimage("gaussian_filter", residual, ADDED_WIDTH, mode="constant", axes=SPACE)
     return mixture._replace(value=mixture.value + step, error=xp.sqrt(mixture.error**2 + step**2))
 
@@ -320,8 +320,8 @@ def changes(
     second thing returned.
     """
     xp = namespace_of(residual, measured)
-    off = standardised_mean(xp.where(measured, residual, xp.zeros_like(residual)), width, SPACE, correlation)
-    left = robust_sigma(off[measured]) if left is None else left
+    off = standardised_mean(within_mask(residual, measured), width, SPACE, correlation)
+    left = robust_sigma(entries(off, measured)) if left is None else left
     allowed = min(sigma, left)  # the estimate has some of the noise, and the residual lacks it
     off = ndimage("maximum_filter", xp.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=SPACE)
     low, high = CHANGED

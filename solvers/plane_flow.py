@@ -40,6 +40,9 @@ Doubles = npt.NDArray[np.float64]
 RADIUS, WARPS = 5, 3
 """Radius of the Gaussian window in which the flow is constant, in pixels, and rounds of warping on each scale."""
 
+SINGULAR = 1e-14
+"""Determinant below which a window, in units of the planes' contrast, does not tell the flow; it is taken to be 0."""
+
 LARGE = 1 << 14
 """Planes of more pixels are halved before their flow is found: it is smooth, and they are finely sampled as a rule."""
 
@@ -77,20 +80,55 @@ def flow_between(below: Array, above: Array) -> Flow:
 
 
 def flow_on_host(below: Floats, above: Floats) -> tuple[Floats, Floats]:
-    """The flow of small planes up and down, each ``(2, Y, X)``."""
-    from skimage.registration import optical_flow_ilk
+    """The flow of small planes up and down, each ``(2, Y, X)``.
 
+    It is that of scikit-image's ``optical_flow_ilk``, in less than half of the time: both ways share the scales, one
+    call smooths all products, and systems of two equations are solved as such.
+    """
     lowest = min(float(below.min()), float(above.min()))
     spread = max(float(below.std(dtype=np.float64)), float(above.std(dtype=np.float64))) or 1.0
-    # The library takes systems of equations for singular by an absolute bound: it finds no motion in small numbers.
-    lower, upper = (((plane - lowest) / spread).astype(np.float32) for plane in (below, above))
-    up, down = (
-        optical_flow_ilk(  # type: ignore[no-untyped-call]
-            here, there, radius=RADIUS, num_warp=WARPS, gaussian=True
-        )
-        for here, there in ((lower, upper), (upper, lower))
-    )
-    return up, down
+    lower, upper = (scales_of(((plane - lowest) / spread).astype(np.float32)) for plane in (below, above))
+    return from_coarse_to_fine(lower, upper), from_coarse_to_fine(upper, lower)
+
+
+def scales_of(plane: Floats) -> list[Floats]:
+    """The plane at all scales, each half of the next one, the coarsest first."""
+    from skimage.transform import pyramid_reduce
+
+    scales = [plane]
+    while min(scales[-1].shape) > 2 * SMALLEST_SIDE:
+        scales.append(pyramid_reduce(scales[-1], 2))  # type: ignore[no-untyped-call]
+    return scales[::-1]
+
+
+def from_coarse_to_fine(still: Sequence[Floats], moving: Sequence[Floats]) -> Floats:
+    """Where what lies at a pixel of one plane is found in the other one, ``(2, Y, X)``, from both at all scales."""
+    from scipy.ndimage import zoom
+
+    flow: Floats = np.zeros((2, *still[0].shape), np.float32)
+    for here, there in zip(still, moving, strict=True):
+        ratio = np.divide(here.shape, flow.shape[1:])
+        if np.any(ratio != 1):
+            flow = ratio.astype(np.float32)[:, None, None] * zoom(flow, (1, *ratio), order=0, mode="nearest")
+        for _ in range(WARPS):
+            flow = warped_closer(here, there, flow)
+    return flow
+
+
+def warped_closer(still: Floats, moving: Floats, flow: Floats) -> Floats:
+    """Lucas and Kanade's flow after one more round: the least squares of ``still - moving(x + flow)`` in windows."""
+    from scipy.ndimage import gaussian_filter
+
+    found = moved(moving, np.indices(still.shape, np.float32) + flow)
+    dy, dx = np.gradient(found)
+    wanted = dy * flow[0] + dx * flow[1] + still - found
+    products = np.stack([dy * dy, dy * dx, dx * dx, dy * wanted, dx * wanted])
+    smooth = gaussian_filter(products, (2 * RADIUS + 1) / 4, mode="mirror", axes=(1, 2)).astype(np.float64)
+    yy, yx, xx, y, x = smooth
+    determinant = yy * xx - yx * yx
+    told = np.abs(determinant) >= SINGULAR
+    solved = np.stack([xx * y - yx * x, yy * x - yx * y]) / np.where(told, determinant, 1)
+    return np.where(told, solved, 0).astype(np.float32)
 
 
 def halved(plane: Array) -> Array:

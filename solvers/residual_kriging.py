@@ -11,15 +11,17 @@ T. Hengl, G. Heuvelink, D. Rossiter, About regression-kriging, doi:10.1016/j.cag
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, is_numpy, namespace_of, ndimage, to_host
+from .arrays import Array, entries, is_numpy, namespace_of, ndimage, to_host, within_mask
 from .results import CompletionResult
 from .slabs import block_residual, central_block, model_planes, moved_to, thick_parts, widened
+from .threads import share_out
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
@@ -29,6 +31,9 @@ WIDTHS = (0.5, 0.7, 1.0, 1.5)
 
 CUT = 3.0
 """Kernels are cut off at this many widths from their centre."""
+
+IN_REACH = 1e-6
+"""Least weight of all neighbours together: below it, there are none in reach."""
 
 
 class Kernel(NamedTuple):
@@ -87,11 +92,11 @@ def estimate_with_neighbours(
     for slab in thick_parts(stack):
         wide, inner = widened(slab, len(stack), rim)
         model = model_planes(fit, wide)
-        left = xp.where(inlier[wide], stack[wide] - model, xp.zeros_like(model))
+        left = within_mask(stack[wide] - model, inlier[wide])
         shared = shared_residual(left, inlier[wide], kernel, leave_out=not keep)
         part = model + shared
         if own > 0:
-            part += xp.where(inlier[wide], own * (left - shared), xp.zeros_like(left))
+            part += within_mask(own * (left - shared), inlier[wide])
         value[slab] = part[inner]
     intensity = value
     if keep:
@@ -102,7 +107,7 @@ def estimate_with_neighbours(
 def wiener_weight(residual: Floats, inlier: Bools, kernel: Kernel, noise: float) -> float:
     """``1 - noise^2 / var(R - S)`` over the inliers, at least 0."""
     shared = shared_residual(residual, inlier, kernel, leave_out=True)
-    rest = (residual - shared)[inlier].astype(np.float64)
+    rest = entries(residual - shared, inlier).astype(np.float64)
     variance = float(np.mean(rest**2)) if rest.size else 0.0
     return max(0.0, 1 - noise**2 / variance) if variance > 0 else 0.0
 
@@ -125,13 +130,54 @@ def lateral_sums(residual: Array, mask: Array, width: float) -> LateralSums:
     """The sums at one width within planes."""
     xp = namespace_of(residual, mask)
     known = xp.astype(mask, residual.dtype)
-    values = xp.where(mask, residual, xp.zeros_like(residual))
+    values = within_mask(residual, mask)
     counted = known[:1] if is_numpy(xp) and mask.all() else known  # a GPU would have to be waited for
-    return LateralSums(values, known, _along(values, width, (1, 2)), _along(counted, width, (1, 2)), width)
+    within = within_numba if is_numpy(xp) else within_arrays
+    return LateralSums(values, known, within(values, width), within(counted, width), width)
+
+
+def within_numba(values: Floats, width: float) -> Floats:
+    """Gaussian-weighted sums within planes by a threaded kernel; its twin is :func:`within_arrays`."""
+    from .kernels_fills import sums_within_planes
+
+    sums, weights = np.empty_like(values), gaussian_weights(width)
+    share_out(lambda begin, end: sums_within_planes(values, weights, sums, begin, end), len(values))
+    return sums
+
+
+def within_arrays(values: Array, width: float) -> Array:
+    """Array twin of :func:`within_numba`."""
+    return _along(values, width, (1, 2))
 
 
 def axial_mean(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Array:
     """The mean over neighbours in all three directions."""
+    by = axial_mean_numba if is_numpy(namespace_of(lateral.values)) else axial_mean_arrays
+    return by(lateral, width_z, leave_out=leave_out)
+
+
+def axial_mean_numba(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Floats:
+    """The mean by a threaded kernel; its twin is :func:`axial_mean_arrays`."""
+    from .kernels_fills import means_along_z
+
+    values, known, total, weight, width = lateral
+    own = _centre_weight((width_z, width, width)) if leave_out else 0.0
+    weights, alike = gaussian_weights(width_z), len(weight) < len(known)
+    column = _along(known[:, 0, 0].copy(), width_z, (0,)) if alike else known[:0, 0, 0].copy()
+    voxels, one, sums, counts = (each.reshape(len(each), -1) for each in (values, known, total, weight))
+    share, least = values.dtype.type(own), values.dtype.type(IN_REACH)
+    means: Floats = np.empty_like(values)
+    out = means.reshape(voxels.shape)
+
+    def work(begin: int, end: int) -> None:
+        means_along_z(voxels, one, sums, counts, column, weights, share, least, out, begin, end)
+
+    share_out(work, len(values))
+    return means
+
+
+def axial_mean_arrays(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Array:
+    """Array twin of :func:`axial_mean_numba`."""
     values, known, total, weight, width = lateral
     total = _along(total, width_z, (0,))
     if len(weight) == len(known):
@@ -142,7 +188,7 @@ def axial_mean(lateral: LateralSums, width_z: float, *, leave_out: bool) -> Arra
         own = _centre_weight((width_z, width, width))
         total -= own * values
         weight -= own * known
-    xp, reach = namespace_of(total), weight > 1e-6
+    xp, reach = namespace_of(total), weight > IN_REACH
     return xp.where(reach, total / xp.where(reach, weight, xp.ones_like(weight)), xp.zeros_like(total))
 
 
@@ -161,13 +207,20 @@ def neighbour_mean(residual: Array, mask: Array, width_z: float, width_xy: float
 
 def _centre_weight(width: tuple[float, float, float]) -> float:
     """The weight that the kernel gives to the voxel itself."""
+    return float(np.prod([gaussian_weights(each)[0] for each in width]))
+
+
+@functools.cache
+def gaussian_weights(width: float) -> npt.NDArray[np.float64]:
+    """Weights of a voxel and of its neighbours on one side of it, the nearest first."""
     from scipy.ndimage import gaussian_filter1d
 
-    spike = [np.zeros(2 * int(CUT * w + 0.5) + 1) for w in width]
-    for line in spike:
-        line[len(line) // 2] = 1
-    peaks = [gaussian_filter1d(line, w, truncate=CUT)[len(line) // 2] for line, w in zip(spike, width, strict=True)]
-    return float(np.prod(peaks))
+    reach = int(CUT * width + 0.5)
+    spike = np.zeros(2 * reach + 1)
+    spike[reach] = 1
+    weights = gaussian_filter1d(spike, width, truncate=CUT)[reach:] if reach else spike
+    weights.flags.writeable = False
+    return np.asarray(weights)
 
 
 def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
@@ -179,17 +232,17 @@ def choose_kernel(residual: Floats, mask: Bools) -> Kernel:
     block = central_block(residual.shape)
     r, w = residual[block], mask[block]
     best = Kernel(1.0, 1.0, 0.0)
-    truth = r[w].astype(np.float64)
+    truth = entries(r, w).astype(np.float64)
     if truth.size == 0:
         return best
-    least = float(truth @ truth)
+    least = energy = float(truth @ truth)
     for width_xy in WIDTHS:
         lateral = lateral_sums(r, w, width_xy)
         for width_z in WIDTHS:
-            guess = axial_mean(lateral, width_z, leave_out=True)[w].astype(np.float64)
+            guess = entries(axial_mean(lateral, width_z, leave_out=True), w).astype(np.float64)
             square, product = float(guess @ guess), float(truth @ guess)
             slope = min(1.0, max(0.0, product / square)) if square > 0 else 0.0
-            error = float(np.sum((truth - slope * guess) ** 2))
+            error = energy - slope * (2 * product - slope * square)
             if error < least:
                 best, least = Kernel(width_z, width_xy, slope), error
     return best

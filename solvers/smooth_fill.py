@@ -22,9 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .arrays import Array, clip, namespace_of, scalar
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Array, clip, entries, is_numpy, namespace_of, scalar, within_mask
 from .slabs import thick_parts, widened
 from .spread import robust_sigma
+from .threads import share_out
+
+Floats = npt.NDArray[np.floating]
 
 AXES = (-3, -2, -1)
 """Axes of the plate; frames before them are separate."""
@@ -75,7 +81,7 @@ def smooth_fill(
 
     Notes
     -----
-    A step takes about 30 passes over the volume; memory beyond the result: three volumes and some planes.
+    A step takes about 15 passes over the volume; memory beyond the result: three volumes and some planes.
 
     Examples
     --------
@@ -87,7 +93,7 @@ def smooth_fill(
     True
     """
     xp = namespace_of(values, known, start)
-    measured = values[known]
+    measured = entries(values, known)
     centre = scalar(xp.mean(measured, dtype=xp.float64))
     low, high = scalar(xp.min(measured)), scalar(xp.max(measured))
     del measured
@@ -99,7 +105,7 @@ def smooth_fill(
             found = bending(u, weights)
             found *= smoothing
             for slab in thick_parts(u):
-                found[slab] += xp.where(known[slab], u[slab], xp.zeros_like(u[slab]))
+                found[slab] += within_mask(u[slab], known[slab])
             return found
 
         found = conjugate_gradients(normal, deviation(values, known, centre), guess, tolerance)
@@ -107,12 +113,13 @@ def smooth_fill(
 
         def normal(u: Array) -> Array:  # u is 0 at measured voxels
             found = bending(u, weights)
-            found[known] = 0
+            for slab in thick_parts(u):
+                found[slab] = within_mask(found[slab], ~known[slab])
             return found
 
         right = normal(deviation(values, known, centre))
         right *= -1
-        guess[known] = 0
+        guess = within_mask(guess, ~known)
         found = conjugate_gradients(normal, right, guess, tolerance)
         found += deviation(values, known, centre)
     found += xp.asarray(centre, dtype=values.dtype)
@@ -122,19 +129,32 @@ def smooth_fill(
 def deviation(values: Array, known: Array, centre: float) -> Array:
     """Measured values less a number, 0 elsewhere."""
     xp = namespace_of(values)
-    found = values - xp.asarray(centre, dtype=values.dtype)
-    found[~known] = 0
-    return found
+    return within_mask(values - xp.asarray(centre, dtype=values.dtype), known)
 
 
 def bending(volume: Array, weights: tuple[float, ...]) -> Array:
     """Half of the gradient of ``E``: ``sum_ab w_a w_b D_a' D_b' D_a D_b u``, a few planes at a time."""
-    found = namespace_of(volume).empty_like(volume)
+    xp = namespace_of(volume)
+    found = xp.empty_like(volume)
+    of_frame = bending_numba if is_numpy(xp) else bending_arrays
     for frame, out in zip(stacks_of(volume), stacks_of(found), strict=True):
-        for slab in thick_parts(frame):
-            wide, inside = widened(slab, len(frame), RIM)
-            out[slab] = bending_of_slab(frame[wide], weights)[inside]
+        of_frame(frame, weights, out)
     return found
+
+
+def bending_numba(frame: Floats, weights: tuple[float, ...], out: Floats) -> None:
+    """The bending of one frame by a threaded kernel; its twin is :func:`bending_arrays`."""
+    from .kernels_fills import bend
+
+    each = np.array(weights, frame.dtype), np.square(weights).astype(frame.dtype)
+    share_out(lambda begin, end: bend(frame, *each, out, begin, end), len(frame))
+
+
+def bending_arrays(frame: Array, weights: tuple[float, ...], out: Array) -> None:
+    """Array twin of :func:`bending_numba`."""
+    for slab in thick_parts(frame):
+        wide, inside = widened(slab, len(frame), RIM)
+        out[slab] = bending_of_slab(frame[wide], weights)[inside]
 
 
 def bending_of_slab(volume: Array, weights: tuple[float, ...]) -> Array:
@@ -216,6 +236,6 @@ def in_line(values: Array, known: Array, start: Array) -> Array:
     xp, sound, smoothed = namespace_of(values, known), known, start
     for _ in range(2):
         smoothed = smooth_fill(values, sound, smoothing=1.0, start=smoothed, tolerance=COARSE)
-        off = xp.where(known, values - smoothed, xp.zeros_like(values))
-        sound = known & (xp.abs(off) <= STANDS_OUT * robust_sigma(off[sound]))
+        off = within_mask(values - smoothed, known)
+        sound = known & (xp.abs(off) <= STANDS_OUT * robust_sigma(entries(off, sound)))
     return sound

@@ -38,7 +38,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, from_host, interpolated, interpolation_at, namespace_of
+from .arrays import Array, from_host, interpolated, interpolation_at, namespace_of, within_mask
 from .autocorrelation import WHITE, Autocorrelation, drawn
 from .intensity_correction import Correction, correction
 from .noise_terms import Noise
@@ -86,14 +86,13 @@ def random_direction(
     correlation : Autocorrelation
         Of normal entries; signs are independent.
     """
-    xp = namespace_of(measured)
     shape = tuple(measured.shape)
     if law == "signs":
         entries = rng.choice(np.array([-1, 1], np.float32), shape)
     else:
         entries = drawn(rng, shape, correlation)
     direction = from_host(entries, measured)
-    return xp.where(measured, direction, xp.zeros_like(direction))
+    return within_mask(direction, measured)
 
 
 def divergence_terms(direction: Array, estimate: Array, moved: Array, step: float) -> Array:
@@ -285,15 +284,14 @@ def simplex_weights(quadratic: Floats, linear: Floats) -> tuple[Floats, float]:
     size = len(linear)
     scale = max(float(np.abs(np.diag(quadratic)).max()), float(np.abs(linear).max()), 1e-300)
     quadratic, linear = quadratic / scale, linear / scale  # as large as the ones of the constraint
+    system, right = np.ones((size + 1, size + 1)), np.append(-linear, 1.0)
+    system[:size, :size], system[size, size] = quadratic, 0.0
     best, least = np.eye(size)[0], math.inf
     for count in range(1, size + 1):
         for face in itertools.combinations(range(size), count):
             chosen = list(face)
-            system = np.block(
-                [[quadratic[np.ix_(chosen, chosen)], np.ones((count, 1))], [np.ones((1, count)), np.zeros((1, 1))]]
-            )
-            right = np.append(-linear[chosen], 1.0)
-            solved = np.linalg.lstsq(system, right, rcond=None)[0][:count]
+            rows = np.array([*face, size])
+            solved = np.linalg.lstsq(system[rows[:, None], rows], right[rows], rcond=None)[0][:count]
             if solved.min() < -1e-9:
                 continue
             weights = np.zeros(size)

@@ -15,6 +15,7 @@ from .arrays import (
     chunk_elements,
     clip,
     count,
+    entries,
     from_host,
     is_numpy,
     namespace_of,
@@ -284,7 +285,7 @@ class ResidualGrid:
     def __init__(self, indices: Sequence[IndexSet], values: Array, observed: Array) -> None:
         """``values`` and ``observed`` are data and mask at the product of the index sets, as smaller tensors."""
         self.indices, self.observed = indices, observed
-        self.values = values[observed]
+        self.values = entries(values, observed)
 
     @classmethod
     def of(cls, data: Array, mask: Array, budget: int = RESIDUALS) -> ResidualGrid:
@@ -304,7 +305,7 @@ class ResidualGrid:
         """
         xp = namespace_of(core)
         rows = [take_grid(f, [index, np.arange(f.shape[1])]) for f, index in zip(factors, self.indices, strict=True)]
-        residual = xp.abs(as_double(self.values) - multi_mode_product(core, rows)[self.observed])
+        residual = xp.abs(as_double(self.values) - entries(multi_mode_product(core, rows), self.observed))
         if robust:
             size = residual.shape[0]
             middle, upper = order_statistics(residual, [size // 2, (3 * size) // 4])

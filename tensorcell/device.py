@@ -96,8 +96,8 @@ def with_fallback(device: str, compute: Callable[[str], T]) -> tuple[T, tuple[st
     with using(device):  # the traceback, which held arrays, is gone
         free = freed_memory()
     return compute("cpu"), (
-        f"recovered on the CPU, since the memory of the GPU, of which {size_text(free)} were free, did not suffice: "
-        f"{reason}; a smaller part of the volume may fit",
+        f"recovered on the CPU, since the memory of the GPU, of which {size_text(free)} were free, did not suffice "
+        f"({reason}); smaller parts may fit (recover_file, with less memory=; tensorcell recover --memory)",
     )
 
 
@@ -106,6 +106,17 @@ def is_short_of_memory(error: BaseException) -> bool:
     if not type(error).__module__.startswith("cupy"):
         return False
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in ("MemoryAllocation", "ALLOC_FAILED"))
+
+
+def free_on(device: str) -> int | None:
+    """Bytes free on a GPU; None on the CPU.
+
+    >>> free_on("cpu")
+    """
+    if device == "cpu":
+        return None
+    with using(device):
+        return freed_memory()
 
 
 def freed_memory() -> int:

@@ -25,7 +25,8 @@ BASE = 480e6
 ARRAYS = 20
 """Arrays of floats as large as the wanted stack that a recovery from file to file takes at its peak: what is given,
 estimates of different strength, results, copies that the system has not taken back. Measured were 14 where a volume is
-recovered as a whole, and up to 23, beside less than the base, where parts follow one another."""
+recovered as a whole, and up to 23, beside less than the base, where parts follow one another. On a GPU 19 to 27
+were counted (`benchmarks/gpu_model.py`): parts leave room for these, since they fit a share of what is free there."""
 
 
 def peak_of_recovery(voxels: float, dtype: Any) -> float:

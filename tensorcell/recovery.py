@@ -135,7 +135,7 @@ def recover(
     device : {"auto", "cpu", "cuda"} or a string as "cuda:1"
         Where the Tucker fit runs and groups of patches are filtered (priors run on the CPU); "auto" takes a GPU if CuPy
         finds one that works, and a note tells why not where CuPy is installed. A stack for which the memory of the GPU
-        does not suffice is recovered on the CPU, with a note.
+        does not suffice is recovered on the CPU, with a note; :func:`recover_file` recovers it in parts that fit.
     time_limit : float, optional
         Minutes that ``"auto"`` may take. Where planes are wanted between evenly spaced ones and the time suffices, a
         prior is fitted to the stack and fills them, as by ``"diffusion"``; a note says what was decided.

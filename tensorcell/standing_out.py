@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tensorcell.device import on_device
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.solvers import NoiseModel
-from tensorcell.solvers.arrays import count, from_host, namespace_of, ndimage, to_host
+from tensorcell.solvers.arrays import count, from_host, namespace_of, ndimage, to_host, within_mask
 from tensorcell.solvers.defects import MANY, Kind
 from tensorcell.solvers.single_voxels import evened
 
@@ -45,8 +45,7 @@ def with_measured(problem: Problem, estimate: Estimate) -> Estimate:
         return estimate
     device = problem.fitting.device
     inlier = on_device(problem.model.inlier, device)
-    off = standard_residual(on_device(measured, device), on_device(estimate.value, device), noise)
-    off[~inlier] = 0
+    off = within_mask(standard_residual(on_device(measured, device), on_device(estimate.value, device), noise), inlier)
     threshold = threshold_of(off, count(inlier))
     impulses = problem.model.outliers.count(Kind.BRIGHT) >= MANY
     seeds = [without_single(off, off > threshold) if impulses else off > threshold]

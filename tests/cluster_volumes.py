@@ -100,3 +100,30 @@ def bytes_sent() -> int:
     from distributed.comm.tcp import TCP
 
     return int(TCP.sent)
+
+
+def see_gpu(folder: Path) -> None:
+    """Give this process the stand-in for CuPy, which runs kernels that it compiles in the folder."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent / "standin"))
+    import cupy
+    from host_cuda import HostLaunch
+
+    from tensorcell.solvers import kernels_cuda
+
+    cupy.launcher, kernels_cuda.BLOCKS = HostLaunch(folder), 3
+
+
+def see_gpus(count: int) -> None:
+    """Let the stand-in find so many GPUs."""
+    import cupy
+
+    cupy.cuda.runtime.getDeviceCount = lambda: count
+
+
+def calls_on_gpu() -> int:
+    """Functions that were called of the stand-in."""
+    import cupy
+
+    return len(cupy.calls)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -179,7 +180,16 @@ class HostLaunch:
             for name, types in instances
         ]
         text = HOST_CUDA + program.source + "".join(functions)
-        stem = self.folder / hashlib.sha1(text.encode()).hexdigest()
+        finished = self.folder / f"{hashlib.sha1(text.encode()).hexdigest()}.so"
+        if not finished.exists():
+            self.build(text, finished)
+        found = ctypes.CDLL(str(finished))
+        for name, _ in instances:
+            self.functions[program, name] = getattr(found, c_name(name))
+
+    def build(self, text: str, finished: Path) -> None:
+        """Compile a source; other processes may do the same."""
+        stem = finished.with_name(f"{finished.stem}-{os.getpid()}")
         source, module, library = (str(stem.with_suffix(end)) for end in (".cpp", ".o", ".so"))
         Path(source).write_text(text)
         # Products must not be fused with additions, as on the device; a packet may alias the numbers that it holds.
@@ -196,9 +206,7 @@ class HostLaunch:
         quiet = ["-Wall", "-Werror", "-Wno-unused-function"]
         subprocess.run([self.compiler, *flags, *quiet, "-c", source, "-o", module], check=True)
         subprocess.run([self.compiler, "-shared", module, "-o", library], check=True)
-        found = ctypes.CDLL(library)
-        for name, _ in instances:
-            self.functions[program, name] = getattr(found, c_name(name))
+        os.replace(library, finished)
 
 
 def type_of(argument: Any) -> str:

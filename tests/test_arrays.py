@@ -88,6 +88,19 @@ def test_scalar_is_a_python_float(xp: Any) -> None:
     assert value == 2.5
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_within_mask_and_entries_are_where_and_indexing(xp: Any, dtype: str) -> None:
+    """Bit for bit, also for what is not contiguous; what lies outside the mask may be anything."""
+    rng = np.random.default_rng(0)
+    values, mask = rng.standard_normal((4, 5, 6)).astype(dtype), rng.random((4, 5, 6)) < 0.5
+    values[0], values[1, 0], values[1, 1], values[2, 0] = -0.0, np.nan, -np.inf, -0.0
+    for part in (slice(None), slice(None, None, 2)):
+        given, chosen = xp.put(values)[part, ...], xp.put(mask)[part, ...]
+        inside, kept = xp.take(arrays.within_mask(given, chosen)), xp.take(arrays.entries(given, chosen))
+        assert inside.tobytes() == np.where(mask[part], values[part], values.dtype.type(0)).tobytes()
+        assert kept.tobytes() == values[part][mask[part]].tobytes()
+
+
 def test_scatter_puts_values_and_zeros(xp: Any) -> None:
     positions, values = xp.put(np.array([4, 1])), xp.put(np.array([7.0, -3.0], np.float32))
     dense = xp.take(arrays.scatter(6, positions, values))

@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tensorcell import device, recover
+from tensorcell import device, recover, recover_file
 from tensorcell.device import choose_device, cuda_problem, on_device, reason_for_cpu, with_fallback
 from tensorcell.errors import InputError
+from tensorcell.large.workers import Place, place_here
+from tensorcell.lazy_volume import LazyVolume
 from tensorcell.solvers import cuda
 
 INSUFFICIENT = "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
@@ -216,6 +219,21 @@ def test_arrays_and_computations_are_on_the_gpu_that_was_asked_for(cupy: Any) ->
     assert on_device(np.ones(2), "cuda").device.id == 0
     assert with_fallback("cuda:1", lambda _: Device().id) == (1, ())
     assert Device().id == 0
+
+
+def test_the_memory_is_that_of_the_gpu_that_is_asked_for(cupy: Any) -> None:
+    cupy.cuda.runtime.memGetInfo = lambda: ((3, 5)[Device.current] * 10**9, 8 * 10**9)
+    places = [place_here(name) for name in ("cuda", "cuda:1", "cpu")]
+    assert places == [Place("cuda", 3 * 10**9), Place("cuda:1", 5 * 10**9), Place("cpu", None)]
+    no_driver(cupy)
+    (note,) = reason_for_cpu("auto")
+    assert place_here("auto") == Place("cpu", None, (note,))
+
+
+def test_a_gpu_that_is_not_there_is_one_line_before_a_file_is_touched(cupy: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^device 'cuda:7' needs .* expected a GPU below 2 .*, got number 7$"):
+        recover_file(LazyVolume(cells()), tmp_path / "out.npy", device="cuda:7")
+    assert not list(tmp_path.glob("*"))
 
 
 def test_kernels_refuse_arrays_of_another_gpu(cupy: Any) -> None:

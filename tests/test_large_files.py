@@ -769,7 +769,10 @@ def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
 @pytest.mark.parametrize("dtype", [np.uint16, np.float64])
 def test_the_command_and_the_function_have_one_rule_for_what_fits(dtype: Any) -> None:
     volume = LazyVolume(np.broadcast_to(np.zeros((), dtype), SHAPE))
-    options = {"axial_factor": 1, "spacing_z": None, "lateral_factor": 1}
+    options = {
+        "axial_factor": 1, "spacing_z": None, "lateral_factor": 1, "method": "auto", "time_limit": None,
+        "device": "cpu",
+    }  # fmt: skip
     fits = peak_of_recovery(np.prod(SHAPE), dtype)
     for memory, parts in ((fits, 1), (fits - 1, 2)):
         assert goes_in_parts(volume, options, str(memory), None, "out.npy") == (parts > 1)

@@ -49,6 +49,24 @@ def test_flow_is_the_shift_in_any_unit(unit: float, offset: float) -> None:
     np.testing.assert_allclose(np.median(flow.down[inner], axis=(1, 2)), [-1.5, 2.0], atol=0.05)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (75, 41), (16, 40)])
+def test_flow_is_that_of_scikit_image(shape: tuple[int, int]) -> None:
+    """Also where one half is flat, so that nothing tells the flow there, and noise tells a wrong one."""
+    from skimage.registration import optical_flow_ilk
+
+    below, above = texture(1, 80), shift(texture(1, 80), (1.5, -2.0), mode="grid-wrap")
+    below[:, 20:40] = above[:, 20:40] = 9.0
+    above[50:] += 0.3 * np.random.default_rng(2).standard_normal((30, 80))
+    planes = [plane[: shape[0], : shape[1]].astype(np.float32) for plane in (below, above)]
+    low, spread = min(plane.min() for plane in planes), max(float(plane.std(dtype=np.float64)) for plane in planes)
+    scaled = [(plane - low) / np.float32(spread) for plane in planes]
+    found = plane_flow.flow_on_host(*planes)
+    for way, pair in zip(found, (scaled, scaled[::-1]), strict=True):
+        expected = optical_flow_ilk(*pair, radius=plane_flow.RADIUS, num_warp=plane_flow.WARPS, gaussian=True)
+        assert way.dtype == np.float32
+        np.testing.assert_allclose(way, expected, rtol=1e-3, atol=1e-3)  # both solve in double precision
+
+
 def test_large_planes_have_the_flow_of_their_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     below = texture(1, 75, 5.0)
     above = shift(below, (1.5, -2.0), mode="grid-wrap")

@@ -643,14 +643,13 @@ def test_recover_of_small_volumes(shape: tuple[int, ...], factor: int) -> None:
     assert 0.5 < result.volume.data.min() < result.volume.data.max() < 3
 
 
-@pytest.mark.parametrize(("share", "factor"), [(0.01, 1.3), (0.05, 0.95)])
-def test_recover_of_very_few_voxels_stays_near_or_below_the_error_of_their_mean(share: float, factor: float) -> None:
-    """One voxel in a hundred is four for each unknown of a model of rank one: nothing can be gained, little lost."""
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_recover_of_very_few_voxels_stays_below_the_error_of_their_mean(share: float) -> None:
     cells = simulate_cells((24, 40, 44), cells=6, seed=1)
     mask = np.random.default_rng(0).random(cells.truth.shape) < share
     result = recover(cells.measured, mask=mask)
     assert_whole(result)
-    assert error(result, cells.truth) < factor * error(cells.measured[mask].mean(), cells.truth)
+    assert error(result, cells.truth) < 0.95 * error(cells.measured[mask].mean(), cells.truth)
 
 
 def test_recover_of_counts_of_which_most_are_zero_keeps_the_law_of_photons() -> None:

@@ -346,9 +346,10 @@ def test_from_global_model_has_an_error_in_gaps_without_a_trial(noise: float, mo
     monkeypatch.setattr("tensorcell.methods.trial.FEWEST", 10_000)
     assert global_trial(problem) is None
     gap = ~problem.model.inlier
-    for found in (tucker.estimate(problem), local.estimate(problem)):
+    spread = np.std(values[mask])
+    for found, most in ((tucker.estimate(problem), 0.9 * spread), (local.estimate(problem), 1.001 * spread)):
         assert np.mean(np.abs(found.value - truth)[gap] <= 1.645 * found.error[gap]) > 0.85
-        assert (found.error[gap] < 2).all()  # and far less than the spread of the data
+        assert (found.error[gap] < most).all()
 
 
 def test_from_global_model_has_the_width_of_the_trial_in_gaps() -> None:

@@ -16,13 +16,14 @@ from rich.console import Console
 from tensorcell.cli.exits import Identity, Interrupted, identity_of, written_or_not
 from tensorcell.cli.memory import peak_memory
 from tensorcell.cli.screen import said_of, show, summary
+from tensorcell.device import choose_device, free_on
 from tensorcell.errors import InputError
 from tensorcell.files import split_path
 from tensorcell.large.cluster import connected
 from tensorcell.large.journal import read_journal, unfinished_name
-from tensorcell.large.plan import checked_memory
-from tensorcell.large.recovery import Progress, recover_file
-from tensorcell.lazy_volume import LazyVolume
+from tensorcell.large.plan import checked_memory, memory_of_parts
+from tensorcell.large.recovery import METHODS_IN_PARTS, Progress, recover_file
+from tensorcell.lazy_volume import LazyVolume, lazy_stacks
 from tensorcell.memory import free_memory, peak_of_recovery
 from tensorcell.pages.parts import write_report
 from tensorcell.plane_grid import wanted_grid
@@ -33,7 +34,8 @@ from tensorcell.solvers.results import Status
 def goes_in_parts(
     volume: LazyVolume, options: dict[str, Any], memory: str | None, resume: bool | None, target: str
 ) -> bool:
-    """Whether the volume needs more memory than there is, or an earlier run on this output was in parts."""
+    """Whether the volume needs more memory than there is, or a stack of it more than is free on the GPU that is asked
+    for, or an earlier run on this output was in parts."""
     allowed = checked_memory(memory)
     earlier = journal_name(target)
     if resume is not False and earlier.exists():
@@ -44,7 +46,12 @@ def goes_in_parts(
     allowed = free_memory() if allowed is None else allowed
     grid = wanted_grid(volume, options["axial_factor"], options["spacing_z"], options["lateral_factor"])
     voxels = math.prod(volume.shape) * grid.planes / volume.planes * options["lateral_factor"] ** 2
-    return allowed is not None and peak_of_recovery(voxels, volume.dtype) > allowed
+    if allowed is None or peak_of_recovery(voxels, volume.dtype) > allowed:
+        return allowed is not None
+    if options["method"] not in METHODS_IN_PARTS or options["time_limit"] is not None:
+        return False
+    of_stack = peak_of_recovery(voxels / sum(1 for _ in lazy_stacks(volume)), volume.dtype)
+    return of_stack > memory_of_parts(math.inf, free_on(choose_device(options["device"])))
 
 
 def recover_in_parts(

@@ -49,7 +49,8 @@ PYRAMID_HELP = (
 NGFF_HELP = "Version of OME-Zarr: 0.5 (default), or 0.4 in zarr 2 for older readers."
 
 MEMORY_HELP = (
-    "Memory that may be used, such as 4GB; a volume that needs more is recovered in parts. Default: what is free."
+    "Memory that may be used, such as 4GB; a volume that needs more, or more than the GPU has, is recovered in parts. "
+    "Default: what is free."
 )
 RESUME_HELP = "Go on with, or discard, what an earlier run on OUT left when it was stopped."
 
@@ -158,7 +159,7 @@ def recover(
     voxel = None if spacing is None else spacing_of(spacing, lazy.axes)
     lazy = replace(lazy, spacing=voxel or lazy.spacing)
     shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json}
-    if goes_in_parts(lazy, options, memory, resume, target) or scheduler is not None:
+    if scheduler is not None or goes_in_parts(lazy, options, memory, resume, target):
         recover_in_parts(
             given_as, source, outputs, lazy, scheduler, memory=memory, resume=resume, mask=mask, dtype=dtype,
             spacing=voxel, reading=reading, layout=layout, options=options, **shown,

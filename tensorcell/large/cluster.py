@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import platform
 import queue
 import threading
 import uuid
@@ -24,10 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell import version
+from tensorcell.device import DEVICES, NUMBERED, cuda_problem, cupy_is_installed, free_on
 from tensorcell.errors import InputError
 from tensorcell.files.messages import library, reason
 from tensorcell.large.measured import MeasuredStack, tried_of
-from tensorcell.large.workers import Call
+from tensorcell.large.workers import Call, Place
 from tensorcell.solvers.blocks import Block, MapBlocks
 from tensorcell.solvers.threads import one_blas_thread
 
@@ -60,6 +62,20 @@ class Check(NamedTuple):
     """Those it works on."""
     tried: Any
     """What `tried_of` reads of the first of them here."""
+    device: str = "cpu"
+
+
+class Card(NamedTuple):
+    """What a worker says of its GPU."""
+
+    problem: str
+    """Why it cannot be used; else nothing."""
+    installed: bool
+    """Whether there is a CuPy."""
+    name: str = ""
+    """Which it is of all GPUs of the cluster."""
+    free: int = 0
+    """Bytes."""
 
 
 def same_values(one: Any, two: Any) -> bool:
@@ -78,6 +94,8 @@ def unfit_here(check: Check) -> str:
         return ""
     if check.version != version.__version__:
         return f"expected tensorcell {check.version}, got {version.__version__}"
+    if check.device != "cpu" and (problem := cuda_problem()):
+        return no_gpu(problem)
     if check.stacks:
         try:
             found = tried_of(check.stacks[0])
@@ -87,6 +105,21 @@ def unfit_here(check: Check) -> str:
             return "the input has other values there: expected the same file under the same path"
     _passed.add(check.token)
     return ""
+
+
+def no_gpu(problem: str) -> str:
+    """What is said of a worker on which no GPU can be used."""
+    return f"device 'cuda' needs a CUDA GPU and CuPy: {problem}"
+
+
+def card_here() -> Card:
+    """The GPU of this process: the first that it sees."""
+    problem = cuda_problem()
+    if problem:
+        return Card(problem, cupy_is_installed())
+    import cupy
+
+    return Card("", True, f"{platform.node()} {cupy.cuda.Device(0).pci_bus_id}", free_on("cuda") or 0)
 
 
 @contextmanager
@@ -134,17 +167,18 @@ class Cluster:
     ----------
     client : distributed.Client
     stacks : sequence of MeasuredStack
+    device : {"cpu", "cuda"}
 
     Raises
     ------
     Unfit
-        If there is no worker, or one that has another program or cannot read the stacks.
+        If there is no worker, or one that has another program or not that device, or cannot read the stacks.
     """
 
-    def __init__(self, client: Any, stacks: Sequence[MeasuredStack]) -> None:
+    def __init__(self, client: Any, stacks: Sequence[MeasuredStack], device: str = "cpu") -> None:
         self.client = client
         self.waiting: set[Any] = set()
-        check = Check(uuid.uuid4().hex, version.__version__, stacks, tried_of(stacks[0]))
+        check = Check(uuid.uuid4().hex, version.__version__, stacks, tried_of(stacks[0]), device)
         try:
             self.check = self.share(check)
         except Exception as error:  # whatever pickle raises
@@ -202,16 +236,63 @@ def first_of(error: BaseException) -> BaseException:
 
 def check_workers(client: Any, check: Check) -> None:
     """Look at all workers before the work; those that come later look at themselves."""
+    wait_for_one(client)
+    if isinstance(check.stacks[0].stack.volume.data, np.ndarray):
+        check = check._replace(stacks=(), token=f"of the version and {check.device}")  # no file has to be seen
+    for address, found in client.run(unfit_here, check, on_error="return").items():
+        if found:
+            raise Unfit(f"worker {address}: {found if isinstance(found, str) else not_run(found)}")
+
+
+def wait_for_one(client: Any) -> None:
+    """Wait until there is a worker."""
     try:
         client.wait_for_workers(1, timeout=WAIT)
     except TimeoutError:
         raise Unfit(f"expected at least one worker at the scheduler, got none in {WAIT} s") from None
-    if isinstance(check.stacks[0].stack.volume.data, np.ndarray):
-        check = check._replace(stacks=(), token="of the version alone")  # no file has to be seen
-    for address, found in client.run(unfit_here, check, on_error="return").items():
-        if found:
-            problem = found if isinstance(found, str) else f"tensorcell cannot be run: {reason(found)}"
-            raise Unfit(f"worker {address}: {problem}")
+
+
+def not_run(error: BaseException) -> str:
+    """What is said of a worker that does not find or start the program."""
+    return f"tensorcell cannot be run: {reason(error)}"
+
+
+def place_of_workers(client: Any, device: Any) -> Place:
+    """The place of a cluster for a device that was asked for; no GPU is needed here.
+
+    Each worker computes on the first GPU that it sees. The bytes are those that the worker with the fewest has, workers
+    that see the same GPU having equal shares of it. ``"auto"`` is the GPU where all workers have one that works.
+
+    Raises
+    ------
+    InputError
+        If there is no worker, or a GPU is asked for that a worker lacks.
+    """
+    if not isinstance(device, str) or device not in DEVICES:
+        if isinstance(device, str) and NUMBERED.fullmatch(device):
+            raise InputError(
+                "on a cluster each worker computes on the first GPU that it sees (CUDA_VISIBLE_DEVICES, which "
+                f"dask cuda worker sets): expected device {', '.join(DEVICES)}, got {device!r}"
+            )
+        raise InputError(f"expected device {', '.join(DEVICES)}, got {device!r}")
+    if device == "cpu":
+        return Place("cpu", None)
+    with in_one_line():
+        wait_for_one(client)
+        cards: dict[str, Card] = {}
+        for address, card in client.run(card_here, on_error="return").items():
+            if not isinstance(card, Card):
+                raise Unfit(f"worker {address}: {not_run(card)}")
+            if card.problem and device == "cuda":
+                raise Unfit(f"worker {address}: {no_gpu(card.problem)}")
+            cards[address] = card
+    lacking = [f"worker {address}: {card.problem}" for address, card in cards.items() if card.problem]
+    if not lacking:
+        shared = Counter(card.name for card in cards.values())
+        return Place("cuda", min(card.free / shared[card.name] for card in cards.values()))
+    if not any(card.installed for card in cards.values()):
+        return Place("cpu", None)
+    return Place("cpu", None, (f"computed on the CPU, since not all workers have a GPU that works: {lacking[0]}",))
 
 
 def submitted(
@@ -229,7 +310,7 @@ def submitted(
 
 
 @contextmanager
-def cluster(client: Any, stacks: Sequence[MeasuredStack]) -> Iterator[Cluster]:
+def cluster(client: Any, stacks: Sequence[MeasuredStack], device: str = "cpu") -> Iterator[Cluster]:
     """The workers of a client's cluster for work on stacks; what is unfinished at the end is cancelled.
 
     Raises
@@ -237,11 +318,22 @@ def cluster(client: Any, stacks: Sequence[MeasuredStack]) -> Iterator[Cluster]:
     InputError
         If they cannot do it, or are lost.
     """
-    distributed = library("distributed", "distributed")
     found = None
     try:
-        found = Cluster(client, stacks)
-        yield found
+        with in_one_line():
+            found = Cluster(client, stacks, device)
+            yield found
+    finally:
+        if found is not None:
+            found.cancel()
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """What goes wrong with a cluster as an `InputError`."""
+    distributed = library("distributed", "distributed")
+    try:
+        yield
     except Unfit as error:
         raise InputError(f"the cluster cannot do the work: {error}") from error
     except distributed.KilledWorker as error:
@@ -251,9 +343,6 @@ def cluster(client: Any, stacks: Sequence[MeasuredStack]) -> Iterator[Cluster]:
         ) from error
     except (distributed.comm.CommClosedError, CancelledError, TimeoutError) as error:
         raise InputError(f"the cluster was lost: {reason(error)}") from error
-    finally:
-        if found is not None:
-            found.cancel()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 from tensorcell.errors import InputError
 from tensorcell.files.temporary import place_of, remove
 
-VERSION = 2
+VERSION = 3
 """Of the journal: others are not read."""
 
 KEPT = ".stacks"

@@ -98,6 +98,17 @@ def checked_memory(memory: Any) -> float | None:
     raise InputError(f"expected memory such as '4GB' or a number of bytes, got {memory!r}")
 
 
+def memory_of_parts(memory: float, of_gpu: float | None) -> float:
+    """The memory for which parts are cut: what may be used, but no more than most of what is free on the GPU, if any.
+
+    A part takes as much there as on the host (`tensorcell.memory.peak_of_voxel`).
+
+    >>> memory_of_parts(64e9, 8e9), memory_of_parts(4e9, 8e9), memory_of_parts(4e9, None)
+    (5600000000.0, 4000000000.0, 4000000000.0)
+    """
+    return memory if of_gpu is None else min(memory, SHARE_OF_FREE * of_gpu)
+
+
 def memory_to_use(memory: float | None, free: float | None = None) -> float:
     """The bytes that may be used: those given, or most of what is free, here where it is not said.
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments, version
-from tensorcell.device import reason_for_cpu
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, claimed, open_volume, split_path
 from tensorcell.files.casting import cast
@@ -28,17 +28,17 @@ from tensorcell.files.formats import FilePath, Variant
 from tensorcell.files.temporary import remove
 from tensorcell.files.tile_writing import TileSpec
 from tensorcell.joined_notes import RANGE, joined_notes, with_ranges
-from tensorcell.large.cluster import cluster, memory_of_workers
+from tensorcell.large.cluster import cluster, memory_of_workers, place_of_workers
 from tensorcell.large.cut import Part, boxes
 from tensorcell.large.inputs import digest_of, facts_of_files, files_named
 from tensorcell.large.journal import Journal, read_journal, unfinished_name
 from tensorcell.large.measured import MeasuredStack, measured_stacks, tried_of
 from tensorcell.large.outputs import Output, check_owners, discard, mark_owned, put_in_place
 from tensorcell.large.part import PartFacts, PartResult, in_wanted, recovered_part, recovered_whole
-from tensorcell.large.plan import Plan, checked_memory, memory_to_use, planned
+from tensorcell.large.plan import Plan, checked_memory, memory_of_parts, memory_to_use, planned
 from tensorcell.large.sample import Told, chosen_blocks, told_by
 from tensorcell.large.survey import Survey, block_of, survey_of
-from tensorcell.large.workers import Call, ThisProcess, Workers
+from tensorcell.large.workers import Call, Place, ThisProcess, Workers, place_here
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.memory import size_text
 from tensorcell.methods.table import METHODS
@@ -64,6 +64,9 @@ ASKED = {
 
 NOTHING = {"rank": None, "noise": None}
 """What is said of a stack that was not recovered."""
+
+FREE_ON_GPU = "memory of the GPU"
+"""Name in a journal of the bytes that were free when the parts were planned."""
 
 Say = Callable[["Progress"], Any]
 
@@ -203,7 +206,7 @@ def recover_file(
         Nonzero = measured; axes that only the volume has are repeated.
     memory : float or str, optional
         Bytes that the process may use (on a cluster: each worker), or a text such as ``"4GB"``; by default most of what
-        is free, or what the earlier run had that is gone on with.
+        is free, or what the earlier run had that is gone on with. Parts on a GPU fit most of what is free there, too.
     resume : bool, optional
         What to do where an earlier run on this output was stopped: go on (True), or begin anew (False). By default that
         is an error, which says how far that run came.
@@ -219,7 +222,8 @@ def recover_file(
         Called with a `Progress` after every part.
     client : distributed.Client, optional
         Of a cluster on whose workers the stacks are read and recovered; this process writes. They need the same version
-        of tensorcell, and see ``source`` and ``mask`` under the same (absolute) paths.
+        of tensorcell, and see ``source`` and ``mask`` under the same (absolute) paths. ``device="cuda"`` is the first
+        GPU that each of them sees, and ``"auto"`` is that where all have one; this process needs none.
     dataset, series, axes, missing_planes, spacing
         As in `tensorcell.read` and `tensorcell.recover`.
     pyramid, ngff
@@ -273,11 +277,13 @@ def recover_file(
         if spacing is not None:
             volume = replace(volume, spacing=spacing)
         asked, others = asked_of(options)
-        if allowed is None and resume:
-            allowed = memory_of_earlier(Path(target))
+        place = place_here(asked["device"]) if client is None else place_of_workers(client, asked["device"])
+        earlier = job_of_earlier(Path(target)) if resume else {}
+        allowed = earlier.get("memory") if allowed is None else allowed
         if allowed is None:
             allowed = memory_to_use(None, None if client is None else memory_of_workers(client))
-        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, Variant(pyramid, ngff))
+        place = place._replace(free=earlier.get(FREE_ON_GPU, place.free))
+        run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, place, Variant(pyramid, ngff))
         given = {"files": facts_of_files(files, volume), "dataset": dataset, "series": series}
         given["missing planes"] = missing_planes
         given["mask"] = None if mask is None else facts_of_files([os.fspath(mask)], run.stacks[0].mask)
@@ -285,10 +291,10 @@ def recover_file(
             discard(Path(target))
         # values that are in no file, such as those of a dask array, are told by some of them
         given["voxels"] = [digest_of(*tried_of(stack)) for stack in (run.stacks[0], run.stacks[-1])]
-        journal = Journal.of(Path(target), {**run.job(given), "memory": allowed}, resume)
+        journal = Journal.of(Path(target), {**run.job(given), "memory": allowed, FREE_ON_GPU: place.free}, resume)
         if client is None:
             return run.made(ThisProcess(run.stacks), journal, progress, start)
-        with cluster(client, run.stacks) as workers:
+        with cluster(client, run.stacks, run.place.device) as workers:
             return run.made(workers, journal, progress, start)
 
 
@@ -299,10 +305,10 @@ def checked_resume(resume: Any) -> bool | None:
     return None if resume is None else bool(resume)
 
 
-def memory_of_earlier(target: Path) -> float | None:
-    """The memory that an earlier run on this output had, if there is one: the same parts follow from it."""
+def job_of_earlier(target: Path) -> Mapping[str, Any]:
+    """The job of an earlier run on this output, if there is one: from the memory that it had the same parts follow."""
     path = unfinished_name(target, ".journal")
-    return read_journal(path).job.get("memory") if path.exists() else None
+    return read_journal(path).job if path.exists() else {}
 
 
 def asked_of(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -327,28 +333,35 @@ class Run:
     stacks: Sequence[MeasuredStack]
     request: Request
     plan: Plan
+    place: Place
     outputs: Mapping[str, Output]
     options: Mapping[str, Any]
 
     @staticmethod
     def prepared(
         volume: LazyVolume, asked: Mapping[str, Any], others: Mapping[str, Any], mask: FilePath | None,
-        named: Mapping[str, str], dtype: Any, rim: int | None, memory: float, variant: Variant,
+        named: Mapping[str, str], dtype: Any, rim: int | None, memory: float, place: Place, variant: Variant,
     ) -> Run:  # fmt: skip
         """Check everything that can be checked without the values."""
         grid = wanted_grid(volume, asked["axial_factor"], asked["spacing_z"], asked["lateral_factor"])
         taken = ("lateral_factor", "rank", "noise", "nonnegative", "keep_measured", "psf_fwhm", "seed")
         request = checked_request(
-            asked["method"], others, asked["device"], grid=grid, spacing=volume.spacing, callback=None,
+            asked["method"], others, "cpu", grid=grid, spacing=volume.spacing, callback=None,
             **{name: asked[name] for name in taken},
-        )  # fmt: skip
+        ).computed_on(place.device)  # fmt: skip
         stacks = measured_stacks(volume, mask, asked["missing_value"])
         shape, factor = stacks[0].shape, request.lateral_factor
         outputs = outputs_of(volume, request, named, dtype, {**asked, **others}, variant)
         wanted = grid.planes, factor * shape[1], factor * shape[2]
         rim = None if rim is None else arguments.whole_number("rim", rim, least=0)
-        plan = planned(shape, wanted, dtype=volume.dtype, memory=memory, whole_z=grid.step != 1, rim=rim)
-        return Run(volume, stacks, request, plan, outputs, {**asked, **others})
+        plan_for = partial(planned, shape, wanted, dtype=volume.dtype, whole_z=grid.step != 1, rim=rim)
+        try:
+            plan = plan_for(memory=memory_of_parts(memory, place.free))
+        except InputError:
+            plan = plan_for(memory=memory)  # or the same error, where it is not the GPU that is too small
+            note = f"{size_text(place.free or 0)} of memory, which are free on the GPU, suffice for no part"
+            place, request = Place("cpu", None, (f"computed on the CPU, since {note}",)), request.computed_on("cpu")
+        return Run(volume, stacks, request, plan, place, outputs, {**asked, **others})
 
     def job(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All that the result depends on; ``given`` is said of the input."""
@@ -415,10 +428,17 @@ class Run:
         disk = sum(spec.layout().data.nbytes * (4 / 3 if spec.variant.pyramid else 1) for spec in specs)
         sides = " x ".join(map(str, cut.sides))
         stacks = f" of each of {len(self.stacks)} stacks" if len(self.stacks) > 1 else ""
+        gpu = f"; the GPU, where a part takes as much, has {self.free_on_gpu} free" if self.free_on_gpu else ""
         return (
             f"{self.volume!r}: {cut.number} part{'' if cut.number == 1 else 's'} of {sides} voxels{stacks}; about "
             f"{size_text(round(self.plan.memory))} of memory and up to {size_text(round(disk))} of disk will be needed"
+            f"{gpu}"
         )
+
+    @property
+    def free_on_gpu(self) -> str:
+        """What was free there when the parts were planned, in words; nothing on the CPU."""
+        return "" if self.place.device == "cpu" or self.place.free is None else size_text(self.place.free)
 
     def recover_parts(self, workers: Workers, journal: Journal, refused: dict[str, str], say: Say | None) -> None:
         """Recover all parts that are not done; what is finished first is written first."""
@@ -481,7 +501,9 @@ class Run:
             sample = "the whole stack"
             if len(chosen) > 1:
                 sample = f"a sample of {len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
-            note = f"recovered in {self.plan.cut.number} parts; noise, weights and errors in gaps come from {sample}"
+            gpu = f" (the GPU had {self.free_on_gpu} free)" if self.free_on_gpu else ""
+            parts = f"{self.plan.cut.number} parts{gpu}"
+            note = f"recovered in {parts}; noise, weights and errors in gaps come from {sample}"
             facts = {"rank": list(told.rank), "noise": told.noise, "note": note, "digest": told.digest}
             journal.add_sample(stack.label, facts)
         return told
@@ -570,7 +592,7 @@ class Run:
             status=max(statuses, key=SEVERITY.index),
             notes=(
                 *notes_on_file(self.volume),
-                *reason_for_cpu(self.options["device"]),
+                *self.place.notes,
                 *notes_on_planes(self.volume),
                 *self.request.grid.notes(),
                 *notes,

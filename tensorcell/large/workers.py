@@ -6,7 +6,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from tensorcell.device import choose_device, free_on, reason_for_cpu
 from tensorcell.large.measured import MeasuredStack
+
+
+class Place(NamedTuple):
+    """On what parts are recovered."""
+
+    device: str
+    """``"cpu"``, ``"cuda"`` or one as ``"cuda:1"``."""
+    free: float | None
+    """Bytes free on the GPU; None on the CPU."""
+    notes: tuple[str, ...] = ()
+    """Why it is not a GPU."""
+
+
+def place_here(device: Any) -> Place:
+    """The place of this process for a device that was asked for.
+
+    Raises
+    ------
+    InputError
+        As `tensorcell.device.choose_device`.
+
+    >>> place_here("cpu")
+    Place(device='cpu', free=None, notes=())
+    """
+    chosen = choose_device(device)
+    return Place(chosen, free_on(chosen), reason_for_cpu(device))
 
 
 class Call(NamedTuple):

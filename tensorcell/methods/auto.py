@@ -42,7 +42,7 @@ def better_of_run(frames: Frames, correct: Correct | None) -> list[Estimate]:
     if trials is None:
         return from_patches(frames, None, correct)
     trial, patches = trials
-    if not first.keep:
+    if trial is None or not first.keep:
         return from_patches(frames, patches, correct)
     better = patches.error < trial.error
     mixed = "" if patches.blend is None else ", mixed with other estimates,"

@@ -71,8 +71,8 @@ class Fill:
             return calm
         return supported(values, known, calm, smooth_fill(values, calm, start=start), self.limit)
 
-    def __call__(self, values: Array, sound: Bools, start: Array) -> Array:
-        """The fill of all voxels."""
+    def __call__(self, values: Array, sound: Bools, start: Array | None) -> Array:
+        """The fill of all voxels; `start` is a first guess."""
         filled: Array = smooth_fill(values, sound, axial=self.axial, smoothing=self.smoothing, start=start)
         return filled
 
@@ -106,7 +106,8 @@ class Blend:
         all arrays are on the host."""
         placed, known, start = (on_device(array, device) for array in (values, inlier, model))
         on_it = self.fill.sound(placed, known, start)
-        filled = to_host(self.fill(placed, on_it, start))
+        alone = self.first == 1 and not self.final  # a model that does not count is no guess either: it may be far off
+        filled = to_host(self.fill(placed, on_it, None if alone else start))
         sound = to_host(on_it)
         return Sources(self, sound, np.asarray(distances(sound) <= self.reach), model, filled)
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.methods.blend import blended_trial
+from tensorcell.methods.few import trial_of_few
 from tensorcell.methods.protocol import Estimate, Problem
 from tensorcell.methods.trial import GlobalTrial, PatchTrial, global_trial
 from tensorcell.methods.tucker import global_estimate, was_stopped
@@ -82,18 +83,21 @@ class Frames:
             said += f"; the specimen moves as a whole by up to {z}, {y}, {x} voxels along z, y, x, and was followed"
         return [said]
 
-    def trials(self, options: LocalOptions) -> tuple[GlobalTrial, PatchTrial] | None:
+    def trials(self, options: LocalOptions) -> tuple[GlobalTrial | None, PatchTrial] | None:
         """Errors of the global model, and of groups of patches, at voxels left out of the frames that need it.
 
-        None where none does, or where too few could be left out.
+        None where none does. Where too few could be left out there are no errors of the global model, and a smooth fill
+        stands in the place of the patches.
         """
         if not any(one.needs_trial for one in self.problems):
             return None
         first = self.problems[0]
 
-        def found() -> tuple[GlobalTrial, PatchTrial] | None:
-            trial = self.trial()
-            return None if trial is None else (trial, blended_trial(trial, options, first.fitting.seed))
+        def found() -> tuple[GlobalTrial | None, PatchTrial]:
+            trial, seed = self.trial(), first.fitting.seed
+            if trial is None:
+                return None, trial_of_few(self.values, self.inlier, self.noise, seed)
+            return trial, blended_trial(trial, options, seed)
 
         return first.settled.once("errors in gaps", found)
 

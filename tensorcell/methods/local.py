@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.denoised_planes import between_denoised
 from tensorcell.methods.errors import OwnErrors, errors_of, own_errors_once
+from tensorcell.methods.few import TOO_FEW
 from tensorcell.methods.frames import Frames, estimated_in_runs, joined, separate
 from tensorcell.methods.patches import Correct, complete_by_patches, denoise_by_patches
 from tensorcell.methods.protocol import Estimate, Method, Problem
@@ -68,6 +69,8 @@ def from_patches(frames: Frames, trial: PatchTrial | None, correct: Correct | No
         start, sound = sources.start, sources.sound
     options, fitting = first.option(LocalOptions), first.fitting
     notes = [*_thin(first, options), *([] if sources is None else sources.notes)]
+    if trial is not None and trial.few:
+        notes.append(TOO_FEW.format(first.unit.width(trial.least)))
     denoised = None
     best, history, status = start, first.model.fit.history, Status.COMPLETED
     spread = np.zeros(values.shape, values.dtype)

@@ -16,7 +16,7 @@ from tensorcell.fitting import Callback
 from tensorcell.settled import Settled
 from tensorcell.solvers import IterationRecord, LocalOptions, LocalResult, NoiseModel, local_tucker
 from tensorcell.solvers.anscombe import destabilised, destabilised_error, stabilised
-from tensorcell.solvers.arrays import clip, namespace_of, ndimage, to_host
+from tensorcell.solvers.arrays import clip, namespace_of, ndimage, to_host, within_mask
 from tensorcell.solvers.local import LocalState
 from tensorcell.solvers.slabs import in_parts
 
@@ -236,7 +236,7 @@ def lost_light(residual: Any, photons: Any, measured: Any, settled: Settled) -> 
     xp, sides, space = namespace_of(residual), residual.shape[-3:], (-3, -2, -1)
 
     def around(values: Any) -> Any:
-        inside = xp.where(measured, values, xp.zeros_like(values))
+        inside = within_mask(values, measured)
         if math.prod(sides) <= MEAN_OF:
             return xp.sum(inside, axis=space, keepdims=True, dtype=xp.float64)
         width = next(width for width in np.geomspace(1, 1e4, 100) if covered(sides, width) >= MEAN_OF)

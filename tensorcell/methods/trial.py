@@ -190,6 +190,8 @@ class PatchTrial:
     """Whether the left-out voxels are enough to tell the uncertainty in gaps."""
     blend: Blend | None = None
     """What the groups of patches are mixed with; None: with nothing."""
+    few: bool = False
+    """Whether too few voxels were measured to judge a model, so that the errors are those of a smooth fill."""
 
     def uncertainty(self, spread: Array, intensity: Array) -> Array:
         """Standard deviations in gaps.

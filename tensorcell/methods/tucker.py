@@ -12,13 +12,20 @@ from tensorcell.solvers import Status
 from tensorcell.solvers.arrays import to_host
 from tensorcell.solvers.residual_kriging import NeighbourEstimate, estimate_with_neighbours
 
+UNJUDGED = (
+    "too few voxels were measured to judge the model by voxels left out; where none was measured it may be far off "
+    '(method="auto" fills such gaps smoothly)'
+)
+
 
 def estimate(problem: Problem) -> Estimate:
     """The global estimate; its errors in gaps come from measured voxels that were left out."""
     trial = None
     if problem.has_gaps and not was_stopped(problem):
         trial = problem.settled.once("errors of the global model", lambda: global_trial(problem))
-    return from_global_model(problem, global_estimate(problem), trial)
+    found = from_global_model(problem, global_estimate(problem), trial)
+    unjudged = trial is None and problem.needs_trial and not was_stopped(problem)
+    return found._replace(notes=(UNJUDGED, *found.notes)) if unjudged else found
 
 
 def was_stopped(problem: Problem) -> bool:

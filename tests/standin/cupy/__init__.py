@@ -8,6 +8,7 @@ sets (:data:`launcher`).
 from __future__ import annotations
 
 import builtins as _builtins
+import weakref as _weakref
 from collections import Counter
 from typing import Any
 
@@ -26,6 +27,12 @@ doubles: Counter[str] = Counter()
 """How often an array in double precision was made of one of the shapes that are watched, by place."""
 
 watched: set[tuple[int, ...]] = set()
+
+held: dict[int, _weakref.ref[Any]] = {}
+"""The memory of all arrays that are alive, by address."""
+
+taken, most_taken = 0, 0
+"""Bytes of it now, and at most so far. Memory that a function takes for its own use is not known here."""
 
 launcher: Any = None
 """What runs kernels, as ``tensorcell.solvers.cuda.launch`` does."""
@@ -94,6 +101,25 @@ def _unwrapped(value: Any) -> Any:
     return value
 
 
+def _hold(data: Any) -> None:
+    """Count the memory of an array until all arrays that share it are gone."""
+    global taken, most_taken
+    while isinstance(data.base, _np.ndarray):
+        data = data.base
+    address, size = id(data), data.nbytes
+    if address in held:
+        return
+
+    def release(_: Any) -> None:
+        global taken
+        del held[address]
+        taken -= size
+
+    held[address] = _weakref.ref(data, release)
+    taken += size
+    most_taken = _builtins.max(taken, most_taken)
+
+
 def _wrapped(value: Any) -> Any:
     if isinstance(value, _np.ndarray | _np.generic):
         return ndarray(value)
@@ -102,6 +128,14 @@ def _wrapped(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_wrapped, value))
     return value
+
+
+class _Pool:
+    def free_all_blocks(self) -> None: ...
+
+
+def get_default_memory_pool() -> _Pool:
+    return _Pool()
 
 
 class _Flags:
@@ -118,6 +152,7 @@ class ndarray:
 
     def __init__(self, data: Any) -> None:
         self._data = _np.asarray(data)
+        _hold(self._data)
         if self._data.shape in watched and self._data.dtype == _np.float64:
             doubles[_place()] += 1
 

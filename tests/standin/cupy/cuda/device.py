@@ -7,7 +7,7 @@ from typing import Any
 
 class Device:
     def __init__(self, number: int = 0) -> None:
-        self.id = number
+        self.id, self.pci_bus_id = number, f"0000:{number}:00.0"
         self.attributes = {"MaxSharedMemoryPerBlockOptin": 101376}
 
     def __enter__(self) -> Device:
