@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .arrays import Array, namespace_of, scalar
+from .arrays import Array, count, namespace_of, scalar
 from .checks import check_state, checked_problem, effective_tolerance
 from .iteration import Measures, iterate
 from .passes import sparse_part
@@ -46,6 +46,11 @@ from .subspaces import ResidualGrid, masked_spectra, recompress
 from .sweeps import Sweep, sweep
 from .tensors import multi_mode_product, tucker_distance, unfold
 from .threads import one_blas_thread
+
+CORE_STEPS = 3
+"""Gradient steps by which the core of the start is found."""
+LEAST_SWEEPS = 3
+"""Fewest sweeps with long steps: they follow a shorter start, whose change says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,8 @@ class AdmmState(NamedTuple):
     """Nesterov's ``t``; 1 right after a restart."""
     change: float
     """Absolute length of the last move."""
+    step: float = 1.0
+    """Length of a step: 1 majorises and cannot fail, the inverse of the sampling ratio takes fewer sweeps."""
 
 
 @one_blas_thread()
@@ -252,7 +259,9 @@ def admm_result(
     )
 
 
-def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: bool) -> tuple[Array, tuple[Array, ...]]:
+def spectral_start(
+    data: Array, mask: Array, rank: Sequence[int], *, robust: bool, steps: int = CORE_STEPS
+) -> tuple[Array, tuple[Array, ...]]:
     """Core and factors to start from: debiased spectra for the subspaces, a few clipped gradient steps for the core."""
     spectra = masked_spectra(data, mask, spreads=4.0 if robust else None)
     factors = tuple(
@@ -263,20 +272,26 @@ def spectral_start(data: Array, mask: Array, rank: Sequence[int], *, robust: boo
     def swept(core: Array, limit: float) -> Sweep:
         return sweep(data, mask, core, factors, rule=Rule.HUBER, threshold=limit)
 
-    return start_core(swept, factors, spectra.centre, spectra.spread if robust else 0.0, spectra.ratio), factors
+    spread = spectra.spread if robust else 0.0
+    return start_core(swept, factors, spectra.centre, spread, spectra.ratio, steps), factors
 
 
 def start_core(
-    swept: Callable[[Array, float], Sweep], factors: Sequence[Array], centre: float, spread: float, ratio: float
+    swept: Callable[[Array, float], Sweep],
+    factors: Sequence[Array],
+    centre: float,
+    spread: float,
+    ratio: float,
+    steps: int = CORE_STEPS,
 ) -> Array:
-    """The core to start from: a constant, and three gradient steps with residuals clipped to four spreads, if any.
+    """The core to start from: a constant, and a few gradient steps with residuals clipped to four spreads, if any.
 
     ``swept(core, limit)`` is a Huber sweep with these factors, ``ratio`` the share of the entries that was observed.
     """
     xp = namespace_of(*factors)
     core = centre * outer([xp.sum(factor, axis=0) for factor in factors])
     limit = 4.0 * spread if spread > 0 else math.inf
-    for _ in range(3):
+    for _ in range(steps):
         core = core + swept(core, limit).core / ratio
     return core
 
@@ -330,6 +345,13 @@ def init(problem: Problem, rank: Sequence[int], options: AdmmOptions, nonnegativ
     return first_state(problem.grid, *start, options, dual)
 
 
+def long_init(problem: Problem, rank: Sequence[int], options: AdmmOptions) -> AdmmState:
+    """As :func:`init` for Huber sweeps with long steps, which find the core beside the factors."""
+    ratio = count(problem.mask) / math.prod(problem.mask.shape)
+    start = spectral_start(problem.data, problem.mask, rank, robust=True, steps=1)
+    return first_state(problem.grid, *start, options)._replace(step=1 / ratio)
+
+
 def first_state(
     grid: ResidualGrid, core: Array, factors: tuple[Array, ...], options: AdmmOptions, dual: Array | None = None
 ) -> AdmmState:
@@ -370,27 +392,36 @@ def step_with(
 ) -> tuple[AdmmState, Measures]:
     """The step around a pass ``swept(core, factors)`` over data that may lie anywhere.
 
-    ``norm`` is ``||P_Omega(Y)||``, and ``grid`` the subgrid on which the scale of the residual is estimated.
+    ``norm`` is ``||P_Omega(Y)||``, and ``grid`` the subgrid on which the scale of the residual is estimated. A step
+    longer than 1 is halved whenever the move grows.
     """
     voxels = math.prod(factor.shape[0] for factor in state.factors)
-    accelerated = options.accelerates(2**state.core.ndim * math.prod(state.core.shape), voxels)
+    long = state.step > 1
+    accelerated = not long and options.accelerates(2**state.core.ndim * math.prod(state.core.shape), voxels)
     core, factors, momentum = extrapolate(state) if accelerated else (state.core, state.factors, 1.0)
     result = swept(core, factors)
-    new_core, new_factors = update_model(core, factors, result, options.ridge)
+    direction = (
+        result
+        if not long
+        else result._replace(core=state.step * result.core, factors=tuple(state.step * part for part in result.factors))
+    )
+    new_core, new_factors = update_model(core, factors, direction, options.ridge)
     change = scalar(tucker_distance(state.core, state.factors, new_core, new_factors))
     size = math.sqrt(scalar(namespace_of(new_core).sum(new_core**2)))
+    length = state.step
     if change > state.change:
-        momentum = 1.0
+        momentum, length = 1.0, max(1.0, state.step / 2)
     new = AdmmState(
         new_core, new_factors, state.dual, state.threshold, state.start, state.iteration + 1,
-        (state.core, state.factors), momentum, change,
+        (state.core, state.factors), momentum, change, length,
     )  # fmt: skip
     sums = result.read()
     measures = Measures(
-        change=change / (size + 1e-300),
+        change=change / state.step / (size + 1e-300),
         residual=math.sqrt(sums.fit) / (norm + 1e-300),
         outliers=sums.outliers,
         threshold=state.threshold,
+        settled=not long or new.iteration >= LEAST_SWEEPS,
     )
     if options.adaptive:
         new = adapt(new, measures, grid, options)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .admm import AdmmOptions, admm_result, admm_sweeps
+from .admm import AdmmOptions, admm_result, admm_sweeps, long_init
 from .arrays import Array, count
 from .checks import check_state, checked_problem
 from .problem import Problem
+from .rank_limits import degrees_of_freedom
 from .results import CompletionResult, IterationRecord, Status, tucker_tensor
 from .riemannian import GaussNewtonOptions, GaussNewtonState, gauss_newton
 from .threads import one_blas_thread
@@ -20,6 +21,9 @@ ROUGH_NONNEGATIVE = 3e-3
 """With a non-negative model the sweeps end when a sweep changes it by less than this share."""
 ROUGH_ITERATIONS = 100
 """Largest number of sweeps."""
+LONG_ABOVE = 10
+"""Steps are long where this many times as many entries were observed as the model has degrees of freedom: near twice
+as many, short steps recover tensors that long ones lose."""
 TRIM = 5.0
 """Entries further from the model than this multiple of the residual's robust standard deviation are outliers."""
 
@@ -46,7 +50,8 @@ def complete_tucker(
     the soft threshold's bias by a hard one, entries more than 5 robust standard deviations away being outliers; and
     :func:`riemannian_gauss_newton` on the others, with the threshold following the residual down. The sweeps, and the
     inner steps of Gauss-Newton, run in float32 whatever the data's precision; the last gradients, and so the result,
-    keep it.
+    keep it. Without ``nonnegative``, and where at least ten times as many entries were observed as the model has
+    degrees of freedom, the steps of the sweeps are longer by the inverse of the sampling ratio while that serves.
 
     Parameters
     ----------
@@ -108,19 +113,29 @@ def complete_tucker(
     check_state(initial_state, rank)
     history: tuple[IterationRecord, ...] = ()
     start: Any = initial_state
+    clipped = 0.0
     problem = Problem(data, mask)
     if start is None:
         matrix = sum(size > 1 for size in data.shape) <= 2
-        enough = ROUGH_NONNEGATIVE if nonnegative else ROUGH * count(mask) / math.prod(data.shape)
+        observed = count(mask)
+        enough = ROUGH_NONNEGATIVE if nonnegative else ROUGH * observed / math.prod(data.shape)
         rough = AdmmOptions(
             fidelity="equality" if robust and matrix else "huber",
             threshold=None if robust else float("inf"),
             tolerance=max(enough, tolerance),
             max_iterations=ROUGH_ITERATIONS,
         )
-        start, status, history = admm_sweeps(problem.single, rank, rough, nonnegative, callback)
+        long = rough.fidelity == "huber" and not nonnegative and long_steps_hold(observed, rank, data.shape)
+        first = long_init(problem.single, rank, rough) if long else None
+        start, status, history = admm_sweeps(problem.single, rank, rough, nonnegative, callback, first)
         if status in (Status.STOPPED, Status.DIVERGED):
             return admm_result(problem, rough, nonnegative, start, status, history)
+        clipped = start.threshold if robust and long else 0.0
         start = tucker_tensor(start.core, start.factors, start.core.dtype)
     polish = GaussNewtonOptions(trim=TRIM if robust else None, tolerance=tolerance, max_iterations=max_iterations)
-    return gauss_newton(problem, start, polish, callback, history, nonnegative)
+    return gauss_newton(problem, start, polish, callback, history, nonnegative, clipped)
+
+
+def long_steps_hold(observed: int, rank: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether some entries are missing, and those observed still many times the degrees of freedom of the model."""
+    return LONG_ABOVE * degrees_of_freedom(rank, shape) <= observed < math.prod(shape)

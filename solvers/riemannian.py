@@ -178,8 +178,9 @@ def gauss_newton(
     callback: Callable[[IterationRecord, GaussNewtonState], bool | None] | None,
     history: tuple[IterationRecord, ...],
     nonnegative: bool,
+    least_threshold: float = 0.0,
 ) -> CompletionResult:
-    """:func:`riemannian_gauss_newton` on a checked problem."""
+    """:func:`riemannian_gauss_newton` on a checked problem; the first outlier threshold is at least the one given."""
     data, mask, norm, grid = problem.data, problem.mask, problem.norm, problem.grid
     xp = namespace_of(data)
     core, factors = initial[0], initial[1]
@@ -198,7 +199,7 @@ def gauss_newton(
         # the fibres that are still wrong, and never include them again. It starts FIRST_THRESHOLD times too high and
         # falls by THRESHOLD_DECAY at most, more slowly than Gauss-Newton reduces all errors of inliers.
         if math.isinf(state.threshold):
-            return FIRST_THRESHOLD * floor(state.scale)
+            return max(FIRST_THRESHOLD * floor(state.scale), least_threshold)
         return max(floor(state.scale), THRESHOLD_DECAY * state.threshold)
 
     def step(state: GaussNewtonState) -> tuple[GaussNewtonState, Measures]:

@@ -44,6 +44,7 @@ class Dense(NamedTuple):
     previous: np.ndarray
     momentum: float
     change: float
+    step: float = 1.0
 
 
 def full(core: np.ndarray, factors: list[np.ndarray]) -> np.ndarray:
@@ -79,6 +80,7 @@ def dense_sweep(
         z = np.maximum(x + dual, 0.0)
         dual = np.where(w, dual, dual + gamma * (x - z))
         target = np.where(w, target, z - dual)
+    target = x + s.step * (target - x)
     new_factors = []
     for n in modes:  # RCT Eq. 23 with the Kronecker structure: M_n = T_(n) (G x_{m != n} U_m)_(n)'
         others = full(core, [np.eye(rank[m]) if m == n else factors[m] for m in modes])
@@ -86,9 +88,9 @@ def dense_sweep(
     new_core = full(target, [u.T for u in factors])  # in the old subspaces, then turned into the new ones
     new_core = full(new_core, [new.T @ old for new, old in zip(new_factors, factors, strict=True)]) / (1 + o.ridge)
     new_model = full(new_core, new_factors)
-    change = float(np.linalg.norm(new_model - model))
+    change, step = float(np.linalg.norm(new_model - model)), s.step
     if change > s.change:
-        momentum = 1.0
+        momentum, step = 1.0, max(1.0, s.step / 2)
     residual = float(np.linalg.norm((y - x - e)[w]) / np.linalg.norm(y[w]))
     tau, relative = s.tau, change / float(np.linalg.norm(new_model))
     if o.adaptive and o.fidelity == "equality" and (iteration + 1) % 10 == 0:
@@ -101,7 +103,7 @@ def dense_sweep(
         )  # the median and the upper quartile of |N(0, 1)| are .6745 and 1.1503
         robust = max(residuals[len(residuals) // 2] / 0.6745, residuals[3 * len(residuals) // 4] / 1.1503)
         tau = min(tau, max(2.5 * robust, tau / 2))
-    return Dense(new_core, new_factors, dual, tau, model, momentum, change), residual, int(np.count_nonzero(e))
+    return Dense(new_core, new_factors, dual, tau, model, momentum, change, step), residual, int(np.count_nonzero(e))
 
 
 VARIANTS = [
@@ -147,6 +149,34 @@ def test_step_equals_the_dense_iteration(
         assert measures.outliers == outliers
         for factor in state.factors:
             np.testing.assert_allclose(factor.T @ factor, np.eye(factor.shape[1]), atol=1e-12)
+
+
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize(("shape", "rank"), [((9, 11, 10), (2, 3, 2)), ((8, 9), (2, 2)), ((5, 6, 4, 5), (2, 2, 2, 2))])
+def test_long_step_equals_the_dense_iteration(planted: Any, shape: Any, rank: Any, times: int) -> None:
+    problem = planted(shape, rank, seen=0.7, outliers=0.1, size=(1.0, 4.0), noise=0.05)
+    y, w = np.where(problem.mask, problem.data, 0.0), problem.mask
+    options, checked = AdmmOptions(fidelity="huber", acceleration=False), Problem(y, w)
+    state = admm.long_init(checked, rank, options)
+    assert state.step == pytest.approx(1 / np.mean(w))
+    state = state._replace(step=times * state.step)
+    steps = [state.step]
+    first = full(state.core, list(state.factors))
+    dense = Dense(
+        state.core, list(state.factors), np.zeros_like(y), state.threshold, first, 1.0, math.inf, step=state.step
+    )
+    for iteration in range(12):
+        state, measures = admm.step(checked, state, options, False)
+        dense, residual, outliers = dense_sweep(y, w, dense, options, False, iteration, state.start)
+        model = full(state.core, list(state.factors))
+        np.testing.assert_allclose(model, full(dense.core, dense.factors), atol=1e-10)
+        assert state.step == dense.step
+        assert measures.residual == pytest.approx(residual, rel=1e-8)
+        assert measures.outliers == outliers
+        # What the same direction would have moved at length 1, so that a limit means the same whatever the step.
+        assert measures.change * np.linalg.norm(model) * steps[-1] == pytest.approx(dense.change, rel=1e-6)
+        steps.append(state.step)
+    assert (min(steps) < steps[0]) or times == 1  # five times the inverse of the sampling ratio overshoots
 
 
 def test_adapt_balances_the_residuals_within_its_limits(xp: Any) -> None:
@@ -459,7 +489,89 @@ def test_resumed_equals_straight_bit_for_bit(
 def flat(state: AdmmState) -> list[Any]:
     """All arrays and numbers of a state."""
     arrays = [state.core, *state.factors, state.previous[0], *state.previous[1]]
-    return [*arrays, 0.0 if state.dual is None else state.dual, *state[3:6], state.momentum, state.change]
+    return [*arrays, 0.0 if state.dual is None else state.dual, *state[3:6], state.momentum, state.change, state.step]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# Long steps.
+
+
+def long_sweeps(problem: Any, count: int, start: AdmmState | None = None, *, tolerance: float = 0.0) -> Any:
+    """Huber sweeps from :func:`admm.long_init`, or from a state."""
+    checked = Problem(problem.data, problem.mask)
+    options = AdmmOptions(fidelity="huber", max_iterations=count, tolerance=tolerance)
+    start = admm.long_init(checked, problem.rank, options) if start is None else start
+    return admm.admm_sweeps(checked, problem.rank, options, False, None, start)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 10, 13])
+def test_long_sweeps_resumed_equal_straight_bit_for_bit(planted: Any, stop: int) -> None:
+    problem = planted((9, 10, 11), (2, 3, 2), seen=0.3, outliers=0.1)
+    straight = long_sweeps(problem, 25)
+    first = long_sweeps(problem, stop)
+    options = AdmmOptions(fidelity="huber", max_iterations=25 - stop, tolerance=0.0)
+    second = robust_tucker_admm(problem.data, problem.mask, problem.rank, options=options, initial_state=first[0])
+    for a, b in zip(flat(second.state), flat(straight[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    joined = [*first[2], *second.history]
+    assert [record.change for record in joined] == [record.change for record in straight[2]]
+    short = robust_tucker_admm(
+        problem.data, problem.mask, problem.rank, options=options, initial_state=first[0]._replace(step=1.0)
+    )
+    assert not np.array_equal(short.value, second.value)  # the length of the steps is a part of the state
+
+
+def test_long_sweeps_follow_a_power_of_two_bit_for_bit(planted: Any) -> None:
+    problem = planted((9, 10, 11), (2, 3, 2), seen=0.3, outliers=0.1, noise=0.05)
+    plain = long_sweeps(problem, 25)
+    scaled = long_sweeps(problem._replace(data=2.0**20 * problem.data), 25)
+    np.testing.assert_array_equal(scaled[0].core / 2.0**20, plain[0].core)
+    for a, b in zip(scaled[0].factors, plain[0].factors, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert scaled[0].step == plain[0].step
+    assert [record.change for record in scaled[2]] == [record.change for record in plain[2]]
+
+
+def test_a_step_is_halved_where_the_move_grows_and_never_below_one(planted: Any) -> None:
+    problem = planted((9, 10, 11), (2, 3, 2), seen=0.3)
+    checked, options = Problem(problem.data, problem.mask), AdmmOptions(fidelity="huber")
+    state = admm.long_init(checked, problem.rank, options)
+    for length, before, after in ((4.0, math.inf, 4.0), (4.0, 0.0, 2.0), (1.5, 0.0, 1.0), (1.0, 0.0, 1.0)):
+        new, _ = admm.step(checked, state._replace(step=length, change=before), options, False)
+        assert new.step == after
+
+
+def test_halving_makes_steps_converge_that_are_too_long(planted: Any) -> None:
+    problem = planted((20, 21, 22), (2, 3, 2), seen=0.3)
+    checked, options = Problem(problem.data, problem.mask), AdmmOptions(fidelity="huber")
+    state = admm.long_init(checked, problem.rank, options)
+    halved = kept = state._replace(step=4 * state.step)
+    for _ in range(60):
+        halved, _ = admm.step(checked, halved, options, False)
+        kept, _ = admm.step(checked, kept, options, False)
+        kept = kept._replace(step=4 * state.step)
+    assert problem.error(tucker_to_dense(halved.core, halved.factors)) < 1e-3
+    assert not problem.error(tucker_to_dense(kept.core, kept.factors)) < 0.1  # as it would go without
+
+
+def test_long_sweeps_save_sweeps(planted: Any) -> None:
+    # A sweep of length 1 moves the model by the sampling ratio times its error, one of its inverse by the whole.
+    problem = planted((20, 21, 22), (2, 3, 2), seen=0.3, outliers=0.05)
+    options = AdmmOptions(fidelity="huber", tolerance=1e-3)
+    usual = robust_tucker_admm(problem.data, problem.mask, problem.rank, options=options)
+    long = long_sweeps(problem, 100, tolerance=1e-3)
+    assert len(long[2]) < usual.iterations
+
+
+def test_long_sweeps_are_three_at_least_and_end_at_the_tolerance(planted: Any) -> None:
+    problem = planted((9, 10, 11), (2, 3, 2), seen=0.6)
+    _, status, history = long_sweeps(problem, 100, tolerance=1e-4)
+    assert status is Status.CONVERGED
+    changes = [record.change for record in history]
+    assert len(changes) > 3
+    assert changes[-1] <= 1e-4 < min(changes[2:-1])
+    # Whatever the first moves are, since the start is short.
+    assert len(long_sweeps(problem, 100, tolerance=1e9)[2]) == 3
 
 
 def test_runs_are_deterministic(planted: Any) -> None:

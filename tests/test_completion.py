@@ -22,6 +22,7 @@ from tensorcell.solvers import (
     Status,
     checks,
     complete_tucker,
+    completion,
     em_tucker,
     hosvd,
     riemannian_gauss_newton,
@@ -188,6 +189,43 @@ def test_sweeps_end_as_soon_as_the_model_is_near(planted: Any, constrained: bool
     assert last <= enough
     assert len(before) > 3
     assert all(change > enough for change in before)
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen", "more", "long"),
+    [
+        ((20, 21, 22), 0.3, {}, True),
+        ((20, 21, 22), 0.3, {"robust": False}, True),
+        ((20, 21, 22), 0.3, {"nonnegative": True}, False),  # its dual would have to be of that length, too
+        ((20, 21, 22), 0.12, {}, False),  # 9 times the 122 degrees of freedom
+        ((20, 21, 22), 1.0, {}, False),
+        ((80, 90), 0.6, {}, False),  # begins with the equality constraint, whose dual has a length of its own
+    ],
+)
+def test_steps_are_long_where_samples_are_many(
+    planted: Any, shape: Any, seen: float, more: dict[str, Any], long: bool
+) -> None:
+    problem = planted(shape, (2,) * len(shape), seen=seen)
+    states: list[Any] = []
+    complete_tucker(
+        problem.data, problem.mask, problem.rank, callback=lambda record, state: bool(states.append(state)), **more
+    )
+    assert states[0].step == (pytest.approx(1 / np.mean(problem.mask)) if long else 1.0)
+
+
+def test_short_steps_recover_near_the_limit_what_long_ones_lose(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = planted((20, 20, 20), (6, 6, 6), seen=0.125, seed=5)  # twice the degrees of freedom
+    assert problem.error(complete_tucker(problem.data, problem.mask, problem.rank).value) < 1e-8
+    monkeypatch.setattr(completion, "LONG_ABOVE", 0)
+    assert problem.error(complete_tucker(problem.data, problem.mask, problem.rank).value) > 0.1
+
+
+def test_first_polish_spares_what_the_sweeps_took_for_inliers(planted: Any) -> None:
+    # Long sweeps end early: a threshold from the residual of the typical entry could lie below theirs.
+    problem = planted((20, 21, 22), (2, 3, 2), seen=0.3, outliers=0.05, size=(1.0, 3.0), noise=0.05)
+    result = complete_tucker(problem.data, problem.mask, problem.rank)
+    sweeps, polish = ([r for r in result.history if r.stage == stage] for stage in ("admm", "polish"))
+    assert polish[0].threshold >= sweeps[-1].threshold
 
 
 @pytest.mark.parametrize("stage", ["admm", "polish"])
