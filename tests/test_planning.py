@@ -408,7 +408,9 @@ INFINITE = STACK.copy()
 INFINITE[1, 2, 3] = np.inf
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "too few planes": (lambda: plan(STACK, axial_factors=(2, 8)), "9 planes is too small for axial factor 8, which needs 17: .* is 4"),
+    "too few planes": (
+        lambda: plan(STACK, axial_factors=(2, 8)), "9 planes is too small for axial factor 8, which needs 17: .* is 4"
+    ),
     "lost in noise": (lambda: plan(STACK, axial_factors=(2,), noise=1e3), "above its noise, .* deviation 1e\\+03, as"),
     "two planes": (lambda: plan(STACK[:2], axial_factors=(1,)), "pilot of at least 3 planes, got 2"),
     "narrow": (lambda: plan(STACK[:, :7], axial_factors=(1,)), "at least 8 x 8 pixels, got 7 x 22"),

@@ -33,7 +33,7 @@ def plan(
     axial_factors: Annotated[
         str | None,
         o.option(
-            "Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ... Default: up to 8, if the pilot has the planes.",
+            "Values of s, such as 1,2,3; each keeps planes 0, s, 2s, ... Default: up to 8, if the pilot has planes.",
             CHOICES,
             metavar="S,S,...",
         ),
