@@ -26,7 +26,14 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery/*.py", "gallery/*.rst", "galleries/**/*.ipynb", "galleries/**/*.py"]
+exclude_patterns = [
+    "_build",
+    "_made/*.md",
+    "gallery/*.py",
+    "gallery/*.rst",
+    "galleries/**/*.ipynb",
+    "galleries/**/*.py",
+]
 html_theme = "pydata_sphinx_theme"
 html_title = f"tensorcell {release}"
 html_show_sourcelink = False

@@ -15,12 +15,12 @@ from tensorcell.files.formats import Format, NotHeld
 from tensorcell.files.table import FORMATS
 from tensorcell.methods.table import METHODS
 
-LISTED = ("metrics", "solvers", "diffusion_guidance")
-"""Packages whose public functions and classes are listed in the reference."""
+LISTED = ("datasets", "metrics", "solvers", "diffusion_guidance")
+"""Packages whose public functions and classes have a page of the reference."""
 
 
 def write_all(folder: Path) -> None:
-    """Write the pages to a folder; those that are the same already are left, so that Sphinx does not read them again."""
+    """Write the pages to a folder; those that have not changed are left, so that Sphinx does not read them again."""
     folder.mkdir(exist_ok=True)
     pages = {"formats.md": formats(), "methods.md": methods()}
     pages |= {f"{name}.rst": summary(f"tensorcell.{name}") for name in LISTED}
@@ -49,9 +49,7 @@ def lost(one: Format) -> str:
     if one.write is None:
         return ""
     values = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    full = tc.Volume(
-        values, axes="ZYX", spacing=(0.5, 0.2, 0.2), mask=values % 2 == 0, metadata={"specimen": "cells"}
-    )
+    full = tc.Volume(values, axes="ZYX", spacing=(0.5, 0.2, 0.2), mask=values % 2 == 0, metadata={"specimen": "cells"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"volume{one.suffixes[0]}"
         try:
@@ -78,9 +76,15 @@ def methods() -> str:
 
 
 def summary(package: str) -> str:
-    """Lines of an autosummary: the public names of a package."""
-    names = importlib.import_module(package).__all__
-    return "".join(f"   {name}\n" for name in names)
+    """A page of a package: a table of its public names, and below it their docstrings."""
+    found = importlib.import_module(package)
+    lines = [package, "=" * len(package), "", f".. currentmodule:: {package}", "", ".. autosummary::", ""]
+    lines += [f"   {name}" for name in found.__all__]
+    for name in found.__all__:
+        kind = "class" if isinstance(getattr(found, name), type) else "function"
+        if callable(getattr(found, name)):
+            lines += ["", f".. auto{kind}:: {name}"]
+    return "\n".join(lines) + "\n"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

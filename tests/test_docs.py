@@ -44,7 +44,7 @@ def test_commands_name_flags_that_exist(page: Path) -> None:
 
     from tensorcell.cli import app
 
-    commands = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app.APP).commands  # type: ignore[attr-defined]
     lines = page.read_text(encoding="utf-8").replace("\n# ", " ")
     for line in re.findall(r"tensorcell (?:recover|diagnose|plan|train|evaluate|demo)\b[^`\n]*", lines):
         name, *words = re.findall(r"'[^']*'|\S+", line.removeprefix("tensorcell "))

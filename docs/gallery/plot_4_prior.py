@@ -47,9 +47,7 @@ top = float(np.percentile(cells.truth, 99.8))
 figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), layout="constrained")
 for axis, (title, volume) in zip(axes.flat, rows.items(), strict=True):
     is_share = title == "invented"
-    axis.imshow(
-        volume[:, 20], cmap="magma" if is_share else "gray", vmin=0, vmax=1 if is_share else top, aspect=2.5
-    )
+    axis.imshow(volume[:, 20], cmap="magma" if is_share else "gray", vmin=0, vmax=1 if is_share else top, aspect=2.5)
     axis.set(title=title, xticks=[], yticks=[])
 
 # %%

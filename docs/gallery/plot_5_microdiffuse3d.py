@@ -65,4 +65,4 @@ for axis, (title, volume) in zip(axes.flat, panels.items(), strict=True):
 # .. code-block:: none
 #
 #    tensorcell train slow.tif --kind microdiffuse3d --axial-factor 4 --lateral-factor 2 --photons 100 --out model
-#    tensorcell recover fast.tif restored.tif --method microdiffuse3d --weights model --axial-factor 4 --lateral-factor 2
+#    tensorcell recover fast.tif out.tif --method microdiffuse3d --weights model --axial-factor 4 --lateral-factor 2
