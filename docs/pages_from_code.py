@@ -76,10 +76,9 @@ def methods() -> str:
 
 
 def summary(package: str) -> str:
-    """A page of a package: a table of its public names, and below it their docstrings."""
+    """A page of a package: the docstrings of its public names."""
     found = importlib.import_module(package)
-    lines = [package, "=" * len(package), "", f".. currentmodule:: {package}", "", ".. autosummary::", ""]
-    lines += [f"   {name}" for name in found.__all__]
+    lines = [package, "=" * len(package), "", f".. currentmodule:: {package}", ""]
     for name in found.__all__:
         kind = "class" if isinstance(getattr(found, name), type) else "function"
         if callable(getattr(found, name)):

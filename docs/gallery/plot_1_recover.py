@@ -38,7 +38,7 @@ def show(panels, plane=8, row=24):
     """Draw an xy slice of each stack, and an xz slice below it."""
     dz, dy, _ = cells.spacing
     ratios = {"height_ratios": [cells.truth.shape[1] * dy, len(cells.truth) * dz]}
-    axes = plt.subplots(2, len(panels), figsize=(10, 4.4), gridspec_kw=ratios, layout="constrained")[1]
+    axes = plt.subplots(2, len(panels), figsize=(7.5, 4.6), gridspec_kw=ratios, layout="constrained")[1]
     for (title, volume), column in zip(panels.items(), axes.T, strict=True):
         column[0].imshow(volume[plane], cmap=grey, vmin=0, vmax=top)
         column[1].imshow(volume[:, row], cmap=grey, vmin=0, vmax=top, aspect=dz / dy)

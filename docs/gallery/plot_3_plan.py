@@ -34,7 +34,7 @@ for choice in plan.choices:
     axis.plot(*place, "o", color="#d1495b" if chosen else "#2f6690", zorder=2)
     axis.annotate(name, place, textcoords="offset points", xytext=(7, -3), fontsize=8)
 axis.axhline(24, color="black", linewidth=0.8)
-axis.set(xlabel="light saved (%)", ylabel="predicted PSNR (dB)", xlim=(-5, 125))
+axis.set(xlabel="light saved (%)", ylabel="predicted PSNR (dB)", xlim=(40, 115), xticks=range(40, 101, 20))
 
 # %%
 # What the plan promises can be tried here, since more of the same specimen can be simulated: another cluster of cells,
