@@ -37,6 +37,7 @@ exclude_patterns = [
 html_theme = "pydata_sphinx_theme"
 html_title = f"tensorcell {release}"
 html_show_sourcelink = False
+html_sidebars: dict[str, list[str]] = {page: [] for page in ("formats", "mathematics", "readme", "trust")}
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "header_links_before_dropdown": 7}

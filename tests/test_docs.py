@@ -66,6 +66,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_versions_agree() -> None:
+    assert f"\nversion = {__version__}\n" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f'version = "{__version__}"' in (ROOT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
