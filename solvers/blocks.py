@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
 
@@ -284,7 +284,7 @@ class BlockedStack:
     shape: tuple[int, ...]
     read: Read
     blocks: tuple[Block, ...]
-    map_blocks: MapBlocks = map
+    map_blocks: MapBlocks = field(default_factory=lambda: map)  # no attribute of the class: its help would be `map`'s
 
     def __post_init__(self) -> None:
         check_partition(self.shape, self.blocks)

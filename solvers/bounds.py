@@ -151,10 +151,10 @@ def recovery_bound(
 
     Notes
     -----
-    Sources: Theorem 1 is Eq. 5 of [2]_, its simplified form the last line of the theorem (stated there for k = 3 only;
-    None for other k); Theorem 2 as printed is Eq. 6, and its full form the line of Step 6 in Appendix E.2 from which
-    ``r^(k-1) I`` was dropped. Eq. 6 is printed for every k but derived for k = 3; it is reported as printed. A bound
-    may exceed the number of entries; the theorem then says nothing.
+    Sources: Theorem 1 is Eq. 5 of Recover Cell Tensor, its simplified form the last line of the theorem (stated there
+    for k = 3 only; None for other k); Theorem 2 as printed is Eq. 6, and its full form the line of Step 6 in Appendix
+    E.2 from which ``r^(k-1) I`` was dropped. Eq. 6 is printed for every k but derived for k = 3; it is reported as
+    printed. A bound may exceed the number of entries; the theorem then says nothing.
 
     Examples
     --------
