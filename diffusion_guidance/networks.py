@@ -312,11 +312,13 @@ def preconditioning(level: Tensor, deviation: float) -> tuple[Tensor, Tensor, Te
 
 def as_levels(level: float | Tensor, x: Tensor) -> Tensor:
     """Noise levels (K,), in the dtype and on the device of `x`."""
+    given = level if isinstance(level, Tensor) else torch.tensor(level, device="cpu")
+    # Levels that lie on a GPU are not looked at, since they would have to be waited for.
+    if given.device.type == "cpu" and bool((given.isnan() | (given < 0)).any()):
+        raise ValueError("level must not be negative or NaN, got such a level")
     levels = torch.as_tensor(level, dtype=x.dtype, device=x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] not in (1, x.shape[0])):
         raise ValueError(f"level must be one number or one a sample, {x.shape[0]}, got shape {tuple(levels.shape)}")
-    if bool((levels.isnan() | (levels < 0)).any()):
-        raise ValueError("level must not be negative or NaN, got such a level")
     return levels.expand(x.shape[0])
 
 
