@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tensorcell.device import freed_memory
 from tensorcell.diffusion_guidance.compute import Compute, exact_products
 from tensorcell.diffusion_guidance.denoising import CONDITION, PriorDenoised, denoise_with_prior, posterior_samples
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
@@ -474,18 +473,16 @@ def free_memory(device: torch.device = HOST.device) -> int | None:
 def settled(compute: Compute = HOST) -> Iterator[None]:
     """Set torch up as it is fastest on CPUs and exact on GPUs, and afterwards as it was.
 
-    On machines of two cores torch gets one thread: with Numba's threads beside them, two are slower. On a GPU, torch
-    and CuPy each keep memory for later arrays; what the other has no use for is given back first and last.
+    On machines of two cores torch gets one thread: with Numba's threads beside them, two are slower. The memory of a
+    GPU that torch keeps for later tensors is given back at the end, since CuPy cannot use it.
     """
-    before, on_gpu = torch.get_num_threads(), compute.device.type == "cuda"
+    before = torch.get_num_threads()
     if (os.cpu_count() or 1) <= 2:
         torch.set_num_threads(1)
-    if on_gpu:
-        freed_memory()
     try:
         with without_denormals(), exact_products():
             yield
     finally:
         torch.set_num_threads(before)
-        if on_gpu:
+        if compute.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -262,9 +263,14 @@ def test_a_gpu_that_was_asked_for_and_torch_cannot_use_is_refused(gpus: Any) -> 
 
 def test_memory_of_a_gpu_goes_to_whom_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    monkeypatch.setattr(fill_stack, "freed_memory", lambda: calls.append("CuPy"))
+    monkeypatch.setattr(networks, "freed_memory", lambda: calls.append("CuPy"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("torch"))
-    with fill_stack.settled(Compute(device=torch.device("cuda", 0))):
+    chosen = Compute(device=torch.device("cuda", 0), precision="bfloat16")
+    problem: Any = SimpleNamespace(fitting=SimpleNamespace(device="cpu"))  # a stack that did not fit the GPU
+    assert networks.computing(problem, chosen) == Compute(precision="bfloat16")
+    assert not calls
+    problem.fitting.device = "cuda"
+    with fill_stack.settled(networks.computing(problem, chosen)):
         assert calls == ["CuPy"]
     assert calls == ["CuPy", "torch"]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 << 20, 8 << 30))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tensorcell.device import NUMBERED, choose_device
+from tensorcell.device import NUMBERED, choose_device, freed_memory
 from tensorcell.errors import InputError
 from tensorcell.methods.protocol import Problem
 
@@ -53,7 +53,14 @@ def networks_on(device: str, precision: Precision = "float32") -> tuple[Compute,
 
 
 def computing(problem: Problem, chosen: Compute) -> Compute:
-    """Where the networks of a stack are computed: with its solvers on the CPU, where the GPU's memory is short."""
+    """Where the networks of a stack are computed: with its solvers on the CPU, where the GPU's memory is short.
+
+    The memory of a GPU that CuPy keeps for later arrays is given back, since torch cannot use it.
+    """
     import torch
 
-    return replace(chosen, device=torch.device("cpu")) if problem.fitting.device == "cpu" else chosen
+    if problem.fitting.device == "cpu":
+        return replace(chosen, device=torch.device("cpu"))
+    if chosen.device.type == "cuda":
+        freed_memory()
+    return chosen
