@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
 from second_device import There, second_device  # noqa: E402
 
+from tensorcell import recover  # noqa: E402
 from tensorcell.device import is_short_of_memory  # noqa: E402
-from tensorcell.diffusion_guidance import fill_stack, solver_terms  # noqa: E402
+from tensorcell.diffusion_guidance import denoising, fill_stack, solver_terms  # noqa: E402
 from tensorcell.diffusion_guidance.compute import Compute, exact_products  # noqa: E402
 from tensorcell.diffusion_guidance.data_terms import GaussianConsistency  # noqa: E402
 from tensorcell.diffusion_guidance.denoising import denoise_with_prior, posterior_samples  # noqa: E402
@@ -36,13 +37,16 @@ from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkCon
 from tensorcell.diffusion_guidance.operators import Planes  # noqa: E402
 from tensorcell.diffusion_guidance.options import DiffusionOptions, MicroDiffuse3DOptions  # noqa: E402
 from tensorcell.diffusion_guidance.plane_samples import falling_levels, sample_planes, volume_denoiser  # noqa: E402
-from tensorcell.diffusion_guidance.planes import fill_with_prior  # noqa: E402
 from tensorcell.diffusion_guidance.priors import LateralPrior  # noqa: E402
 from tensorcell.diffusion_guidance.steps import guided_estimate, heun_step  # noqa: E402
 from tensorcell.diffusion_guidance.terms import AxialSmoothness  # noqa: E402
 from tensorcell.diffusion_guidance.training import fit_lateral_prior  # noqa: E402
 from tensorcell.errors import InputError  # noqa: E402
+from tensorcell.methods import diffusion as method  # noqa: E402
 from tensorcell.methods import networks  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model, which is a no-op")
+"""Not on the second device, whose tensors have values."""
 
 TINY = SliceNetworkConfig(widths=(8,), blocks=1)
 META = torch.device("meta")
@@ -74,19 +78,6 @@ def test_the_second_device_refuses_what_a_gpu_does() -> None:
         assert x.cpu().tolist() == [1.0] * 3
 
 
-def test_a_prior_is_fitted_and_sampled_on_a_device_as_on_the_cpu() -> None:
-    def work(device: Any) -> tuple[Any, ...]:
-        prior = fit_lateral_prior(PLANES, axial_factor=2, steps=2, config=TINY, compute=Compute(device=device))
-        assert {each.device for each in prior.network.parameters()} == {device}
-        drawn = sample_planes(PLANES, prior, samples=3, steps=2, guidance=("data", "tucker", "smooth", "lateral"))
-        return drawn.mean, drawn.std, fill_with_prior(PLANES, prior).volume, np.array(prior.report["heldout"])
-
-    on_both(work)
-
-
-@pytest.mark.filterwarnings(
-    "ignore:.*to a meta parameter in the current model"
-)  # that is no stand-in: values are there
 def test_a_fit_goes_on_on_a_device(tmp_path: Any) -> None:
     def work(device: Any) -> tuple[Any, ...]:
         state, compute = tmp_path / device.type, Compute(device=device)
@@ -133,6 +124,28 @@ def test_a_scan_is_restored_on_a_device_as_on_the_cpu(monkeypatch: pytest.Monkey
         return found.volume, found.error, found.samples, np.array(found.misfit)
 
     on_both(work)
+
+
+def test_recover_computes_all_of_its_networks_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoising, "NETWORK", TINY)
+    monkeypatch.setattr(fill_stack, "shipped_prior", lambda: LateralPrior(SliceNetwork(TINY), axial_factor=2))
+    monkeypatch.setattr(method, "computing", lambda problem, chosen: chosen)
+    noise = 0.05 * np.random.default_rng(1).standard_normal(PLANES.shape)
+    told: list[tuple[str, ...]] = []
+
+    def work(device: Any) -> tuple[Any, ...]:
+        monkeypatch.setattr(method, "networks_on", lambda *_: (Compute(device=device), ("why",)))
+        found = recover(
+            PLANES + noise, method="diffusion", axial_factor=2, rank=(2, 3, 3), fit_steps=2, samples=2, steps=2,
+            guidance="data,tucker,smooth,lateral",
+        )  # fmt: skip
+        told.append(found.notes)
+        return found.volume.data, found.uncertainty
+
+    on_both(work)
+    assert told[0] == told[1]
+    assert told[0].count("why") == 1
+    assert any(note.startswith("prior fitted to 7 planes") for note in told[0])
 
 
 def test_a_step_of_the_sampler_leaves_nothing_on_the_cpu() -> None:
