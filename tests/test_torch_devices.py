@@ -60,8 +60,9 @@ def arrays_of_the_second_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on_both(work: Callable[[Any], tuple[Any, ...]]) -> None:
     """The work gives the same values, bit for bit, with the networks on the CPU and on the second device."""
+    here = work(torch.device("cpu"))
     with second_device() as other:
-        here, there = work(torch.device("cpu")), work(other)
+        there = work(other)
     for expected, got in zip(here, there, strict=True):
         assert type(got) is np.ndarray
         np.testing.assert_array_equal(got, expected)
