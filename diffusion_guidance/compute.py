@@ -1,4 +1,4 @@
-"""Where and how a fit is computed: the device, the precision, and the processes that share its batches.
+"""Where and how networks are computed: the device, the precision, and the processes that share the batches of a fit.
 
 Several processes, one a GPU, fit copies of a network to batches of their own and average the gradients. They are
 started by ``torchrun`` or ``accelerate launch``, which tell each its number in the environment.
@@ -6,7 +6,9 @@ started by ``torchrun`` or ``accelerate launch``, which tell each its number in 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +19,13 @@ from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+NUMBERED = re.compile(r"cuda:(\d{1,4})")
+"""One of several GPUs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How losses and gradients are computed.
+    """How networks, their losses and gradients are computed.
 
     Attributes
     ----------
@@ -36,6 +41,8 @@ class Compute:
     def named(device: str = "auto", precision: str = "float32") -> Compute:
         """From names; ``"auto"`` is a GPU where torch finds one, that of this process where there are several.
 
+        ``"cuda:1"`` is the GPU of that number.
+
         Raises
         ------
         ValueError
@@ -46,22 +53,61 @@ class Compute:
         """
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-        if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
-        there = torch.cuda.is_available()
-        if device == "cuda" and not there:
-            raise ValueError("device cuda was asked for, but torch finds no GPU")
-        if device == "cpu" or not there:
+        number = NUMBERED.fullmatch(device)
+        if number is None and device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device must be auto, cpu, cuda or cuda:NUMBER, got {device!r}")
+        if device == "cpu" or (device == "auto" and cuda_problem() is not None):
             return Compute(precision=precision)  # type: ignore[arg-type]
-        return Compute(device=torch.device("cuda", process().local), precision=precision)  # type: ignore[arg-type]
+        own = process().local if number is None else int(number[1])
+        problem = cuda_problem(None if number is None else own)
+        if problem is not None:
+            raise ValueError(f"device {device} was asked for, but {problem}")
+        return Compute(device=torch.device("cuda", own), precision=precision)  # type: ignore[arg-type]
 
     def loss(self, loss: Callable[[Any, Any], Tensor], network: nn.Module, batch: Any) -> Tensor:
         """The loss of a batch, in this precision."""
         batch = moved(batch, self.device)
         if self.precision == "float32":
             return loss(network, batch)
-        with torch.autocast(self.device.type, dtype=getattr(torch, self.precision)):
+        with products(self.device, self.precision):
             return loss(network, batch).float()
+
+
+def cuda_problem(number: int | None = None) -> str | None:
+    """Why torch cannot use a GPU, or not that one, in one line; None where it can."""
+    if torch.version.hip is not None:
+        return f"expected torch for CUDA, got {torch.__version__} for ROCm"
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None:
+            return f"torch {torch.__version__} was built without CUDA (https://pytorch.org/get-started/locally)"
+        return f"torch {torch.__version__} for CUDA {torch.version.cuda} finds no GPU that it can use"
+    count = torch.cuda.device_count()
+    if number is not None and number >= count:
+        return f"torch expects a GPU below {count} (so many are found), got number {number}"
+    return None
+
+
+def products(device: torch.device, precision: Precision) -> Any:
+    """A context in which networks multiply in this precision; what is no network stays outside of it.
+
+    >>> with products(torch.device("cpu"), "bfloat16"):
+    ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    torch.bfloat16
+    """
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Products of float32 with all of its bits, which GPUs otherwise leave out of convolutions (TF32)."""
+    matrices, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matrices, convolutions
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ import torch
 from torch import Tensor
 
 from tensorcell.diffusion_guidance.batches import Batch
+from tensorcell.diffusion_guidance.compute import Compute
+from tensorcell.diffusion_guidance.exchange import on_host, tensor_of
 from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, broad
 from tensorcell.diffusion_guidance.priors import LateralPrior
@@ -151,6 +153,7 @@ def denoise_with_prior(
     seed: int = 0,
     progress: Progress | None = None,
     config: SliceNetworkConfig | None = None,
+    compute: Compute | None = None,
 ) -> PriorDenoised:
     """Denoise a volume, learn the denoiser's error from simulations, and correct it as far as the data support that.
 
@@ -178,6 +181,9 @@ def denoise_with_prior(
         ``progress(step, steps, loss, loss on other pieces)``; True stops the fit.
     config : SliceNetworkConfig, optional
         Shape of the network that is fitted.
+    compute : Compute, optional
+        Where and in which precision the network is computed; this CPU and float32 where not given. It is fitted in
+        float32.
 
     Returns
     -------
@@ -205,14 +211,15 @@ def denoise_with_prior(
     y = _checked(noisy, "noisy")
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    rng = np.random.default_rng([seed, 5])
+    rng, compute = np.random.default_rng([seed, 5]), compute or Compute()
     f = _restored(restore, y) if base is None else _checked(base, "base", y.shape)
     if prior is None:
-        prior = _fitted(f, sigma, restore, rng, seconds, steps, seed, progress, config or NETWORK)
+        prior = _fitted(f, sigma, restore, rng, seconds, steps, seed, progress, config or NETWORK, compute.device)
     elif prior.report.get("condition") != CONDITION:
         raise ValueError("expected a prior fitted by denoise_with_prior, got one of another kind")
     else:
         prior = replace(prior, location=float(f.mean()), scale=float(f.std()) or 1.0)
+    prior = prior.on(compute)
     n = _regressed(prior, f, y, sigma)
 
     counted = np.ones(y.shape, bool) if measured is None else measured
@@ -298,10 +305,10 @@ def posterior_samples(
         axis = next(turn) % 3
         return torch.stack([_by_slices(prior, one, condition, level, axis) for one in x[:, 0]])[:, None]
 
-    centre = prior.standardise(torch.from_numpy(found.regression))  # (Z, Y, X)
+    centre = prior.standardise(tensor_of(found.regression, prior.device))  # (Z, Y, X)
     levels = [*np.geomspace(HIGHEST * tau, LOWEST * tau, steps).tolist(), 0.0]
     generator = torch.Generator().manual_seed(seed)
-    first = torch.randn((samples, 1, *y.shape), generator=generator)
+    first = torch.randn((samples, 1, *y.shape), generator=generator, device=generator.device).to(centre)
     # Given y, the state at a level l has the variance l^2 plus that of v.
     start = centre + math.hypot(levels[0], tau) * first
     callback = None if progress is None else lambda step, total, _: progress(step, total)
@@ -314,8 +321,9 @@ def posterior_samples(
         generator=generator,
         start=start,
         callback=callback,
+        device=prior.device,
     ).samples[:, 0]
-    deviations = ((drawn - drawn.mean(dim=0)) * (prior.scale * math.sqrt(samples / (samples - 1)))).numpy()
+    deviations = on_host((drawn - drawn.mean(dim=0)) * (prior.scale * math.sqrt(samples / (samples - 1))))
     own = math.sqrt(float(np.mean(np.square(deviations, dtype=np.float64))))
     factor = found.predicted / own if own > 0 else 0.0
     spread = np.asarray(np.sqrt(np.mean(np.square(deviations), axis=0)) * factor, np.float32)
@@ -332,6 +340,7 @@ def _fitted(
     seed: int,
     progress: Progress | None,
     config: SliceNetworkConfig,
+    device: torch.device,
 ) -> LateralPrior:
     """The prior of the bootstrap, fitted to predict ``f`` from the denoised sum of ``f`` and noise."""
     location, scale = float(f.mean()), float(f.std()) or 1.0
@@ -343,7 +352,7 @@ def _fitted(
         known = torch.from_numpy((again - location) / scale)
         triples.append(torch.stack([known, torch.from_numpy((y - again) / np.float32(sigma)), target]))  # (3, Z, Y, X)
     tau = max(float(torch.stack([known - target for known, _, target in triples]).square().mean().sqrt()), 1e-4)
-    state = TrainingState.begin(replace(config, condition_error=tau), seed)
+    state = TrainingState.begin(replace(config, condition_error=tau), seed, compute=Compute(device=device))
     other = torch.Generator().manual_seed(seed + 1)
     test = [_drawn(triples, other, tau) for _ in range(3)]
     report = run_training(
@@ -387,7 +396,8 @@ def _drawn(triples: list[Tensor], generator: torch.Generator, tau: float) -> Bat
 
 def _condition(prior: LateralPrior, f: Volume, y: Volume, sigma: float) -> Tensor:
     """(2, Z, Y, X): the base in prior units, and the residual of the data in standard deviations of the noise."""
-    return torch.stack([prior.standardise(torch.from_numpy(f)), torch.from_numpy((y - f) / np.float32(sigma))])
+    base, residual = (tensor_of(each, prior.device) for each in (f, (y - f) / np.float32(sigma)))
+    return torch.stack([prior.standardise(base), residual])
 
 
 def _by_slices(
@@ -407,7 +417,7 @@ def _regressed(prior: LateralPrior, f: Volume, y: Volume, sigma: float) -> Volum
     condition = _condition(prior, f, y, sigma)
     nothing = torch.zeros_like(condition[0])
     guesses = [_by_slices(prior, nothing, condition, math.inf, axis) for axis in range(3)]
-    return np.asarray(prior.restore(torch.stack(guesses).mean(dim=0)).numpy(), np.float32)
+    return np.asarray(on_host(prior.restore(torch.stack(guesses).mean(dim=0))), np.float32)
 
 
 def _supported(products: npt.NDArray[np.float64], squares: npt.NDArray[np.float64]) -> tuple[float, float, float]:

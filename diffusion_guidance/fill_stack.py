@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tensorcell.diffusion_guidance.compute import Compute, exact_products
 from tensorcell.diffusion_guidance.denoising import CONDITION, PriorDenoised, denoise_with_prior, posterior_samples
 from tensorcell.diffusion_guidance.networks import SliceNetworkConfig, without_denormals
 from tensorcell.diffusion_guidance.plane_samples import PlaneSamples, calibrated, sample_planes, smoothed
@@ -50,6 +51,9 @@ NOISE = "noise"
 STATE = ".state"
 """How the name of a folder ends that keeps the state of a stopped fit."""
 
+HOST = Compute()
+"""This CPU, in float32."""
+
 LOWEST_LEVEL = 1e-2
 """The lowest level of priors that were fitted to slices without noise."""
 
@@ -71,6 +75,8 @@ class DiffusionRequest:
     guidance: tuple[str, ...]
     keep_samples: bool
     seed: int
+    compute: Compute
+    """Where the networks are fitted and sampled; the precision is that of the samples."""
     report: Report
     say: Say
     """``say(message)`` is called with a line for the user before something long begins."""
@@ -114,10 +120,11 @@ def diffused_planes(
     if len(values) < FEWEST_PLANES:
         fill = kriged_alone(values, factor, noise)
         return Diffused(fill.volume + centre, fill.error, None, (f"between planes: {fill.sentence}",))
-    at_once = slices_that_fit((grid_rows(values, factor), *values.shape[1:]), request.say)
-    with settled():
+    with settled(request.compute):
+        at_once = slices_that_fit((grid_rows(values, factor), *values.shape[1:]), request.say, request.compute.device)
         try:
             prior, sentence = prior_for(values, factor, noise, request)
+            prior = prior.on(request.compute)
             fill = fill_with_prior(values, prior, noise=noise, slices_at_once=at_once)
             notes = [sentence, f"between planes: {fill.sentence}"]
             found = _with_samples(values, prior, fill, noise, at_once, request, notes)
@@ -226,7 +233,7 @@ def diffused_noise(
     centre = offset_of(noisy)
     y, f = (np.asarray(values - centre, np.float32) for values in (noisy, base))
     size = math.sqrt(float(np.mean(np.square(base_error, dtype=np.float64))))
-    with settled():
+    with settled(request.compute):
         try:
             found, name = _denoised(
                 y, sigma, f, size, lambda values: restore(values + centre).value - centre, measured, request
@@ -272,7 +279,7 @@ def _denoised(
         request.say(f"fitting a prior for noise in {request.fit_steps} steps; the volume is denoised three times more")
     found = denoise_with_prior(
         y, sigma, restore=restore, base=base, base_error=base_error, measured=measured, prior=prior,
-        steps=request.fit_steps, seed=request.seed, progress=progress,
+        steps=request.fit_steps, seed=request.seed, progress=progress, compute=request.compute,
     )  # fmt: skip
     if prior is None:
         name = f"prior for noise fitted in {found.prior.report['steps']} steps ({found.prior.report['ended']})"
@@ -410,7 +417,8 @@ def _remove_state(state: Path | None) -> None:
 
 def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[LateralPrior, str]:
     """A prior fitted to the lateral slices. A cache, where there is one, keeps it, or the state of a stopped fit."""
-    cost = estimate_fit(values, steps=request.fit_steps, axial_factor=factor)
+    compute = Compute(device=request.compute.device)
+    cost = estimate_fit(values, steps=request.fit_steps, axial_factor=factor, compute=compute)
     planes = f"{len(values)} planes of {values.shape[1]} x {values.shape[2]}"
     request.say(
         f"fitting a prior to {planes}: about {duration(cost.seconds)} for {request.fit_steps} steps, "
@@ -428,6 +436,7 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
     prior = fit_lateral_prior(
         values, axial_factor=factor, stretch=matched_stretch(values, factor), steps=request.fit_steps,
         seed=request.seed, progress=progress, initial=state if resumed else shipped_prior(), keep=state,
+        compute=compute,
     )  # fmt: skip
     if cache is not None and not was_stopped(prior):
         keep_prior(prior, cache, request.key)
@@ -436,13 +445,13 @@ def _fitted(values: Floats, factor: int, request: DiffusionRequest) -> tuple[Lat
     return prior, f"prior fitted to {planes} in {said['steps']} steps ({said['ended']})"
 
 
-def slices_that_fit(shape: tuple[int, ...], say: Say) -> int:
+def slices_that_fit(shape: tuple[int, ...], say: Say, device: torch.device = HOST.device) -> int:
     """Slices in one call of the network: 8, or as many as half of the free memory holds; fewer than 8 are announced."""
     config = SliceNetworkConfig()
     side = max(shape[1:])
     features = sum(6 * config.blocks * width // 4**depth for depth, width in enumerate(config.widths))
     each = 4 * shape[0] * side * features // config.patch**2
-    free = free_memory()
+    free = free_memory(device)
     if free is None or 8 * each <= free // 2:
         return 8
     fitting = int(max(1, free // 2 // each))
@@ -450,8 +459,10 @@ def slices_that_fit(shape: tuple[int, ...], say: Say) -> int:
     return fitting
 
 
-def free_memory() -> int | None:
-    """Free memory in bytes; None where the system does not say."""
+def free_memory(device: torch.device = HOST.device) -> int | None:
+    """Free memory of the device in bytes; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     try:
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
     except (AttributeError, OSError, ValueError):
@@ -459,16 +470,19 @@ def free_memory() -> int | None:
 
 
 @contextmanager
-def settled() -> Iterator[None]:
-    """Set torch up as it is fastest on CPUs, and afterwards as it was.
+def settled(compute: Compute = HOST) -> Iterator[None]:
+    """Set torch up as it is fastest on CPUs and exact on GPUs, and afterwards as it was.
 
-    On machines of two cores torch gets one thread: with Numba's threads beside them, two are slower.
+    On machines of two cores torch gets one thread: with Numba's threads beside them, two are slower. The memory of a
+    GPU that torch keeps for later tensors is given back at the end, since CuPy cannot use it.
     """
     before = torch.get_num_threads()
     if (os.cpu_count() or 1) <= 2:
         torch.set_num_threads(1)
     try:
-        with without_denormals():
+        with without_denormals(), exact_products():
             yield
     finally:
         torch.set_num_threads(before)
+        if compute.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -37,6 +37,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tensorcell.diffusion_guidance.compute import Precision, products
+
 Network = TypeVar("Network", bound=nn.Module)
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -207,6 +209,7 @@ class SliceNetwork(nn.Module):
     def __init__(self, config: SliceNetworkConfig | None = None, *, seed: int | None = 0) -> None:
         super().__init__()
         self.config = config = config or SliceNetworkConfig()
+        self.precision: Precision = "float32"
         convolution, transposed = CONVOLUTION[config.dimensions], TRANSPOSED[config.dimensions]
         widths, level_width = config.widths, 4 * config.widths[0]
         taken = 2 * config.channels + 2  # state, interpolation, where measured, flag
@@ -258,18 +261,17 @@ class SliceNetwork(nn.Module):
             given = torch.zeros_like(x[:, :1]).expand(-1, 2, *x.shape[2:])  # (K, 2, *space): measured, flag
         else:
             dropped = condition[:, :1].flatten(1).isnan().all(dim=1)  # (K,)
-            if bool(dropped.any()):
-                free = preconditioning(level, 1.0)
-                share, size, scale = (
-                    torch.where(dropped, *two) for two in zip(free, (share, size, scale), strict=True)
-                )
-                condition = torch.where(broad(dropped, x), 0.0, condition)
+            # Whether any is dropped is not asked: the answer would have to come from a GPU before the next line.
+            free = preconditioning(level, 1.0)
+            share, size, scale = (torch.where(dropped, *two) for two in zip(free, (share, size, scale), strict=True))
+            condition = torch.where(broad(dropped, x), 0.0, condition)
             base = condition[:, : config.channels]  # (K, channels, *space)
             flag = broad((~dropped).to(x.dtype), x).expand_as(x[:, :1])  # (K, 1, *space)
             given = torch.cat([condition[:, config.channels :], flag], dim=1)  # (K, 2, *space)
         state = (x - base) * broad(scale, x)  # (K, channels, *space)
         inputs = torch.cat([state, base, given], dim=1)  # (K, 2 channels + 2, *space)
-        residual = self.residual(inputs, level)  # (K, channels, *space)
+        with products(x.device, self.precision):
+            residual = self.residual(inputs, level).to(x.dtype)  # (K, channels, *space)
         return base + broad(share, x) * (x - base) + broad(size, x) * residual  # (K, channels, *space)
 
     def residual(self, inputs: Tensor, level: Tensor) -> Tensor:
@@ -310,11 +312,13 @@ def preconditioning(level: Tensor, deviation: float) -> tuple[Tensor, Tensor, Te
 
 def as_levels(level: float | Tensor, x: Tensor) -> Tensor:
     """Noise levels (K,), in the dtype and on the device of `x`."""
+    given = level if isinstance(level, Tensor) else torch.tensor(level, device="cpu")
+    # Levels that lie on a GPU are not looked at, since they would have to be waited for.
+    if given.device.type == "cpu" and bool((given.isnan() | (given < 0)).any()):
+        raise ValueError("level must not be negative or NaN, got such a level")
     levels = torch.as_tensor(level, dtype=x.dtype, device=x.device)
     if levels.ndim > 1 or (levels.ndim == 1 and levels.shape[0] not in (1, x.shape[0])):
         raise ValueError(f"level must be one number or one a sample, {x.shape[0]}, got shape {tuple(levels.shape)}")
-    if bool((levels.isnan() | (levels < 0)).any()):
-        raise ValueError("level must not be negative or NaN, got such a level")
     return levels.expand(x.shape[0])
 
 
@@ -343,10 +347,10 @@ def without_denormals() -> Iterator[None]:
     """Denormal numbers, which clean backgrounds give and at which CPUs crawl, count as zero; afterwards as before.
 
     >>> with without_denormals():
-    ...     (torch.tensor([1e-40]) / 2).item()
+    ...     (torch.tensor([1e-40], device="cpu") / 2).item()
     0.0
     """
-    before = (torch.tensor([1e-40]) / 2).item() == 0
+    before = (torch.tensor([1e-40], device="cpu") / 2).item() == 0
     torch.set_flush_denormal(True)
     try:
         yield

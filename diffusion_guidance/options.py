@@ -11,6 +11,9 @@ from typing import Any
 SMALLEST_TILE = 32
 """Smallest side of the tiles of a restored stack, in pixels."""
 
+PRECISIONS = ("float32", "bfloat16")
+"""In which networks multiply while they sample."""
+
 GUIDANCE = ("data", "tucker", "smooth", "lateral")
 """What may guide the samples; :mod:`tensorcell.diffusion_guidance.plane_samples` says what each does."""
 
@@ -38,11 +41,13 @@ class DiffusionOptions:
         Accept a prior whose weights are a pickle (loaded weights-only).
     keep_samples : bool
         Return the samples, which take the memory of `samples` volumes.
+    precision : {"float32", "bfloat16"}
+        In which networks multiply while they sample. All else, fits and the guidance included, is float32 at least.
 
     Raises
     ------
     ValueError
-        If a number is below 1 or not whole, or a name of the guidance is unknown.
+        If a number is below 1 or not whole, or a name of the guidance or the precision is unknown.
 
     Examples
     --------
@@ -66,9 +71,14 @@ class DiffusionOptions:
     )
     allow_pickle: bool = field(default=False, metadata={"help": "Accept a prior whose weights are a pickle."})
     keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too.", "flag": False})
+    precision: str = field(
+        default="float32",
+        metadata={"help": "Precision of the networks that draw samples: float32, or bfloat16, which suits GPUs."},
+    )
 
     def __post_init__(self) -> None:
         check_counts(self, "samples", "steps", "fit_steps")
+        check_precision(self.precision)
         object.__setattr__(self, "guidance", names_among(self.guidance, GUIDANCE))
 
 
@@ -94,11 +104,13 @@ class MicroDiffuse3DOptions:
         Largest side of the tiles of the restored stack, in pixels.
     keep_samples : bool
         Return the samples, which take the memory of `samples` volumes.
+    precision : {"float32", "bfloat16"}
+        In which networks multiply. All else, the guidance included, is float32 at least.
 
     Raises
     ------
     ValueError
-        If a number is below 1 or not whole, a name of the guidance is unknown, or no weights are given.
+        If a number is below 1 or not whole, a name of the guidance or precision is unknown, or no weights are given.
 
     Examples
     --------
@@ -127,6 +139,10 @@ class MicroDiffuse3DOptions:
     )
     tile: int = field(default=256, metadata={"help": "Largest side of the tiles, in pixels of the restored stack."})
     keep_samples: bool = field(default=False, metadata={"help": "Return the samples, too.", "flag": False})
+    precision: str = field(
+        default="float32",
+        metadata={"help": "Precision of the networks that draw samples: float32, or bfloat16, which suits GPUs."},
+    )
 
     def __post_init__(self) -> None:
         if self.weights is None or not str(self.weights):
@@ -134,7 +150,14 @@ class MicroDiffuse3DOptions:
         if isinstance(self.tile, int) and 1 <= self.tile < SMALLEST_TILE:
             raise ValueError(f"expected tiles of at least {SMALLEST_TILE} pixels, got {self.tile}")
         check_counts(self, *(name for name in ("samples", "steps") if getattr(self, name) is not None), "tile")
+        check_precision(self.precision)
         object.__setattr__(self, "guidance", names_among(self.guidance, ("data", "tucker")))
+
+
+def check_precision(precision: Any) -> None:
+    """Raise a ValueError unless networks can sample in this precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected precision {' or '.join(PRECISIONS)}, got {precision!r}")
 
 
 def check_counts(options: Any, *names: str) -> None:

@@ -31,6 +31,7 @@ from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from tensorcell.diffusion_guidance.data_terms import GaussianConsistency
+from tensorcell.diffusion_guidance.exchange import on_host, tensor_of
 from tensorcell.diffusion_guidance.networks import without_denormals
 from tensorcell.diffusion_guidance.operators import Planes
 from tensorcell.diffusion_guidance.options import GUIDANCE
@@ -144,10 +145,10 @@ def sample_planes(
     factor, shape = prior.axial_factor, (grid_rows(values, prior.axial_factor), *values.shape[1:])
     levels = falling_levels(steps)
     denoise = volume_denoiser(values, prior, levels, guidance, slices_at_once)
-    measured = prior.standardise(torch.from_numpy(values))[None, None]
+    measured = prior.standardise(tensor_of(values, prior.device))[None, None]
     terms: list[Term] = [AxialSmoothness(SMOOTHNESS)] if "smooth" in guidance else []
     data = GaussianConsistency(Planes(factor), measured, 0.0) if "data" in guidance else None
-    centre = prior.standardise(torch.from_numpy(regressed(prior, values)))[None, None]
+    centre = prior.standardise(tensor_of(regressed(prior, values), prior.device))[None, None]
 
     moments = PairMoments(shape)
     kept, drawn, rounds = [], 0, -(-samples // 2)
@@ -166,11 +167,11 @@ def sample_planes(
 
             found = sample(
                 denoise, (1, *shape), levels=levels, method="ode", measurement=data, terms=terms, samples=count,
-                antithetic=count == 2, generator=generator, start=start, callback=reporting,
+                antithetic=count == 2, generator=generator, start=start, callback=reporting, device=prior.device,
             )  # fmt: skip
             if stopped and found.steps < steps:
                 break
-            volumes = prior.restore(found.samples[:, 0]).numpy()
+            volumes = on_host(prior.restore(found.samples[:, 0]))
             if "data" in guidance:
                 volumes[:, ::factor] = values
             if keep:
@@ -180,7 +181,7 @@ def sample_planes(
             if stopped:
                 break
     if not drawn:
-        return PlaneSamples(prior.restore(centre[0, 0]).numpy(), None, None, 0)
+        return PlaneSamples(on_host(prior.restore(centre[0, 0])), None, None, 0)
     std = moments.std() if drawn > 1 else None
     return PlaneSamples(moments.mean(), std, np.concatenate(kept) if keep else None, drawn)
 
@@ -219,7 +220,7 @@ def _beginning(centre: Tensor, level: float, count: int, seed: int, turn: int) -
     """The random numbers of one pair (or of a single sample), and its states (count, 1, Z, Y, X) at the first level."""
     own = np.random.SeedSequence([seed, turn]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(own >> 1))
-    noise = torch.randn(centre.shape, generator=generator)
+    noise = torch.randn(centre.shape, generator=generator, device=generator.device).to(centre)
     return generator, centre + level * (torch.cat([noise, -noise]) if count == 2 else noise)
 
 
@@ -237,8 +238,8 @@ def volume_denoiser(
     prior of volumes is shown whole volumes.
     """
     factor = prior.axial_factor
-    grid = torch.zeros(grid_rows(values, factor), *values.shape[1:])
-    grid[::factor] = torch.from_numpy(values)
+    grid = torch.zeros(grid_rows(values, factor), *values.shape[1:], device=prior.device)
+    grid[::factor] = tensor_of(values, prior.device)
     whole = prior.standardise(grid)  # (Z, Y, X)
     tucker = TuckerProjection() if "tucker" in guidance else None
     tau = prior.network.config.condition_error

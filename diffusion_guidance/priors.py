@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from tensorcell.diffusion_guidance.compute import Compute
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig, as_levels, broad
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -84,6 +86,24 @@ class LateralPrior:
             raise ValueError(f"stretch must be positive and finite, got {self.stretch}")
         if self.axial_factor < 1:
             raise ValueError(f"axial_factor must be at least 1, got {self.axial_factor}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies, and where its tensors must."""
+        return next(self.network.parameters()).device
+
+    def on(self, compute: Compute) -> Self:
+        """The same prior computed there and in that precision; a network that lies elsewhere is copied.
+
+        >>> prior = LateralPrior(SliceNetwork(SliceNetworkConfig(widths=(8,), blocks=1)))
+        >>> prior.on(Compute(precision="bfloat16")).network.precision, prior.network.precision
+        ('bfloat16', 'float32')
+        """
+        if compute == Compute(device=self.device, precision=self.network.precision):
+            return self
+        network = deepcopy(self.network).to(compute.device)
+        network.precision = compute.precision
+        return replace(self, network=network)
 
     @property
     def stride(self) -> int:

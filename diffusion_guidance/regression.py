@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tensorcell.diffusion_guidance.exchange import on_host, tensor_of
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
 from tensorcell.diffusion_guidance.slices import condition_of, lateral_slices
 from tensorcell.diffusion_guidance.tiles import tiled
@@ -29,7 +30,7 @@ def regress_planes(prior: LateralPrior, planes: npt.ArrayLike, *, slices_at_once
             with torch.no_grad():
                 parts.append(prior.denoise(torch.zeros_like(piece), math.inf, condition_of(piece, factor))[:, 0])
         total += torch.cat(parts).movedim(0, axis) / 2
-    return prior.restore(total).numpy()
+    return on_host(prior.restore(total))
 
 
 def regress_volume(prior: VolumePrior, planes: npt.ArrayLike, *, tile: int = 64) -> npt.NDArray[np.float32]:
@@ -52,11 +53,11 @@ def regress_volume(prior: VolumePrior, planes: npt.ArrayLike, *, tile: int = 64)
     overlaps = [min(side // 4, side - stride) for side, stride in zip(tiles, strides, strict=True)]
     with torch.no_grad():
         found = tiled(regress, tiles, overlaps, strides)(condition[:, :1], math.inf)[0, 0]  # (Z, Y, X)
-    return prior.restore(found).numpy()
+    return on_host(prior.restore(found))
 
 
 def _gridded(prior: LateralPrior, values: npt.NDArray[np.float32]) -> Tensor:
     """Planes (m, Y, X) in prior units at 0, s, 2s, ... of a grid ((m - 1) s + 1, Y, X)."""
     grid = np.zeros(((len(values) - 1) * prior.axial_factor + 1, *values.shape[1:]), np.float32)
     grid[:: prior.axial_factor] = values
-    return prior.standardise(torch.from_numpy(grid))
+    return prior.standardise(tensor_of(grid, prior.device))

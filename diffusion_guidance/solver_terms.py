@@ -4,8 +4,8 @@ Both take a state (or an estimate of it) ``(K, C, Z, Y, X)`` and the level of th
 components above that noise: many of a nearly clean state, few of a noisy one. Every channel of every sample is
 projected by itself.
 
-Tensors become arrays by DLPack: NumPy uses the memory of a CPU tensor, CuPy that of a CUDA tensor. Nothing is copied,
-and a tensor on a GPU does not pass through the host. These are plain functions: no gradient passes through them.
+Tensors become arrays without a copy (:mod:`~tensorcell.diffusion_guidance.exchange`), so that one on a GPU does not
+pass through the host. These are plain functions: no gradient passes through them.
 """
 
 from __future__ import annotations
@@ -15,47 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
+from tensorcell.diffusion_guidance.exchange import tensor_of, to_array
 from tensorcell.solvers import LocalOptions, hosvd, local_tucker, tucker_to_dense, unfold
 from tensorcell.solvers.arrays import Array, namespace_of, to_host
 from tensorcell.solvers.patch_groups import HARD, filtered, fitted, smoothed
 
 RankOfLevel = Callable[[Array, float], Sequence[int]]
-
-
-def to_array(tensor: Tensor) -> Array:
-    """A NumPy or CuPy view of the same memory, without gradient.
-
-    Raises
-    ------
-    TypeError
-        If the tensor lies neither on a CPU nor on a CUDA device, or CuPy is missing for the latter.
-
-    >>> x = torch.zeros(2)
-    >>> to_array(x)[0] = 5.0
-    >>> x
-    tensor([5., 0.])
-    """
-    tensor = tensor.detach()
-    if tensor.device.type == "cpu":
-        return np.from_dlpack(tensor)
-    if tensor.device.type == "cuda":
-        try:
-            import cupy
-        except ImportError:
-            raise TypeError("expected CuPy for CUDA tensors (extra cuda12 or cuda13), found none") from None
-        with cupy.cuda.Device(tensor.device.index or 0):
-            return cupy.from_dlpack(tensor)
-    raise TypeError(f"expected a tensor on a CPU or CUDA device, got {tensor.device}")
-
-
-def to_tensor(array: Array, like: Tensor) -> Tensor:
-    """A tensor of the same memory, of the dtype of ``like``."""
-    return from_dlpack(namespace_of(array).asarray(array)).to(like.dtype)
 
 
 def levels_of(level: float | Tensor, samples: int) -> list[float]:
@@ -78,7 +46,7 @@ def each_volume(x: Tensor, level: float | Tensor, project: Callable[[Array, floa
     for sample, number in enumerate(levels_of(level, len(x))):
         for channel in range(x.shape[1]):
             volume = to_array(working[sample, channel].contiguous())
-            result[sample, channel] = to_tensor(project(volume, number), working)
+            result[sample, channel] = tensor_of(project(volume, number), working.device).to(working.dtype)
     if torch.get_num_threads() != threads:  # Numba's threading layer sets those of OpenMP when it starts
         torch.set_num_threads(threads)
     return result.to(x.dtype)
@@ -110,6 +78,7 @@ def rank_above_noise(volume: Array, level: float, strength: float = 1.0) -> tupl
 
     Examples
     --------
+    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> tensor = np.einsum("ir,jr,kr->ijk", *(rng.standard_normal((n, 2)) for n in (20, 21, 22)))
     >>> rank_above_noise(tensor + 0.1 * rng.standard_normal(tensor.shape), 0.1)

@@ -210,7 +210,8 @@ def reddiff_step(
     """
     estimate = with_terms(denoise(mu + level * draw(mu.shape), level), terms, level)
     slope = measurement.sigma**2 * measurement.gradient(mu) + weight * (mu - estimate)
-    first, second, count = duals or (torch.zeros_like(mu), torch.zeros_like(mu), torch.zeros((), dtype=mu.dtype))
+    none_yet = torch.zeros((), dtype=mu.dtype, device="cpu")  # counted on the host, where it is read
+    first, second, count = duals or (torch.zeros_like(mu), torch.zeros_like(mu), none_yet)
     first, second, count = 0.9 * first + 0.1 * slope, 0.99 * second + 0.01 * slope**2, count + 1
     corrected, scale = first / (1 - 0.9 ** float(count)), (second / (1 - 0.99 ** float(count))).sqrt()
     return Moved(mu - rate * corrected / (scale + 1e-8), (first, second, count), estimate)
@@ -227,11 +228,11 @@ def pnp_admm_step(
     at every level. One network call, no graph; nothing is random.
     """
     step = level**2 / weight
-    dual, before = duals or (torch.zeros_like(z), torch.tensor(step, dtype=z.dtype))
+    dual, before = duals or (torch.zeros_like(z), torch.tensor(step, dtype=z.dtype, device="cpu"))
     dual = dual * (step / before).to(z)
     x = measurement.prox(z - dual, step)
     z = with_terms(denoise(x + dual, level), terms, level)
-    return Moved(z, (dual + x - z, torch.tensor(step, dtype=z.dtype)), z)
+    return Moved(z, (dual + x - z, torch.tensor(step, dtype=z.dtype, device="cpu")), z)
 
 
 def split_gibbs_step(

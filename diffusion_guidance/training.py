@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tensorcell.diffusion_guidance import batches
 from tensorcell.diffusion_guidance.batches import BATCH, LEAST_MARGIN, PIECES, Batch, draw_batch, draw_pieces
+from tensorcell.diffusion_guidance.compute import Compute
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior, units_of
 from tensorcell.diffusion_guidance.slices import lateral_slices, whole_volume
@@ -66,6 +67,7 @@ def fit_lateral_prior(
     progress: Progress | None = None,
     initial: LateralPrior | TrainingState | str | Path | None = None,
     keep: str | Path | None = None,
+    compute: Compute | None = None,
 ) -> LateralPrior:
     """Fit a :class:`LateralPrior` to the planes of a volume, or of several, that were measured throughout.
 
@@ -89,6 +91,8 @@ def fit_lateral_prior(
         A prior to start from, or a :class:`TrainingState` (or its folder) to go on from.
     keep : path, optional
         Folder that keeps the :class:`TrainingState` at the end, also after a stop by `progress` or Ctrl-C.
+    compute : Compute, optional
+        Where and in which precision it is fitted; this CPU and float32 where not given, and that of an `initial` state.
 
     Returns
     -------
@@ -110,7 +114,7 @@ def fit_lateral_prior(
 
     network, report = _fit(
         pools, draw, BATCH, config or SliceNetworkConfig(), initial, seed,
-        {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep},
+        {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep}, compute,
     )  # fmt: skip
     report["held_out_slices"] = sum(len(pool.held) for pool in pools if pool.separate)
     return LateralPrior(network, *units_of(parts, noises), _lowest_level(pools), axial_factor, stretch, report)
@@ -128,6 +132,7 @@ def fit_volume_prior(
     progress: Progress | None = None,
     initial: VolumePrior | TrainingState | str | Path | None = None,
     keep: str | Path | None = None,
+    compute: Compute | None = None,
 ) -> VolumePrior:
     """Fit a :class:`VolumePrior` to pieces of one or many volumes that were sampled densely along z.
 
@@ -137,7 +142,7 @@ def fit_volume_prior(
         Without gaps. Several may differ in shape and unit; each is standardised by itself.
     axial_factor : int
         Planes from one kept plane to the next in the conditions; 1: a plain prior, whose condition is the volume.
-    noise, seconds, steps, seed, progress, keep
+    noise, seconds, steps, seed, progress, keep, compute
         As in :func:`fit_lateral_prior`.
     config : SliceNetworkConfig, optional
         Shape of the network, with ``dimensions=3``; ``VOLUME_CONFIG`` where not given.
@@ -165,7 +170,7 @@ def fit_volume_prior(
 
     network, report = _fit(
         pools, draw, PIECES, config or VOLUME_CONFIG, initial, seed,
-        {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep},
+        {"seconds": seconds, "steps": steps, "progress": progress, "keep": keep}, compute,
     )  # fmt: skip
     report["held_out_voxels"] = sum(pool.held.numel() for pool in pools if pool.separate)
     return VolumePrior(network, *units_of(parts, noises), _lowest_level(pools), axial_factor, 1.0, report)
@@ -230,23 +235,26 @@ def _fit(
     initial: LateralPrior | TrainingState | str | Path | None,
     seed: int,
     budget: dict[str, Any],
+    compute: Compute | None,
 ) -> tuple[SliceNetwork, dict[str, Any]]:
     """The fitted network and the report of the fit. A step takes pieces of one volume, by its share of voxels."""
     count = len(pools)
     if isinstance(initial, str | Path):
-        initial = TrainingState.load(initial)
+        initial = TrainingState.load(initial, compute)
     if initial is not None and initial.network.config.dimensions != config.dimensions:
         there, wanted = initial.network.config.dimensions, config.dimensions
         raise ValueError(f"initial must be a prior for {wanted} axes, got one for {there}")
     if isinstance(initial, TrainingState):
         state = initial
     elif initial is not None:
-        state = TrainingState.begin(initial.network.config, seed, initial.network.state_dict())
+        state = TrainingState.begin(initial.network.config, seed, initial.network.state_dict(), compute)
     else:
         generator, many = torch.Generator().manual_seed(seed + 1), max(4 * batch // count, 4)
         errors = [_condition_error(draw(pool.train, pool.noise, generator, many), pool.noise) for pool in pools]
         tau = math.hypot(*errors) / math.sqrt(count)
-        state = TrainingState.begin(SliceNetworkConfig(**{**config.to_dict(), "condition_error": tau}), seed)
+        state = TrainingState.begin(
+            SliceNetworkConfig(**{**config.to_dict(), "condition_error": tau}), seed, compute=compute
+        )
 
     many = batch if count <= 2 else max(2 * batch // count, 4)
     test = []
@@ -275,17 +283,19 @@ def estimate_fit(
     steps: int = 1500,
     axial_factor: int = 1,
     config: SliceNetworkConfig | None = None,
+    compute: Compute | None = None,
 ) -> FitEstimate:
     """Seconds (from four steps on this machine) and bytes that a fit of so many steps takes.
 
     A `config` of three dimensions, such as ``VOLUME_CONFIG``, asks for the cost of :func:`fit_volume_prior`.
+    `compute` is that of the fit.
     """
     shape = config or SliceNetworkConfig()
     flat = shape.dimensions == 2
     parts = [lateral_slices(each) if flat else whole_volume(each, axial_factor) for each in _listed(volume)]
     largest = max(parts, key=lambda part: part.size)
     data = torch.from_numpy((largest - largest.mean()) / max(float(largest.std()), 1e-12))
-    state = TrainingState.begin(shape, seed=0)
+    state = TrainingState.begin(shape, seed=0, compute=compute)
     laps = []
     for _ in range(4):
         began = time.perf_counter()

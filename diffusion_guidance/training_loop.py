@@ -81,12 +81,18 @@ class TrainingState:
     since_best: int = 0
 
     @classmethod
-    def begin(cls, config: SliceNetworkConfig, seed: int, weights: dict[str, Tensor] | None = None) -> TrainingState:
+    def begin(
+        cls, config: SliceNetworkConfig, seed: int, weights: dict[str, Tensor] | None = None,
+        compute: Compute | None = None,
+    ) -> TrainingState:  # fmt: skip
         """A state before the first step, with fresh weights or those of another prior."""
-        network = SliceNetwork(config, seed=seed)
+        compute = compute or Compute()
+        network = SliceNetwork(config, seed=seed).to(compute.device)
         if weights is not None:
             fill_network(network, weights, "initial")
-        return cls.of(network, lambda network, batch: denoising_loss(network, batch), seed, config.to_dict())
+        state = cls.of(network, lambda network, batch: denoising_loss(network, batch), seed, config.to_dict())
+        state.compute = compute
+        return state
 
     @classmethod
     def of(
@@ -106,7 +112,7 @@ class TrainingState:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        counted = torch.tensor([self.step, self.best_loss, self.since_best], dtype=torch.float64)
+        counted = torch.tensor([self.step, self.best_loss, self.since_best], dtype=torch.float64, device="cpu")
         tensors = {"generator": self.generator.get_state(), "counted": counted}
         for name in ("network", "average", "best"):
             tensors |= {f"{name}/{key}": value for key, value in getattr(self, name).state_dict().items()}
@@ -117,10 +123,10 @@ class TrainingState:
         write_json({"network": self.configuration, **numbers}, folder / "training_state.json")
 
     @classmethod
-    def load(cls, folder: str | Path) -> TrainingState:
+    def load(cls, folder: str | Path, compute: Compute | None = None) -> TrainingState:
         """Read what :meth:`save` wrote of the fit of a :class:`SliceNetwork`."""
         numbers = read_json(Path(folder) / "training_state.json")
-        return cls.begin(SliceNetworkConfig(**numbers["network"]), seed=0).resumed(folder)
+        return cls.begin(SliceNetworkConfig(**numbers["network"]), seed=0, compute=compute).resumed(folder)
 
     def resumed(self, folder: str | Path) -> TrainingState:
         """This state as it was when :meth:`save` wrote it; its networks must be of the sizes that were saved.

@@ -102,7 +102,9 @@ def with_fallback(device: str, compute: Callable[[str], T]) -> tuple[T, tuple[st
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether a GPU lacked memory: for an array of CuPy, or for a workspace of one of NVIDIA's libraries."""
+    """Whether a GPU lacked memory: for an array of CuPy or torch, or for a workspace of one of NVIDIA's libraries."""
+    if type(error).__module__.partition(".")[0] == "torch" and type(error).__name__ == "OutOfMemoryError":
+        return True
     if not type(error).__module__.startswith("cupy"):
         return False
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in ("MemoryAllocation", "ALLOC_FAILED"))

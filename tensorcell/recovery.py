@@ -137,9 +137,10 @@ def recover(
         Voxels that have exactly this value were not measured (padding, mosaics, planes after a stopped run); NaN never
         counts as measured.
     device : {"auto", "cpu", "cuda"} or a string as "cuda:1"
-        Where the Tucker fit runs and groups of patches are filtered (priors run on the CPU); "auto" takes a GPU if CuPy
-        finds one that works, and a note tells why not where CuPy is installed. A stack for which the memory of the GPU
-        does not suffice is recovered on the CPU, with a note; :func:`recover_file` recovers it in parts that fit.
+        Where the Tucker fit runs, groups of patches are filtered, and priors are fitted and sampled; "auto" takes a GPU
+        if CuPy finds one that works, and a note tells why not where CuPy is installed, or where torch, which priors
+        need, cannot use the GPU and runs them on the CPU. A stack for which the memory of the GPU does not suffice is
+        recovered on the CPU, with a note; :func:`recover_file` recovers it in parts that fit.
     time_limit : float, optional
         Minutes that ``"auto"`` may take. Where planes are wanted between evenly spaced ones and the time suffices, a
         prior is fitted to the stack and fills them, as by ``"diffusion"``; a note says what was decided.
@@ -204,7 +205,7 @@ def recover(
     arguments.check_shape(volume)
     volume, notes = without_value(volume, missing_value)
     grid = wanted_grid(volume, axial_factor, spacing_z, lateral_factor)
-    method, decided = method_within(method, time_limit, volume, grid)
+    method, decided = method_within(method, time_limit, volume, grid, device)
     with with_progress(callback, enabled=None if progress else False) as shown:
         request = checked_request(
             method, options, device, grid=grid, lateral_factor=lateral_factor, rank=rank, noise=noise,
@@ -275,7 +276,7 @@ def checked_request(
     finer = arguments.checked_lateral_factor(lateral_factor, keep_measured)
     sign = arguments.true_false_or_auto("nonnegative", nonnegative)
     chosen.check_installed()
-    found = chosen.prepare(arguments.options_of(chosen.options, options, chosen.name), number)
+    found = chosen.prepare(arguments.options_of(chosen.options, options, chosen.name), number, device)
     chosen.accepts(found, grid.step, finer)
     return Request(
         method=chosen,

@@ -9,6 +9,7 @@ import numpy as np
 
 from tensorcell.arguments import positive
 from tensorcell.errors import InputError
+from tensorcell.methods.networks import networks_on
 from tensorcell.methods.table import METHODS
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers.interplane import FEWEST_PLANES
@@ -21,7 +22,9 @@ BESIDES = 1.3
 PRIOR = "diffusion"
 
 
-def method_within(method: Any, minutes: Any, volume: Volume, grid: PlaneGrid) -> tuple[Any, tuple[str, ...]]:
+def method_within(
+    method: Any, minutes: Any, volume: Volume, grid: PlaneGrid, device: str = "cpu"
+) -> tuple[Any, tuple[str, ...]]:
     """The method that fits a prior where ``"auto"`` has the time for it, else the method given; and a note.
 
     Parameters
@@ -32,6 +35,8 @@ def method_within(method: Any, minutes: Any, volume: Volume, grid: PlaneGrid) ->
     volume : Volume
     grid : PlaneGrid
         Where planes are wanted: a prior fills those between evenly spaced ones.
+    device : str
+        Where the prior would be fitted.
 
     Raises
     ------
@@ -56,16 +61,16 @@ def method_within(method: Any, minutes: Any, volume: Volume, grid: PlaneGrid) ->
         return method, (f"the time limit changes nothing: {why}",)
     try:
         METHODS[PRIOR].check_installed()
+        needed = seconds_of_prior(volume, int(grid.step), device)
     except InputError as error:
         return method, (f"the time limit changes nothing: {error}",)
-    needed = seconds_of_prior(volume, int(grid.step))
     said = f"about {duration(needed)} of the {duration(allowed)} allowed"
     if needed > allowed:
         return method, (f"no prior was fitted to the stack (method {PRIOR}): it would take {said}",)
     return PRIOR, (f"a prior is fitted to the stack (method {PRIOR}), which takes {said}",)
 
 
-def seconds_of_prior(volume: Volume, factor: int) -> float:
+def seconds_of_prior(volume: Volume, factor: int, device: str = "cpu") -> float:
     """Seconds that the prior of every stack takes, from a few steps on the first one."""
     from tensorcell.diffusion_guidance.fill_stack import settled
     from tensorcell.diffusion_guidance.options import DiffusionOptions
@@ -74,8 +79,10 @@ def seconds_of_prior(volume: Volume, factor: int) -> float:
     every = list(stacks(volume))
     values = np.nan_to_num(np.asarray(every[0].data, np.float32), posinf=0, neginf=0)
     spread = float(np.std(values)) or 1.0
-    with settled():
+    compute, _ = networks_on(device)
+    with settled(compute):
         cost = estimate_fit(
-            (values - values.mean()) / np.float32(spread), steps=DiffusionOptions().fit_steps, axial_factor=factor
-        )
+            (values - values.mean()) / np.float32(spread), steps=DiffusionOptions().fit_steps, axial_factor=factor,
+            compute=compute,
+        )  # fmt: skip
     return BESIDES * math.ceil(cost.seconds) * len(every)

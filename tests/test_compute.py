@@ -24,15 +24,24 @@ def test_names_become_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) ->
     assert Compute.named("cpu").device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Compute.named().device == torch.device("cpu")
-    with pytest.raises(ValueError, match="device cuda was asked for, but torch finds no GPU"):
+    with pytest.raises(
+        ValueError, match=r"^device cuda was asked for, but torch .* (was built without CUDA|finds no GPU)"
+    ):
         Compute.named("cuda")
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'tpu'"):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:NUMBER, got 'tpu'"):
         Compute.named("tpu")
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16, got 'int8'"):
         Compute.named(precision="int8")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert Compute.named().device == torch.device("cuda", 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert Compute.named("cuda:3").device == torch.device("cuda", 3)
+    with pytest.raises(ValueError, match=r"torch expects a GPU below 4 \(so many are found\), got number 4$"):
+        Compute.named("cuda:4")
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    with pytest.raises(ValueError, match=r"expected torch for CUDA, got .* for ROCm"):
+        Compute.named("cuda")
 
 
 def test_processes_are_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

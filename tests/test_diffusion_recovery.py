@@ -229,12 +229,12 @@ def test_few_planes_are_left_to_kriging(truth: np.ndarray) -> None:
 
 def test_memory_that_is_short_makes_the_pieces_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(diffusion, "free_memory", lambda: 4 << 20)
+    monkeypatch.setattr(diffusion, "free_memory", lambda device: 4 << 20)
     assert diffusion.slices_that_fit((81, 86, 94), said.append) < 8
     assert said[0].startswith("memory is short (4 MiB free): ")
-    monkeypatch.setattr(diffusion, "free_memory", lambda: 8 << 30)
+    monkeypatch.setattr(diffusion, "free_memory", lambda device: 8 << 30)
     assert diffusion.slices_that_fit((81, 86, 94), said.append) == 8
-    monkeypatch.setattr(diffusion, "free_memory", lambda: None)
+    monkeypatch.setattr(diffusion, "free_memory", lambda device: None)
     assert diffusion.slices_that_fit((81, 86, 94), said.append) == 8
     assert len(said) == 1
 

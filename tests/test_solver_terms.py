@@ -12,12 +12,11 @@ import tifffile
 
 torch = pytest.importorskip("torch", reason="diffusion_guidance needs torch")
 
+from tensorcell.diffusion_guidance.exchange import tensor_of, to_array  # noqa: E402
 from tensorcell.diffusion_guidance.solver_terms import (  # noqa: E402
     LocalTuckerProjection,
     TuckerProjection,
     rank_above_noise,
-    to_array,
-    to_tensor,
 )
 from tensorcell.solvers import LocalOptions, hosvd, local_tucker, tucker_to_dense  # noqa: E402
 from tensorcell.solvers.patch_groups import HARD, filtered, fitted, smoothed  # noqa: E402
@@ -37,7 +36,7 @@ def test_tensors_cross_without_a_copy(dtype: Any) -> None:
     x = draw(3, 4).to(dtype)
     array = to_array(x)
     assert array.__array_interface__["data"][0] == x.data_ptr()
-    assert to_tensor(array, x).data_ptr() == x.data_ptr()
+    assert tensor_of(array, x.device).data_ptr() == x.data_ptr()
     array[0, 0] = 7
     assert float(x[0, 0]) == 7
 

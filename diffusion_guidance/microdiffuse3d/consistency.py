@@ -63,8 +63,9 @@ def scale_of(restored: Tensor, measured: Tensor, acquisition: Degradation) -> Sc
     seen = acquisition.expected(restored).double().flatten()
     light = acquisition.expected(torch.ones_like(restored)).double().flatten()
     if float(seen.std()) > FLAT * float(seen.abs().max()):
-        matrix = torch.stack([seen, light], dim=1)
-        found = torch.linalg.lstsq(matrix, measured.double().flatten()[:, None]).solution[:, 0]
+        # On the host, whose solver copes with columns that depend on each other; that of GPUs does not.
+        matrix = torch.stack([seen, light], dim=1).cpu()
+        found = torch.linalg.lstsq(matrix, measured.double().flatten()[:, None].cpu()).solution[:, 0]
         slope, offset = float(found[0]), float(found[1])
         if math.isfinite(slope) and math.isfinite(offset) and slope > 0:
             return Scale(slope, offset)

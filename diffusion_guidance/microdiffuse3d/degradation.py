@@ -154,7 +154,7 @@ def masked_blocks(volume: Tensor, side: int, generator: torch.Generator) -> Tens
     batch, _, depth, height, width = volume.shape
     rows, columns = math.ceil(height / side), math.ceil(width / side)
     share = 0.5 + 0.25 * torch.rand((batch, 1, 1, 1, 1), generator=generator)
-    share = torch.where(torch.rand((batch, 1, 1, 1, 1), generator=generator) < 0.9, share, torch.zeros(()))
+    share = torch.where(torch.rand((batch, 1, 1, 1, 1), generator=generator) < 0.9, share, share.new_zeros(()))
     kept = torch.rand((batch, 1, depth, rows, columns), generator=generator) >= share
     kept = kept.repeat_interleave(side, 3).repeat_interleave(side, 4)[..., :height, :width]
     return volume * kept.to(volume)

@@ -108,7 +108,7 @@ class FirstEstimate(nn.Module):
         Training showed it pieces in all of them.
         """
         mirrors = (), (3,), (4,), (3, 4)
-        total = torch.zeros(())
+        total = volume.new_zeros(())
         for turned in (False, True):
             shown = volume.transpose(3, 4) if turned else volume
             found = self(torch.cat([shown.flip(axes) for axes in mirrors]))

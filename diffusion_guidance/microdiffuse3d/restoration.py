@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tensorcell.diffusion_guidance.compute import Precision, products
 from tensorcell.diffusion_guidance.methods import Method
 from tensorcell.diffusion_guidance.microdiffuse3d.autoencoder import SliceAutoencoder
 from tensorcell.diffusion_guidance.microdiffuse3d.conditioning import Condition
@@ -95,6 +96,7 @@ def restored(
     overlap: tuple[int, int, int] = OVERLAP,
     generator: torch.Generator | None = None,
     callback: Callable[[int, int, Tensor], bool | None] | None = None,
+    precision: Precision = "float32",
 ) -> Restored:
     """Restore a volume.
 
@@ -124,6 +126,8 @@ def restored(
     generator : torch.Generator, optional
     callback : callable ``(step, steps, estimate of the latent) -> bool or None``
         True stops the sampler.
+    precision : {"float32", "bfloat16"}
+        In which the networks multiply; they and the volume lie on one device, which is that of the result.
 
     Returns
     -------
@@ -150,7 +154,7 @@ def restored(
                     f"expected {parts.estimate.axial_factor} planes per plane measured, which the first estimate was "
                     f"fitted to, got {planes} from {whole.shape[1]}"
                 )
-            whole = first_estimate(whole, parts.estimate, tile, overlap)
+            whole = first_estimate(whole, parts.estimate, tile, overlap, precision)
             planes_told = whole[:, :: parts.estimate.axial_factor]
         ratio = planes // volume.shape[1]
         conditions: dict[tuple[int, ...], tuple[Condition, Tensor | None]] = {}
@@ -162,9 +166,10 @@ def restored(
                     :, measured_by(place[0], ratio), *(times(each, autoencoder.scale) for each in place[1:])
                 ]
                 depth = place[0].stop - place[0].start
-                told = None if images is None else images(part[None])
-                conditions[corner] = network.condition(part[None], depth), told
-            return denoiser(path, predicting(network, *conditions[corner]), parts.objective)
+                with products(volume.device, precision):
+                    told = None if images is None else images(part[None])
+                    conditions[corner] = network.condition(part[None], depth), told
+            return denoiser(path, predicting(network, *conditions[corner], precision), parts.objective)
 
         units = ratio, network.config.patch, network.config.patch
         scales = 1, autoencoder.scale, autoencoder.scale
@@ -177,16 +182,17 @@ def restored(
             of_low_rank(denoise) if low_rank else denoise,
             (autoencoder.channels, planes, *(side // autoencoder.scale for side in whole.shape[2:])),
             levels=path.levels(steps, "time"), method=method, order=order, samples=samples, terms=terms,
-            generator=generator, callback=callback,
+            generator=generator, callback=callback, device=volume.device,
         ).samples  # fmt: skip
-        decoded = torch.cat([_decoded(one[None], whole[None], parts) for one in latent])
+        decoded = torch.cat([_decoded(one[None], whole[None], parts, precision) for one in latent])
     decoded = decoded[..., : volume.shape[2], : volume.shape[3]]
     return Restored(decoded.mean(dim=0), decoded.std(dim=0, correction=0), decoded)
 
 
 def first_estimate(
-    volume: Tensor, estimate: FirstEstimate, tile: tuple[int, int, int], overlap: tuple[int, int, int]
-) -> Tensor:
+    volume: Tensor, estimate: FirstEstimate, tile: tuple[int, int, int], overlap: tuple[int, int, int],
+    precision: Precision = "float32",
+) -> Tensor:  # fmt: skip
     """The first estimate ``(1, D, H, W)`` of measured planes ``(1, d, H, W)``, in tiles of at most this size."""
     ratio = estimate.axial_factor
     units = ratio, estimate.multiple, estimate.multiple
@@ -196,7 +202,12 @@ def first_estimate(
 
     def estimate_at(place: tuple[slice, ...]) -> Denoiser:
         part = volume[:, measured_by(place[0], ratio), place[1], place[2]]
-        return lambda x, level: estimate.of_all_orientations(part[None])
+
+        def denoise(x: Tensor, level: float | Tensor) -> Tensor:
+            with products(x.device, precision):
+                return estimate.of_all_orientations(part[None]).to(x.dtype)
+
+        return denoise
 
     whole = volume.new_zeros((1, 1, ratio * volume.shape[1], *volume.shape[2:]))
     return tiled_at(estimate_at, sizes, shared, units)(whole, 0.0)[0]
@@ -211,7 +222,7 @@ def of_low_rank(denoise: Denoiser) -> Denoiser:
     project = TuckerProjection()
 
     def projected(x: Tensor, level: float | Tensor) -> Tensor:
-        number = torch.as_tensor(level, dtype=torch.float64).reshape(-1)
+        number = torch.as_tensor(level, dtype=torch.float64, device="cpu").reshape(-1)
         error = ERROR_SHARE * torch.where(number.isinf(), 1.0, number / (1 + number.square()).sqrt())
         return project(denoise(x, level), error)
 
@@ -234,20 +245,25 @@ def times(pixels: slice, scale: int) -> slice:
     return slice(pixels.start * scale, pixels.stop * scale)
 
 
-def predicting(network: MicroDiffuse3D, condition: Condition, features: Tensor | None) -> Network:
+def predicting(
+    network: MicroDiffuse3D, condition: Condition, features: Tensor | None, precision: Precision = "float32"
+) -> Network:
     """The network as samplers call it: ``(x (K, C, D, h, w), t (K,)) -> prediction``, of one condition for all."""
 
     def predict(x: Tensor, time: Tensor) -> Tensor:
         many = Condition(*(each.expand(len(x), -1, -1) for each in condition))
         told = None if features is None else features.expand(len(x), -1, -1, -1)
-        return network.velocity(x.transpose(1, 2), time.reshape(-1).expand(len(x)), told, many).transpose(1, 2)
+        times = time.reshape(-1).expand(len(x))
+        with products(x.device, precision):
+            return network.velocity(x.transpose(1, 2), times, told, many).transpose(1, 2).to(x.dtype)
 
     return predict
 
 
-def _decoded(latent: Tensor, volume: Tensor, parts: Parts) -> Tensor:
+def _decoded(latent: Tensor, volume: Tensor, parts: Parts, precision: Precision) -> Tensor:
     """Intensities ``(1, 1, D, H, W)`` of a latent ``(1, C, D, h, w)``."""
-    if parts.decoder is None:
-        return parts.autoencoder.decode(latent.transpose(1, 2))
-    found: Tensor = parts.decoder(volume, latent)
-    return found
+    with products(volume.device, precision):
+        if parts.decoder is None:
+            return parts.autoencoder.decode(latent.transpose(1, 2)).to(volume.dtype)
+        found: Tensor = parts.decoder(volume, latent)
+        return found.to(volume.dtype)

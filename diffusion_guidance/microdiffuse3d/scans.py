@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tensorcell.diffusion_guidance.compute import Compute, Precision
+from tensorcell.diffusion_guidance.exchange import on_host, tensor_of
 from tensorcell.diffusion_guidance.microdiffuse3d.calibration import HeldOut, RestoredExample, held_out
 from tensorcell.diffusion_guidance.microdiffuse3d.consistency import (
     Scale,
@@ -50,6 +52,20 @@ class Model:
     """Where the scans lie that the networks were fitted to; None: not known."""
     images: ImageEncoder | None = None
     """The frozen encoder whose features the network is told; it is not part of the folder."""
+    precision: Precision = "float32"
+    """In which the networks multiply."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks lie."""
+        return next(self.parts.network.parameters()).device
+
+    def on(self, compute: Compute) -> Model:
+        """The model computed there and in that precision; the networks themselves are moved."""
+        for each in (*self.parts, self.images):
+            if isinstance(each, nn.Module):
+                each.to(compute.device)
+        return replace(self, precision=compute.precision)
 
 
 class RestoredScan(NamedTuple):
@@ -128,7 +144,8 @@ def restore_scan(
     size = span.high - span.low
     noise = np.broadcast_to(np.asarray(variance, dtype=np.float64) / size**2, given.shape)
     measured, floor = (
-        torch.from_numpy(np.array(each, dtype=np.float32))[None, None] for each in (span.normalised(given), noise)
+        tensor_of(np.array(each, dtype=np.float32), model.device)[None, None]
+        for each in (span.normalised(given), noise)
     )
     found, side = _within_memory(measured, floor, model, sampling, seed, report)
     wanted = (len(given) - 1) * model.acquisition.axial_factor + 1
@@ -236,7 +253,7 @@ def _restored(
         steps=sampling.steps, samples=sampling.samples, order=sampling.order, method=sampling.method,
         images=model.images, low_rank=sampling.low_rank,
         tile=(TILE[0], sampling.side, sampling.side), overlap=sampling.overlap,
-        generator=generator, callback=callback,
+        generator=generator, callback=callback, precision=model.precision,
     )  # fmt: skip
     scale = scale_of(drawn.mean[None], measured, acquisition)
     seen = (measured - scale.offset * acquisition.expected(torch.ones_like(drawn.mean[None]))) / scale.slope
@@ -245,10 +262,10 @@ def _restored(
     samples = drawn.samples
     if sampling.consistent:
         samples = torch.cat([brought_into_agreement(one[None], seen, noise, acquisition) for one in samples])
-    final = samples.double().numpy()[:, 0]
+    final = on_host(samples.double())[:, 0]
     mean = final.mean(axis=0)
     spread = final.std(axis=0, ddof=min(1, len(final) - 1))
-    changed = mean - drawn.mean[0].double().numpy()
+    changed = mean - on_host(drawn.mean[0].double())
     width = _width(model.held_out, mean, np.hypot(spread, changed), misfit, sampling)
     return _Found(mean, width, final, scale, misfit, bool(stopped))
 

@@ -23,6 +23,7 @@ from tensorcell.fitting import TuckerOptions
 from tensorcell.methods.auto import better_estimate
 from tensorcell.methods.denoised_planes import source_of
 from tensorcell.methods.kriging import filled_by_kriging
+from tensorcell.methods.networks import computing, networks_on
 from tensorcell.methods.patches import Corrected, Stabilised
 from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Options, Problem, Stage
 from tensorcell.solvers import IterationRecord, LocalOptions, Status
@@ -46,10 +47,14 @@ class PreparedOptions(DiffusionOptions):
 
     name: str = field(default="")
     """The name of the given prior in the notes; empty where none was given."""
+    compute: Any = field(default=None)
+    """Where networks are computed."""
+    notes: tuple[str, ...] = ()
+    """Why not on the GPU, where the solvers run there."""
 
 
-def prepare(options: Options, seed: int) -> Options:
-    """Read the prior that was given, and check the cache and the seed."""
+def prepare(options: Options, seed: int, device: str) -> Options:
+    """Read the prior that was given, and check the cache, the seed and the device."""
     from tensorcell.diffusion_guidance.fill_stack import checked_cache, given_prior
 
     if seed > LARGEST_SEED:
@@ -60,7 +65,8 @@ def prepare(options: Options, seed: int) -> Options:
         cache = checked_cache(given.cache)
     except ValueError as error:
         raise InputError(str(error)) from None
-    fields = {**vars(given), "prior": prior, "cache": cache, "name": name}
+    compute, notes = networks_on(device, given.precision)
+    fields = {**vars(given), "prior": prior, "cache": cache, "name": name, "compute": compute, "notes": notes}
     return {**options, DiffusionOptions: PreparedOptions(**fields)}
 
 
@@ -84,7 +90,7 @@ def between(gaps: Gaps) -> Filled:
 
         asked = request_of(problem, gaps.estimate.history)
         found = _refused(lambda: diffused_planes(source.gaps.estimate.value, spacing, source.noise, asked))
-        notes, samples = found.notes, found.samples
+        notes, samples = (*found.notes, *_on_cpu(problem, gaps.estimate.notes)), found.samples
         filled = Filled(found.volume.astype(problem.stack.values.dtype, copy=False), found.error, notes, samples)
     else:
         filled = filled_by_kriging(source.gaps, source.noise)
@@ -105,7 +111,13 @@ def _corrected(problem: Problem, found: Stabilised) -> Corrected:
             found.values, found.sigma, found.value, found.error, found.restore, found.measured, asked
         )
     )
-    return Corrected(better.volume, better.error, better.samples, better.notes)
+    return Corrected(better.volume, better.error, better.samples, (*better.notes, *_on_cpu(problem, ())))
+
+
+def _on_cpu(problem: Problem, said: tuple[str, ...]) -> tuple[str, ...]:
+    """Why networks were computed on the CPU, unless that was said."""
+    options = problem.option(DiffusionOptions)
+    return tuple(note for note in options.notes if note not in said) if isinstance(options, PreparedOptions) else ()
 
 
 def _refused(work: Callable[[], Any]) -> Any:
@@ -131,7 +143,8 @@ def request_of(problem: Problem, history: tuple[IterationRecord, ...]) -> Diffus
     """The request to the module that uses torch; its progress reaches the callback as records of further stages."""
     from tensorcell.diffusion_guidance.fill_stack import DiffusionRequest
 
-    options, callback = problem.option(DiffusionOptions), problem.fitting.callback
+    options: Any = problem.option(DiffusionOptions)
+    callback = problem.fitting.callback
     before = history[-1].iteration if history else 0
     begun: dict[str, float] = {}
 
@@ -153,7 +166,8 @@ def request_of(problem: Problem, history: tuple[IterationRecord, ...]) -> Diffus
         prior=options.prior, prior_name=options.name if isinstance(options, PreparedOptions) else "",
         cache=cache_of(options.cache, problem.label), key=key_of(problem), fit_steps=options.fit_steps,
         samples=options.samples, steps=options.steps, guidance=tuple(options.guidance),
-        keep_samples=options.keep_samples, seed=problem.fitting.seed, report=report, say=say,
+        keep_samples=options.keep_samples, seed=problem.fitting.seed, compute=computing(problem, options.compute),
+        report=report, say=say,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tensorcell.diffusion_guidance.options import MicroDiffuse3DOptions
 from tensorcell.errors import InputError
 from tensorcell.methods.auto import METHOD as AUTO
 from tensorcell.methods.diffusion import LARGEST_SEED
+from tensorcell.methods.networks import computing, networks_on
 from tensorcell.methods.protocol import Filled, Options, Problem, Restoration, Scan, Stage
 from tensorcell.solvers import IterationRecord
 
@@ -31,11 +32,13 @@ class PreparedOptions(MicroDiffuse3DOptions):
     """The options with the networks read, and numbers of samples and steps."""
 
     model: Any = field(default=None)
+    compute: Any = field(default=None)
+    """Where they are computed."""
     notes: tuple[str, ...] = ()
 
 
-def prepare(options: Options, seed: int) -> Options:
-    """Read the networks."""
+def prepare(options: Options, seed: int, device: str) -> Options:
+    """Read the networks, and check where they are computed."""
     from tensorcell.diffusion_guidance.microdiffuse3d import Sampling, load_model
 
     if seed > LARGEST_SEED:
@@ -48,7 +51,8 @@ def prepare(options: Options, seed: int) -> Options:
         raise InputError(str(error)) from None
     usual = model.held_out or Sampling()
     found = {name: getattr(given, name) or getattr(usual, name) for name in ("samples", "steps")}
-    prepared = PreparedOptions(**{**vars(given), **found}, model=model, notes=notes)
+    compute, said = networks_on(device, given.precision)
+    prepared = PreparedOptions(**{**vars(given), **found}, model=model, compute=compute, notes=(*notes, *said))
     return {**options, MicroDiffuse3DOptions: prepared}
 
 
@@ -93,14 +97,15 @@ def restore(scan: Scan) -> Restoration:
     strange = strangeness(scan.measured, model)
     if strange > FAR and not options.accept_foreign:
         return Restoration(None, (foreign_note(strange, FAR),))
+    compute = computing(problem, options.compute)
     sampling = Sampling(
         samples=options.samples, steps=options.steps, consistent="data" in options.guidance,
         low_rank="tucker" in options.guidance, side=options.tile,
     )  # fmt: skip
     try:
-        with settled():
+        with settled(compute):
             found = restore_scan(
-                scan.measured, model, sampling, variance=scan.variance, seed=problem.fitting.seed,
+                scan.measured, model.on(compute), sampling, variance=scan.variance, seed=problem.fitting.seed,
                 report=report_of(problem),
             )  # fmt: skip
     except ValueError as error:

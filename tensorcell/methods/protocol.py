@@ -197,7 +197,7 @@ def any_factors(options: Options, axial_factor: Fraction, lateral_factor: int) -
     """Accept all factors."""
 
 
-def unchanged(options: Options, seed: int) -> Options:
+def unchanged(options: Options, seed: int, device: str) -> Options:
     """Options that need no preparation."""
     return options
 
@@ -230,7 +230,8 @@ class Method:
         ``(options, axial_factor, lateral_factor)``: raises `InputError` where the method does not suit the factors. The
         axial one is the distance of the planes given in wanted planes; a method with ``restore`` accepts whole ones.
     prepare : callable
-        ``(options, seed) -> options``, called once before any work; it reads and checks whatever the options name.
+        ``(options, seed, device) -> options``, called once before any work; it reads and checks whatever the options
+        name. The device is the one asked for, ``"auto"`` included.
     stages : mapping
         The name that the progress bar shows for each stage that the method reports.
     """
@@ -246,7 +247,7 @@ class Method:
     rank: tuple[int, int, int] | None = None
     needs: tuple[str, ...] = ()
     extra: str = ""
-    prepare: Callable[[Options, int], Options] = unchanged
+    prepare: Callable[[Options, int, str], Options] = unchanged
     stages: Mapping[str, str] = field(default_factory=dict)
 
     def check_installed(self) -> None:
