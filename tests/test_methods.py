@@ -75,9 +75,15 @@ def test_flags_are_the_fields_of_the_option_classes(dummy: Method) -> None:
         "source", "robust", "tolerance", "max_iterations", "neighbours", "shift", "sides", "loud"
     ]  # fmt: skip
     options = {name: p.annotation.__metadata__[0] for name, p in parameters.items() if name != "source"}
-    assert options["shift"].help == "shift: What is added. Default: 1.5."
-    assert options["sides"].help == "shift: Three sides. Default: 1,2,3."
-    assert options["loud"].help == "shift: Says more."
+    assert options["shift"].help == "What is added. Default: 1.5."
+    assert options["sides"].help == "Three sides. Default: 1,2,3."
+    assert options["loud"].help == "Says more."
+    assert options["loud"].rich_help_panel == "Options of every method"
+    methods = {**table.METHODS, "shift": dummy}
+    (loud,) = (
+        flags.flag_of("loud", homes, methods) for name, homes in flags.homes_of(methods).items() if name == "loud"
+    )
+    assert loud.annotation.__metadata__[0].rich_help_panel == "Options of --method shift"
     assert options["robust"].default == "--robust/--no-robust"  # where typer keeps the first name of a flag
     assert options["loud"].default == "--loud"
 
