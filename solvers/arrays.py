@@ -97,7 +97,7 @@ def as_float(array: Array) -> Array:
 
 
 def within_mask(values: Array, mask: Array) -> Array:
-    """The values where the mask (of the same shape) is True, 0 elsewhere, whatever lies there; float32 or float64.
+    """The values where the mask (of the same shape) is True, 0 elsewhere, in C order; float32 or float64.
 
     ``where`` would branch at each entry, which takes NumPy ten times as long where the mask is scattered.
 
@@ -108,7 +108,7 @@ def within_mask(values: Array, mask: Array) -> Array:
     if not is_numpy(xp):
         return xp.where(mask, values, xp.zeros_like(values))
     bits = np.dtype(f"i{values.dtype.itemsize}")
-    kept = np.negative(mask.astype(bits))  # all bits are 1 where the mask is True
+    kept = np.negative(mask.astype(bits, order="C"))  # all bits are 1 where the mask is True
     kept &= values.view(bits)
     return kept.view(values.dtype)
 

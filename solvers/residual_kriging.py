@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, entries, is_numpy, namespace_of, ndimage, to_host, within_mask
+from .arrays import Array, contiguous, entries, is_numpy, namespace_of, ndimage, to_host, within_mask
 from .results import CompletionResult
 from .slabs import block_residual, central_block, model_planes, moved_to, thick_parts, widened
 from .threads import share_out
@@ -129,7 +129,7 @@ class LateralSums(NamedTuple):
 def lateral_sums(residual: Array, mask: Array, width: float) -> LateralSums:
     """The sums at one width within planes."""
     xp = namespace_of(residual, mask)
-    known = xp.astype(mask, residual.dtype)
+    known = xp.astype(contiguous(mask), residual.dtype)
     values = within_mask(residual, mask)
     counted = known[:1] if is_numpy(xp) and mask.all() else known  # a GPU would have to be waited for
     within = within_numba if is_numpy(xp) else within_arrays

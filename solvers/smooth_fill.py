@@ -135,7 +135,7 @@ def deviation(values: Array, known: Array, centre: float) -> Array:
 def bending(volume: Array, weights: tuple[float, ...]) -> Array:
     """Half of the gradient of ``E``: ``sum_ab w_a w_b D_a' D_b' D_a D_b u``, a few planes at a time."""
     xp = namespace_of(volume)
-    found = xp.empty_like(volume)
+    found = xp.empty(volume.shape, dtype=volume.dtype)  # in C order, so that its frames are views
     of_frame = bending_numba if is_numpy(xp) else bending_arrays
     for frame, out in zip(stacks_of(volume), stacks_of(found), strict=True):
         of_frame(frame, weights, out)

@@ -397,7 +397,7 @@ def test_the_command_recovers_in_parts_what_does_not_fit(
     assert json.loads(capsys.readouterr().out)["parts"] == 4
     np.testing.assert_array_equal(read(target).data, 2.0 * stack())
     assert call(monkeypatch, *words, "--report", tmp_path / "a.html") == 0
-    assert "<th>parts</th><td>4</td>" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert '<th scope="row">parts</th><td>4</td>' in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("quick")

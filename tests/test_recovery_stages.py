@@ -235,7 +235,7 @@ def test_noisy_measured_planes_among_smooth_ones_are_told_and_can_be_denoised() 
     truth = np.asarray(cells.truth, np.float64)
     noise = 0.3 * truth.std() * np.random.default_rng(0).standard_normal(truth[::4].shape)
     kept = tc.recover(truth[::4] + noise, axial_factor=4)
-    assert sum("keep_measured=False denoises them" in note for note in kept.notes) == 1
+    assert sum("(--no-keep-measured) denoises them" in note for note in kept.notes) == 1
     even = tc.recover(truth[::4] + noise, axial_factor=4, keep_measured=False)
     assert not any("keep_measured=False" in note for note in even.notes)
     rough = [

@@ -153,7 +153,7 @@ def test_the_noise_given_and_the_noise_told_are_in_the_users_unit() -> None:
     )
     assert distance(found, expected, 1e-30) < 1e-3
     assert found.noise == pytest.approx(3e-31)
-    assert any("at a noise of 3e-31;" in note for note in found.notes)
+    assert any("the standard deviation of their noise was 3e-31" in note for note in found.notes)
     assert tc.diagnose(whole * 1e-30, noise=3e-31).noise_sigma == pytest.approx(3e-31)
 
 

@@ -46,9 +46,10 @@ def residual_of(view: View) -> np.ndarray | None:
     if view.factor > 1:
         return None
     shared, places = view.grid.shared, view.grid.places
-    clean = view.clean[shared]
-    residual = sampled(view.given.data[shared], clean) - sampled(view.result[places], clean)
-    return residual[np.isfinite(residual)] if residual.size else None
+    given, ours = view.given.data[shared], view.result[places]
+    clean = view.clean[shared] & np.isfinite(given) & np.isfinite(ours)  # a stack that was not recovered is NaN
+    residual = sampled(given, clean) - sampled(ours, clean)
+    return residual if residual.size else None
 
 
 def draw_residual(residual: np.ndarray, noise: float | None) -> Figure:
