@@ -61,21 +61,20 @@ def table(file: str, chosen: Any) -> str:
     )  # fmt: skip
     torch.set_flush_denormal(True)
     kriged = np.asarray(fill_planes(planes, np.arange(0, len(truth), factor), len(truth)).volume)
-    blend, whole = (fill_with_prior(planes, prior, project=project) for project in (False, True))
+    filled = fill_with_prior(planes, prior)
     lines = [f"{Path(file).name}, {truth.shape}, every {factor}th plane: PSNR between them, dB"]
     for name, volume in (
         ("kriging", kriged),
         ("the prior's regression", regress_planes(prior, planes)),
-        (f"kriging + {blend.prior.weight:.0%} of its correction", blend.volume),
-        (f"+ {whole.projection.weight:.0%} of the local Tucker projection", whole.volume),
+        (f"kriging + {filled.prior.weight:.0%} of its correction", filled.volume),
     ):
         lines.append(f"  {name:45s} {psnr(volume):6.2f}")
     lines.append(f"  {'samples guided by':30s}   one   mean  spread  rms error  covered")
     for guidance in GUIDED:
         options = {"samples": chosen.samples, "steps": chosen.steps, "guidance": guidance}
         drawn = sample_planes(planes, prior, keep=True, **options)
-        u = calibrated(whole, drawn.std, sample_planes(whole.turns[0].kept, prior, **options).std, factor=factor)
-        error = np.abs(whole.volume - truth)[between]
+        u = calibrated(filled, drawn.std, sample_planes(filled.turns[0].kept, prior, **options).std, factor=factor)
+        error = np.abs(filled.volume - truth)[between]
         lines.append(
             f"  {' + '.join(guidance) or 'the conditional score alone':30s} {psnr(drawn.samples[0]):5.2f}  "
             f"{psnr(drawn.mean):5.2f}  {math.sqrt(float(np.mean(np.square(drawn.std[between])))):.4f}     "

@@ -21,10 +21,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tensorcell.diffusion_guidance.networks import SliceNetwork, broad, preconditioning
-from tensorcell.diffusion_guidance.slices import condition_of
+from tensorcell.diffusion_guidance.slices import condition_of, stretched
 
 BATCH, SIDE = 16, 64
 """Number of pieces of slices in a step, and their sides in pixels."""
@@ -80,9 +79,7 @@ def draw_batch(
         piece = source[k, top : top + taken, left : left + width]
         flips = [axis for axis in (0, 1) if torch.rand((), generator=generator) < 0.5]
         pieces.append(piece.flip(flips))
-    clean = torch.stack(pieces)[:, None]  # (K, 1, taken, width)
-    if taken != height:
-        clean = functional.interpolate(clean, (height, width), mode="bicubic", antialias=zoom < 1, align_corners=False)
+    clean = stretched(torch.stack(pieces)[:, None], height)  # (K, 1, height, width)
     return noised(clean, generator, factor=factor, noise=noise)
 
 

@@ -1,15 +1,16 @@
-"""Missing planes by a prior fitted to lateral slices, as far as planes left out support it.
+"""Missing planes by a prior fitted to lateral slices, as far as measurements that were left out support it.
 
-Kriging along z (:func:`tensorcell.solvers.interplane.fill_planes`) is the base ``f``. Two corrections are proposed, one
-after the other:
+Kriging along z (:func:`tensorcell.solvers.interplane.fill_planes`) is the base ``f``, and the regression ``n`` of a
+:class:`~tensorcell.diffusion_guidance.priors.LateralPrior` on xz and yz slices proposes the correction ``n - f``. The
+share of it that is taken is the smallest of three:
 
-1. the regression ``n`` of a :class:`~tensorcell.diffusion_guidance.priors.LateralPrior` on xz and yz slices: ``n - f``;
-2. the local Tucker projection P of the outcome g at the level of its error
-   (:class:`~tensorcell.diffusion_guidance.solver_terms.LocalTuckerProjection`): ``P g - g``.
-
-The share of each that is taken comes from the measured planes: every second one is left out, everything is done again
-at twice the gap, and the share is the lower end of the confidence interval of the slope of the true correction on the
-proposed one. The prior was not fitted to twice the gap, so that the slope is rather too small than too large.
+1. every second measured plane is left out, everything is done again at twice the gap, and the share is the lower end of
+   the confidence interval of the slope of the true correction on the proposed one;
+2. what a correction finds of the error of kriging grows with that error, which is larger at twice the gap: the same
+   inner product of true and proposed correction, times the ratio of the squared errors of kriging in the gap and in
+   twice the gap, over the square of the correction proposed in the gap;
+3. rows of the measured planes are left out, as many as planes are missing, and filled in the same way
+   (:func:`lateral_slope`): the gap is the true one there, but along y and x, where structures may have another shape.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.diffusion_guidance.exchange import on_host, tensor_of
 from tensorcell.diffusion_guidance.priors import LateralPrior, VolumePrior
-from tensorcell.diffusion_guidance.regression import regress_planes, regress_volume
-from tensorcell.diffusion_guidance.slices import lateral_slices
-from tensorcell.diffusion_guidance.solver_terms import first_stage
-from tensorcell.solvers import LocalOptions, NoiseModel
+from tensorcell.diffusion_guidance.regression import regress_planes, regress_slices, regress_volume
+from tensorcell.diffusion_guidance.slices import lateral_slices, matched_stretch, resized
+from tensorcell.solvers import NoiseModel
 from tensorcell.solvers.interplane import fill_planes, judged_slope
 
 Floats = npt.NDArray[np.float32]
@@ -41,7 +42,7 @@ class Share(NamedTuple):
     weight: float = 0.0
     """The share, from 0 to 1."""
     slope: float = math.nan
-    """Slope of the true correction on the proposed one at left-out planes; NaN where it was not measured."""
+    """Slope of the true correction on the proposed one where something was left out; NaN where it was not measured."""
     error: float = math.nan
     """Jackknife error of the slope."""
 
@@ -58,7 +59,7 @@ class LeftOut(NamedTuple):
     error: Floats
     """Standard deviation of the error of `base`, as kriging states it."""
     outcome: Floats
-    """The base with the shares of all corrections so far."""
+    """The base with the share of the correction that is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +74,10 @@ class PriorFill:
         Standard deviation of the error of `volume`: that of kriging, times `ratio`.
     ratio : float
         Root mean square error at left-out planes, over that of kriging.
-    prior, projection : Share
-        The shares of the prior's correction and of the projection's.
+    prior : Share
+        The share of the prior's correction that is taken, and its slope at left-out planes.
+    lateral : Share
+        The largest share that rows left out of the measured planes allow.
     turns : tuple of LeftOut
         The stack without its odd planes, and without its even ones; empty if there were too few planes.
     sentence : str
@@ -85,7 +88,7 @@ class PriorFill:
     error: Floats
     ratio: float
     prior: Share
-    projection: Share
+    lateral: Share
     turns: tuple[LeftOut, ...]
     sentence: str
 
@@ -95,10 +98,9 @@ def fill_with_prior(
     prior: LateralPrior,
     *,
     noise: float | NoiseModel = 0.0,
-    project: bool = True,
     slices_at_once: int = 8,
 ) -> PriorFill:
-    """Fill the planes between measured ones by kriging, a prior, and a local Tucker projection.
+    """Fill the planes between measured ones by kriging, corrected by a prior as far as measurements support it.
 
     Parameters
     ----------
@@ -109,8 +111,6 @@ def fill_with_prior(
         (:func:`~tensorcell.diffusion_guidance.training.fit_lateral_prior`).
     noise : float or NoiseModel
         Standard deviation or model of the planes' noise, in their unit; filled planes are estimates without it.
-    project : bool
-        Whether the projection is proposed.
     slices_at_once : int
         Number of slices in one call of the network.
 
@@ -125,8 +125,8 @@ def fill_with_prior(
 
     Notes
     -----
-    The cost is two passes of the network over all xz and yz slices and two local projections of the volume, half of
-    each for the left-out planes. Nothing is random.
+    The cost is two passes of the network over all xz and yz slices, one of them for the left-out planes; and, where
+    these support the prior, one over the measured planes for the rows left out. Nothing is random.
 
     Examples
     --------
@@ -144,32 +144,25 @@ def fill_with_prior(
     base, error = _kriged(values, factor, noise)
     turns = [turn for first in (0, 1) for turn in _left_out(values, first, factor, noise)]
     guesses = [regressed(prior, turn.kept, slices_at_once) for turn in turns]
-    taken = _share(turns, guesses, factor)
-    turns = _corrected(turns, guesses, taken, factor)
+    taken, lateral = _share(turns, guesses, factor), Share()
     volume: Floats = base
     if taken.weight > 0:
-        volume = np.add(base, np.float32(taken.weight) * (regressed(prior, values, slices_at_once) - base))
+        change = regressed(prior, values, slices_at_once) - base
+        change[::factor] = 0
+        lateral = lateral_slope(values, prior, noise, slices_at_once)
+        in_gap = _share(turns, guesses, factor, _smaller(turns, guesses, change, error, noise, factor))
+        taken = taken._replace(weight=min(taken.weight, in_gap.weight, lateral.weight))
+        volume = np.add(base, np.float32(taken.weight) * change)
         volume[::factor] = values
+    turns = _corrected(turns, guesses, taken, factor)
     ratio = _error_ratio(turns, factor)
-
-    projection = Share()
-    seen = [_rms(_errors(turn, factor)) for turn in turns]
-    level = min(ratio * between_rms(error, factor), *seen)  # the gap is smaller than at left-out planes
-    if project and level > 0:
-        flat = [_projected(turn.outcome, here) for turn, here in zip(turns, seen, strict=True)]
-        projection = _share(turns, flat, factor)
-        turns = _corrected(turns, flat, projection, factor)
-        if projection.weight > 0:
-            volume = np.add(volume, np.float32(projection.weight) * (_projected(volume, level) - volume))
-            volume[::factor] = values
-            ratio = _error_ratio(turns, factor)
     sentence = (
-        f"{taken.weight:.0%} of the prior's correction to kriging was taken: at left-out planes the slope "
-        f"of the true on the proposed correction was {taken.slope:.2f} +- {taken.error:.2f}"
+        f"{taken.weight:.0%} of the prior's correction to kriging was taken: the slope of the true on the proposed "
+        f"correction was {taken.slope:.2f} +- {taken.error:.2f} at left-out planes"
     )
-    if projection.weight > 0:
-        sentence += f"; {projection.weight:.0%} of a local Tucker projection was taken, by the same criterion"
-    return PriorFill(volume, np.float32(ratio) * error, ratio, taken, projection, tuple(turns), sentence)
+    if not math.isnan(lateral.slope):
+        sentence += f", {lateral.slope:.2f} +- {lateral.error:.2f} at rows left out of the measured planes"
+    return PriorFill(volume, np.float32(ratio) * error, ratio, taken, lateral, tuple(turns), sentence)
 
 
 def kriged_alone(values: Floats, factor: int, noise: float | NoiseModel = 0.0) -> PriorFill:
@@ -177,6 +170,44 @@ def kriged_alone(values: Floats, factor: int, noise: float | NoiseModel = 0.0) -
     base, error = _kriged(values, factor, noise)
     sentence = f"only kriging was used: {len(values)} measured planes are too few to judge the prior"
     return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
+
+
+def lateral_slope(
+    values: Floats, prior: LateralPrior, noise: float | NoiseModel = 0.0, slices_at_once: int = 8
+) -> Share:
+    """Slope of the true on the proposed correction at rows and columns left out of the measured planes ``(m, Y, X)``.
+
+    All but every s-th row of each plane are left out and filled by kriging along y, and by the prior's regression on
+    the planes; then the same with the columns. The planes are first stretched along that axis, as
+    :func:`~tensorcell.diffusion_guidance.slices.matched_stretch` says, so that structures are as long in rows as they
+    are along z in planes. Planes to which the prior was fitted are judged too favourably, planes in which nothing
+    varies along y and x not at all. A prior of volumes, and planes of fewer than five kept rows and columns, are not
+    judged: the share is 1, the slope NaN.
+    """
+    factor, stretch = prior.axial_factor, matched_stretch(values, prior.axial_factor)
+    products, squares = np.zeros((2, len(values)))
+    if not isinstance(prior, VolumePrior):
+        for planes in (values, values.swapaxes(1, 2)):
+            height = (round(planes.shape[1] * stretch) - 1) // factor * factor + 1
+            if grid_rows(range(FEWEST_PLANES), factor) > height:
+                continue
+            slices = resized(planes, height, stretch)  # (m, height, width)
+            base, _ = _kriged(slices[:, ::factor].swapaxes(0, 1), factor, noise)
+            kriging = base.swapaxes(0, 1)
+            change = (_regressed_slices(prior, slices, slices_at_once) - kriging).astype(np.float64)
+            change[:, ::factor] = 0
+            products += np.sum(change * (slices - kriging), axis=(1, 2))
+            squares += np.sum(change * change, axis=(1, 2))
+    if not squares.sum() > 0:
+        return Share(1.0)
+    slope, error, weight = judged_slope(products, squares)
+    return Share(weight, slope, error)
+
+
+def _regressed_slices(prior: LateralPrior, slices: Floats, slices_at_once: int) -> Floats:
+    """The prior's regression on slices ``(m, height, width)`` of which it is given rows 0, s, 2s, ..."""
+    data = prior.standardise(tensor_of(np.ascontiguousarray(slices), prior.device))
+    return on_host(prior.restore(regress_slices(prior, data, slices_at_once)))
 
 
 def regressed(prior: LateralPrior, planes: Floats, slices_at_once: int = 8) -> Floats:
@@ -212,7 +243,7 @@ def middle_rows(volume: Floats, factor: int) -> Floats:
 
 def between_rms(volume: Floats, factor: int) -> float:
     """Root mean square over the rows between planes 0, s, 2s, ..."""
-    return _rms(volume[np.arange(len(volume)) % factor != 0])
+    return math.sqrt(_mean_square(volume[np.arange(len(volume)) % factor != 0]))
 
 
 def _left_out(values: Floats, first: int, factor: int, noise: float | NoiseModel) -> list[LeftOut]:
@@ -235,14 +266,14 @@ def _kriged(values: Floats, factor: int, noise: float | NoiseModel) -> tuple[Flo
     return np.array(found.volume, np.float32), np.asarray(found.error, np.float32)
 
 
-def _share(turns: Sequence[LeftOut], proposals: Sequence[Floats], factor: int) -> Share:
-    """The share of ``proposal - outcome`` that the left-out planes support."""
+def _share(turns: Sequence[LeftOut], proposals: Sequence[Floats], factor: int, scale: float = 1.0) -> Share:
+    """The share of ``proposal - base`` that the left-out planes support, where slopes are `scale` times theirs."""
     products, squares = [], []
     for turn, proposal in zip(turns, proposals, strict=True):
-        plain = middle_rows(turn.outcome, factor)
+        plain = middle_rows(turn.base, factor)
         for proposed, start, truth in zip(middle_rows(proposal, factor), plain, turn.truth, strict=True):
             change = (proposed - start).astype(np.float64)
-            products.append(float(np.sum(change * (truth - start))))
+            products.append(scale * float(np.sum(change * (truth - start))))
             squares.append(float(np.sum(change * change)))
     if not sum(squares) > 0:
         return Share(0.0, 0.0, 0.0)
@@ -250,37 +281,48 @@ def _share(turns: Sequence[LeftOut], proposals: Sequence[Floats], factor: int) -
     return Share(weight, slope, error)
 
 
+def _smaller(
+    turns: Sequence[LeftOut],
+    guesses: Sequence[Floats],
+    change: Floats,
+    error: Floats,
+    noise: float | NoiseModel,
+    factor: int,
+) -> float:
+    """The slope expected in the real gap, over that at left-out planes, if kriging errs as much as it states.
+
+    ``change`` is the correction proposed in the real gap, ``error`` the standard deviation of kriging's error there.
+    """
+    here = _mean_square(middle_rows(change, factor))
+    if not here > 0:
+        return 0.0
+    there = twice = 0.0
+    law = noise if isinstance(noise, NoiseModel) else NoiseModel.white(noise)
+    for turn, guess in zip(turns, guesses, strict=True):
+        plain = middle_rows(turn.base, factor)
+        there += _mean_square(middle_rows(guess, factor) - plain) / len(turns)
+        twice += (_mean_square(turn.truth - plain) - float(np.mean(law.variance(turn.truth)))) / len(turns)
+    once = _mean_square(middle_rows(error, factor))
+    return there / here * (once / twice if twice > once else 1.0)
+
+
 def _corrected(turns: Sequence[LeftOut], proposals: Sequence[Floats], share: Share, factor: int) -> list[LeftOut]:
-    """The same, with that share of ``proposal - outcome`` added between the kept planes."""
+    """The same, with that share of ``proposal - base`` added between the kept planes."""
     corrected = []
     for turn, proposal in zip(turns, proposals, strict=True):
-        outcome = turn.outcome + np.float32(share.weight) * (proposal - turn.outcome)
+        outcome = turn.base + np.float32(share.weight) * (proposal - turn.base)
         outcome[::factor] = turn.kept
         corrected.append(turn._replace(outcome=outcome))
     return corrected
 
 
-def _errors(turn: LeftOut, factor: int) -> Floats:
-    """Errors of the outcome at the planes left out."""
-    errors: Floats = middle_rows(turn.outcome, factor) - turn.truth
-    return errors
-
-
 def _error_ratio(turns: Sequence[LeftOut], factor: int) -> float:
     """Root mean square error of the outcome at left-out planes, over that of kriging."""
-    after = sum(float(np.sum(np.square(_errors(turn, factor), dtype=np.float64))) for turn in turns)
-    before = sum(
-        float(np.sum(np.square(middle_rows(turn.base, factor) - turn.truth, dtype=np.float64))) for turn in turns
-    )
+    after = sum(_mean_square(middle_rows(turn.outcome, factor) - turn.truth) for turn in turns)
+    before = sum(_mean_square(middle_rows(turn.base, factor) - turn.truth) for turn in turns)
     return math.sqrt(after / before) if before > 0 else 1.0
 
 
-def _projected(volume: Floats, level: float) -> Floats:
-    """The first stage of ``local_tucker`` at this noise level."""
-    flat: Floats = first_stage(volume, level, LocalOptions())
-    return flat
-
-
-def _rms(values: Floats) -> float:
-    """Root mean square."""
-    return math.sqrt(float(np.mean(np.square(values, dtype=np.float64))))
+def _mean_square(values: Floats) -> float:
+    """Mean square, in double precision."""
+    return float(np.mean(np.square(values, dtype=np.float64)))

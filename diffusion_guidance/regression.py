@@ -20,17 +20,22 @@ def regress_planes(prior: LateralPrior, planes: npt.ArrayLike, *, slices_at_once
 
     ``s`` is the prior's ``axial_factor``, and the unit is that of the data. Measured planes are estimated, too.
     """
-    values, factor = lateral_slices(planes), prior.axial_factor
-    whole = _gridded(prior, values)  # (Z, Y, X)
+    whole = _gridded(prior, lateral_slices(planes))  # (Z, Y, X)
     total = torch.zeros_like(whole)
     for axis in (1, 2):
         slices = whole.movedim(axis, 0)  # (K, Z, the other)
-        parts = []
-        for piece in torch.split(slices[:, None], slices_at_once):
-            with torch.no_grad():
-                parts.append(prior.denoise(torch.zeros_like(piece), math.inf, condition_of(piece, factor))[:, 0])
-        total += torch.cat(parts).movedim(0, axis) / 2
+        total += regress_slices(prior, slices, slices_at_once).movedim(0, axis) / 2
     return on_host(prior.restore(total))
+
+
+def regress_slices(prior: LateralPrior, slices: Tensor, slices_at_once: int = 8) -> Tensor:
+    """Slices (K, H, W) in prior units, of which the prior is given rows 0, s, 2s, ... -> its regression, likewise."""
+    parts = []
+    for piece in torch.split(slices[:, None], slices_at_once):
+        with torch.no_grad():
+            condition = condition_of(piece, prior.axial_factor)
+            parts.append(prior.denoise(torch.zeros_like(piece), math.inf, condition)[:, 0])
+    return torch.cat(parts)
 
 
 def regress_volume(prior: VolumePrior, planes: npt.ArrayLike, *, tile: int = 64) -> npt.NDArray[np.float32]:

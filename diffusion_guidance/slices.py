@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def lateral_slices(volume: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -121,3 +122,18 @@ def matched_stretch(planes: npt.ArrayLike, axial_factor: int, *, noise: float = 
             break
         before = max(found, 0.0)
     return float(np.clip(axial_factor / distance, 0.5, 4.0))
+
+
+def resized(slices: npt.NDArray[np.float32], height: int, stretch: float) -> npt.NDArray[np.float32]:
+    """The first rows of slices ``(K, H, W)``, stretched along H to so many rows ``(K, height, W)``."""
+    taken = min(max(round(height / stretch), 1), slices.shape[1])
+    part = torch.from_numpy(np.ascontiguousarray(slices[:, :taken]))
+    return stretched(part[:, None], height)[:, 0].numpy()
+
+
+def stretched(slices: Tensor, height: int) -> Tensor:
+    """Slices ``(K, C, H, W)`` with so many rows, by bicubic interpolation; the same slices if they have as many."""
+    if slices.shape[2] == height:
+        return slices
+    shape, fewer = (height, slices.shape[3]), height < slices.shape[2]
+    return functional.interpolate(slices, shape, mode="bicubic", antialias=fewer, align_corners=False)

@@ -7,10 +7,13 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
+import torch
+
 from tensorcell.diffusion_guidance import planes as planes_module
 from tensorcell.diffusion_guidance.networks import SliceNetwork, SliceNetworkConfig
-from tensorcell.diffusion_guidance.planes import between_rms, fill_with_prior, middle_rows
+from tensorcell.diffusion_guidance.planes import LeftOut, Share, fill_with_prior, lateral_slope, middle_rows
 from tensorcell.diffusion_guidance.priors import LateralPrior
+from tensorcell.diffusion_guidance.slices import condition_of
 from tensorcell.solvers.interplane import fill_planes, judged_slope
 
 TINY = SliceNetworkConfig(widths=(8,), blocks=1)
@@ -24,7 +27,7 @@ def field(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def oracle(monkeypatch: pytest.MonkeyPatch, truth: np.ndarray, factor: int, share: float) -> LateralPrior:
-    """A prior that knows a share of what kriging misses, at the gap as at twice the gap."""
+    """A prior that knows a share of what kriging misses, at the gap, at twice the gap, and at rows left out."""
 
     def regress(prior: LateralPrior, given: np.ndarray, **_: object) -> np.ndarray:
         at = [int(np.argmin(np.square(truth - plane).sum(axis=(1, 2)))) for plane in given]
@@ -37,6 +40,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, truth: np.ndarray, factor: int, shar
         return base
 
     monkeypatch.setattr(planes_module, "regress_planes", regress)
+    monkeypatch.setattr(planes_module, "lateral_slope", lambda *_: Share(1.0))
     return LateralPrior(SliceNetwork(TINY), axial_factor=factor)
 
 
@@ -48,7 +52,7 @@ def test_fill_with_prior_believes_a_prior_that_is_right(
     truth = field(0, (8 * factor + 1, 24, 24))
     measured = truth[::factor]
     prior = oracle(monkeypatch, truth, factor, share)
-    filled = fill_with_prior(measured, prior, project=False)
+    filled = fill_with_prior(measured, prior)
     # The correction is the share of what is missing: it should be taken 1 / share times, and is taken once at most.
     assert filled.prior.slope == pytest.approx(1 / share, rel=1e-4)  # float32
     assert filled.prior.weight == pytest.approx(1.0)
@@ -60,7 +64,7 @@ def test_fill_with_prior_believes_a_prior_that_is_right(
 def test_fill_with_prior_takes_the_lower_end_for_an_exaggerating_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = field(1, (33, 24, 24))
     prior = oracle(monkeypatch, truth, 4, 2.0)
-    filled = fill_with_prior(truth[::4], prior, project=False)
+    filled = fill_with_prior(truth[::4], prior)
     assert filled.prior.slope == pytest.approx(0.5, rel=1e-4)
     assert filled.prior.weight == pytest.approx(0.5, abs=1e-3)
     np.testing.assert_allclose(filled.volume, truth, atol=1e-2)  # half of twice what is missing
@@ -69,29 +73,84 @@ def test_fill_with_prior_takes_the_lower_end_for_an_exaggerating_prior(monkeypat
 def test_fill_with_prior_does_not_believe_a_prior_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = field(2, (33, 24, 24))
     prior = oracle(monkeypatch, truth, 4, -1.0)
-    filled = fill_with_prior(truth[::4], prior, project=False)
+    filled = fill_with_prior(truth[::4], prior)
     assert filled.prior.weight == 0
     expected = fill_planes(truth[::4], np.arange(0, 33, 4), 33).volume
     np.testing.assert_array_equal(filled.volume, np.asarray(expected))
     assert filled.sentence.startswith("0% of the prior's correction")
 
 
-def test_the_projection_is_believed_where_it_helps_and_states_its_error() -> None:
-    """Grain between planes that groups of patches can tell from structure; kriging and an untrained prior keep it."""
-    rng = np.random.default_rng(5)
-    z, y, x = np.mgrid[0:33, 0:40, 0:40]
-    truth = (np.sin(x / 3 + z / 9) + np.sin(y / 4)).astype(np.float32)
-    measured = (truth + 0.2 * rng.standard_normal(truth.shape)).astype(np.float32)[::4]
+def test_rows_left_out_of_the_measured_planes_limit_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = field(0, (17, 24, 24))
+    prior = oracle(monkeypatch, truth, 2, 1.0)
+    monkeypatch.setattr(planes_module, "lateral_slope", lambda *_: Share(0.3, 0.4, 0.1))
+    filled = fill_with_prior(truth[::2], prior)
+    assert filled.prior.weight == 0.3
+    assert filled.sentence.startswith("30% of the prior's correction")
+    assert filled.sentence.endswith("0.40 +- 0.10 at rows left out of the measured planes")
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 2.0])
+def test_lateral_slope_is_that_of_rows_and_columns(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    planes = field(1, (6, 33, 26))
+    monkeypatch.setattr(planes_module, "matched_stretch", lambda *_: 1.0)
+
+    def regress(prior: LateralPrior, slices: np.ndarray, at_once: int) -> np.ndarray:
+        """A share of what kriging along the rows misses."""
+        rows = slices.swapaxes(0, 1)
+        base = np.asarray(fill_planes(rows[::3], np.arange(0, len(rows), 3), len(rows)).volume).swapaxes(0, 1)
+        assert slices.shape == ((6, 31, 26) if slices.shape[1] == 31 else (6, 25, 33))  # whole gaps of two rows
+        return base + share * (slices - base)
+
+    monkeypatch.setattr(planes_module, "_regressed_slices", regress)
+    found = lateral_slope(planes, LateralPrior(SliceNetwork(TINY), axial_factor=3))
+    assert found.slope == pytest.approx(1 / share, rel=1e-4)  # float32
+    assert found.weight == pytest.approx(min(1, 1 / share), rel=1e-3)
+
+
+def test_lateral_slope_asks_the_network_of_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained network answers with the interpolation of the rows that it is given."""
+    planes, prior = field(2, (5, 21, 21)), LateralPrior(SliceNetwork(TINY), axial_factor=2)
+    monkeypatch.setattr(planes_module, "matched_stretch", lambda *_: 1.0)
+    products, squares = np.zeros((2, 5))
+    for slices in (planes, planes.swapaxes(1, 2)):
+        rows = slices.swapaxes(0, 1)
+        base = np.asarray(fill_planes(rows[::2], np.arange(0, 21, 2), 21).volume, float)
+        given = torch.from_numpy(slices.copy())[:, None]
+        with torch.no_grad():
+            answer = prior.denoise(torch.zeros_like(given), np.inf, condition_of(given, 2))[:, 0]
+        change = answer.numpy().swapaxes(0, 1) - base
+        change[::2] = 0
+        products += (change * (rows - base)).sum(axis=(0, 2))
+        squares += (change * change).sum(axis=(0, 2))
+    slope, error, weight = judged_slope(products, squares)
+    found = lateral_slope(planes, prior)
+    assert (found.slope, found.error, found.weight) == pytest.approx((slope, error, weight), rel=1e-3)
+    assert np.isfinite(found.slope)
+
+
+def test_planes_too_small_to_leave_rows_out_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planes_module, "matched_stretch", lambda *_: 1.0)
     prior = LateralPrior(SliceNetwork(TINY), axial_factor=4)
-    plain, projected = (fill_with_prior(measured, prior, project=flag) for flag in (False, True))
-    between = np.arange(33) % 4 != 0
-    before, after = (float(np.square(f.volume - truth)[between].mean()) for f in (plain, projected))
-    assert after < 0.9 * before
-    assert projected.projection.weight > 0.3
-    assert "of a local Tucker projection" in projected.sentence
-    assert projected.ratio < plain.ratio
-    np.testing.assert_array_equal(projected.volume[::4], measured)
-    assert between_rms(projected.error, 4) == pytest.approx(projected.ratio * between_rms(plain.error, 4) / plain.ratio)
+    found = lateral_slope(field(3, (6, 8, 8)), prior)
+    assert found.weight == 1
+    assert np.isnan(found.slope)
+
+
+def test_a_slope_at_twice_the_gap_counts_as_far_as_kriging_errs_in_the_gap() -> None:
+    """There it misses 2 (and noise of variance .44), and 1 is proposed; here it misses 1, and 0.5 or 2 is proposed."""
+
+    def constant(planes: int, value: float) -> np.ndarray:
+        return np.full((planes, 4, 4), value, np.float32)
+
+    truth = constant(2, np.sqrt(4.44))
+    turns = [LeftOut(constant(3, 0), truth, constant(5, 0), constant(5, 0), constant(5, 0))] * 2
+    guesses = [constant(5, 1)] * 2
+    for proposed, expected in ((0.5, (1 / 4) / (0.5**2 / 1**2)), (2.0, (1 / 4) / (2**2 / 1**2)), (0.0, 0.0)):
+        scale = planes_module._smaller(turns, guesses, constant(7, proposed), constant(7, 1), np.sqrt(0.44), 2)
+        assert scale == pytest.approx(expected, rel=1e-5)
+    # Where the stated error is larger than that at twice the gap, it is no measure.
+    assert planes_module._smaller(turns, guesses, constant(7, 1), constant(7, 3), 0.0, 2) == pytest.approx(1)
 
 
 def test_middle_rows() -> None:
