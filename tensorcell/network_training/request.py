@@ -96,9 +96,11 @@ class ModelRequest:
         return {name: content[name] for name in names} | lists | {"psf_fwhm": psf}
 
 
-def check_installed() -> None:
-    """Raise an InputError in one line where what the networks need is not installed."""
+def check_installed(kind: str) -> None:
+    """Raise an InputError in one line where what the networks of a kind need is not installed."""
     prior_training.check_torch()
+    if kind != "microdiffuse3d":
+        return
     try:
         import diffusers  # noqa: F401
     except ImportError:
