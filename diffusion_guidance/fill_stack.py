@@ -300,14 +300,19 @@ def prior_for(
     given, name = request.prior, request.prior_name
     if given is not None and not is_for_noise(given):
         sigma = noise.sigma if isinstance(noise, NoiseModel) else noise
-        # A prior of noisy slices has the units of the slices without their noise, and that must hold here, too.
-        from_noisy = given.lowest_level > LOWEST_LEVEL
-        return _checked(given, factor, name).adapted(values, sigma if from_noisy else 0.0), name
+        return adapted_prior(_checked(given, factor, name), values, sigma), name
     kept = kept_prior(request.cache, request.key)
     if kept is not None:
         _remove_state(_state_of(request))  # a process that was killed after its fit leaves it
         return _checked(kept, factor, str(request.cache)), f"prior {request.cache}, fitted earlier"
     return _fitted(values, factor, request)
+
+
+def adapted_prior(prior: LateralPrior, values: npt.ArrayLike, sigma: float) -> LateralPrior:
+    """The prior in the units of other data, whose noise has the standard deviation `sigma`."""
+    # A prior of noisy slices has the units of the slices without their noise, and that must hold here, too.
+    from_noisy = prior.lowest_level > LOWEST_LEVEL
+    return prior.adapted(values, sigma if from_noisy else 0.0)
 
 
 def given_prior(given: Any, allow_pickle: bool) -> tuple[LateralPrior | None, str]:

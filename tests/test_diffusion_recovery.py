@@ -281,7 +281,8 @@ def test_priors_that_do_not_fit(truth: np.ndarray, tmp_path: Path) -> None:
 def test_without_torch_one_line_names_the_extra(truth: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else found(name, *a))
-    with pytest.raises(tc.InputError, match=r'needs torch, found none \(pip install "tensorcell\[diffusion\]"\)'):
+    message = r'method "diffusion": expected torch 2\.4 or newer \(pip install "tensorcell\[diffusion\]"\), found none'
+    with pytest.raises(tc.InputError, match=message):
         tc.recover(truth[::2], axial_factor=2, **QUICK)
 
 

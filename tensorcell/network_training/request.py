@@ -98,13 +98,7 @@ class ModelRequest:
 
 def check_installed() -> None:
     """Raise an InputError in one line where what the networks need is not installed."""
-    prior_training.check_torch()
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        raise InputError(
-            'expected diffusers for microdiffuse3d (pip install "tensorcell[diffusion]"), found none'
-        ) from None
+    prior_training.check_torch("diffusers")
 
 
 def check_request(request: ModelRequest) -> None:
