@@ -179,15 +179,16 @@ def _with_samples(
     drawn = draw(values, request.keep_samples, steps_a_draw)
     if drawn.std is None or before.std is None:
         notes.append(
-            "the errors between planes are those of kriging, scaled by left-out planes: a spread needs two samples"
+            "the errors between planes are those that interpolation (kriging) expects, scaled by left-out planes: a "
+            "spread needs two samples"
         )
         return Diffused(fill.volume, fill.error, None, tuple(notes))
     deviation = calibrated(fill, drawn.std, before.std, factor=factor, noise=noise)
     deviation[::factor] = fill.error[::factor]
     early = ", stopped early" if stopped else ""
     notes.append(
-        f"the errors between planes come from left-out planes and the spread of {drawn.count} samples "
-        f"of the prior's posterior ({request.steps} steps each{early})"
+        f"the errors between planes come from left-out planes and the spread of {drawn.count} samples, stacks that the "
+        f"prior holds for possible between the measured planes ({request.steps} steps each{early})"
     )
     samples = None
     if drawn.samples is not None:
@@ -227,7 +228,10 @@ def diffused_noise(
     """
     missing = 1 - float(measured.mean())
     if missing > MOST_GAPS:
-        note = f"{missing:.0%} of the voxels are estimates: too many for Stein's estimate to judge a prior for noise"
+        note = (
+            f"no prior for noise was used: {missing:.0%} of the voxels were not measured, and where more than "
+            f"{MOST_GAPS:.0%} are not, nothing tells how much such a prior improves"
+        )
         return Diffused(np.asarray(base), np.asarray(base_error), None, (note,))
 
     centre = offset_of(noisy)
