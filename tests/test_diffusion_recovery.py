@@ -230,7 +230,7 @@ def test_gaps_alone_are_left_to_local(truth: np.ndarray) -> None:
 
 def test_few_planes_are_left_to_kriging(truth: np.ndarray) -> None:
     result = tc.recover(truth[:9:4], axial_factor=4, **QUICK)
-    assert "3 measured planes are too few to judge the prior" in "\n".join(result.notes)
+    assert "3 measured planes are too few to judge a prior" in "\n".join(result.notes)
     assert result.samples is None
 
 
@@ -364,7 +364,8 @@ def test_gaps_do_not_count_in_the_weight(truth: np.ndarray) -> None:
     told = tc.recover(np.where(few, np.nan, noisy), noise=10.0, **QUICK).notes
     assert any(note.startswith("denoised volume: ") for note in told)
     told = tc.recover(np.where(many, np.nan, noisy), noise=10.0, **QUICK).notes
-    assert "no prior for noise was used: 30% of the voxels were not measured, and where more than 5% are not" in told
+    said = "no prior for noise was used: 30% of the voxels were not measured, and where more than 5% are not"
+    assert any(note.startswith(said) for note in told)
 
 
 def test_noisy_planes_with_a_cache_twice(truth: np.ndarray, tmp_path: Path) -> None:
@@ -406,7 +407,7 @@ def test_a_prior_that_was_not_used_is_named(truth: np.ndarray) -> None:
     prior = LateralPrior(SliceNetwork(TINY), axial_factor=2)
     noisy = truth + 10 * np.random.default_rng(1).standard_normal(truth.shape).astype(np.float32)
     told = tc.recover(noisy, noise=10.0, prior=prior, **QUICK).notes
-    assert "the prior given was not used: this stack has nothing for it to do" in told
+    assert any(note.startswith("the prior given was not used: this stack has nothing for it to do (") for note in told)
     told = tc.recover(truth[::2], axial_factor=2, prior=prior, **QUICK).notes
     assert not any("not used" in note for note in told)
 
