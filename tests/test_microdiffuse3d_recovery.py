@@ -422,7 +422,7 @@ def test_weights_that_are_no_better_than_interpolation_are_not_used(
     save_model(replace(model, held_out=replace(ERRORS, error=0.1)), tmp_path / "poor")
     options: dict[str, Any] = {"axial_factor": 2, "lateral_factor": 2, "method": "microdiffuse3d", "samples": 2}
     result = recover(measured, weights=tmp_path / "poor", steps=1, **options)
-    assert any("1.00 times the error of linear interpolation; the estimate of auto" in note for note in result.notes)
+    assert any("1.00 times the error of linear interpolation; the result of method" in note for note in result.notes)
     save_model(replace(model, held_out=None), tmp_path / "unknown")
     result = recover(measured, weights=tmp_path / "unknown", steps=1, **options)
     assert any(
