@@ -164,18 +164,20 @@ def fill_with_prior(
             volume[::factor] = values
             ratio = _error_ratio(turns, factor)
     sentence = (
-        f"{taken.weight:.0%} of the prior's correction to kriging was taken: at left-out planes the slope "
-        f"of the true on the proposed correction was {taken.slope:.2f} +- {taken.error:.2f}"
+        f"{taken.weight:.0%} of the change that the prior proposed to interpolation (kriging) was taken: at left-out "
+        f"planes, the true change was {taken.slope:.2f} +- {taken.error:.2f} of the proposed one"
     )
     if projection.weight > 0:
-        sentence += f"; {projection.weight:.0%} of a local Tucker projection was taken, by the same criterion"
+        sentence += (
+            f"; of the change that similar patches proposed then, {projection.weight:.0%}, judged in the same way"
+        )
     return PriorFill(volume, np.float32(ratio) * error, ratio, taken, projection, tuple(turns), sentence)
 
 
 def kriged_alone(values: Floats, factor: int, noise: float | NoiseModel = 0.0) -> PriorFill:
     """The fill by kriging alone, where there are too few planes to judge a prior."""
     base, error = _kriged(values, factor, noise)
-    sentence = f"only kriging was used: {len(values)} measured planes are too few to judge the prior"
+    sentence = f"they were interpolated (kriging): {len(values)} measured planes are too few to judge a prior"
     return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
 
 

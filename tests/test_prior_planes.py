@@ -73,7 +73,9 @@ def test_fill_with_prior_does_not_believe_a_prior_that_is_wrong(monkeypatch: pyt
     assert filled.prior.weight == 0
     expected = fill_planes(truth[::4], np.arange(0, 33, 4), 33).volume
     np.testing.assert_array_equal(filled.volume, np.asarray(expected))
-    assert filled.sentence.startswith("0% of the prior's correction")
+    assert filled.sentence.startswith(
+        "0% of the change that the prior proposed to interpolation (kriging) was taken: at left-out planes"
+    )
 
 
 def test_the_projection_is_believed_where_it_helps_and_states_its_error() -> None:
@@ -88,7 +90,7 @@ def test_the_projection_is_believed_where_it_helps_and_states_its_error() -> Non
     before, after = (float(np.square(f.volume - truth)[between].mean()) for f in (plain, projected))
     assert after < 0.9 * before
     assert projected.projection.weight > 0.3
-    assert "of a local Tucker projection" in projected.sentence
+    assert "of the change that similar patches proposed then" in projected.sentence
     assert projected.ratio < plain.ratio
     np.testing.assert_array_equal(projected.volume[::4], measured)
     assert between_rms(projected.error, 4) == pytest.approx(projected.ratio * between_rms(plain.error, 4) / plain.ratio)

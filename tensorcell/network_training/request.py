@@ -98,15 +98,7 @@ class ModelRequest:
 
 def check_installed(kind: str) -> None:
     """Raise an InputError in one line where what the networks of a kind need is not installed."""
-    prior_training.check_torch()
-    if kind != "microdiffuse3d":
-        return
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        raise InputError(
-            'expected diffusers for microdiffuse3d (pip install "tensorcell[diffusion]"), found none'
-        ) from None
+    prior_training.check_torch(*(["diffusers"] if kind == "microdiffuse3d" else []))
 
 
 def check_request(request: ModelRequest) -> None:
