@@ -173,7 +173,7 @@ def test_pairs_of_files_and_a_baseline(train: Any, tmp_path: Path, monkeypatch: 
     status, _, err = train(*pairs[:2], "--low", "low0.tif", "--kind", "care", "--out", "x")
     assert "expected one --low for each IN, got 1 for 2" in err
     status, _, err = train(*pairs, "--kind", "microdiffuse3d", "--out", "x")
-    assert 'expected diffusers for microdiffuse3d (pip install "tensorcell[diffusion]"), found none' in err
+    assert 'expected diffusers 0.30 or newer (pip install "tensorcell[diffusion]"), found none' in err
 
 
 def test_pairs_are_registered_first_on_request(train: Any, tmp_path: Path) -> None:
