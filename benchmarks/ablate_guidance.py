@@ -2,7 +2,7 @@
 
 Every s-th plane of a volume is kept, a prior is fitted to these alone (or loaded with ``--prior``), and the planes
 between are compared with the truth. One table a file: the mean step by step (kriging, the prior's regression, the
-blend, the projection), then samples with more and more guidance: PSNR of one sample, of the mean of all, their spread
+blend), then samples with more and more guidance: PSNR of one sample, of the mean of all, their spread
 (root mean square), and which share of the voxels lies within the 90 % intervals made of it.
 """
 

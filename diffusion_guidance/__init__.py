@@ -18,6 +18,9 @@ Priors
 - ``priors``: priors as files
 - ``regression``: missing planes by a prior alone
 - ``gaussian``: a prior whose posterior is known
+- ``diffusers_folder``: networks of pipelines of diffusers as denoisers
+- ``deepinv_modules``: measurements and denoisers as modules of deepinv
+- ``installed``: whether torch and others are there; read without torch, as the options are
 - ``denoisers``, ``tiles``: denoisers of volumes from denoisers of slices, and of large volumes from tiles
 
 Sampling
@@ -37,7 +40,10 @@ Guidance
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tensorcell.diffusion_guidance.installed import missing
+
 if TYPE_CHECKING:
+    from tensorcell.diffusion_guidance.diffusers_folder import from_diffusers
     from tensorcell.diffusion_guidance.options import DiffusionOptions
     from tensorcell.diffusion_guidance.paths import (
         Path,
@@ -63,6 +69,7 @@ __all__ = [
     "edm",
     "fit_lateral_prior",
     "fit_volume_prior",
+    "from_diffusers",
     "from_scheduler",
     "linear_flow",
     "load_prior",
@@ -72,6 +79,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "diffusers_folder": ("from_diffusers",),
     "options": ("DiffusionOptions",),
     "paths": (
         "Path", "cosine", "edm", "from_scheduler", "linear_flow", "variance_exploding", "variance_preserving"
@@ -82,11 +90,15 @@ _MODULES = {
     "training": ("fit_lateral_prior", "fit_volume_prior"),
 }  # fmt: skip
 
+_NEEDS = {"options": (), "diffusers_folder": ("torch", "safetensors", "diffusers")}
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     for module, names in _MODULES.items():
         if name in names:
+            if problem := missing(*_NEEDS.get(module, ("torch", "safetensors"))):
+                raise ImportError(f"{name}: {problem}")
             value = getattr(import_module(f"{__name__}.{module}"), name)
             globals()[name] = value
             return value

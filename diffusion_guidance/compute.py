@@ -100,6 +100,17 @@ def products(device: torch.device, precision: Precision) -> Any:
 
 
 @contextmanager
+def same_threads() -> Iterator[None]:
+    """Torch has as many threads afterwards as before: Numba sets those of OpenMP when it starts."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
 def exact_products() -> Iterator[None]:
     """Products of float32 with all of its bits, which GPUs otherwise leave out of convolutions (TF32)."""
     matrices, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32

@@ -243,8 +243,8 @@ def denoise_with_prior(
         own = max(base_error**2 - saved * size, base_error**2 / 2)
         predicted = math.sqrt((predicted**2 + own) / 2)
     sentence = (
-        f"{weight:.0%} of the prior's correction to the base was taken: by Stein's estimate the slope of the true on "
-        f"the proposed correction is {slope:.2f} +- {error:.2f}"
+        f"{weight:.0%} of the change that the prior proposed was taken: Stein's estimate, which needs no clean stack, "
+        f"puts the true change at {slope:.2f} +- {error:.2f} of the proposed one"
     )
     return PriorDenoised(volume, weight, slope, error, predicted, sentence, prior, f, n)
 

@@ -179,15 +179,16 @@ def _with_samples(
     drawn = draw(values, request.keep_samples, steps_a_draw)
     if drawn.std is None or before.std is None:
         notes.append(
-            "the errors between planes are those of kriging, scaled by left-out planes: a spread needs two samples"
+            "the errors between planes are those that interpolation (kriging) expects, scaled by left-out planes: a "
+            "spread needs two samples"
         )
         return Diffused(fill.volume, fill.error, None, tuple(notes))
     deviation = calibrated(fill, drawn.std, before.std, factor=factor, noise=noise)
     deviation[::factor] = fill.error[::factor]
     early = ", stopped early" if stopped else ""
     notes.append(
-        f"the errors between planes come from left-out planes and the spread of {drawn.count} samples "
-        f"of the prior's posterior ({request.steps} steps each{early})"
+        f"the errors between planes come from left-out planes and the spread of {drawn.count} samples, stacks that the "
+        f"prior holds for possible between the measured planes ({request.steps} steps each{early})"
     )
     samples = None
     if drawn.samples is not None:
@@ -227,7 +228,10 @@ def diffused_noise(
     """
     missing = 1 - float(measured.mean())
     if missing > MOST_GAPS:
-        note = f"{missing:.0%} of the voxels are estimates: too many for Stein's estimate to judge a prior for noise"
+        note = (
+            f"no prior for noise was used: {missing:.0%} of the voxels were not measured, and where more than "
+            f"{MOST_GAPS:.0%} are not, nothing tells how much such a prior improves"
+        )
         return Diffused(np.asarray(base), np.asarray(base_error), None, (note,))
 
     centre = offset_of(noisy)
@@ -300,14 +304,19 @@ def prior_for(
     given, name = request.prior, request.prior_name
     if given is not None and not is_for_noise(given):
         sigma = noise.sigma if isinstance(noise, NoiseModel) else noise
-        # A prior of noisy slices has the units of the slices without their noise, and that must hold here, too.
-        from_noisy = given.lowest_level > LOWEST_LEVEL
-        return _checked(given, factor, name).adapted(values, sigma if from_noisy else 0.0), name
+        return adapted_prior(_checked(given, factor, name), values, sigma), name
     kept = kept_prior(request.cache, request.key)
     if kept is not None:
         _remove_state(_state_of(request))  # a process that was killed after its fit leaves it
         return _checked(kept, factor, str(request.cache)), f"prior {request.cache}, fitted earlier"
     return _fitted(values, factor, request)
+
+
+def adapted_prior(prior: LateralPrior, values: npt.ArrayLike, sigma: float) -> LateralPrior:
+    """The prior in the units of other data, whose noise has the standard deviation `sigma`."""
+    # A prior of noisy slices has the units of the slices without their noise, and that must hold here, too.
+    from_noisy = prior.lowest_level > LOWEST_LEVEL
+    return prior.adapted(values, sigma if from_noisy else 0.0)
 
 
 def given_prior(given: Any, allow_pickle: bool) -> tuple[LateralPrior | None, str]:

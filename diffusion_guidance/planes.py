@@ -157,18 +157,18 @@ def fill_with_prior(
     turns = _corrected(turns, guesses, taken, factor)
     ratio = _error_ratio(turns, factor)
     sentence = (
-        f"{taken.weight:.0%} of the prior's correction to kriging was taken: the slope of the true on the proposed "
-        f"correction was {taken.slope:.2f} +- {taken.error:.2f} at left-out planes"
+        f"{taken.weight:.0%} of the change that the prior proposed to interpolation (kriging) was taken: at left-out "
+        f"planes, the true change was {taken.slope:.2f} +- {taken.error:.2f} of the proposed one"
     )
     if not math.isnan(lateral.slope):
-        sentence += f", {lateral.slope:.2f} +- {lateral.error:.2f} at rows left out of the measured planes"
+        sentence += f"; at rows left out of the measured planes, {lateral.slope:.2f} +- {lateral.error:.2f} of it"
     return PriorFill(volume, np.float32(ratio) * error, ratio, taken, lateral, tuple(turns), sentence)
 
 
 def kriged_alone(values: Floats, factor: int, noise: float | NoiseModel = 0.0) -> PriorFill:
     """The fill by kriging alone, where there are too few planes to judge a prior."""
     base, error = _kriged(values, factor, noise)
-    sentence = f"only kriging was used: {len(values)} measured planes are too few to judge the prior"
+    sentence = f"they were interpolated (kriging): {len(values)} measured planes are too few to judge a prior"
     return PriorFill(base, error, 1.0, Share(), Share(), (), sentence)
 
 

@@ -33,6 +33,12 @@ HIGHEST_LEVEL = 80.0
 
 FORMAT = 1
 
+PIPELINE = "model_index.json"
+"""The file by which a pipeline of diffusers is recognised."""
+
+EXPECTED_PRIOR = "expected a prior that `tensorcell train` wrote, which knows of measured and missing planes"
+READ_AS_DENOISER = "tensorcell.diffusion_guidance.from_diffusers reads the folder of a pipeline for samplers"
+
 
 @dataclass(frozen=True)
 class LateralPrior:
@@ -271,7 +277,14 @@ def load_prior(
 ) -> LateralPrior:
     """The prior in a folder, of the class that its config names; otherwise as :meth:`LateralPrior.load`."""
     given = Path(path)
-    config = read_json((given if given.is_dir() or not given.suffix else given.parent) / CONFIG)
+    folder = given if given.is_dir() or not given.suffix else given.parent
+    if (folder / PIPELINE).is_file():
+        raise ValueError(f"{folder}: {EXPECTED_PRIOR}, got a pipeline of diffusers; {READ_AS_DENOISER}")
+    config = read_json(folder / CONFIG)
+    if "_diffusers_version" in config:
+        raise ValueError(
+            f"{folder}: {EXPECTED_PRIOR}, got a {config.get('_class_name')} of diffusers; {READ_AS_DENOISER}"
+        )
     kind = VolumePrior if config.get("_class_name") == VolumePrior.__name__ else LateralPrior
     return kind.load(path, channels=channels, allow_pickle=allow_pickle)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tensorcell.diffusion_guidance.compute import same_threads
 from tensorcell.diffusion_guidance.exchange import tensor_of, to_array
 from tensorcell.solvers import LocalOptions, hosvd, local_tucker, tucker_to_dense, unfold
 from tensorcell.solvers.arrays import Array, namespace_of, to_host
@@ -42,13 +43,11 @@ def each_volume(x: Tensor, level: float | Tensor, project: Callable[[Array, floa
         raise ValueError(f"expected (K, C, *space) with at least two axes of space, got shape {tuple(x.shape)}")
     working = x.detach() if x.dtype in (torch.float32, torch.float64) else x.detach().float()
     result = torch.empty_like(working, memory_format=torch.contiguous_format)
-    threads = torch.get_num_threads()
-    for sample, number in enumerate(levels_of(level, len(x))):
-        for channel in range(x.shape[1]):
-            volume = to_array(working[sample, channel].contiguous())
-            result[sample, channel] = tensor_of(project(volume, number), working.device).to(working.dtype)
-    if torch.get_num_threads() != threads:  # Numba's threading layer sets those of OpenMP when it starts
-        torch.set_num_threads(threads)
+    with same_threads():
+        for sample, number in enumerate(levels_of(level, len(x))):
+            for channel in range(x.shape[1]):
+                volume = to_array(working[sample, channel].contiguous())
+                result[sample, channel] = tensor_of(project(volume, number), working.device).to(working.dtype)
     return result.to(x.dtype)
 
 

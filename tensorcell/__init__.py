@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tensorcell.errors import InputError
     from tensorcell.evaluation import evaluate
     from tensorcell.files import open_volume, read, write
+    from tensorcell.for_deepinv import to_deepinv_denoiser, to_deepinv_physics
     from tensorcell.large import FileRecovery, recover_file
     from tensorcell.lazy_volume import LazyVolume
     from tensorcell.planning import SamplingPlan, plan
@@ -48,6 +49,8 @@ __all__ = [
     "read",
     "recover",
     "recover_file",
+    "to_deepinv_denoiser",
+    "to_deepinv_physics",
     "train",
     "write",
 ]
@@ -67,6 +70,8 @@ _PLACES = {
     "read": "files",
     "recover": "recovery",
     "recover_file": "large",
+    "to_deepinv_denoiser": "for_deepinv",
+    "to_deepinv_physics": "for_deepinv",
     "train": "trained",
     "write": "files",
 }

@@ -34,6 +34,8 @@ NO_UNIT = ("", "pixel", "pixels", "px", "dimensionless", "none")
 OME_KEYS = ("unprocessed", "processed")
 """Attributes in which bioio puts all of the metadata of a file: not kept."""
 
+PASS_SPACING = "pass spacing=(dz, dy, dx) in micrometres"
+
 MOST_NAMED = 8
 """Most arrays of a group that a message names."""
 
@@ -145,7 +147,8 @@ def _of_xarray(array: Any, axes: str | None, sized: bool) -> Given:
         elif letter == "C" and places.dtype.kind in "UOT":
             metadata = metadata | {"channel_names": [str(name) for name in places]}
     is_bioio = any(key in array.attrs for key in OME_KEYS)  # whose coordinates are in the unit of the file
-    steps |= without_unit(unnamed, notes, known=not is_bioio)
+    sized_pixels = all(letter in unnamed or steps.get(letter) is not None for letter in "YX")
+    steps |= without_unit(unnamed, notes, used=sized_pixels and not is_bioio)
     return _measured(array.data, names, [steps.get(letter) for letter in "ZYX"], metadata, notes)
 
 
@@ -173,8 +176,8 @@ def _length_of(
     return None if scale is None else step * scale
 
 
-def without_unit(steps: Mapping[str, float], notes: list[str], *, known: bool = True) -> dict[str, float]:
-    """Steps that state no unit, taken as micrometres unless it is known that they need not be; a note says so.
+def without_unit(steps: Mapping[str, float], notes: list[str], *, used: bool = True) -> dict[str, float]:
+    """Steps that state no unit, taken as micrometres if they are used at all; a note says which.
 
     >>> notes = []
     >>> without_unit({"Z": 0.5, "X": 0.1}, notes), notes
@@ -183,9 +186,10 @@ def without_unit(steps: Mapping[str, float], notes: list[str], *, known: bool = 
     if not steps:
         return {}
     numbers, letters = ", ".join(f"{step:g}" for step in steps.values()), ", ".join(steps)
-    ending = "and are taken as micrometres" if known else "and are not used; pass spacing=(dz, dy, dx) in micrometres"
-    notes.append(f"the steps {numbers} along {letters} have no unit {ending}")
-    return dict(steps) if known else {}
+    what, has, are = ("step", "has", "is") if len(steps) == 1 else ("steps", "have", "are")
+    ending = "taken as micrometres" if used else f"not used; {PASS_SPACING}"
+    notes.append(f"the {what} {numbers} along {letters} {has} no unit and {are} {ending}")
+    return dict(steps) if used else {}
 
 
 def even_step(name: str, places: np.ndarray) -> float:
@@ -288,8 +292,10 @@ def _measured(
     """What was given, with the voxel size as far as its steps (dz, dy, dx) are known, and with notes."""
     from tensorcell.files.units import voxel_size
 
-    known = {**metadata, **({"notes": [*said, *notes]} if (said := _notes_in(metadata)) or notes else {})}
     dz, dy, dx = steps
+    if None in (dy, dx) and (lone := [letter for letter, step in zip("ZYX", steps, strict=True) if step is not None]):
+        notes = [*notes, f"a step is known along {', '.join(lone)} only and is not used; {PASS_SPACING}"]
+    known = {**metadata, **({"notes": [*said, *notes]} if (said := _notes_in(metadata)) or notes else {})}
     if "Z" not in (axes or "ZYX"[-len(values.shape) :]):
         dz = dy
     return Given(values, axes, voxel_size((dz, dy, dx), known), known)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.diffusion_guidance.installed import missing
 from tensorcell.errors import InputError
 from tensorcell.files import messages, read, same_file, split_path
 from tensorcell.files.messages import naming
@@ -203,15 +204,11 @@ def train(request: TrainRequest) -> dict[str, Any]:
     }
 
 
-def check_torch() -> None:
-    """Raise an InputError in one line where what priors need is not installed."""
-    try:
-        import tensorcell.diffusion_guidance.training  # noqa: F401
-    except ImportError as error:
-        missing = (error.name or "torch").split(".")[0]
-        if missing == "tensorcell":
-            raise
-        raise InputError(f'expected {missing} for priors (pip install "tensorcell[diffusion]"), found none') from None
+def check_torch(*further: str) -> None:
+    """Raise an InputError in one line where what priors need is not installed, or too old."""
+    problem = missing("torch", "safetensors", *further)
+    if problem is not None:
+        raise InputError(problem)
 
 
 def summary(facts: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ from tensorcell.evaluation import (
     references,
     scaled,
 )
-from tensorcell.evaluation.methods import run_recover
+from tensorcell.evaluation.methods import fitted_method, run_recover
 from tensorcell.evaluation.peers import candidate_of_least_risk, wavelet_sigma
 from tensorcell.evaluation.pictures import Shown, draw_case
 from tensorcell.evaluation.processes import Finished, attempt, prepare
@@ -428,6 +428,14 @@ def test_choose_methods() -> None:
     lacking = Method("odd", METHODS["none"].run, needs=("no_such_module",))
     with pytest.raises(InputError, match="method odd needs no_such_module, which is not installed"):
         choose_methods([lacking])
+
+
+def test_networks_that_were_fitted_need_diffusers_for_microdiffuse3d_alone(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    (tmp_path / "network.safetensors").touch()
+    kinds = ("diffusion", f"srcnn:{tmp_path}", f"microdiffuse3d:{tmp_path}")
+    needs = [fitted_method(kind).needs if ":" in kind else evaluation.METHODS[kind].needs for kind in kinds]
+    assert needs == [("torch", "safetensors")] * 2 + [("torch", "safetensors", "diffusers")]
 
 
 # ------------------------------------------------------------------------------------------------------ cells

@@ -270,6 +270,21 @@ def test_steps_without_a_unit_are_noted_and_those_of_bioio_not_used() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("attributes", "note"),
+    [
+        ({}, "the step 0.5 along Z has no unit and is not used; pass spacing=(dz, dy, dx) in micrometres"),
+        ({"units": "um"}, "a step is known along Z only and is not used; pass spacing=(dz, dy, dx) in micrometres"),
+    ],
+)
+def test_a_step_of_planes_alone_is_no_voxel_size_and_a_note_says_so(attributes: dict[str, str], note: str) -> None:
+    xarray = pytest.importorskip("xarray", reason="needs the extra 'xarray'")
+    coordinate = ("z", 0.5 * np.arange(10), attributes)
+    volume = Volume.from_array(xarray.DataArray(STACK, {"z": coordinate}, ("z", "y", "x")))
+    assert volume.spacing is None
+    assert volume.metadata == {"notes": [note]}
+
+
 def test_uneven_coordinates_are_refused_unless_the_voxel_size_is_given() -> None:
     xarray = pytest.importorskip("xarray", reason="needs the extra 'xarray'")
     places = np.arange(10.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tensorcell
+from tensorcell.methods.table import METHODS
 
 ROOT = Path(tensorcell.__path__[0])
 
@@ -82,6 +83,38 @@ def test_the_graph_is_not_empty_and_sees_lazy_imports() -> None:
     assert "tensorcell.solvers.admm" in edges["tensorcell.solvers.completion"]  # relative
     assert "tensorcell.diffusion_guidance.fill_stack" in edges["tensorcell.methods.diffusion"]  # inside a function
     assert "tensorcell.recovery" in edges["tensorcell"]  # by name, when first asked for
+
+
+def reachable(module: str) -> set[str]:
+    """A module, and all that it imports directly or through others."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += graph()[one]
+    return found
+
+
+def imported_from_outside(module: str) -> set[str]:
+    """The names of the packages that a module imports, at any place."""
+    found = set[str]()
+    for node in run_time_nodes(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+NETWORKS = {"torch", "safetensors", "diffusers"}
+"""What the extra ``diffusion`` installs."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_needs_what_its_modules_import(name: str) -> None:
+    modules = reachable(f"tensorcell.methods.{name}")
+    assert set(METHODS[name].needs) == NETWORKS & {each for one in modules for each in imported_from_outside(one)}
 
 
 ROOMS = ("tensorcell.solvers", "tensorcell.diffusion_guidance", "tensorcell")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,12 @@ def test_the_package_imports_its_names_when_they_are_asked_for() -> None:
     assert tensorcell.RecoveryReport is tensorcell.Diagnosis  # what it was called before
     with pytest.raises(AttributeError, match="module 'tensorcell' has no attribute 'recovr'"):
         tensorcell.recovr  # noqa: B018
+
+
+def test_the_manifest_for_napari_is_packaged() -> None:
+    named = {entry.value for entry in entry_points(group="napari.manifest", name="tensorcell")}
+    assert named == {"tensorcell.napari_plugin:napari.yaml"}
+    assert files("tensorcell.napari_plugin").joinpath("napari.yaml").is_file()
 
 
 def test_solvers_export_what_they_define() -> None:

@@ -138,5 +138,6 @@ def test_options_reach_the_solver_from_the_command_line(tmp_path: Path, monkeypa
 
 def test_what_a_method_needs_is_said_before_the_work() -> None:
     poor = dataclasses.replace(DUMMY, needs=("no_such_module",), extra="rare")
-    with pytest.raises(tc.InputError, match=r'method "shift" needs no_such_module, found none \(pip install "tensor'):
+    message = r'method "shift": expected no_such_module \(pip install "tensorcell\[rare\]"\), found none'
+    with pytest.raises(tc.InputError, match=message):
         poor.check_installed()

@@ -299,7 +299,7 @@ def test_a_scan_that_looks_different_is_restored_only_on_request(
     noise = np.random.default_rng(0).random((5, 20, 24)).astype(np.float32)
     options: dict[str, Any] = {"axial_factor": 2, "lateral_factor": 2, "weights": tmp_path / "model"}
     result = recover(noise, method="microdiffuse3d", **options)
-    assert any("the scan does not look like those that the weights were fitted to" in note for note in result.notes)
+    assert any("fitted to (half of its pieces differ from theirs more than" in note for note in result.notes)
     forced = recover(noise, method="microdiffuse3d", accept_foreign=True, **options)
     assert not any("does not look like" in note for note in forced.notes)
 
@@ -369,7 +369,7 @@ def test_recover_restores_planes_and_pixels(folder: Path, measured: np.ndarray, 
     assert not result.measured.any()
     assert result.invented.min() > 0
     assert any("0.50 times the error of linear interpolation" in note for note in result.notes)
-    assert any("u was calibrated for 2 samples of 2 steps" in note for note in result.notes)
+    assert any("the uncertainty was calibrated for 2 samples of 2 steps" in note for note in result.notes)
     np.testing.assert_allclose(result.uncertainty.std(), 0, atol=1e-4)  # that of one sample, of one group here
     assert not any("interpolated along z" in note for note in result.notes)
 
@@ -406,7 +406,7 @@ def test_weights_that_are_worse_than_auto_are_not_used(model: Model, measured: n
     """They may be better than linear interpolation all the same."""
     options: dict[str, Any] = {"axial_factor": 2, "lateral_factor": 2, "method": "microdiffuse3d"}
     for without, said in (
-        (0.04, "1.25 times the error of auto; the estimate of auto is returned"),
+        (0.04, '1.25 times the error of auto; the result of method "auto" is returned'),
         (0.0625, "restored examples that were held out of the fit had 0.80 times the error of auto"),
         (0.2, "restored examples that were held out of the fit had 0.50 times the error of linear interpolation"),
     ):
@@ -422,10 +422,12 @@ def test_weights_that_are_no_better_than_interpolation_are_not_used(
     save_model(replace(model, held_out=replace(ERRORS, error=0.1)), tmp_path / "poor")
     options: dict[str, Any] = {"axial_factor": 2, "lateral_factor": 2, "method": "microdiffuse3d", "samples": 2}
     result = recover(measured, weights=tmp_path / "poor", steps=1, **options)
-    assert any("1.00 times the error of linear interpolation; the estimate of auto" in note for note in result.notes)
+    assert any("1.00 times the error of linear interpolation; the result of method" in note for note in result.notes)
     save_model(replace(model, held_out=None), tmp_path / "unknown")
     result = recover(measured, weights=tmp_path / "unknown", steps=1, **options)
-    assert any("weights come without held-out errors" in note for note in result.notes)
+    assert any(
+        "errors at examples held out of their fit: the uncertainty is the spread" in note for note in result.notes
+    )
 
 
 @pytest.mark.usefixtures("knowing")

@@ -18,7 +18,7 @@ from tensorcell.errors import InputError
 from tensorcell.files.table import FORMATS
 from tensorcell.napari_plugin import files, samples
 from tensorcell.napari_plugin.crop import crop_of
-from tensorcell.napari_plugin.jobs import Cancelled, Found, Job, Progress, Task
+from tensorcell.napari_plugin.jobs import Cancelled, Found, Job, Progress, Task, attempt
 from tensorcell.napari_plugin.layers import layers_of, volume_of
 
 Layer = tuple[Any, dict[str, Any], str]
@@ -95,6 +95,29 @@ def test_a_mask_in_a_file_is_a_hidden_layer(tmp_path: Path) -> None:
     _, (seen, meta, kind) = files.read_layers(str(tmp_path / "a.npz"))
     assert (kind, meta["visible"]) == ("labels", False)
     assert np.array_equal(seen, mask)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.h5", "a.zarr"])
+def test_of_several_volumes_in_a_file_all_are_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    data = np.random.default_rng(0).random((3, 9, 8), np.float32)
+    if name == "a.npz":
+        np.savez(tmp_path / name, one=data, two=2 * data, three=3 * data)
+    elif name == "a.h5":
+        with pytest.importorskip("h5py").File(tmp_path / name, "w") as file:
+            file.update({"one": data, "two": 2 * data, "three": 3 * data})
+    else:
+        group = pytest.importorskip("zarr").open_group(tmp_path / name, mode="w")
+        for number, key in enumerate(("one", "two", "three"), 1):
+            group.create_array(key, data=number * data)
+    layers = files.read_layers(str(tmp_path / name))
+    assert {meta["name"] for _, meta, _ in layers} == {"a one", "a two", "a three"}
+    assert [meta.get("visible", True) for _, meta, _ in layers] == [True, False, False]
+    assert np.array_equal(next(values for values, meta, _ in layers if meta["name"] == "a two"), 2 * data)
+    monkeypatch.setattr(files, "MOST_VOLUMES", 2)
+    with pytest.warns(UserWarning, match=f"{name}: the first 2 of 3 volumes are shown"):
+        assert len(files.read_layers(str(tmp_path / name))) == 2
 
 
 def test_large_files_are_read_plane_by_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,10 +201,11 @@ def test_a_crop_is_the_box_around_what_is_drawn() -> None:
         crop_of(stub(data=[corners[0] + 500], selected_data=set()), image, "ZYX", (4, 60, 90))
 
 
-def test_a_job_recovers_as_recover_does(cells: Any) -> None:
+def test_a_job_recovers_as_recover_does(cells: Any, tmp_path: Path) -> None:
     volume = tc.Volume(cells.measured, spacing=cells.spacing)
-    job = Job()
-    said, found = finished(job, Task(what="recover", volume=volume, arguments={"axial_factor": 2, "method": "tucker"}))
+    said: list[Progress] = []
+    task = Task(what="recover", volume=volume, arguments={"axial_factor": 2, "method": "tucker"})
+    found = attempt(task, tmp_path, said.append)
     expected = tc.recover(volume, axial_factor=2, method="tucker")
     assert found.volume is not None
     assert found.uncertainty is not None
@@ -189,11 +213,22 @@ def test_a_job_recovers_as_recover_does(cells: Any) -> None:
     assert np.array_equal(found.volume.data, expected.volume.data)
     assert np.array_equal(found.uncertainty, expected.uncertainty)
     assert np.array_equal(found.invented, expected.invented)
-    assert (found.volume.spacing, found.factor) == (expected.volume.spacing, 2)
+    assert (found.volume.spacing, found.axial_factor) == (expected.volume.spacing, 2)
     assert all(note in found.text for note in expected.notes)
-    assert any("low-rank model" in each.text for each in said)
+    shares = [each.share for each in said if each.share is not None]
+    assert shares == sorted(shares)
+    assert said[-1].text == "writing the report"
     assert found.report is not None
     assert found.report.read_text().startswith("<!doctype html>")
+
+
+def test_a_job_diagnoses_in_words(cells: Any, tmp_path: Path) -> None:
+    volume = tc.Volume(cells.measured, spacing=cells.spacing)
+    found = attempt(Task(what="diagnose", volume=volume), tmp_path, lambda _: None)
+    assert found.text.startswith(tc.diagnose(volume).summary)
+    assert found.volume is None
+    assert found.report is not None
+    assert found.report.exists()
 
 
 def test_what_a_job_cannot_use_is_one_line(cells: Any) -> None:

@@ -1,4 +1,4 @@
-"""The dock widget in a model of napari's viewer, which needs no OpenGL."""
+"""The dock widget in a model of napari's viewer, which needs no OpenGL, and in a window where there is a display."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tensorcell as tc
+from tensorcell.errors import InputError
+from tensorcell.methods.protocol import Method
 from tensorcell.napari_plugin import jobs
+from tensorcell.napari_plugin.jobs import Found, Task
 from tensorcell.napari_plugin.layers import layers_of
 
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+if "DISPLAY" not in os.environ:
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("pytestqt", reason="needs pytest-qt")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # napari's own
@@ -23,7 +29,8 @@ with warnings.catch_warnings():
     napari = pytest.importorskip("napari", reason="needs the extra 'napari'")
     from napari.components import ViewerModel
 
-    from tensorcell.napari_plugin.widget import RecoverWidget
+    from tensorcell.napari_plugin.results import layers_of_result, place_of_part
+    from tensorcell.napari_plugin.widget import RecoverWidget, done
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
 
@@ -58,12 +65,12 @@ def run(qtbot: Any, widget: Any, button: Any) -> None:
 
 def test_a_crop_of_a_layer_is_recovered_upon_it(qtbot: Any, opened: tuple[Any, Any]) -> None:
     viewer, widget = opened
-    assert (widget.axes.text(), widget.spacing.text()) == ("ZYX", "0.6, 0.2, 0.2")
+    assert (widget.form.axes.text(), widget.form.spacing.text()) == ("ZYX", "0.6, 0.2, 0.2")
     corners = np.array([[4, 2], [4, 21], [19, 21], [19, 2]])
     viewer.add_shapes([corners * 0.2], units=("um", "um"), name="box")
-    widget.crop.setCurrentText("box")
-    widget.factor.setValue(2)
-    widget.method.setCurrentText("tucker")
+    widget.form.crop.setCurrentText("box")
+    widget.form.planes.setValue(2)
+    widget.form.method.setCurrentText("tucker")
     run(qtbot, widget, widget.recover)
     assert widget.status.text().startswith("recovered in ")
     result, given = viewer.layers["cells recovered"], viewer.layers["cells"]
@@ -79,14 +86,182 @@ def test_a_crop_of_a_layer_is_recovered_upon_it(qtbot: Any, opened: tuple[Any, A
     assert tuple(given.contrast_limits) == (1, 7)
     assert widget.last.report.exists()
     assert widget.report.isEnabled()
-    assert widget.layer.currentText() == "cells"  # what was chosen stays chosen
+    assert widget.form.layer.currentText() == "cells"  # what was chosen stays chosen
 
 
-def test_a_diagnosis_is_text(qtbot: Any, opened: tuple[Any, Any]) -> None:
+def test_finer_voxels_lie_where_those_given_do() -> None:
+    rng, viewer = np.random.default_rng(0), ViewerModel()
+    affine = np.eye(4)
+    affine[1:3, 1:] += rng.normal(size=(2, 3)) / 9
+    layer = viewer.add_image(np.zeros((4, 9, 9)), scale=(2, 0.5, 0.5), translate=(1, 2, 3), rotate=30, affine=affine)
+    place = place_of_part(layer, (slice(None), slice(2, 9), slice(3, 9)))
+    result = np.zeros((7, 21, 18), np.float32)
+    found = Found("", tc.Volume(result), outliers=np.array([[1, 4, 2]]), axial_factor=2, lateral_factor=3)
+    (outliers, meta, _), (_, above, _) = layers_of_result(layer, place, found)
+    fine = viewer.add_image(result, **{key: above[key] for key in place})
+    for plane, row, column in rng.integers(0, 4, (5, 3)):  # the middle of 3 x 3 pixels is that of the one given
+        middle = fine.data_to_world((2 * plane, 3 * row + 1, 3 * column + 1))
+        assert np.allclose(middle, layer.data_to_world((plane, row + 2, column + 3)))
+    points = viewer.add_points(outliers, **{key: meta[key] for key in place})
+    assert np.allclose(points.data_to_world(outliers[0]), layer.data_to_world((1, 6, 5)))
+
+
+def task_of(widget: Any, what: str = "recover") -> Task:
+    """What a job is given for what is chosen, which is then not run."""
+    found: list[Task] = []
+    layer, box, mask, arguments = widget._prepared(what)
+    outcome = done(SimpleNamespace(run=found.append), what, layer.as_layer_data_tuple(), box, mask, arguments)  # type: ignore[arg-type]
+    with contextlib.suppress(StopIteration):
+        next(outcome)
+    return found[0]
+
+
+def test_lazy_and_multiscale_layers_are_taken_at_full_resolution(opened: tuple[Any, Any]) -> None:
+    array = pytest.importorskip("dask.array")
     viewer, widget = opened
-    run(qtbot, widget, widget.diagnose)
-    assert "low-rank model" in widget.text.toPlainText()
+    data = np.random.default_rng(0).random((4, 32, 16), np.float32)
+    viewer.add_image([array.from_array(data), array.from_array(data[:, ::2, ::2])], name="levels", multiscale=True)
+    viewer.add_shapes([np.array([[0, 0], [0, 15], [9, 15], [9, 0]])], name="box")
+    widget.form.layer.setCurrentText("levels")
+    widget.form.crop.setCurrentText("box")
+    volume = task_of(widget).volume
+    assert type(volume.data) is np.ndarray
+    assert np.array_equal(volume.data, data[:, :10])
+    assert volume.spacing is None
+
+
+def test_fields_and_options_become_arguments(opened: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, widget = opened
+    monkeypatch.setattr(Method, "check_installed", lambda self: None)
+    form = widget.form
+    assert task_of(widget).arguments == {
+        "axial_factor": 1, "lateral_factor": 1, "noise": "auto", "keep_measured": "auto", "method": "auto"
+    }  # fmt: skip
+    form.psf.setText("2, 1,1")
+    form.missing.setText("0")
+    form.noise.setText("1,5")
+    diagnosis = {"axial_factor": 1, "noise": 1.5, "psf_fwhm": (2.0, 1.0, 1.0), "missing_value": 0.0}
+    assert task_of(widget, "diagnose").arguments == diagnosis
+    fields = {field: widget for fields in form.options.fields.values() for field, widget in fields.items()}
+    fields["patch"].setText("3, 5, 5")
+    fields["robust"].setChecked(False)
+    fields["weights"].setText("folder")  # which other methods do not take
+    arguments = task_of(widget).arguments
+    assert (arguments["patch"], arguments["robust"], "weights" in arguments) == ((3, 5, 5), False, False)
+    form.method.setCurrentText("microdiffuse3d")
+    assert task_of(widget).arguments["weights"] == "folder"
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("psf", "2, 1", "PSF width: expected three numbers (z, y, x), got 2, 1"),
+        ("missing", "none", "not measured: expected a number, got none"),
+        ("patch", "3, 5", "patch: expected a whole number or three (z, y, x), got 3, 5"),
+        ("group", "7", "power of two"),
+        ("weights", "", "expected weights=PATH for method microdiffuse3d"),
+        ("tile", "4", "expected tiles of at least 32 pixels, got 4"),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_said(
+    opened: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, field: str, text: str, message: str
+) -> None:
+    _, widget = opened
+    monkeypatch.setattr(Method, "check_installed", lambda self: None)
+    options = {name: line for fields in widget.form.options.fields.values() for name, line in fields.items()}
+    if field in ("weights", "tile"):
+        options["weights"].setText("folder")
+        assert not widget.form.options.head.isChecked()
+        options["weights"].setText("" if field == "weights" else "folder")
+        widget.form.method.setCurrentText("microdiffuse3d")
+        assert widget.form.options.head.isChecked() == (field == "weights")  # what must be given is shown
+    line = options[field] if field in options else getattr(widget.form, field)
+    line.setText(text)
+    widget.recover.click()
+    assert message in widget.status.text()
+    assert not widget.running
+
+
+class StubJob:
+    """Finds at once what it is told to."""
+
+    found: Found | Exception
+    report = None
+
+    def run(self, task: Task) -> Any:
+        yield jobs.Progress("fitting", 0.25, 3.0)
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+    def cancel(self) -> None:
+        raise AssertionError
+
+
+def test_a_diagnosis_is_text(qtbot: Any, opened: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    viewer, widget = opened
+    monkeypatch.setattr("tensorcell.napari_plugin.widget.Job", StubJob)
+    StubJob.found = Found("Every second plane is enough.", report=Path("report.html"))
+    widget.diagnose.click()
+    qtbot.waitUntil(lambda: not widget.running, timeout=WAIT)
+    assert widget.text.toPlainText() == "Every second plane is enough."
+    assert widget.status.text().startswith("diagnosed in ")
+    assert widget.report.isEnabled()
     assert len(viewer.layers) == 1
+
+
+def test_a_layer_that_is_removed_while_it_is_recovered_loses_nothing(
+    qtbot: Any, opened: tuple[Any, Any], cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, widget = opened
+    monkeypatch.setattr("tensorcell.napari_plugin.widget.Job", StubJob)
+    StubJob.found = Found("all", tc.Volume(cells.truth), cells.truth, shape=cells.truth.shape)
+    widget.recover.click()
+    viewer.layers.remove("cells")
+    assert widget.form.layer.currentData() is None
+    qtbot.waitUntil(lambda: not widget.running, timeout=WAIT)
+    assert widget.status.text().startswith("recovered in ")
+    assert [layer.name for layer in viewer.layers] == ["cells uncertainty", "cells recovered"]
+    assert np.allclose(viewer.layers["cells recovered"].scale, (0.6, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (InputError("expected axial factor 1, got 2"), "expected axial factor 1, got 2"),
+        (RuntimeError("no more"), "a defect of tensorcell: no more (please report it)"),
+    ],
+)
+def test_what_a_job_raises_is_one_line(
+    qtbot: Any, opened: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    viewer, widget = opened
+    monkeypatch.setattr("tensorcell.napari_plugin.widget.Job", StubJob)
+    StubJob.found = error
+    viewer.add_image(np.random.default_rng(0).random((24, 24)), name="plane")
+    widget.form.layer.setCurrentText("plane")
+    assert widget.form.axes.text() == "YX"
+    widget.recover.click()
+    with qtbot.waitSignal(widget.bar.valueChanged):  # a quarter of it is done
+        pass
+    qtbot.waitUntil(lambda: not widget.running, timeout=WAIT)
+    assert widget.status.text() == said
+    assert widget.recover.isEnabled()
+    assert len(viewer.layers) == 2
+
+
+@pytest.mark.skipif("DISPLAY" not in os.environ, reason="needs a display with OpenGL (xvfb-run pytest ...)")
+def test_a_window_that_is_closed_ends_the_process(qtbot: Any, cells: Any) -> None:
+    viewer = napari.Viewer(show=False)
+    (layer,) = layers_of(tc.Volume(cells.measured, spacing=(0.6, 0.2, 0.2)), "cells")
+    viewer.add_image(layer[0], **layer[1])
+    _, widget = viewer.window.add_plugin_dock_widget("tensorcell", "Diagnose and recover")
+    widget.recover.click()
+    (job,) = widget.running
+    qtbot.waitUntil(lambda: job.process is not None, timeout=WAIT)
+    viewer.close()
+    qtbot.waitUntil(lambda: job.process.poll() is not None, timeout=WAIT)
+    assert job.cancelled
 
 
 @pytest.mark.parametrize("way", ["cancel", "close"])
@@ -111,14 +286,14 @@ def test_what_is_cancelled_or_closed_ends_at_once(qtbot: Any, opened: tuple[Any,
 def test_a_layer_without_scale_asks_for_one(opened: tuple[Any, Any]) -> None:
     viewer, widget = opened
     plain = viewer.add_image(np.zeros((4, 24, 24), np.float32), name="plain")
-    widget.layer.setCurrentText("plain")
-    assert widget.spacing.text() == ""
-    assert widget.spacing.placeholderText() == "unknown: the layer says 1 pixel"
-    widget.spacing.setText("0.5 0.2")
-    widget.spacing.editingFinished.emit()
+    widget.form.layer.setCurrentText("plain")
+    assert widget.form.spacing.text() == ""
+    assert widget.form.spacing.placeholderText() == "unknown: the layer says 1 pixel"
+    widget.form.spacing.setText("0.5 0.2")
+    widget.form.spacing.editingFinished.emit()
     assert "expected three positive numbers" in widget.status.text() or "three numbers" in widget.status.text()
-    widget.spacing.setText("0.5, 0.2, 0.1")
-    widget.spacing.editingFinished.emit()
+    widget.form.spacing.setText("0.5, 0.2, 0.1")
+    widget.form.spacing.editingFinished.emit()
     assert np.allclose(plain.scale, (0.5, 0.2, 0.1))
     assert [str(unit) for unit in plain.units] == ["micrometer"] * 3
 
@@ -136,7 +311,7 @@ def test_what_cannot_be_recovered_is_said_before_it_starts(
 ) -> None:
     viewer, widget = opened
     getattr(viewer, f"add_{kind}")(data, name="odd", **({"rgb": True} if "RGB" in message else {}))
-    widget.layer.setCurrentText("odd")
+    widget.form.layer.setCurrentText("odd")
     widget.recover.click()
     assert not widget.running
     assert message in widget.status.text()
@@ -146,11 +321,11 @@ def test_what_cannot_be_recovered_is_said_before_it_starts(
 def test_a_mask_of_another_shape_and_a_wrong_noise_are_refused(opened: tuple[Any, Any]) -> None:
     viewer, widget = opened
     viewer.add_labels(np.ones((2, 2, 2), np.uint8), name="mask")
-    widget.mask.setCurrentText("mask")
+    widget.form.mask.setCurrentText("mask")
     widget.recover.click()
     assert widget.status.text() == "mask: expected the shape of cells (6, 24, 24), got (2, 2, 2)"
-    widget.mask.setCurrentIndex(0)
-    widget.noise.setText("much")
+    widget.form.mask.setCurrentIndex(0)
+    widget.form.noise.setText("much")
     widget.recover.click()
     assert widget.status.text() == "noise: expected auto or a number, got much"
     assert not widget.running

@@ -151,7 +151,8 @@ def test_stages_one_by_one_on_published_cubes(train: Any, tmp_path: Path) -> Non
     assert not all(torch.equal(a, b) for a, b in changed)
 
 
-def test_pairs_of_files_and_a_baseline(train: Any, tmp_path: Path) -> None:
+def test_pairs_of_files_and_a_baseline(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)  # which microdiffuse3d alone needs
     for seed in range(2):
         cells = tifffile.imread(tmp_path / f"{seed}.tif").astype(np.float32)
         low = cells[::2].reshape(4, 20, 2, 16, 2).mean(axis=(2, 4))
@@ -171,6 +172,8 @@ def test_pairs_of_files_and_a_baseline(train: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(restore_by_baseline(10 * scan + 5, fitted), 10 * found + 5, rtol=1e-3, atol=1)
     status, _, err = train(*pairs[:2], "--low", "low0.tif", "--kind", "care", "--out", "x")
     assert "expected one --low for each IN, got 1 for 2" in err
+    status, _, err = train(*pairs, "--kind", "microdiffuse3d", "--out", "x")
+    assert 'expected diffusers 0.30 or newer (pip install "tensorcell[diffusion]"), found none' in err
 
 
 def test_pairs_are_registered_first_on_request(train: Any, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_no_weight_where_the_correction_is_noise(monkeypatch: pytest.MonkeyPatch
     found = denoise_with_prior(noisy, 0.5, restore=lambda y: 0.9 * y, prior=noise_back)  # too much of y already
     assert found.weight == 0
     np.testing.assert_array_equal(found.volume, found.base)
-    assert found.sentence.startswith("0% of the prior's correction")
+    assert found.sentence.startswith("0% of the change that the prior proposed was taken: Stein's estimate")
 
 
 def test_untrained_prior_proposes_nothing_and_is_not_taken() -> None:

@@ -77,7 +77,9 @@ def test_fill_with_prior_does_not_believe_a_prior_that_is_wrong(monkeypatch: pyt
     assert filled.prior.weight == 0
     expected = fill_planes(truth[::4], np.arange(0, 33, 4), 33).volume
     np.testing.assert_array_equal(filled.volume, np.asarray(expected))
-    assert filled.sentence.startswith("0% of the prior's correction")
+    assert filled.sentence.startswith(
+        "0% of the change that the prior proposed to interpolation (kriging) was taken: at left-out planes"
+    )
 
 
 def test_rows_left_out_of_the_measured_planes_limit_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +88,8 @@ def test_rows_left_out_of_the_measured_planes_limit_the_share(monkeypatch: pytes
     monkeypatch.setattr(planes_module, "lateral_slope", lambda *_: Share(0.3, 0.4, 0.1))
     filled = fill_with_prior(truth[::2], prior)
     assert filled.prior.weight == 0.3
-    assert filled.sentence.startswith("30% of the prior's correction")
-    assert filled.sentence.endswith("0.40 +- 0.10 at rows left out of the measured planes")
+    assert filled.sentence.startswith("30% of the change that the prior proposed")
+    assert filled.sentence.endswith("; at rows left out of the measured planes, 0.40 +- 0.10 of it")
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 2.0])

@@ -305,7 +305,7 @@ def test_without_torch(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(tc, "diffusion_guidance", raising=False)
     status, out, err = train("one.npy", "--out", "prior")
     assert (status, out) == (2, "")
-    assert err == 'tensorcell: expected torch for priors (pip install "tensorcell[diffusion]"), found none\n'
+    assert err == 'tensorcell: expected torch 2.4 or newer (pip install "tensorcell[diffusion]"), found none\n'
 
 
 def test_the_command_line_loads_without_torch() -> None:

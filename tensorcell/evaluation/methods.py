@@ -119,10 +119,11 @@ def fitted_method(name: str) -> Method:
     if not path.is_file():
         raise InputError(f"method {name}: expected a folder that train --kind {kind} wrote, found no {path}")
     run = run_microdiffuse3d if kind in WEIGHTED else run_baseline
+    needs = METHODS_OF_RECOVER[kind].needs if kind in WEIGHTED else ("torch", "safetensors")
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     return Method(
-        name, functools.partial(run, folder=str(Path(folder).absolute())), needs=("torch", "diffusers"), ours=True,
+        name, functools.partial(run, folder=str(Path(folder).absolute())), needs=needs, ours=True,
         learns=True, warm_up=run_recover, weights=digest,
     )  # fmt: skip
 
@@ -134,8 +135,9 @@ def _methods() -> Iterator[Method]:
             continue
         learns = name in LEARNING
         yield Method(
-            name, p(run_recover, method=name), ours=True, learns=learns, warm_up=run_recover if learns else None
-        )
+            name, p(run_recover, method=name), needs=METHODS_OF_RECOVER[name].needs, ours=True, learns=learns,
+            warm_up=run_recover if learns else None,
+        )  # fmt: skip
     yield Method("frame-by-frame", run_frame, ("time",), ours=True)
     complete = ("clean", "noise", "artefacts")
     yield Method("none", peers.run_none, complete)

@@ -63,7 +63,6 @@ def by_watershed(stack: Array) -> npt.NDArray[np.int32]:
     import scipy.ndimage
     import skimage.feature
     import skimage.filters
-    import skimage.morphology
     import skimage.segmentation
 
     smooth = scipy.ndimage.gaussian_filter(np.asarray(stack, np.float64), SMOOTHED)

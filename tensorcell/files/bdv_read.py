@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorcell.errors import InputError
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files.bdv_xml import Description, read_description
 from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.hdf5_found import Found
@@ -86,7 +86,11 @@ def _check_alike(told: Description, parts: Sequence[h5py.Dataset], setups: Seque
     """Raise `InputError` unless all views have one shape and type, and the shape that the XML says for the setups."""
     if len({(part.shape, part.dtype) for part in parts}) > 1:
         listed = ", ".join(f"{part.name} {part.shape} {part.dtype}" for part in parts[:8])
-        raise InputError(f"has views of several shapes or types, name one with dataset= or after a colon: {listed}")
+        raise SeveralVolumes(
+            f"has views of several shapes or types, name one with dataset= or after a colon: {listed}",
+            "dataset",
+            (part.name for part in parts),
+        )
     for setup in setups:
         size = told.setups[setup].size if setup in told.setups else None
         if size not in (None, parts[0].shape):
@@ -131,7 +135,9 @@ def _chosen_setups(
     pairs = zip(names, shapes.values(), strict=True)
     listed = ", ".join(f"{number}: {name} {shape}" for number, (name, shape) in enumerate(pairs) if number < 8)
     more = ", ..." if len(setups) > 8 else ""
-    raise InputError(f"has {len(setups)} setups {why}, choose one with series=: {listed}{more}")
+    raise SeveralVolumes(
+        f"has {len(setups)} setups {why}, choose one with series=: {listed}{more}", "series", range(len(setups))
+    )
 
 
 def _name(told: Description, setup: int) -> str:

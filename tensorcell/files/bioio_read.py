@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorcell.errors import InputError
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files.bioio_sizes import interval, steps_of
 from tensorcell.files.formats import Wanted, chosen_series
 from tensorcell.files.layout import native
@@ -42,7 +42,9 @@ def read_with(package: str, path: Path, wanted: Wanted) -> Volume:
         if wanted.series is None and len(scenes) > 1:
             listed = ", ".join(f"{number}: {name}" for number, name in enumerate(scenes[:8]))
             more = ", ..." if len(scenes) > 8 else ""
-            raise InputError(f"holds {len(scenes)} images, name one with series=: {listed}{more}")
+            raise SeveralVolumes(
+                f"holds {len(scenes)} images, name one with series=: {listed}{more}", "series", range(len(scenes))
+            )
         number = chosen_series(scenes, [1] * len(scenes), wanted.series)
         reader.set_scene(number)
         names = "".join(reader.dims.order)

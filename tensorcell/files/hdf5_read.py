@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorcell.errors import InputError
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files.bdv_read import find_bdv
 from tensorcell.files.bdv_xml import description, image_file, parsed
 from tensorcell.files.formats import Wanted
@@ -149,7 +149,8 @@ def _choose_datasets(file: h5py.File, name: str | None) -> tuple[list[h5py.Datas
         if frames is not None:
             ordered, outer = frames
             return [_dataset_at(file, key) for key in ordered], outer
-        raise InputError(f"has {len(listed)} volumes, name one with dataset= or after a colon: {names}")
+        message = f"has {len(listed)} volumes, name one with dataset= or after a colon: {names}"
+        raise SeveralVolumes(message, "dataset", listed)
     return [_dataset_at(file, listed[0])], {}
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorcell.errors import InputError
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files.formats import Wanted
 from tensorcell.files.hdf5_found import Found
 from tensorcell.files.hdf5_sources import find
@@ -75,7 +75,8 @@ def _parts(file: h5py.File, names: list[str]) -> tuple[list[h5py.Dataset], tuple
         kinds.append((size, part.dtype))
     if len(set(kinds)) > 1:
         listed = ", ".join(f"{name} {size} {dtype}" for name, (size, dtype) in zip(names[:8], kinds, strict=False))
-        raise InputError(f"has channels of several sizes or types, name one with dataset= or after a colon: {listed}")
+        message = f"has channels of several sizes or types, name one with dataset= or after a colon: {listed}"
+        raise SeveralVolumes(message, "dataset", (f"{name}/Data" for name in names))
     return parts, kinds[0][0]
 
 

@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from tensorcell.errors import InputError
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.disk_space import reserve
 from tensorcell.files.formats import Stored, Wanted
@@ -114,11 +114,12 @@ def _choose_array(names: list[str], wanted: str | None) -> str:
     chosen = wanted or ("data" if "data" in names else None)
     if chosen is None and len(names) == 1:
         chosen = names[0]
-    if chosen is None or chosen not in names:
-        problem = (
-            f"has no array {wanted!r}" if wanted else "has several arrays, name one with dataset= or after a colon"
-        )
-        raise InputError(f"{problem}: {', '.join(names[:8]) or 'none'}")
+    listed = ", ".join(names[:8]) or "none"
+    if wanted and wanted not in names:
+        raise InputError(f"has no array {wanted!r}: {listed}")
+    if chosen is None:
+        message = f"has several arrays, name one with dataset= or after a colon: {listed}"
+        raise SeveralVolumes(message, "dataset", names)
     return chosen
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tensorcell.errors import InputError
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files.claimed_sizes import check_claim
 from tensorcell.files.formats import MOST_LISTED, Wanted, chosen_series
 from tensorcell.files.layout import native
@@ -167,7 +167,8 @@ def _in_group(zarr: Any, group: Group, series: Any) -> Found:
         raise InputError("has no array of two or more axes, expected a volume")
     names = list(candidates)
     if series is None and len(names) > 1:
-        raise InputError(f"holds {len(names)} images, name one with series= or dataset=: {_listed(candidates)}")
+        message = f"holds {len(names)} images, name one with series= or dataset=: {_listed(candidates)}"
+        raise SeveralVolumes(message, "dataset", names)
     chosen = names[0 if series is None else _number_of(names, series)]
     one = group[chosen]
     if isinstance(one, zarr.Array):

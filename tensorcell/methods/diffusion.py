@@ -35,10 +35,9 @@ LARGEST_SEED = 2**32 - 1
 """The largest seed that torch accepts."""
 
 NOTHING_TO_ADD = "no plane is missing and there is no noise to remove: a prior adds nothing"
-UNEVEN = "the measured planes are not evenly spaced: a lateral prior cannot fill the planes between them"
-BETWEEN = (
-    "the measured planes are no whole number of wanted planes apart: a lateral prior cannot fill the planes between"
-)
+BY_KRIGING = "a prior cannot fill the planes between them, which were interpolated instead (kriging)"
+UNEVEN = f"the measured planes are not evenly spaced: {BY_KRIGING}"
+BETWEEN = f"the measured planes are no whole number of wanted planes apart: {BY_KRIGING}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,10 @@ def _unused(problem: Problem, said: tuple[str, ...], samples: Any) -> tuple[str,
     options, notes = problem.option(DiffusionOptions), []
     name = options.name if isinstance(options, PreparedOptions) else ""
     if name and not any(note.startswith(name) for note in said):
-        notes.append(f"{name} was not used: it is not of the kind that this stack needs")
+        notes.append(
+            f"{name} was not used: this stack has nothing for it to do (a prior for planes fills planes between evenly "
+            "spaced ones, a prior for noise denoises measured voxels)"
+        )
     if options.keep_samples and samples is None:
         notes.append("no samples of this stack were drawn")
     return tuple(notes)

@@ -23,6 +23,8 @@ from tensorcell.methods.networks import computing, networks_on
 from tensorcell.methods.protocol import Filled, Options, Problem, Restoration, Scan, Stage
 from tensorcell.solvers import IterationRecord
 
+AUTO_INSTEAD = 'the result of method "auto" is returned'
+
 FOREIGN = 2.0
 """A scan whose misfit is so many times that of held-out examples is not of their kind."""
 
@@ -111,13 +113,11 @@ def restore(scan: Scan) -> Restoration:
     except ValueError as error:
         raise InputError(str(error)) from None
     if found.stopped:
-        return Restoration(
-            None, ("microdiffuse3d: stopped before a sample was drawn; the estimate of auto is returned",)
-        )
+        return Restoration(None, (f"microdiffuse3d: stopped before a sample was drawn; {AUTO_INSTEAD}",))
     notes, foreign = judged(found.misfit, model.held_out, options)
     if foreign:
         return Restoration(None, notes)
-    how = f"microdiffuse3d: mean of {options.samples} samples of {options.steps} steps"
+    how = f"microdiffuse3d: the result is the mean of {options.samples} samples of {options.steps} steps each"
     if found.side < options.tile:
         notes = (
             *notes,
@@ -132,9 +132,9 @@ def restore(scan: Scan) -> Restoration:
 def foreign_note(strange: float, allowed: float) -> str:
     """Why a scan that does not look like the others is not restored."""
     return (
-        "microdiffuse3d was not used: the scan does not look like those that the weights were fitted to (its median "
-        f"piece is {strange:.1f} times further from them than 99 of 100 of theirs, {allowed:g} are allowed); the "
-        "estimate of auto is returned (accept_foreign=True restores it all the same)"
+        "microdiffuse3d was not used: the scan does not look like those that the weights were fitted to (half of its "
+        f"pieces differ from theirs more than {strange:.1f} times as much as 99 of 100 of theirs do, up to {allowed:g} "
+        f"times is accepted); {AUTO_INSTEAD} (accept_foreign=True restores it all the same)"
     )
 
 
@@ -142,30 +142,31 @@ def judged(misfit: float, held_out: Any, options: Any) -> tuple[tuple[str, ...],
     """Notes on how far a restored stack is to be believed, and whether it is not."""
     if held_out is None:
         return (
-            f"microdiffuse3d: the weights come without held-out errors: u is the spread of the samples, which says "
-            f"nothing of what they have in common (difference from the measurement beyond noise: {misfit:.1%} of its "
-            "standard deviation)",
+            "microdiffuse3d: the weights come without errors at examples held out of their fit: the uncertainty is the "
+            "spread of the samples, which does not show errors that all of them share (beyond noise they differ from "
+            f"the measurement by {misfit:.1%} of its standard deviation)",
         ), False
     if held_out.excess(misfit) > FOREIGN:
         return (
             f"microdiffuse3d was not used: what it restores differs from the measurement by {misfit:.1%} of its "
             f"standard deviation beyond noise, at examples like those it was fitted to by {held_out.misfit:.1%} at "
-            "most; the estimate of auto is returned",
+            f"most; {AUTO_INSTEAD}",
         ), True
     ratio, other = compared(held_out)
     if ratio >= 1:
         return (
             f"microdiffuse3d was not used: at examples that were held out of its fit it had {ratio:.2f} times the "
-            f"error of {other}; the estimate of auto is returned (fit the weights longer, or to more volumes)",
+            f"error of {other}; {AUTO_INSTEAD} (fit the weights longer, or to more volumes)",
         ), True
     notes = [
         f"microdiffuse3d: restored examples that were held out of the fit had {ratio:.2f} times the error of {other}; "
-        "u is calibrated on them, and holds for stacks of the same kind only"
+        "the uncertainty is calibrated on them, and holds for stacks of the same kind only"
     ]
     if (options.samples, options.steps) != (held_out.samples, held_out.steps):
         notes.append(
-            f"microdiffuse3d: u was calibrated for {held_out.samples} samples of {held_out.steps} steps; for other "
-            "numbers it is that of one such sample, which is larger and the same for all voxels of one brightness"
+            f"microdiffuse3d: the uncertainty was calibrated for {held_out.samples} samples of {held_out.steps} steps; "
+            "for other numbers it is that of one such sample, which is larger and the same for all voxels of one "
+            "brightness"
         )
     return tuple(notes), False
 

@@ -7,7 +7,6 @@ the voxels of the measured planes (``estimate``) and, where whole planes are mis
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.diffusion_guidance.installed import missing
 from tensorcell.errors import InputError
 from tensorcell.fitting import Fitting
 from tensorcell.model import StackModel
@@ -251,9 +251,7 @@ class Method:
     stages: Mapping[str, str] = field(default_factory=dict)
 
     def check_installed(self) -> None:
-        """Raise `InputError` where a module that the method needs is not installed."""
-        for name in self.needs:
-            if importlib.util.find_spec(name) is None:
-                raise InputError(
-                    f'method "{self.name}" needs {name}, found none (pip install "tensorcell[{self.extra}]")'
-                )
+        """Raise `InputError` where a module that the method needs is not installed, or too old."""
+        problem = missing(*self.needs, extra=self.extra)
+        if problem is not None:
+            raise InputError(f'method "{self.name}": {problem}')

@@ -191,12 +191,16 @@ def _matches(reference: NDArray[Any], estimate: NDArray[Any], mask: Any, iou: fl
 def _overlaps(reference: NDArray[Any], estimate: NDArray[Any], mask: Any) -> Counter[tuple[int, int]]:
     """Number of scored voxels of each pair of labels that occurs, background included."""
     overlaps: Counter[tuple[int, int]] = Counter()
-    for r, e in scored_slabs(reference, estimate, mask=mask):
-        labels_r, index_r = np.unique(r, return_inverse=True)
-        labels_e, index_e = np.unique(e, return_inverse=True)
-        pairs, counts = np.unique(index_r.ravel() * len(labels_e) + index_e.ravel(), return_counts=True)
+    for slab in scored_slabs(reference, estimate, mask=mask):
+        r, e = (part.ravel() for part in slab)
+        changed = (r[1:] != r[:-1]) | (e[1:] != e[:-1])
+        begins = np.flatnonzero(np.concatenate([[True], changed]))  # of runs of one pair: far fewer than voxels
+        labels_r, index_r = np.unique(r[begins], return_inverse=True)
+        labels_e, index_e = np.unique(e[begins], return_inverse=True)
+        pairs, places = np.unique(index_r * len(labels_e) + index_e, return_inverse=True)
+        counts = np.bincount(places, np.diff(begins, append=len(r)))
         for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            overlaps[int(labels_r[pair // len(labels_e)]), int(labels_e[pair % len(labels_e)])] += count
+            overlaps[int(labels_r[pair // len(labels_e)]), int(labels_e[pair % len(labels_e)])] += int(count)
     return overlaps
 
 

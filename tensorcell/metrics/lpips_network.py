@@ -1,4 +1,4 @@
-"""The networks of LPIPS, AlexNet and VGG-16: their layers, and how their weights are read from files.
+"""The networks of LPIPS, AlexNet and VGG-16, built of torch's layers, and how their weights are read from files.
 
 Torch is imported when a function needs it.
 """
@@ -21,50 +21,13 @@ EXPECTED = (
 )
 
 
-class Layer(NamedTuple):
-    """A convolution with a ReLU after it."""
-
-    number: int
-    """In ``features.<number>`` of torchvision's state dict."""
-    channels_in: int
-    channels_out: int
-    kernel: int
-    stride: int = 1
-    padding: int = 1
-    pool: int = 0
-    """Side of the max pool (stride 2) before it; 0 = none."""
-    scored: bool = True
-    """Whether the distance is taken of its output."""
-
-
 class Network(NamedTuple):
-    """Layers, and the tensors that belong to them."""
+    """A network of convolutions, and the weights of the channels of five of its layers."""
 
-    layers: tuple[Layer, ...]
-    tensors: dict[str, Any]
-    """``features.<number>.weight`` and ``.bias`` of each layer, and ``lin0`` ... of each scored one, in float32."""
-
-
-def _vgg16() -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    number, channels = 0, 3
-    for block, (width, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
-        for k in range(depth):
-            pool = 2 if block and k == 0 else 0
-            layers.append(Layer(number, channels, width, 3, pool=pool, scored=k == depth - 1))
-            number, channels = number + 2, width
-        number += 1  # the pool has a number, too
-    return tuple(layers)
-
-
-ALEXNET = (
-    Layer(0, 3, 64, 11, stride=4, padding=2),
-    Layer(3, 64, 192, 5, padding=2, pool=3),
-    Layer(6, 192, 384, 3, pool=3),
-    Layer(8, 384, 256, 3),
-    Layer(10, 256, 256, 3),
-)
-VGG16 = _vgg16()
+    features: Any
+    """A ``torch.nn.Sequential`` in which each layer has its number in torchvision's state dict."""
+    weights: dict[int, Any]
+    """``(1, channels, 1, 1)`` for each layer whose output is scored, by its number."""
 
 
 def import_torch() -> Any:
@@ -89,44 +52,53 @@ def read_network(paths: PathLike | Sequence[PathLike]) -> Network:
     first = tensors.get("features.0.weight")
     if first is None:
         raise InputError(f"{where} has no tensor features.0.weight, {EXPECTED}")
-    layers = ALEXNET if tuple(first.shape[2:]) == (11, 11) else VGG16
-    shapes = _shapes(layers)
-    _check_tensors(tensors, shapes, where)
-    return Network(
-        layers,
-        {key: tensors[key].reshape(-1).float() if key.startswith("lin") else tensors[key].float() for key in shapes},
-    )
+    torch = import_torch()
+    nn = torch.nn
+    with torch.device("meta"):  # without values, which come from the files
+        features, scored = _alexnet(nn) if tuple(first.shape[2:]) == (11, 11) else _vgg16(nn)
+        lins = {f"lin{k}": nn.Conv2d(channels, 1, 1, bias=False) for k, channels in enumerate(scored.values())}
+        network = nn.ModuleDict({"features": features, **lins})
+    try:
+        named = {key: value for key, value in tensors.items() if key.startswith(("features.", "lin"))}
+        network.load_state_dict(named, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where} has other tensors ({reason}), {EXPECTED}") from None
+    network.float()
+    return Network(features, {number: network[f"lin{k}"].weight for k, number in enumerate(scored)})
 
 
-def _shapes(layers: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor that a network needs."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in layers:
-        shapes[f"features.{layer.number}.weight"] = (layer.channels_out, layer.channels_in, layer.kernel, layer.kernel)
-        shapes[f"features.{layer.number}.bias"] = (layer.channels_out,)
-    for k, layer in enumerate([layer for layer in layers if layer.scored]):
-        shapes[f"lin{k}"] = (1, layer.channels_out, 1, 1)
-    return shapes
+def _alexnet(nn: Any) -> tuple[Any, dict[int, int]]:
+    """AlexNet, and the channels of the layers that are scored by their numbers."""
+    layers = [
+        *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+    ]
+    return nn.Sequential(*layers), {1: 64, 4: 192, 7: 384, 9: 256, 11: 256}
 
 
-def _check_tensors(tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise `InputError` unless the tensors of the network are there, have their shapes, and are all there is."""
-    for key, shape in shapes.items():
-        if key not in tensors:
-            raise InputError(f"{where} has no tensor {key}, {EXPECTED}")
-        if tuple(tensors[key].shape) != shape:
-            raise InputError(f"{key} in {where} has shape {tuple(tensors[key].shape)}, expected {shape}")
-    unknown = sorted(key for key in tensors if key.startswith(("features.", "lin")) and key not in shapes)
-    if unknown:
-        raise InputError(f"{where} holds {unknown[0]}, which neither network has, {EXPECTED}")
+def _vgg16(nn: Any) -> tuple[Any, dict[int, int]]:
+    """VGG-16, and the channels of the layers that are scored by their numbers."""
+    layers: list[Any] = []
+    scored, channels = {}, 3
+    for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(depth):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        scored[len(layers) - 1] = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers[:-1]), scored
 
 
 def _short_name(key: str) -> str:
-    """``features.<n>.weight`` or ``lin<k>`` for the names of torchvision and of the LPIPS authors; else the name."""
+    """``features.<n>.weight`` or ``lin<k>.weight`` for the names of torchvision and of the LPIPS authors."""
     if found := re.fullmatch(r"(?:net\.)?slice\d+\.(\d+)\.(weight|bias)", key):
         return f"features.{found[1]}.{found[2]}"
     if found := re.fullmatch(r"lin(?:s\.)?(\d)\.model\.\d\.weight", key):
-        return f"lin{found[1]}"
+        return f"lin{found[1]}.weight"
     return key
 
 

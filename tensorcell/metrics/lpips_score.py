@@ -85,20 +85,15 @@ def lpips(
 def _distance(a: NDArray[np.float64], b: NDArray[np.float64], network: Network) -> float:
     """LPIPS of two planes on [0, 1]."""
     import torch
-    from torch.nn import functional
 
     pair = torch.from_numpy(np.stack([a, b])).float()[:, None].expand(-1, 3, -1, -1)  # (2, 3, rows, columns)
     shift, scale = (torch.tensor(values)[:, None, None] for values in (SHIFT, SCALE))
     x = (2 * pair - 1 - shift) / scale
-    total, scored = 0.0, 0
-    for layer in network.layers:
-        if layer.pool:
-            x = functional.max_pool2d(x, layer.pool, stride=2)
-        weight, bias = (network.tensors[f"features.{layer.number}.{part}"] for part in ("weight", "bias"))
-        x = functional.relu(functional.conv2d(x, weight, bias, layer.stride, layer.padding))
-        if layer.scored:
+    total = 0.0
+    for number, layer in enumerate(network.features):
+        x = layer(x)
+        if number in network.weights:
             unit = x.double() / (x.double().square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
             difference = (unit[0] - unit[1]).square().mean(dim=(1, 2))  # (channels,)
-            total += float((network.tensors[f"lin{scored}"].double() * difference).sum())
-            scored += 1
+            total += float((network.weights[number].flatten().double() * difference).sum())
     return total

@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.special import gammaln
-
-from .windows import gaussian_kernel, smoothed
 
 Array = NDArray[np.float64]
 
@@ -18,9 +17,8 @@ def contrast_normalized(image: Array) -> Array:
 
     Local moments have a Gaussian window of 7 x 7 pixels with a standard deviation of 7/6.
     """
-    kernel = gaussian_kernel(7, 7 / 6)
-    local = smoothed(image, kernel, "nearest")
-    deviation = np.sqrt(np.abs(smoothed(image * image, kernel, "nearest") - local * local))
+    local, square = (gaussian_filter(part, 7 / 6, mode="nearest", radius=3) for part in (image, image * image))
+    deviation = np.sqrt(np.abs(square - local * local))
     return np.asarray((image - local) / (deviation + 1))
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.fft import dctn
+from scipy.ndimage import gaussian_filter
 
 from .image_pyramid import BANDS, LEVELS, steerable_pyramid
 from .natural_statistics import gaussian_shape, whole_blocks
 from .resampling import resized
-from .windows import gaussian_kernel, gaussian_mean, similarity, smoothed
+from .windows import gaussian_mean, similarity
 
 Array = NDArray[np.float64]
 
@@ -28,7 +29,7 @@ def image_features(image: Array) -> tuple[Array, Array, Array]:
     """18, 45 and 75 features of an image of whole numbers from 0 to 255."""
     scales = [image / 255]
     for _ in range(2):
-        scales.append(smoothed(scales[-1], gaussian_kernel(3, 0.5), "constant")[1::2, 1::2])
+        scales.append(gaussian_filter(scales[-1], 0.5, mode="constant", radius=1)[1::2, 1::2])
     local = np.concatenate([dct_features(scale) for scale in scales])
     singular = np.concatenate([patch_singular_values(scale) for scale in scales])
     return local, pyramid_features(image), singular

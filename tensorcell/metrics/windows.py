@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 
 Array = NDArray[np.float64]
 
@@ -24,22 +24,10 @@ GAUSSIAN_SIDE = 11
 """Side of the Gaussian window of `gaussian_mean` in pixels; its standard deviation is 1.5 pixels."""
 
 
-def gaussian_kernel(side: int, sigma: float) -> Array:
-    """Samples of a Gaussian at an odd number of whole pixels around its centre, with the sum 1."""
-    half = side // 2
-    kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
-    return np.asarray(kernel / kernel.sum())
-
-
-def smoothed(image: Array, kernel: Array, mode: str) -> Array:
-    """The image correlated with a kernel along rows and columns; ``mode`` completes the borders as in scipy.ndimage."""
-    return np.asarray(correlate1d(correlate1d(image, kernel, axis=0, mode=mode), kernel, axis=1, mode=mode))
-
-
 def gaussian_mean(image: Array) -> Array:
     """Means under Gaussian windows of 11 x 11 pixels that lie inside the image."""
     half = GAUSSIAN_SIDE // 2
-    return smoothed(image, gaussian_kernel(GAUSSIAN_SIDE, 1.5), "reflect")[half:-half, half:-half]
+    return np.asarray(gaussian_filter(image, 1.5, radius=half)[half:-half, half:-half])
 
 
 class Similarity(NamedTuple):

@@ -7,7 +7,10 @@
 `samples`      simulated cells
 `jobs`         a diagnosis or a recovery in a process of its own, which can be ended at any time
 `crop`         the box around what was drawn in a shapes layer
-`widget`       the dock widget; the only module that imports napari and Qt
+`options`      texts of the panel as options of the methods
+`form`         the fields of the dock widget
+`results`      what was found as layers, placed upon the layer that it is of
+`widget`       the dock widget; with `form` and `results` all that imports napari or Qt
 =============  ====================================================================================
 
 napari finds the plugin by an entry point. Nothing here is imported by ``import tensorcell``.

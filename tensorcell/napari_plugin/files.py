@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files import is_readable, open_volume, suffix_of, write
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.napari_plugin.layers import LayerData, array_of, axes_of, joined, layers_of, scale_without_unit
@@ -18,6 +19,9 @@ from tensorcell.volume import notes_on_file
 
 LARGE = 10**9
 """Bytes from which on planes are read when they are shown, where the format allows it."""
+
+MOST_VOLUMES = 12
+"""Volumes of a file that are read, at most."""
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
@@ -27,17 +31,51 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:
-    """The layers of a file, or of several files with a plane each; what its reader notes becomes a warning."""
+    """The layers of a file, or of several files with a plane each; what its reader notes becomes a warning.
+
+    Of a file that holds several volumes all are read, as many as `MOST_VOLUMES`, and all but the first are hidden.
+    """
     first = Path(path if isinstance(path, str) else path[0])
-    volume = open_volume(path)
+    name = first.name.removesuffix(suffix_of(first))
+    try:
+        return layers_in(path, first, name)
+    except InputError as error:
+        several = several_in(error)
+        if several is None or not several.names:
+            raise
+    layers: list[LayerData] = []
+    for one in several.names[:MOST_VOLUMES]:
+        found = layers_in(path, first, f"{name} {one.strip('/')}", **{several.argument: one})
+        for _, meta, _ in found if layers else ():
+            meta["visible"] = False
+        layers += found
+    if len(several.names) > MOST_VOLUMES:
+        warnings.warn(
+            f"{first.name}: the first {MOST_VOLUMES} of {len(several.names)} volumes are shown "
+            f"(tensorcell.read(..., {several.argument}=) reads each)",
+            stacklevel=2,
+        )
+    return layers
+
+
+def several_in(error: BaseException | None) -> SeveralVolumes | None:
+    """The error which says that a file holds several volumes, if another was raised for it."""
+    while error is not None and not isinstance(error, SeveralVolumes):
+        error = error.__cause__
+    return error
+
+
+def layers_in(path: str | Sequence[str], first: Path, name: str, **wanted: str) -> list[LayerData]:
+    """The layers of one volume, which is named by the arguments of `tensorcell.read` where there are several."""
+    volume = open_volume(path, **wanted)  # type: ignore[arg-type]
     if math.prod(volume.shape) * volume.dtype.itemsize > LARGE:
         volume = by_planes(volume)
     else:
         whole = volume.part((slice(None),) * len(volume.shape))
         volume = LazyVolume(whole.data, whole.axes, whole.spacing, whole.mask, whole.metadata)
     for note in notes_on_file(volume):
-        warnings.warn(f"{first.name}: {note}", stacklevel=2)
-    return layers_of(volume, first.name.removesuffix(suffix_of(first)))
+        warnings.warn(f"{first.name}: {note}", stacklevel=3)
+    return layers_of(volume, name)
 
 
 def by_planes(volume: LazyVolume) -> LazyVolume:

@@ -13,18 +13,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 import weakref
-from collections.abc import Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.volume import Volume
+
+if TYPE_CHECKING:
+    from tensorcell.progress import ProgressBar
 
 CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -33,11 +36,8 @@ CHILD = (
 )
 """What the process runs, with our module search path, the folder of the job and our number."""
 
-STAGES = {"admm": "low-rank model", "polish": "low-rank model"}
-"""The names of stages that all methods have."""
-
-INTERVAL = 0.1
-"""Seconds between two messages on the progress, at least."""
+INTERVAL = 0.2
+"""Seconds between two messages on the progress."""
 
 
 class Cancelled(Exception):
@@ -48,9 +48,10 @@ class Progress(NamedTuple):
     """How far a job is."""
 
     text: str
-    step: int = 0
-    steps: int = 0
-    """0 where it is not known."""
+    share: float | None = None
+    """Of the run; None where it is not known."""
+    left: float | None = None
+    """Seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,8 +76,10 @@ class Found(NamedTuple):
     """Positions in the volume given, of shape (N, axes)."""
     shape: tuple[int, ...] = ()
     """Of the volume given."""
-    factor: int = 1
+    axial_factor: int = 1
     """Planes of the recovered volume for each plane given."""
+    lateral_factor: int = 1
+    """Rows, and columns, of the recovered volume for each one given."""
     report: Path | None = None
     """An HTML page; it is there as long as the `Job`."""
 
@@ -136,7 +139,8 @@ class Job:
         self._check_wanted()
         if status != 0 or not (folder / "found.pkl").exists():
             raise InputError(f"the computation was ended from outside (status {status}), perhaps for lack of memory")
-        found = pickle.loads((folder / "found.pkl").read_bytes())
+        with (folder / "found.pkl").open("rb") as file:
+            found = pickle.load(file)  # arrays are read without holding up other threads
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, Found)
@@ -180,7 +184,7 @@ def work(folder: str) -> None:
     part.replace(Path(folder, "found.pkl"))
 
 
-def attempt(task: Task, folder: Path, say: Any) -> Found:
+def attempt(task: Task, folder: Path, say: Callable[[Progress], None]) -> Found:
     """What `diagnose` or `recover` finds, and its page in the folder."""
     say(Progress("starting"))
     page = folder / "report.html"
@@ -192,10 +196,11 @@ def attempt(task: Task, folder: Path, say: Any) -> Found:
         diagnosis.to_html(page)
         return Found("\n".join([diagnosis.summary, *diagnosis.reasons, *diagnosis.notes]), report=page)
     from tensorcell.pages.recovery import write_report
+    from tensorcell.progress import ProgressBar
     from tensorcell.recovery import recover
 
-    say(Progress("looking for defects and the noise"))
-    result = recover(task.volume, callback=Teller(say), **task.arguments)
+    with ProgressBar(enabled=False) as bar, telling(bar, say):
+        result = recover(task.volume, callback=bar.update, **task.arguments)
     say(Progress("writing the report"))
     text, report = text_of(result), None
     try:
@@ -210,32 +215,35 @@ def attempt(task: Task, folder: Path, say: Any) -> Found:
         invented=None if result.measured.all() else result.invented,
         outliers=np.argwhere(result.outliers),
         shape=task.volume.shape,
-        factor=int(task.arguments.get("axial_factor", 1)),
+        axial_factor=int(task.arguments.get("axial_factor", 1)),
+        lateral_factor=int(task.arguments.get("lateral_factor", 1)),
         report=report,
     )
 
 
-class Teller:
-    """A callback of `recover` that says which stage is at which step, not too often."""
+@contextmanager
+def telling(bar: ProgressBar, say: Callable[[Progress], None]) -> Iterator[None]:
+    """Say a few times a second what a bar on a screen would show."""
+    over = threading.Event()
 
-    def __init__(self, say: Any) -> None:
-        from tensorcell.methods.table import METHODS
+    def tell() -> None:
+        said = None
+        while not over.wait(INTERVAL):
+            with suppress(IndexError, RuntimeError):  # a stage ended while its names were read
+                shown = bar.shown()
+                steps = f", {shown.steps}" if shown.steps else ""
+                told = Progress(f"{shown.title}{steps}", shown.share, shown.left)
+                if told != said:
+                    say(told)
+                said = told
 
-        self.say, self.last = say, -INTERVAL
-        self.names = STAGES | {stage: name for method in METHODS.values() for stage, name in method.stages.items()}
-
-    def __call__(self, record: Any, state: Any) -> None:
-        from tensorcell.methods.protocol import Stage
-
-        now = time.perf_counter()
-        if now - self.last < INTERVAL:
-            return
-        self.last = now
-        name = self.names.get(record.stage, record.stage)
-        if isinstance(state, Stage):
-            self.say(Progress(state.message or f"{name}, step {state.step} of {state.steps}", state.step, state.steps))
-        else:
-            self.say(Progress(f"{name}, iteration {record.iteration}"))
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def text_of(result: Any) -> str:

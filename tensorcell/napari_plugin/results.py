@@ -31,14 +31,24 @@ def place_of_part(layer: Image, box: tuple[slice, ...]) -> dict[str, Any]:
     return place
 
 
+def finer_place(place: dict[str, Any], axes: str, axial_factor: int, lateral_factor: int) -> dict[str, Any]:
+    """The place of a result with more planes, and with pixels of which so many by so many make one that was given.
+
+    The first plane is the one given; the first pixel lies in a corner of the one given.
+    """
+    factors = {"Z": axial_factor, "Y": lateral_factor, "X": lateral_factor}
+    steps = [factors.get(axis, 1) for axis in axes]
+    corner = [(1 / step - 1) / 2 if axis in "YX" else 0.0 for axis, step in zip(axes, steps, strict=True)]
+    given = Affine(**{key: place[key] for key in ("scale", "rotate", "shear", "translate")})
+    scale = [size / step for size, step in zip(place["scale"], steps, strict=True)]
+    return {**place, "scale": scale, "translate": given(corner)}
+
+
 def layers_of_result(layer: Image, place: dict[str, Any], found: Found) -> list[LayerData]:
     """The result on top, below it what tells how far it can be trusted, hidden."""
     volume = found.volume
     assert volume is not None
-    scale = [
-        step / found.factor if axis == "Z" else step for axis, step in zip(volume.axes, place["scale"], strict=True)
-    ]
-    finer = {**place, "scale": scale}
+    finer = finer_place(place, volume.axes, found.axial_factor, found.lateral_factor)
     name, (_, meta, _) = layer.name, layer.as_layer_data_tuple()
     layers: list[LayerData] = []
     for values, what, colormap in (

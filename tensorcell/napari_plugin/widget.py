@@ -13,25 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from napari.layers import Image, Labels, Shapes
 from napari.qt.threading import create_worker
-from qtpy.QtCore import Qt, QTimer, QUrl
+from qtpy.QtCore import QTimer, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
-    QComboBox,
-    QFormLayout,
     QHBoxLayout,
     QLabel,
-    QLineEdit,
     QPlainTextEdit,
     QProgressBar,
     QPushButton,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 from tensorcell.errors import InputError
-from tensorcell.methods.table import METHODS
 from tensorcell.napari_plugin.crop import crop_of
+from tensorcell.napari_plugin.form import Column, Form
 from tensorcell.napari_plugin.jobs import Cancelled, Found, Job, Progress, Task
 from tensorcell.napari_plugin.layers import (
     LayerData,
@@ -43,16 +39,14 @@ from tensorcell.napari_plugin.layers import (
     volume_of,
 )
 from tensorcell.napari_plugin.results import place_of_part, show
+from tensorcell.progress_estimate import time_left
 from tensorcell.volume import check_axes, check_spacing
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-OFFERED = tuple(name for name in METHODS if name != "microdiffuse3d")
-"""The methods that need no folder of weights."""
-
-MOST_FACTOR = 32
-"""Largest axial factor that can be chosen."""
+FINE = 1000
+"""Steps of the bar."""
 
 
 class Outcome(NamedTuple):
@@ -70,7 +64,7 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
         self.running: list[Job] = []  # the one that runs; a list, since what ends it outlives this object
         self.last: Job | None = None
         """The job whose report is shown: it holds the folder of the report."""
-        self.begun, self.stage = 0.0, ""
+        self.begun, self.progress = 0.0, Progress("")
         self._build()
         self.clock = QTimer(self)
         self.clock.setInterval(500)
@@ -82,7 +76,7 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
         self._list_layers()
         selected = self.viewer.layers.selection.active
         if isinstance(selected, Image):
-            self.layer.setCurrentText(selected.name)
+            self.form.layer.setCurrentText(selected.name)
 
         def leave() -> None:
             for event in heard:
@@ -94,32 +88,10 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
     # What is shown.
 
     def _build(self) -> None:
-        self.layer, self.mask, self.crop = QComboBox(), QComboBox(), QComboBox()
-        self.layer.currentIndexChanged.connect(self._show_layer)
-        self.axes, self.spacing, self.noise = QLineEdit(), QLineEdit(), QLineEdit("auto")
-        self.axes.editingFinished.connect(self._change_axes)
-        self.spacing.editingFinished.connect(self._change_spacing)
-        self.method = QComboBox()
-        for name in OFFERED:
-            self.method.addItem(name)
-            self.method.setItemData(self.method.count() - 1, METHODS[name].summary, Qt.ItemDataRole.ToolTipRole)
-        self.factor = QSpinBox()
-        self.factor.setRange(1, MOST_FACTOR)
-        self.factor.setSpecialValueText("all")
-        self.factor.setPrefix("1 in ")
-        form = QFormLayout()
-        for label, field, help_ in (
-            ("Image", self.layer, "The image layer to diagnose or recover."),
-            ("Measured", self.mask, "A layer that is not 0 where a voxel was measured; NaN is never measured."),
-            ("Crop", self.crop, "A shapes layer: the rows and columns around its (selected) shapes are taken."),
-            ("Axes", self.axes, "A letter for each axis of the layer, such as ZYX or TZYX."),
-            ("Voxel size (um)", self.spacing, "Steps along z, y and x in micrometres."),
-            ("Method", self.method, "auto takes what predicts left-out voxels best; fast is a preview."),
-            ("Planes measured", self.factor, "1 in 2: a plane shall be filled in between each two of the layer."),
-            ("Noise", self.noise, "Standard deviation in the unit of the image, or auto; a number asks for denoising."),
-        ):
-            field.setToolTip(help_)
-            form.addRow(label, field)
+        self.form = Form()
+        self.form.layer.currentIndexChanged.connect(self._show_layer)
+        self.form.axes.editingFinished.connect(self._change_axes)
+        self.form.spacing.editingFinished.connect(self._change_spacing)
         self.diagnose, self.recover = QPushButton("Diagnose"), QPushButton("Recover")
         self.cancel, self.report = QPushButton("Cancel"), QPushButton("Open report")
         for button, call in (
@@ -139,10 +111,12 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
         self.text = QPlainTextEdit()
         self.text.setReadOnly(True)
         layout = QVBoxLayout(self)
-        layout.addLayout(form)
+        layout.addWidget(Column(self.form), 3)
         layout.addLayout(buttons)
-        for widget in (self.status, self.bar, self.text, self.report):
-            layout.addWidget(widget)
+        layout.addWidget(self.status)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.text, 2)
+        layout.addWidget(self.report)
         self.report.setEnabled(False)
         self._show_running(False)
 
@@ -159,47 +133,37 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
 
     def _list_layers(self, event: Any = None) -> None:
         """Offer the layers that there are, and keep what is chosen."""
-        layers = list(self.viewer.layers)
+        layers = sorted(self.viewer.layers, key=lambda layer: isinstance(layer, Labels))  # images come first
         for box, kinds, none in (
-            (self.layer, (Image, Labels), None),
-            (self.mask, (Labels, Image), "every voxel"),
-            (self.crop, (Shapes,), "none"),
+            (self.form.layer, (Image, Labels), None),
+            (self.form.mask, (Labels, Image), "every voxel"),
+            (self.form.crop, (Shapes,), "none"),
         ):
-            chosen = box.currentData()
-            box.blockSignals(True)
-            box.clear()
-            if none is not None:
-                box.addItem(none, None)
-            for layer in layers:
-                if isinstance(layer, kinds):
-                    box.addItem(layer.name, layer)
-            found = [number for number in range(box.count()) if box.itemData(number) is chosen]
-            box.setCurrentIndex(found[0] if found else 0)
-            box.blockSignals(False)
+            self.form.offer(box, [layer for layer in layers if isinstance(layer, kinds)], none)
         self._show_layer()
 
     def _show_layer(self, index: int = 0) -> None:
         """Show the axes and the voxel size of the chosen layer."""
-        layer = self.layer.currentData()
-        self.axes.setText("")
-        self.spacing.setText("")
+        layer = self.form.layer.currentData()
+        self.form.axes.setText("")
+        self.form.spacing.setText("")
         if not isinstance(layer, Image):
             return
         data = layer.as_layer_data_tuple()
         axes = axes_of(data[1], layer.ndim) or ""
         spacing = spacing_of(data[1], axes) if axes else None
-        self.axes.setText(axes)
-        self.axes.setPlaceholderText("a letter for each axis, such as TZYX")
+        self.form.axes.setText(axes)
+        self.form.axes.setPlaceholderText("a letter for each axis, such as TZYX")
         if spacing is not None:
-            self.spacing.setText(", ".join(f"{step:.6g}" for step in spacing))
+            self.form.spacing.setText(", ".join(f"{step:.6g}" for step in spacing))
         bare = scale_without_unit(data[1], axes) if axes else None
         steps = "1 pixel" if bare is None else " x ".join(f"{step:g}" for step in bare) + " pixel"
-        self.spacing.setPlaceholderText(f"unknown: the layer says {steps}")
+        self.form.spacing.setPlaceholderText(f"unknown: the layer says {steps}")
 
     # What the fields change.
 
     def _change_axes(self) -> None:
-        layer, axes = self.layer.currentData(), self.axes.text().strip().upper()
+        layer, axes = self.form.layer.currentData(), self.form.axes.text().strip().upper()
         if not isinstance(layer, Image) or not axes or axes == axes_of(layer.as_layer_data_tuple()[1], layer.ndim):
             return
         try:
@@ -211,7 +175,7 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
         self._show_layer()
 
     def _change_spacing(self) -> None:
-        layer, words = self.layer.currentData(), self.spacing.text().replace(",", " ").split()
+        layer, words = self.form.layer.currentData(), self.form.spacing.text().replace(",", " ").split()
         if not isinstance(layer, Image) or not words:
             return
         _, meta, _ = layer.as_layer_data_tuple()
@@ -223,7 +187,7 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
                 spacing = check_spacing([float(word) for word in words], axes)
             except ValueError:
                 raise InputError(
-                    f"voxel size: expected three positive numbers (z, y, x), got {self.spacing.text()}"
+                    f"voxel size: expected three positive numbers (z, y, x), got {self.form.spacing.text()}"
                 ) from None
         except InputError as error:
             self.say(str(error))
@@ -253,7 +217,7 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
         self.text.setPlainText("")
         self.report.setEnabled(False)
         self._show_running(True)
-        self.begun, self.stage = time.perf_counter(), "reading the layer"
+        self.begun, self.progress = time.perf_counter(), Progress("reading the layer")
         self.clock.start()
         self._tick()
         layer, box, mask, arguments = prepared
@@ -268,39 +232,30 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
 
     def _prepared(self, what: str) -> tuple[Image, tuple[slice, ...], Any, dict[str, Any]]:
         """The layer, the part of it that is wanted, the mask and the arguments; an `InputError` if one does not fit."""
-        layer = self.layer.currentData()
+        layer = self.form.layer.currentData()
         if layer is None:
             raise InputError("expected an image layer, got none (File, Open Sample, tensorcell has two)")
         data = layer.as_layer_data_tuple()
         check_kind(data)
         self._change_axes()
         self._change_spacing()
+        arguments = self.form.arguments(what)
         shape = tuple(array_of(data).shape)
-        typed = self.axes.text().strip().upper()
+        typed = self.form.axes.text().strip().upper()
         if not typed:
             raise InputError(f"{layer.name}: {len(shape)} axes without names, expected a letter for each, such as TZYX")
         check_axes(typed, shape)
-        noise: Any = self.noise.text().strip().lower() or "auto"
-        if noise != "auto":
-            try:
-                noise = float(noise.replace(",", "."))
-            except ValueError:
-                raise InputError(f"noise: expected auto or a number, got {noise}") from None
         box = tuple(slice(None) for _ in shape)
-        shapes = self.crop.currentData()
+        shapes = self.form.crop.currentData()
         if shapes is not None:
             box = crop_of(shapes, layer, typed, shape)
-        mask_layer, mask = self.mask.currentData(), None
+        mask_layer, mask = self.form.mask.currentData(), None
         if mask_layer is not None:
             mask = array_of(mask_layer.as_layer_data_tuple())
             if tuple(mask.shape) != shape:
                 raise InputError(
                     f"{mask_layer.name}: expected the shape of {layer.name} {shape}, got {tuple(mask.shape)}"
                 )
-        arguments: dict[str, Any] = {"axial_factor": self.factor.value(), "noise": noise}
-        if what == "recover":
-            arguments["method"] = self.method.currentText()
-            METHODS[arguments["method"]].check_installed()
         return layer, box, mask, arguments
 
     def end(self) -> None:
@@ -309,14 +264,15 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
             job.cancel()
 
     def _tick(self) -> None:
-        self.say(f"{self.stage} ({time.perf_counter() - self.begun:.0f} s)")
+        left = time_left(self.progress.left)
+        self.say(f"{self.progress.text} ({time.perf_counter() - self.begun:.0f} s{', ' * bool(left)}{left})")
 
     def _show_progress(self, progress: Progress) -> None:
         if not self.running:  # the widget is gone
             return
-        self.stage = progress.text
-        self.bar.setRange(0, progress.steps)
-        self.bar.setValue(progress.step)
+        self.progress = progress
+        self.bar.setRange(0, 0 if progress.share is None else FINE)
+        self.bar.setValue(round(FINE * (progress.share or 0)))
         self._tick()
 
     def _show_found(self, layer: Image, place: dict[str, Any], job: Job, found: Found | Exception) -> None:
@@ -326,9 +282,9 @@ class RecoverWidget(QWidget):  # type: ignore[misc]  # Qt has no types where it 
         self.clock.stop()
         self._show_running(False)
         if isinstance(found, Exception):
-            self.say("cancelled" if isinstance(found, Cancelled) else str(found))
-            if not isinstance(found, Cancelled | InputError):
-                self.say(f"a defect of tensorcell: {found} (please report it)")
+            expected = isinstance(found, Cancelled | InputError)
+            said = str(found) or "cancelled"
+            self.say(said if expected else f"a defect of tensorcell: {said} (please report it)")
             return
         self.last = job
         self.report.setEnabled(found.report is not None)

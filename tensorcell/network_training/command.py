@@ -26,11 +26,11 @@ def train(request: ModelRequest) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If torch or diffusers is missing or the input cannot be used, in one line.
+        If torch, or diffusers for microdiffuse3d, is missing or the input cannot be used, in one line.
     KeyboardInterrupt
         On Ctrl-C, after the state was written beside the output.
     """
-    check_installed()
+    check_installed(request.kind)
     from tensorcell.diffusion_guidance.baselines import BASELINES
     from tensorcell.diffusion_guidance.compute import shared_fit
     from tensorcell.diffusion_guidance.fill_stack import settled

@@ -96,15 +96,9 @@ class ModelRequest:
         return {name: content[name] for name in names} | lists | {"psf_fwhm": psf}
 
 
-def check_installed() -> None:
-    """Raise an InputError in one line where what the networks need is not installed."""
-    prior_training.check_torch()
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        raise InputError(
-            'expected diffusers for microdiffuse3d (pip install "tensorcell[diffusion]"), found none'
-        ) from None
+def check_installed(kind: str) -> None:
+    """Raise an InputError in one line where what the networks of a kind need is not installed."""
+    prior_training.check_torch(*(["diffusers"] if kind == "microdiffuse3d" else []))
 
 
 def check_request(request: ModelRequest) -> None:
