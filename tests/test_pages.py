@@ -16,8 +16,9 @@ import pytest
 
 import tensorcell as tc
 from tensorcell.diagnosis.page import page as diagnosis_page
+from tensorcell.pages import recovery as reports
 from tensorcell.pages import viewer
-from tensorcell.pages.recovery import write_report
+from tensorcell.pages.recovery import recovery_pictures, write_report
 from tensorcell.pages.tiles import Grain, block_means, coarser, mosaic, tile_sides
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.recovered import Recovery, StackOutliers
@@ -49,6 +50,11 @@ def recovery(frames: int = 0, spacing: tuple[float, float, float] | None = (0.6,
         _outliers=tuple(StackOutliers(where, np.array([place]), np.array([800.0])) for where in wheres),
     )  # fmt: skip
     return before, after
+
+
+def shown(before: tc.Volume, after: Recovery, truth: np.ndarray | None = None) -> viewer.Shown:
+    """The finest way to show it."""
+    return next(viewer.ways_to_show(list(viewer.views(before, after, truth)), 1, after.volume.spacing))
 
 
 def volume_of(stack: dict[str, Any], key: str) -> np.ndarray:
@@ -95,7 +101,7 @@ def test_a_mosaic_holds_every_plane(shape: tuple[int, int, int]) -> None:
 
 def test_layers_hold_the_volumes_and_say_where_voxels_come_from() -> None:
     before, after = recovery()
-    (stack,), grain, notes = viewer.shown_stacks(before, after, after.volume.data)
+    (stack,), grain, notes = shown(before, after, after.volume.data)
     assert (stack["size"], stack["spacing"], notes) == ({"z": 11, "y": 30, "x": 42}, [0.3, 0.1, 0.1], [])
     kind = volume_of(stack, "kind")
     expected = np.zeros((11, 30, 42), np.uint8)
@@ -128,21 +134,32 @@ def test_the_invented_share_of_slabs_is_that_of_the_whole(monkeypatch: pytest.Mo
 
 
 def test_a_large_volume_is_shown_on_a_coarser_grid_and_the_page_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before, after = recovery()
     monkeypatch.setattr(viewer, "MOST_VOXELS", 2000)
-    (stack,), grain, _ = viewer.shown_stacks(before, after)
+    (stack,), grain, _ = shown(before, after)
     assert stack["size"] == {"z": 11, "y": 10, "x": 14}
     assert "each pixel shown is the mean of 3 × 3 pixels" in grain.lower()
     means = after.volume.data.reshape(11, 10, 3, 14, 3).mean(axis=(2, 4))
     assert np.abs(intensities(stack, "result") - means).max() < 3
     assert (volume_of(stack, "kind") == viewer.REPLACED).sum() == 1
-    monkeypatch.setattr(viewer, "MOST_BYTES", 4000)
-    (smaller,), _, _ = viewer.shown_stacks(before, after)
-    assert sum(len(base64.b64decode(one["image"].split(",")[1])) for one in smaller["layers"]) <= 4000
     step = wanted_grid(before, 2).step
     assert coarser(Grain(1, 1), (500, 20, 20), step, 1).planes == 3  # never every second one: all would be measured
+
+
+def test_the_whole_page_has_at_most_the_bytes_that_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = recovery(frames=2)
+    monkeypatch.setattr(reports, "charts_of", lambda *_: [("a", "chart", "x" * 20_000, "")])
+    monkeypatch.setattr(reports, "chart", lambda _: "y" * 10_000)
+    pictures = recovery_pictures(before, after)[:1]
+    free = Page(reports.page(before, after, pictures))
+    most = int(0.8 * len(free.text))
+    less = Page(reports.page(before, after, pictures, most=most))
+    assert len(less.text.encode()) <= most
+    assert [len(page.stacks) for page in (free, less)] == [2, 2]
+    none = Page(reports.page(before, after, pictures, most=50_000))
+    assert (none.stacks, "no slices that move" in none.text) == ([], True)
 
 
 def test_a_series_is_shown_as_a_strip_of_frames(tmp_path: Path) -> None:

@@ -311,6 +311,7 @@
       find("side", side).value = state[side];
     }
     find("mark", "invented").closest("label").hidden = !layerOf("invented");
+    find("mark", "outlier").closest("label").hidden = !stack.replaced;
     if (first) {
       for (const mark of viewer.querySelectorAll("[data-mark]")) state.marks[mark.dataset.mark] = mark.checked;
       Object.assign(slider("wipe"), { min: 0, max: 100, step: 1, value: 50 });
