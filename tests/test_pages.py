@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ import tensorcell as tc
 from tensorcell.diagnosis.page import page as diagnosis_page
 from tensorcell.pages import recovery as reports
 from tensorcell.pages import viewer
+from tensorcell.pages.layout import rendered_page
 from tensorcell.pages.recovery import recovery_pictures, write_report
 from tensorcell.pages.tiles import Grain, block_means, coarser, mosaic, tile_sides
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.recovered import Recovery, StackOutliers
 from tensorcell.solvers import Status
+from tensorcell.volume import stacks
 
 Case = tuple[tc.Volume, Recovery]
 
@@ -162,6 +165,12 @@ def test_the_whole_page_has_at_most_the_bytes_that_it_may(monkeypatch: pytest.Mo
     assert (none.stacks, "no slices that move" in none.text) == ([], True)
 
 
+def test_channels_are_shown_by_their_names() -> None:
+    volume = tc.Volume(np.zeros((2, 2, 3, 4, 4)), "TCZYX", metadata={"channel_names": ["DAPI", "GFP"]})
+    assert [viewer.channel_of(volume, stack.where) for stack in stacks(volume)] == ["DAPI", "GFP", "DAPI", "GFP"]
+    assert viewer.channel_of(replace(volume, metadata={"channel_names": "DAPI"}), next(stacks(volume)).where) == ""
+
+
 def test_a_series_is_shown_as_a_strip_of_frames(tmp_path: Path) -> None:
     before, after = recovery(frames=14)
     write_report(tmp_path / "page.html", before, after)
@@ -270,8 +279,83 @@ def test_the_page_fits_and_has_a_bar_in_each_panel(browser: Any, report: str, wi
     assert [page.locator("#viewer").get_attribute(f"data-bar{name}") for name in ("xy", "yz", "xz")] == (
         ["1 µm", "0.5 µm", "1 µm"]  # of 4.2, 3.3 and 4.2 µm
     )
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert light == (scheme == "light")
+    for theme in (scheme, "light" if scheme == "dark" else "dark"):
+        colours = page.evaluate(COLOURS_OF_TEXT)
+        assert (colours["body"][1] == [255, 255, 255]) == (theme == "light")
+        assert page.locator("#theme").get_attribute("aria-pressed") == str(theme == "dark").lower()
+        for name, (text, behind) in colours.items():
+            assert contrast(text, behind) >= 4.5, (theme, name)  # WCAG 2, level AA, text of any size
+        page.locator("#theme").press("Enter")
+    assert wrong == []
+    page.close()
+
+
+COLOURS_OF_TEXT = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number), found = {};
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const name = (element) => element.tagName.toLowerCase() + [...element.classList].map((one) => "." + one).join("");
+  for (const element of [document.body, ...document.body.querySelectorAll("*")]) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if ((own || element === document.body) && element.checkVisibility()) {
+      found[name(element)] = [parse(getComputedStyle(element).color).slice(0, 3), behind(element)];
+    }
+  }
+  return found;
+}"""
+"""Colour of the text and of what is behind it, of each kind of visible element with text."""
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """The contrast ratio of WCAG 2 of two colours, from 1 to 21."""
+
+    def luminance(colour: list[float]) -> float:
+        shares = np.array(colour) / 255
+        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_words_of_verdicts_can_be_read_and_all_controls_show_their_focus(browser: Any, tmp_path: Path) -> None:
+    body = """{% block main %}<p>{% for name in ("good", "fair", "bad") %}<span class="word {{ name }}">a</span>
+    {% endfor %}</p><table><tr class="best"><td>a</td></tr></table>{% endblock %}"""
+    path = tmp_path / "words.html"
+    path.write_text(rendered_page(body, title="words"), encoding="utf-8")
+    for scheme in ("light", "dark"):
+        page, wrong = opened(browser, path.as_uri(), color_scheme=scheme)
+        for name, (text, behind) in page.evaluate(COLOURS_OF_TEXT).items():
+            assert contrast(text, behind) >= 4.5, (scheme, name)
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.querySelector('#theme:focus')).outlineStyle") == "solid"
+        assert wrong == []
+        page.close()
+
+
+def test_a_layer_comes_back_after_a_frame_that_lacks_it(browser: Any, tmp_path: Path) -> None:
+    before, after = recovery(frames=3)
+    data, mask = after.volume.data.copy(), after.measured.copy()
+    data[1], mask[1] = np.nan, False
+    after = replace(after, volume=replace(after.volume, data=data), measured=mask)
+    write_report(tmp_path / "page.html", before, after)
+    page, wrong = opened(browser, (tmp_path / "page.html").as_uri())
+    page.wait_for_selector("#viewer[data-whole='0']", state="attached")
+    assert page.locator("[data-stack='1']").inner_text().strip() == "T=1 (not recovered)"
+    for number, right in enumerate(("result", "input", "result")):
+        page.locator(f"[data-stack='{number}']").press("Enter")
+        page.wait_for_selector(f"#viewer[data-whole='{number}']", state="attached")
+        assert page.locator("[data-side=right]").input_value() == right
+    page.locator("[data-side=right]").select_option("uncertainty")
+    for number in (1, 0):
+        page.locator(f"[data-stack='{number}']").press("Enter")
+        page.wait_for_selector(f"#viewer[data-whole='{number}']", state="attached")
+    assert page.locator("[data-side=right]").input_value() == "uncertainty"
     assert wrong == []
     page.close()
 

@@ -10,7 +10,7 @@ from tensorcell.large.cut import Box, Sides
 from tensorcell.large.measured import MeasuredStack
 from tensorcell.large.survey import Source
 from tensorcell.pages.tiles import block_means
-from tensorcell.pages.viewer import View
+from tensorcell.pages.viewer import View, channel_of
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.volume import Stack
 
@@ -48,6 +48,7 @@ def coarse_view(given: MeasuredStack, outputs: Mapping[str, Source], grid: Plane
     return View(
         Stack((), given.label, values, None), measured, replaced if replaced.any() else None, result,
         further.get("uncertainty"), known, None, grid, share=further.get("invented"), block=side, whole=shape,
+        channel=channel_of(given.stack.volume, given.stack.where),
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@
   const rgb = (colour) => [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
   const sources = [...document.querySelectorAll("script[data-tiles]")];
   const stacks = new Map(); // number of the stack to what lies in the page of it
-  const state = { at: { z: 0, y: 0, x: 0 }, marks: {}, stack: null };
+  // A layer that the reader wants is shown again after a stack that lacks it.
+  const state = { at: { z: 0, y: 0, x: 0 }, marks: {}, wanted: {}, stack: null };
 
   // ------------------------------------------------------------------------------------------------- volumes
 
@@ -46,7 +47,8 @@
   }
 
   async function loadOthers(stack) {
-    const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 50));
+    // A browser that is told no limit may wait for ever where nothing on the page changes.
+    const idle = (then) => (window.requestIdleCallback ? requestIdleCallback(then, { timeout: 300 }) : setTimeout(then, 50));
     for (const { key } of stack.layers) {
       await new Promise((then) => idle(then));
       await load(stack, [key]);
@@ -293,7 +295,7 @@
     const stack = stackOf(number), shown = stack.layers.filter((layer) => layer.key !== "kind"), sides = {};
     chosen = number;
     for (const side of ["left", "right"]) {
-      sides[side] = shown.some((layer) => layer.key === state[side]) ? state[side] : stack[side];
+      sides[side] = shown.some((layer) => layer.key === state.wanted[side]) ? state.wanted[side] : stack[side];
     }
     await load(stack, ["kind", sides.left, sides.right, ...(state.marks.invented ? ["invented"] : [])]);
     if (chosen !== number) return;
@@ -341,6 +343,7 @@
   for (const side of ["left", "right"]) {
     find("side", side).addEventListener("change", async ({ target }) => {
       const key = target.value, { stack } = state;
+      state.wanted[side] = key;
       await load(stack, [key]);
       if (stack === state.stack && target.value === key) state[side] = key;
       draw();

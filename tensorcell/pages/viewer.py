@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell.interpolation import interpolated_plane
-from tensorcell.pages.pictures import GAP, OUTLIER, choose_slices, grey_scale
+from tensorcell.pages.pictures import GAP, OUTLIER, choose_slices, grey_image, grey_scale
 from tensorcell.pages.tiles import QUALITIES, Grain, Layer, block_means, block_sums, coarser, tile_sides, to_levels
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery, share_left_open
-from tensorcell.volume import Stack, Volume, stacks, zyx_view
+from tensorcell.volume import Described, Index, Stack, Volume, stacks, zyx_view
 
 MOST_VOXELS = 7_000_000
 """Voxels of all stacks of a page, in each layer; a finer volume is shown on a coarser grid."""
@@ -79,6 +79,8 @@ class View:
         Pixels of the file's result a side of which a pixel of these arrays is the mean; 1: they are the whole.
     whole : (int, int, int) or None
         Voxels of the file's result; None: those of ``result``.
+    channel : str
+        The name of its channel, if it has one.
     """
 
     given: Stack
@@ -92,6 +94,7 @@ class View:
     share: np.ndarray | None = None
     block: int = 1
     whole: tuple[int, int, int] | None = None
+    channel: str = ""
 
     @property
     def factor(self) -> int:
@@ -144,7 +147,17 @@ def views(before: Volume, after: Recovery, truth: np.ndarray | None) -> Iterator
                 known,
                 None if truth is None else zyx_view(truth, axes, where),
                 after.grid,
+                channel=channel_of(before, where),
             )
+
+
+def channel_of(volume: Described, where: Index) -> str:
+    """The name of the channel at a place, if the volume has names."""
+    names = volume.metadata.get("channel_names")
+    if "C" not in volume.axes or not isinstance(names, list | tuple):
+        return ""
+    place = where[volume.axes.index("C")]
+    return str(names[place]) if isinstance(place, int) and place < len(names) else ""
 
 
 def chosen_stacks(axes: str, shape: Sequence[int]) -> list[int]:
@@ -228,7 +241,7 @@ def layers_of(view: View, grain: Grain) -> list[Layer]:
     empty = ~seen.any(axis=(1, 2), keepdims=True)
     own = np.where(seen, to_levels(values, low, high), np.where(empty, 0, levels)).astype(np.uint8)
     found = [Layer("kind", "", kind, look="kind"), Layer("input", "input", own, low, high)]
-    if empty.any():
+    if empty.any() and not empty.all():
         linear = given.interpolated(len(result), grain.planes)
         found.append(Layer("linear", "linear interpolation along z", to_levels(linear, low, high), low, high))
     if np.isfinite(result).any():
@@ -329,11 +342,12 @@ def described(
     keys = {layer.key: layer for layer in layers}
     bare = not (layers[0].levels[start[0]] != UNMEASURED).any()
     shown = keys.get("result", keys["input"])
+    label = ": ".join(filter(None, (view.given.label, view.channel)))
     grains = (grain.planes, grain.pixels, grain.pixels)
     of_file = (grain.planes, grain.pixels * view.block, grain.pixels * view.block)
     return {
-        "label": view.given.label + ("" if "result" in keys else " (not recovered)"),
-        "thumbnail": thumbnail(shown, start[0], grey := grey_scale(view.given.data, view.clean)),
+        "label": label if "result" in keys else f"{label} (not recovered)",
+        "thumbnail": thumbnail(shown, keys["kind"], start[0], grey := grey_scale(view.given.data, view.clean)),
         "size": in_zyx(layers[0].levels.shape),
         "whole": in_zyx(view.whole or view.result.shape),
         "grain": in_zyx(of_file),
@@ -363,13 +377,16 @@ def in_zyx(values: Sequence[int]) -> dict[str, int]:
     return {axis: int(value) for axis, value in zip("zyx", values, strict=True)}
 
 
-def thumbnail(layer: Layer, plane: int, grey: tuple[float, float]) -> str:
-    """A plane as a small picture."""
+def thumbnail(layer: Layer, kind: Layer, plane: int, grey: tuple[float, float]) -> str:
+    """A plane as a small picture; in that of an input, pixels that were not measured have their colour."""
     import imagecodecs
 
     levels = layer.levels[plane]
     every = -(-max(levels.shape) // THUMBNAIL)
     values = layer.low + levels[::every, ::every] * ((layer.high - layer.low) / 255)
+    if layer.key == "input":
+        values = np.where(kind.levels[plane, ::every, ::every] == UNMEASURED, np.nan, values)
+        return embedded(bytes(imagecodecs.png_encode(grey_image(values, grey), level=9)))
     return embedded(bytes(imagecodecs.png_encode(to_levels(values, *grey), level=9)))
 
 
