@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import tensorcell as tc
 from tensorcell.diagnosis.page import page as diagnosis_page
+from tensorcell.pages import pictures, viewer
 from tensorcell.pages import recovery as reports
-from tensorcell.pages import viewer
 from tensorcell.pages.layout import rendered_page
-from tensorcell.pages.recovery import recovery_pictures, write_report
+from tensorcell.pages.recovery import write_report
 from tensorcell.pages.tiles import Grain, block_means, coarser, mosaic, tile_sides
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.recovered import Recovery, StackOutliers
@@ -151,18 +152,35 @@ def test_a_large_volume_is_shown_on_a_coarser_grid_and_the_page_says_so(
     assert coarser(Grain(1, 1), (500, 20, 20), step, 1).planes == 3  # never every second one: all would be measured
 
 
-def test_the_whole_page_has_at_most_the_bytes_that_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, after = recovery(frames=2)
-    monkeypatch.setattr(reports, "charts_of", lambda *_: [("a", "chart", "x" * 20_000, "")])
-    monkeypatch.setattr(reports, "chart", lambda _: "y" * 10_000)
-    pictures = recovery_pictures(before, after)[:1]
-    free = Page(reports.page(before, after, pictures))
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose charts and still pictures are one small picture: drawing takes longer than all else."""
+    dot = pictures.png_bytes(lambda: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(reports, "charts_of", lambda *_: [("a", "chart", pictures.data_uri(dot), "")])
+    monkeypatch.setattr(reports, "chart", lambda _: pictures.data_uri(dot))
+    monkeypatch.setattr(reports, "picture_bytes", lambda _, most: dot + bytes(min(40_000, most)))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_whole_page_has_at_most_the_bytes_that_it_may() -> None:
+    case = *recovery(frames=2), []
+    free = Page(reports.page(*case))
     most = int(0.8 * len(free.text))
-    less = Page(reports.page(before, after, pictures, most=most))
+    less = Page(reports.page(*case, most=most))
     assert len(less.text.encode()) <= most
     assert [len(page.stacks) for page in (free, less)] == [2, 2]
-    none = Page(reports.page(before, after, pictures, most=50_000))
+    none = Page(reports.page(*case, most=10_000))
     assert (none.stacks, "no slices that move" in none.text) == ([], True)
+
+
+def test_a_picture_of_too_many_bytes_is_drawn_with_fewer_pixels() -> None:
+    def make() -> Figure:
+        figure = Figure(figsize=(2, 2))
+        figure.add_axes((0, 0, 1, 1)).imshow(np.random.default_rng(0).random((200, 200)), interpolation="nearest")
+        return figure
+
+    whole = pictures.png_bytes(make)
+    assert len(pictures.png_bytes(make, len(whole) // 3)) <= len(whole) // 3
 
 
 def test_channels_are_shown_by_their_names() -> None:
@@ -171,6 +189,7 @@ def test_channels_are_shown_by_their_names() -> None:
     assert viewer.channel_of(replace(volume, metadata={"channel_names": "DAPI"}), next(stacks(volume)).where) == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_series_is_shown_as_a_strip_of_frames(tmp_path: Path) -> None:
     before, after = recovery(frames=14)
     write_report(tmp_path / "page.html", before, after)
@@ -338,6 +357,7 @@ def test_words_of_verdicts_can_be_read_and_all_controls_show_their_focus(browser
         page.close()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_layer_comes_back_after_a_frame_that_lacks_it(browser: Any, tmp_path: Path) -> None:
     before, after = recovery(frames=3)
     data, mask = after.volume.data.copy(), after.measured.copy()
@@ -442,6 +462,7 @@ def test_without_javascript_still_pictures_are_shown(browser: Any, report: str) 
     page.close()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stack_without_voxel_size_has_no_bar_and_a_plane_no_sections(browser: Any, tmp_path: Path) -> None:
     write_report(tmp_path / "page.html", *recovery(spacing=None))
     page, wrong = opened(browser, (tmp_path / "page.html").as_uri())
