@@ -7,21 +7,26 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import tensorcell as tc
 from tensorcell.diagnosis.page import page as diagnosis_page
-from tensorcell.pages import viewer
+from tensorcell.pages import pictures, viewer
+from tensorcell.pages import recovery as reports
+from tensorcell.pages.layout import rendered_page
 from tensorcell.pages.recovery import write_report
 from tensorcell.pages.tiles import Grain, block_means, coarser, mosaic, tile_sides
 from tensorcell.plane_grid import wanted_grid
 from tensorcell.recovered import Recovery, StackOutliers
 from tensorcell.solvers import Status
+from tensorcell.volume import stacks
 
 Case = tuple[tc.Volume, Recovery]
 
@@ -49,6 +54,11 @@ def recovery(frames: int = 0, spacing: tuple[float, float, float] | None = (0.6,
         _outliers=tuple(StackOutliers(where, np.array([place]), np.array([800.0])) for where in wheres),
     )  # fmt: skip
     return before, after
+
+
+def shown(before: tc.Volume, after: Recovery, truth: np.ndarray | None = None) -> viewer.Shown:
+    """The finest way to show it."""
+    return next(viewer.ways_to_show(list(viewer.views(before, after, truth)), 1, after.volume.spacing))
 
 
 def volume_of(stack: dict[str, Any], key: str) -> np.ndarray:
@@ -95,7 +105,7 @@ def test_a_mosaic_holds_every_plane(shape: tuple[int, int, int]) -> None:
 
 def test_layers_hold_the_volumes_and_say_where_voxels_come_from() -> None:
     before, after = recovery()
-    (stack,), grain, notes = viewer.shown_stacks(before, after, after.volume.data)
+    (stack,), grain, notes = shown(before, after, after.volume.data)
     assert (stack["size"], stack["spacing"], notes) == ({"z": 11, "y": 30, "x": 42}, [0.3, 0.1, 0.1], [])
     kind = volume_of(stack, "kind")
     expected = np.zeros((11, 30, 42), np.uint8)
@@ -128,23 +138,58 @@ def test_the_invented_share_of_slabs_is_that_of_the_whole(monkeypatch: pytest.Mo
 
 
 def test_a_large_volume_is_shown_on_a_coarser_grid_and_the_page_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before, after = recovery()
     monkeypatch.setattr(viewer, "MOST_VOXELS", 2000)
-    (stack,), grain, _ = viewer.shown_stacks(before, after)
+    (stack,), grain, _ = shown(before, after)
     assert stack["size"] == {"z": 11, "y": 10, "x": 14}
     assert "each pixel shown is the mean of 3 × 3 pixels" in grain.lower()
     means = after.volume.data.reshape(11, 10, 3, 14, 3).mean(axis=(2, 4))
     assert np.abs(intensities(stack, "result") - means).max() < 3
     assert (volume_of(stack, "kind") == viewer.REPLACED).sum() == 1
-    monkeypatch.setattr(viewer, "MOST_BYTES", 4000)
-    (smaller,), _, _ = viewer.shown_stacks(before, after)
-    assert sum(len(base64.b64decode(one["image"].split(",")[1])) for one in smaller["layers"]) <= 4000
     step = wanted_grid(before, 2).step
     assert coarser(Grain(1, 1), (500, 20, 20), step, 1).planes == 3  # never every second one: all would be measured
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose charts and still pictures are one small picture: drawing takes longer than all else."""
+    dot = pictures.png_bytes(lambda: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(reports, "charts_of", lambda *_: [("a", "chart", pictures.data_uri(dot), "")])
+    monkeypatch.setattr(reports, "chart", lambda _: pictures.data_uri(dot))
+    monkeypatch.setattr(reports, "picture_bytes", lambda _, most: dot + bytes(min(40_000, most)))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_whole_page_has_at_most_the_bytes_that_it_may() -> None:
+    case = *recovery(frames=2), []
+    free = Page(reports.page(*case))
+    most = int(0.8 * len(free.text))
+    less = Page(reports.page(*case, most=most))
+    assert len(less.text.encode()) <= most
+    assert [len(page.stacks) for page in (free, less)] == [2, 2]
+    none = Page(reports.page(*case, most=10_000))
+    assert (none.stacks, "no slices that move" in none.text) == ([], True)
+
+
+def test_a_picture_of_too_many_bytes_is_drawn_with_fewer_pixels() -> None:
+    def make() -> Figure:
+        figure = Figure(figsize=(2, 2))
+        figure.add_axes((0, 0, 1, 1)).imshow(np.random.default_rng(0).random((200, 200)), interpolation="nearest")
+        return figure
+
+    whole = pictures.png_bytes(make)
+    assert len(pictures.png_bytes(make, len(whole) // 3)) <= len(whole) // 3
+
+
+def test_channels_are_shown_by_their_names() -> None:
+    volume = tc.Volume(np.zeros((2, 2, 3, 4, 4)), "TCZYX", metadata={"channel_names": ["DAPI", "GFP"]})
+    assert [viewer.channel_of(volume, stack.where) for stack in stacks(volume)] == ["DAPI", "GFP", "DAPI", "GFP"]
+    assert viewer.channel_of(replace(volume, metadata={"channel_names": "DAPI"}), next(stacks(volume)).where) == ""
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_series_is_shown_as_a_strip_of_frames(tmp_path: Path) -> None:
     before, after = recovery(frames=14)
     write_report(tmp_path / "page.html", before, after)
@@ -253,8 +298,84 @@ def test_the_page_fits_and_has_a_bar_in_each_panel(browser: Any, report: str, wi
     assert [page.locator("#viewer").get_attribute(f"data-bar{name}") for name in ("xy", "yz", "xz")] == (
         ["1 µm", "0.5 µm", "1 µm"]  # of 4.2, 3.3 and 4.2 µm
     )
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert light == (scheme == "light")
+    for theme in (scheme, "light" if scheme == "dark" else "dark"):
+        colours = page.evaluate(COLOURS_OF_TEXT)
+        assert (colours["body"][1] == [255, 255, 255]) == (theme == "light")
+        assert page.locator("#theme").get_attribute("aria-pressed") == str(theme == "dark").lower()
+        for name, (text, behind) in colours.items():
+            assert contrast(text, behind) >= 4.5, (theme, name)  # WCAG 2, level AA, text of any size
+        page.locator("#theme").press("Enter")
+    assert wrong == []
+    page.close()
+
+
+COLOURS_OF_TEXT = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number), found = {};
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const name = (element) => element.tagName.toLowerCase() + [...element.classList].map((one) => "." + one).join("");
+  for (const element of [document.body, ...document.body.querySelectorAll("*")]) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if ((own || element === document.body) && element.checkVisibility()) {
+      found[name(element)] = [parse(getComputedStyle(element).color).slice(0, 3), behind(element)];
+    }
+  }
+  return found;
+}"""
+"""Colour of the text and of what is behind it, of each kind of visible element with text."""
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """The contrast ratio of WCAG 2 of two colours, from 1 to 21."""
+
+    def luminance(colour: list[float]) -> float:
+        shares = np.array(colour) / 255
+        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_words_of_verdicts_can_be_read_and_all_controls_show_their_focus(browser: Any, tmp_path: Path) -> None:
+    body = """{% block main %}<p>{% for name in ("good", "fair", "bad") %}<span class="word {{ name }}">a</span>
+    {% endfor %}</p><table><tr class="best"><td>a</td></tr></table>{% endblock %}"""
+    path = tmp_path / "words.html"
+    path.write_text(rendered_page(body, title="words"), encoding="utf-8")
+    for scheme in ("light", "dark"):
+        page, wrong = opened(browser, path.as_uri(), color_scheme=scheme)
+        for name, (text, behind) in page.evaluate(COLOURS_OF_TEXT).items():
+            assert contrast(text, behind) >= 4.5, (scheme, name)
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.querySelector('#theme:focus')).outlineStyle") == "solid"
+        assert wrong == []
+        page.close()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_layer_comes_back_after_a_frame_that_lacks_it(browser: Any, tmp_path: Path) -> None:
+    before, after = recovery(frames=3)
+    data, mask = after.volume.data.copy(), after.measured.copy()
+    data[1], mask[1] = np.nan, False
+    after = replace(after, volume=replace(after.volume, data=data), measured=mask)
+    write_report(tmp_path / "page.html", before, after)
+    page, wrong = opened(browser, (tmp_path / "page.html").as_uri())
+    page.wait_for_selector("#viewer[data-whole='0']", state="attached")
+    assert page.locator("[data-stack='1']").inner_text().strip() == "T=1 (not recovered)"
+    for number, right in enumerate(("result", "input", "result")):
+        page.locator(f"[data-stack='{number}']").press("Enter")
+        page.wait_for_selector(f"#viewer[data-whole='{number}']", state="attached")
+        assert page.locator("[data-side=right]").input_value() == right
+    page.locator("[data-side=right]").select_option("uncertainty")
+    for number in (1, 0):
+        page.locator(f"[data-stack='{number}']").press("Enter")
+        page.wait_for_selector(f"#viewer[data-whole='{number}']", state="attached")
+    assert page.locator("[data-side=right]").input_value() == "uncertainty"
     assert wrong == []
     page.close()
 
@@ -341,6 +462,7 @@ def test_without_javascript_still_pictures_are_shown(browser: Any, report: str) 
     page.close()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stack_without_voxel_size_has_no_bar_and_a_plane_no_sections(browser: Any, tmp_path: Path) -> None:
     write_report(tmp_path / "page.html", *recovery(spacing=None))
     page, wrong = opened(browser, (tmp_path / "page.html").as_uri())

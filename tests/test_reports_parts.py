@@ -13,8 +13,8 @@ import pytest
 import tensorcell as tc
 from tensorcell import cli
 from tensorcell.large import FileRecovery
-from tensorcell.lazy_volume import LazyVolume
-from tensorcell.pages import parts, pictures
+from tensorcell.lazy_volume import LazyVolume, lazy_stacks
+from tensorcell.pages import coarse, parts, pictures, viewer
 from tensorcell.pages.recovery import recovery_pictures
 from tensorcell.plane_grid import wanted_grid
 
@@ -34,15 +34,16 @@ def as_file(result: tc.Recovery, path: Path, parts_: int = 3) -> FileRecovery:
 
 
 class Counted:
-    """An array that remembers how many voxels were read of it."""
+    """An array that remembers how many voxels were read of it, and how many at once."""
 
     def __init__(self, data: Array) -> None:
-        self.data, self.read = data, 0
+        self.data, self.read, self.most = data, 0, 0
         self.shape, self.dtype = data.shape, data.dtype
 
     def __getitem__(self, where: Any) -> Array:
         found = self.data[where]
         self.read += found.size
+        self.most = max(self.most, found.size)
         return found
 
 
@@ -79,11 +80,12 @@ def test_the_slices_are_those_of_a_report_in_memory(
     assert error.grey is not None
     assert re.fullmatch(r"Uncertainty, 0 to [\d.e+]+", error.title)
     planes, rows, columns = before.shape[1:]
-    assert data.read <= planes * columns + (2 * parts.NEAR + 2) * rows * columns
+    still = planes * columns + (2 * parts.NEAR + 2) * rows * columns
+    assert data.read <= before.data.size + still
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     for text in (*after.notes, "a&lt;b.tif", '<th scope="row">parts</th><td>3</td>', "1 × 9 × 26 × 30 (CZYX)"):
         assert text in page
-    assert page.count("data:image/png") == 1
+    assert page.count('src="data:image/png') == 1
 
 
 def test_a_wide_volume_is_thinned_out_and_keeps_its_proportions(
@@ -111,6 +113,62 @@ def test_a_wide_volume_is_thinned_out_and_keeps_its_proportions(
     for ax, sides in ((xy, (40 * 0.2, 90 * 0.2)), (xz, (4 * 0.5, 90 * 0.2))):
         rows, columns = ax.get_images()[0].get_array().shape[:2]
         assert ax.get_aspect() * rows / columns == pytest.approx(sides[0] / sides[1])
+
+
+@pytest.fixture
+def moving(monkeypatch: pytest.MonkeyPatch) -> list[viewer.Shown]:
+    """What pages were made of; nothing is drawn."""
+    found: list[viewer.Shown] = []
+
+    def rendered(*given: Any, **_: Any) -> str:
+        found.append(given[5])
+        return ""
+
+    monkeypatch.setattr(parts, "rendered", rendered)
+    monkeypatch.setattr(parts, "picture_bytes", lambda *_: b"")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "voxels"),
+    [
+        ({"axial_factor": 2}, 10**6),
+        ({"spacing_z": 0.3}, 10**6),
+        ({"axial_factor": 2}, 900),
+        ({"lateral_factor": 2}, 900),
+    ],
+)
+def test_the_slices_that_move_are_those_of_a_report_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moving: list[viewer.Shown], options: dict[str, Any], voxels: int
+) -> None:
+    cells = tc.datasets.simulate_cells((9, 24, 28), cells=5, outliers=0.03, seed=4)
+    before = tc.Volume(cells.measured[None], axes="CZYX", spacing=(0.5, 0.2, 0.2))
+    result = tc.recover(before, method="fast", **options)
+    after, grid = as_file(result, tmp_path / "out.ome.tif"), wanted_grid(before, **options)
+    maps: Any = {name: tmp_path / f"{name}.npy" for name in ("uncertainty", "invented", "outliers")}
+    for name, path in maps.items():
+        np.save(path, getattr(result, name))
+    monkeypatch.setattr(viewer, "MOST_VOXELS", voxels)
+    monkeypatch.setattr(coarse, "MOST_READ", 300)
+    data = Counted(before.data)
+    given = LazyVolume(data, "CZYX", before.spacing)
+    parts.write_report(tmp_path / "r.html", given, after, grid, **maps)
+    parts.write_report(tmp_path / "r.html", given, after, grid)
+    (((stack,), *_), ((bare,), *_)) = moving
+    (whole,) = next(viewer.ways_to_show(list(viewer.views(before, result, None)), 1, after.spacing)).stacks
+    for name in ("label", "size", "whole", "grain", "spacing", "tile", "columns", "start", "replaced"):
+        assert stack[name] == pytest.approx(whole[name]), name
+    layers, same = ({layer["key"]: layer for layer in one["layers"]} for one in (stack, whole))
+    assert list(layers) == list(same)
+    exact = set(layers) - {"invented"} if voxels > 900 else {"kind"}  # ends of the grey scale are those of the means
+    for key in exact:
+        assert layers[key] == same[key], key
+    assert {"uncertainty", "invented"} & {layer["key"] for layer in bare["layers"]} == set()
+    assert (bare["replaced"], whole["grain"]["y"] > 1) == (False, voxels == 900)
+    assert stack["replaced"] == (result.outlier_count > 0)
+    data.most = 0
+    coarse.means_of(next(lazy_stacks(given)), 2)
+    assert data.most <= 300
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

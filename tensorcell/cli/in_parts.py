@@ -93,7 +93,7 @@ def recover_in_parts(
         try:
             write_report(
                 outputs["--report"], volume, result, grid=grid, mask=mask, missing_value=options["missing_value"],
-                uncertainty=maps["uncertainty"],
+                **maps,
             )  # fmt: skip
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {target} was written, its report was not") from None

@@ -42,4 +42,4 @@ def rendered_page(body: str, *, title: str, **values: Any) -> str:
 
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FunctionLoader(asset))
     template = environment.from_string("{% extends 'report.html' %}" + body)
-    return template.render(title=title, css=asset("report.css"), version=__version__, **values)
+    return template.render(title=title, css=asset("report.css"), theme=asset("theme.js"), version=__version__, **values)

@@ -1,8 +1,8 @@
-"""The report of a recovery in parts: only the slices that are shown are read of the input and of the outputs."""
+"""The report of a recovery in parts: what is shown is read of the input and of the outputs, a few planes at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,27 @@ from tensorcell.files.formats import FilePath
 from tensorcell.large.measured import MeasuredStack, measured_stacks
 from tensorcell.large.recovery import FileRecovery
 from tensorcell.lazy_volume import LazyStack, LazyVolume, lazy_stacks
+from tensorcell.pages.coarse import coarse_view
 from tensorcell.pages.pictures import MOST_STACKS, Panel, Picture, choose_slices, grey_scale, picture_bytes
-from tensorcell.pages.recovery import REPORT_SUFFIXES, panels_of, rendered, rows_of, sentence_on, slices_of
+from tensorcell.pages.recovery import (
+    MOST_BYTES,
+    REPORT_SUFFIXES,
+    first_within,
+    panels_of,
+    rendered,
+    rows_of,
+    sentence_on,
+    share_of_stills,
+    slices_of,
+)
+from tensorcell.pages.viewer import Shown, chosen_stacks, grain_for, ways_to_show
 from tensorcell.plane_grid import PlaneGrid
 
 MOST_PIXELS = 1024
 """Pixels of the longer side of a slice that is shown whole; of a longer one every second or n-th row and column is."""
+
+FURTHER = {"uncertainty": "uncertainty", "invented": "invented share", "outliers": "outliers"}
+"""Names of the further outputs, and what a page calls them."""
 
 NEAR = 4
 """Planes given on either side of a plane that linear interpolation rests on."""
@@ -27,7 +42,8 @@ NEAR = 4
 
 def write_report(
     path: FilePath, before: LazyVolume, after: FileRecovery, grid: PlaneGrid, *, mask: FilePath | None = None,
-    missing_value: Any = None, uncertainty: FilePath | None = None,
+    missing_value: Any = None, uncertainty: FilePath | None = None, invented: FilePath | None = None,
+    outliers: FilePath | None = None, most: int = MOST_BYTES,
 ) -> None:  # fmt: skip
     """Write a picture (``.png``) or a self-contained page (``.html``) of a recovery in parts.
 
@@ -43,8 +59,10 @@ def write_report(
         Where the planes given lie in the output.
     mask, missing_value
         As they were given.
-    uncertainty : path, optional
-        The output with the uncertainty, which is shown beside the result.
+    uncertainty, invented, outliers : path, optional
+        The further outputs, which are shown beside the result.
+    most : int
+        Bytes of the page, unless its texts alone have more.
 
     Raises
     ------
@@ -53,28 +71,56 @@ def write_report(
 
     Notes
     -----
-    Read are a plane of each volume, a row of every plane, and up to nine planes of the input where planes between them
-    were filled. Formats that are compressed in planes have to decode the planes whose row is read.
+    For the still pictures, a plane of each volume, a row of every plane, and up to nine planes of the input are read
+    where planes between them were filled. For the slices of a page that move, every voxel of the stacks shown is read,
+    of each file, once for each grid that is tried, in nearly all cases one. In memory are at most `coarse.MOST_READ`
+    voxels of a file at a time (and at least a block of rows of a plane) and the means on the grid of the page.
     """
     target = Path(path)
     check_writable(target, REPORT_SUFFIXES)
-    result = _stacks_by_place(_opened(after.path, after))
-    error = {} if uncertainty is None else _stacks_by_place(_opened(uncertainty, after))
-    pictures = []
-    for stack in measured_stacks(before, mask, missing_value)[:MOST_STACKS]:
-        place = _place_of(stack.stack)
-        pictures.append(_picture(stack, result[place], error.get(place), after, grid))
-    image = picture_bytes(pictures)
-    write_whole(target, image if target.suffix.lower() == ".png" else _page(before, after, grid, image).encode())
+    given = measured_stacks(before, mask, missing_value)
+    paths = {"result": after.path, "uncertainty": uncertainty, "invented": invented, "outliers": outliers}
+    made = {name: _stacks_by_place(_opened(path, after)) for name, path in paths.items() if path is not None}
+    stacks = [(stack, {name: each[_place_of(stack.stack)] for name, each in made.items()}) for stack in given]
+    pictures = [
+        _picture(stack, outputs["result"], outputs.get("uncertainty"), after, grid)
+        for stack, outputs in stacks[:MOST_STACKS]
+    ]
+    if target.suffix.lower() == ".png":
+        write_whole(target, picture_bytes(pictures))
+    else:
+        image = picture_bytes(pictures, share_of_stills(most))
+        write_whole(target, _page(before, after, grid, image, stacks, most).encode())
 
 
-def _page(before: LazyVolume, after: FileRecovery, grid: PlaneGrid, image: bytes) -> str:
+def _page(
+    before: LazyVolume, after: FileRecovery, grid: PlaneGrid, image: bytes,
+    stacks: Sequence[tuple[MeasuredStack, Mapping[str, LazyStack]]], most: int,
+) -> str:  # fmt: skip
     rows = rows_of(
         before, after, measured=after.measured, outliers=after.outliers, whole=grid.whole, noise=after.noise,
         rank=after.rank, counts=("parts", after.parts), seconds=after.seconds,
     )  # fmt: skip
-    share = after.facts()["observed_ratio"]
-    return rendered(before, rows, sentence_on(str(after.status), share), after.notes, image, scale="result")
+    sentence = sentence_on(str(after.status), after.facts()["observed_ratio"])
+    chosen = [stacks[place] for place in chosen_stacks(before.axes, before.shape)]
+    absent = [words for name, words in FURTHER.items() if name not in chosen[0][1]]
+    remarks = [f"not written, and so not among what the sliders show: {', '.join(absent)}"] if absent else []
+
+    def render(shown: Shown) -> str:
+        notes = [*after.notes, *(remarks if shown.stacks else [])]
+        return rendered(before, rows, sentence, notes, image, shown, scale="result")
+
+    def ways() -> Iterator[Shown]:
+        first = chosen[0]
+        shape, factor = first[1]["result"].shape, first[1]["result"].shape[1] // first[0].shape[1]
+        grain = grain_for(len(chosen), shape, grid, factor)
+        views = [coarse_view(stack, outputs, grid, grain.pixels) for stack, outputs in chosen]
+        steps = after.spacing
+        yield from ways_to_show(
+            views, len(stacks), steps and (steps[0], steps[1] * grain.pixels, steps[2] * grain.pixels)
+        )
+
+    return first_within(most, render, ways())
 
 
 def _opened(path: FilePath, after: FileRecovery) -> LazyVolume:

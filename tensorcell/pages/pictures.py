@@ -28,7 +28,8 @@ MEASURED, OUTLIER = "#d9dcdf", "#d1495b"
 MOST_STACKS = 4
 """Most stacks (channels and frames) that a report shows."""
 
-DPI = 120
+DPI, LEAST_DPI = 120, 30
+"""Pixels an inch, and those of a picture that would have too many bytes."""
 
 PANEL, SPACE, LEFT, RIGHT, TOP, BOTTOM = 2.8, 0.08, 0.5, 0.15, 0.4, 0.75
 """Inches: width of a panel, space between panels, and margins."""
@@ -368,19 +369,23 @@ def _number(value: float, width: float) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def picture_bytes(pictures: Sequence[Picture]) -> bytes:
-    """The pictures as one PNG."""
-    return png_bytes(lambda: draw(pictures))
+def picture_bytes(pictures: Sequence[Picture], most: float = math.inf) -> bytes:
+    """The pictures as one PNG; one of more than ``most`` bytes is drawn with fewer pixels."""
+    return png_bytes(lambda: draw(pictures), most)
 
 
-def png_bytes(make: Callable[[], Figure]) -> bytes:
+def png_bytes(make: Callable[[], Figure], most: float = math.inf) -> bytes:
     """A figure as PNG, drawn in matplotlib's default style whatever style the user has set."""
     import matplotlib.style
 
-    stream = io.BytesIO()
-    with matplotlib.style.context("default", after_reset=True):
-        make().savefig(stream, format="png", dpi=DPI)
-    return stream.getvalue()
+    dpi = DPI
+    while True:
+        stream = io.BytesIO()
+        with matplotlib.style.context("default", after_reset=True):
+            make().savefig(stream, format="png", dpi=dpi)
+        if stream.tell() <= most or dpi <= LEAST_DPI:
+            return stream.getvalue()
+        dpi = max(LEAST_DPI, int(0.7 * dpi))
 
 
 def data_uri(png: bytes) -> str:

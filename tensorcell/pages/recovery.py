@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -43,7 +43,7 @@ from tensorcell.pages.pictures import (
     swatch,
     take_slices,
 )
-from tensorcell.pages.viewer import COLOURS, View, measured_planes, shown_stacks, views
+from tensorcell.pages.viewer import COLOURS, Shown, View, measured_planes, views, ways_to_show
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery
 from tensorcell.solvers import IterationRecord
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from tensorcell.large.survey import Source
 
 REPORT_SUFFIXES = (".png", ".html")
+
+MOST_BYTES = 8_000_000
+"""Bytes of a page, all that lies in it counted: with more, its slices would be on a coarser grid."""
 
 
 def recovery_pictures(before: Volume, after: Recovery, truth: Any = None) -> list[Picture]:
@@ -286,9 +289,11 @@ def write_report(
     """
     target = Path(path)
     check_writable(target, REPORT_SUFFIXES)
-    image = picture_bytes(recovery_pictures(before, after, truth))
-    content = image if target.suffix.lower() == ".png" else page(before, after, image, truth).encode()
-    write_whole(target, content)
+    pictures = recovery_pictures(before, after, truth)
+    if target.suffix.lower() == ".png":
+        write_whole(target, picture_bytes(pictures))
+    else:
+        write_whole(target, page(before, after, pictures, truth).encode())
 
 
 def facts(before: Volume, after: Recovery) -> dict[str, Any]:
@@ -350,9 +355,10 @@ Filled voxels are estimates. In a plane with measured pixels they rest on
 a low-rank model and on measured neighbours; in a plane without any they are interpolated along z and hold no detail
 that the neighbouring planes do not hold. Rows and columns that were measured in no plane are interpolated along y and x
 in the same way.</p>
-{% if stacks %}<p>The uncertainty u is in the unit of the data: the result ± 1.645 u is to hold the intensity without
-noise in nine of ten voxels. The invented share is the part of the local contrast that the measurement leaves open, from
-0 (measured) to 1 (nothing is known); do not measure where it is high.</p>{% endif %}
+{% if "uncertainty" in keys %}<p>The uncertainty u is in the unit of the data: the result ± 1.645 u is to hold the
+intensity without noise in nine of ten voxels.</p>{% endif %}
+{% if "invented" in keys %}<p>The invented share is the part of the local contrast that the measurement leaves open,
+from 0 (measured) to 1 (nothing is known); do not measure where it is high.</p>{% endif %}
 {% if history %}<p>The change per iteration should fall; if it ends above the tolerance, the fit was stopped early. The
 relative residual is what the model does not explain of the measured voxels: the noise, and structure that is not of low
 rank.</p>
@@ -364,20 +370,55 @@ rank.</p>
 """
 
 
-def page(before: Volume, after: Recovery, image: bytes, truth: np.ndarray | Volume | None = None) -> str:
-    """One self-contained HTML page; ``image`` is the PNG of the slices for readers without JavaScript."""
+def page(
+    before: Volume, after: Recovery, pictures: Sequence[Picture], truth: np.ndarray | Volume | None = None, *,
+    most: int = MOST_BYTES,
+) -> str:  # fmt: skip
+    """One self-contained HTML page.
+
+    Parameters
+    ----------
+    before, after : Volume, Recovery
+    pictures : sequence of Picture
+        The slices for readers without JavaScript.
+    truth : array or Volume of the output's shape, optional
+    most : int
+        Bytes of the page, unless its texts and charts alone have more.
+    """
     measured = int(np.count_nonzero(after.measured))
     rows = rows_of(
         before, after.volume, measured=measured, outliers=after.outlier_count, whole=after.grid.whole,
         noise=after.noise, rank=after.rank, counts=("iterations", len(after.history)), seconds=after.seconds,
     )  # fmt: skip
-    shown = shown_stacks(before, after, None if truth is None else _like_output(truth, after))
-    return rendered(
-        before, rows, sentence_on(str(after.status), measured / after.measured.size), [*after.notes, *shown.notes],
-        image, scale="measured voxels that are not outliers", charts=charts_of(before, after),
-        map=chart(lambda: draw_map(before, after)), stacks=shown.stacks, grain=shown.grain, colours=COLOURS,
-        script=asset("viewer.js"), history=after.history,
-    )  # fmt: skip
+    reference = None if truth is None else _like_output(truth, after)
+    image, charts = picture_bytes(pictures, share_of_stills(most)), charts_of(before, after)
+    places = chart(lambda: draw_map(before, after))
+
+    def render(shown: Shown) -> str:
+        return rendered(
+            before, rows, sentence_on(str(after.status), measured / after.measured.size), after.notes, image, shown,
+            scale="measured voxels that are not outliers", charts=charts, map=places, history=after.history,
+        )  # fmt: skip
+
+    total = sum(1 for _ in stack_places(before.axes, before.shape))
+    return first_within(most, render, ways_to_show(list(views(before, after, reference)), total, after.volume.spacing))
+
+
+def share_of_stills(most: int) -> int:
+    """Bytes that the still pictures of a page of ``most`` bytes may have; as text they take a third more."""
+    return most // 5
+
+
+def first_within(most: int, render: Callable[[Shown], str], ways: Iterable[Shown]) -> str:
+    """The page that `render` makes of the first way to show the slices with which it has at most ``most`` bytes.
+
+    With none of them, it is the page with still pictures alone.
+    """
+    for shown in ways:
+        text = render(shown)
+        if len(text.encode()) <= most:
+            return text
+    return render(Shown([], "", ["the page has no slices that move: they would make it too large"]))
 
 
 def charts_of(before: Volume, after: Recovery) -> list[tuple[str, str, str, str]]:
@@ -423,19 +464,21 @@ def sentence_on(status: str, share: float) -> str:
 
 
 def rendered(
-    before: Described, rows: Sequence[tuple[str, str]], sentence: str, notes: Sequence[str], image: bytes, *,
-    scale: str, **further: Any,
+    before: Described, rows: Sequence[tuple[str, str]], sentence: str, notes: Sequence[str], image: bytes, shown: Shown,
+    *, scale: str, **further: Any,
 ) -> str:  # fmt: skip
-    """The page with these facts, the PNG of the slices, and what else the template names.
+    """The page with these facts, the PNG of the slices, the stacks that move, and what else the template names.
 
     ``scale`` is what the grey scale is set by.
     """
+    keys = {layer["key"] for stack in shown.stacks for layer in stack["layers"]}
     source = str(before.metadata.get("source", ""))
-    shown = sum(1 for _ in stack_places(before.axes, before.shape))
-    left_out = f"the pictures show {MOST_STACKS} of {shown} stacks" if shown > MOST_STACKS else ""
+    total = sum(1 for _ in stack_places(before.axes, before.shape))
+    left_out = f"the pictures show {MOST_STACKS} of {total} stacks" if total > MOST_STACKS else ""
     return rendered_page(
         PAGE, title=f"tensorcell: {source}" if source else "tensorcell: recovery", sentence=sentence,
-        notes=notes, left_out=left_out, picture=data_uri(image), rows=rows, scale=scale, **further,
+        notes=[*notes, *shown.notes], left_out=left_out, picture=data_uri(image), rows=rows, scale=scale,
+        stacks=shown.stacks, grain=shown.grain, keys=keys, colours=COLOURS, script=asset("viewer.js"), **further,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 // The slices of a report: three linked sections of the volumes that lie in the page as mosaics of 8-bit planes.
-// A mosaic is read once into a Uint8Array (z, y, x); every section is cut from there.
+// A mosaic is read once into a Uint8Array, from which every section is cut: at first those of the layers that are shown,
+// the others when they are switched on or when the browser has nothing else to do.
 (() => {
   "use strict";
   const viewer = document.getElementById("viewer");
@@ -19,39 +20,55 @@
   const slider = (name) => find("slider", name);
   const rgb = (colour) => [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
   const sources = [...document.querySelectorAll("script[data-tiles]")];
-  const stacks = new Map(); // number of the stack to its promised volumes
-  const state = { at: { z: 0, y: 0, x: 0 }, marks: {}, stack: null };
+  const stacks = new Map(); // number of the stack to what lies in the page of it
+  // A layer that the reader wants is shown again after a stack that lacks it.
+  const state = { at: { z: 0, y: 0, x: 0 }, marks: {}, wanted: {}, stack: null };
 
   // ------------------------------------------------------------------------------------------------- volumes
 
-  async function pixelsOf(image, stack) {
+  async function levelsOf(layer) {
     const picture = new Image();
-    picture.src = image;
+    picture.src = layer.image;
     await picture.decode();
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [picture.width, picture.height];
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(picture, 0, 0);
-    const { z: planes, y: rows, x: columns } = stack.size;
-    const [tileRows, tileColumns] = stack.tile;
-    const volume = new Uint8Array(planes * rows * columns);
-    let place = 0;
-    for (let z = 0; z < planes; z++) {
-      const left = (z % stack.columns) * tileColumns, top = Math.floor(z / stack.columns) * tileRows;
-      const { data } = context.getImageData(left, top, columns, rows);
-      for (let i = 0; i < data.length; i += 4) volume[place++] = data[i];
-    }
-    return volume;
+    // All at once: one call for each plane takes several times as long.
+    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+    const levels = new Uint8Array(data.length / 4);
+    for (let i = 0; i < levels.length; i++) levels[i] = data[4 * i];
+    [layer.levels, layer.image] = [levels, null];
   }
 
-  function load(number) {
+  function load(stack, keys) {
+    const wanted = stack.layers.filter((layer) => keys.includes(layer.key));
+    return Promise.all(wanted.map((layer) => (layer.loading ??= levelsOf(layer))));
+  }
+
+  async function loadOthers(stack) {
+    // A browser that is told no limit may wait for ever where nothing on the page changes.
+    const idle = (then) => (window.requestIdleCallback ? requestIdleCallback(then, { timeout: 300 }) : setTimeout(then, 50));
+    for (const { key } of stack.layers) {
+      await new Promise((then) => idle(then));
+      await load(stack, [key]);
+      if (stack !== state.stack) return;
+      draw();
+    }
+    viewer.dataset.whole = viewer.dataset.ready;
+  }
+
+  function stackOf(number) {
     if (!stacks.has(number)) {
-      const stack = JSON.parse(sources[number].textContent);
-      const layers = Promise.all(stack.layers.map(async (layer) => {
-        layer.volume = await pixelsOf(layer.image, stack);
-        layer.image = null;
-      }));
-      stacks.set(number, layers.then(() => stack));
+      const stack = JSON.parse(sources[number].textContent), { size, tile: [rows, columns], columns: beside } = stack;
+      const width = beside * columns, count = (axis) => [...Array(size[axis]).keys()];
+      // Where planes, rows and columns lie in a mosaic; the place of a voxel is the sum of the three.
+      stack.places = {
+        z: count("z").map((z) => Math.floor(z / beside) * rows * width + (z % beside) * columns),
+        y: count("y").map((y) => y * width),
+        x: count("x"),
+      };
+      stacks.set(number, stack);
     }
     return stacks.get(number);
   }
@@ -83,20 +100,19 @@
   }
 
   function section(panel) {
-    const { size, colours } = state.stack, { across, down, through } = PANELS[panel];
-    const width = size[across], height = size[down];
-    const step = { z: size.y * size.x, y: size.x, x: 1 };
-    const start = state.at[through] * step[through];
+    const { size, colours, places } = state.stack, { across, down, through } = PANELS[panel];
+    const width = size[across], height = size[down], start = places[through][state.at[through]];
     const sides = ["left", "right"].map((side) => layerOf(state[side]));
-    const tables = sides.map(coloursOf), volumes = sides.map((layer) => layer.volume);
+    const tables = sides.map(coloursOf), levels = sides.map((layer) => layer.levels);
     const gaps = sides.map((layer) => layer.key === "input");
-    const kind = layerOf("kind").volume, invented = layerOf("invented")?.volume;
+    const kind = layerOf("kind").levels, invented = layerOf("invented")?.levels;
     const [gap, outlier, orange] = [colours.gap, colours.outlier, colours.invented].map(rgb);
     const image = new ImageData(width, height), pixels = image.data, border = (state.wipe / 100) * width;
     for (let row = 0, out = 0; row < height; row++) {
+      const begin = start + places[down][row];
       for (let column = 0; column < width; column++, out += 4) {
-        const place = start + row * step[down] + column * step[across];
-        const side = column + 0.5 < border ? 0 : 1, level = volumes[side][place], what = kind[place];
+        const place = begin + places[across][column];
+        const side = column + 0.5 < border ? 0 : 1, level = levels[side][place], what = kind[place];
         const bare = gaps[side] && what < 64;
         for (let c = 0; c < 3; c++) {
           let value = bare ? gap[c] : tables[side][3 * level + c];
@@ -207,14 +223,15 @@
   }
 
   function readout() {
-    const { size, layers, spacing, known } = state.stack, { z, y, x } = state.at, place = (z * size.y + y) * size.x + x;
+    const { places, layers, spacing, known } = state.stack, { z, y, x } = state.at;
+    const place = places.z[z] + places.y[y] + places.x[x];
     const said = ["z", "y", "x"].map((axis, i) => {
       return `${axis} ${voxels(axis)}${known ? ` (${text(state.at[axis] * spacing[i], 10)} µm)` : ""}`;
     });
-    const what = layerOf("kind").volume[place];
+    const what = layerOf("kind").levels[place];
     const kind = what < 64 ? "not measured" : what > 192 ? "outlier" : "measured";
-    const values = layers.filter((layer) => layer.key !== "kind").map((layer) => {
-      const level = layer.volume[place];
+    const values = layers.filter((layer) => layer.levels && layer.key !== "kind").map((layer) => {
+      const level = layer.levels[place];
       if (layer.key === "input" && what < 64) return `${layer.name}: none`;
       const sign = level === 255 ? "≥" : level === 0 && layer.low !== 0 ? "≤" : "≈";
       return `${layer.name} ${sign} ${text(valueOf(layer, level), layer.high - layer.low)}`;
@@ -237,7 +254,7 @@
     }));
   }
 
-  let waiting = false;
+  let waiting = false, chosen = 0;
   function draw() {
     if (waiting) return;
     waiting = true;
@@ -275,21 +292,28 @@
   }
 
   async function choose(number) {
-    const stack = await load(number), first = state.stack === null, sizes = state.stack?.size;
+    const stack = stackOf(number), shown = stack.layers.filter((layer) => layer.key !== "kind"), sides = {};
+    chosen = number;
+    for (const side of ["left", "right"]) {
+      sides[side] = shown.some((layer) => layer.key === state.wanted[side]) ? state.wanted[side] : stack[side];
+    }
+    await load(stack, ["kind", sides.left, sides.right, ...(state.marks.invented ? ["invented"] : [])]);
+    if (chosen !== number) return;
+    const first = state.stack === null, sizes = state.stack?.size;
     state.stack = stack;
+    Object.assign(state, sides);
     const same = sizes && "zyx".split("").every((axis) => sizes[axis] === stack.size[axis]);
     if (!same) state.at = { ...stack.start };
     for (const axis of "zyx") {
       Object.assign(slider(axis), { min: 0, max: stack.size[axis] - 1, step: 1 });
       slider(axis).closest("label").hidden = stack.size[axis] === 1;
     }
-    const shown = stack.layers.filter((layer) => layer.key !== "kind");
-    for (const [side, key] of [["left", stack.left], ["right", stack.right]]) {
-      const kept = shown.some((layer) => layer.key === state[side]) ? state[side] : key;
+    for (const side of ["left", "right"]) {
       find("side", side).replaceChildren(...shown.map((layer) => new Option(layer.name, layer.key)));
-      find("side", side).value = state[side] = kept;
+      find("side", side).value = state[side];
     }
     find("mark", "invented").closest("label").hidden = !layerOf("invented");
+    find("mark", "outlier").closest("label").hidden = !stack.replaced;
     if (first) {
       for (const mark of viewer.querySelectorAll("[data-mark]")) state.marks[mark.dataset.mark] = mark.checked;
       Object.assign(slider("wipe"), { min: 0, max: 100, step: 1, value: 50 });
@@ -303,6 +327,7 @@
     layout();
     contrast();
     viewer.dataset.ready = String(number);
+    requestAnimationFrame(() => loadOthers(stack).catch(console.error));
   }
 
   for (const axis of "zyx") slider(axis).addEventListener("input", (event) => move(axis, Number(event.target.value)));
@@ -316,10 +341,20 @@
   }
   find("reset").addEventListener("click", contrast);
   for (const side of ["left", "right"]) {
-    find("side", side).addEventListener("change", (event) => { state[side] = event.target.value; draw(); });
+    find("side", side).addEventListener("change", async ({ target }) => {
+      const key = target.value, { stack } = state;
+      state.wanted[side] = key;
+      await load(stack, [key]);
+      if (stack === state.stack && target.value === key) state[side] = key;
+      draw();
+    });
   }
   for (const mark of viewer.querySelectorAll("[data-mark]")) {
-    mark.addEventListener("change", () => { state.marks[mark.dataset.mark] = mark.checked; draw(); });
+    mark.addEventListener("change", async () => {
+      if (mark.dataset.mark === "invented") await load(state.stack, ["invented"]);
+      state.marks[mark.dataset.mark] = mark.checked;
+      draw();
+    });
   }
   for (const button of document.querySelectorAll("[data-stack]")) {
     button.addEventListener("click", () => choose(Number(button.dataset.stack)));

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell.interpolation import interpolated_plane
-from tensorcell.pages.pictures import GAP, OUTLIER, choose_slices, grey_scale
+from tensorcell.pages.pictures import GAP, OUTLIER, choose_slices, grey_image, grey_scale
 from tensorcell.pages.tiles import QUALITIES, Grain, Layer, block_means, block_sums, coarser, tile_sides, to_levels
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery, share_left_open
-from tensorcell.volume import Stack, Volume, stacks, zyx_view
+from tensorcell.volume import Described, Index, Stack, Volume, stacks, zyx_view
 
 MOST_VOXELS = 7_000_000
 """Voxels of all stacks of a page, in each layer; a finer volume is shown on a coarser grid."""
 
-MOST_BYTES = 5_000_000
-"""Bytes of all pictures that the slices are cut from. As text they take a third more: the page stays below 8 MB."""
+LEAST_SIDE = 8
+"""Voxels of the longest side of the grid below which no coarser one is tried."""
 
 MOST_VIEWS, MOST_OTHERS = 12, 4
 """Stacks that a page shows: channels and positions (4 at most) times frames, which are spread over the series."""
@@ -66,22 +66,35 @@ class View:
         True = measured.
     replaced : bool array of the shape of the planes given, or None
         True = outlier.
-    result, uncertainty : array (Z, Y, X)
+    result : array (Z, Y, X)
+    uncertainty : array (Z, Y, X) or None
     known : bool array (Z, Y, X)
         True = a measured voxel of the result.
     truth : array (Z, Y, X) or None
     grid : PlaneGrid
         Where the planes given lie in the result.
+    share : array (Z, Y, X) or None
+        The invented share, where it need not be computed.
+    block : int
+        Pixels of the file's result a side of which a pixel of these arrays is the mean; 1: they are the whole.
+    whole : (int, int, int) or None
+        Voxels of the file's result; None: those of ``result``.
+    channel : str
+        The name of its channel, if it has one.
     """
 
     given: Stack
     measured: np.ndarray
     replaced: np.ndarray | None
     result: np.ndarray
-    uncertainty: np.ndarray
+    uncertainty: np.ndarray | None
     known: np.ndarray
     truth: np.ndarray | None
     grid: PlaneGrid
+    share: np.ndarray | None = None
+    block: int = 1
+    whole: tuple[int, int, int] | None = None
+    channel: str = ""
 
     @property
     def factor(self) -> int:
@@ -134,7 +147,17 @@ def views(before: Volume, after: Recovery, truth: np.ndarray | None) -> Iterator
                 known,
                 None if truth is None else zyx_view(truth, axes, where),
                 after.grid,
+                channel=channel_of(before, where),
             )
+
+
+def channel_of(volume: Described, where: Index) -> str:
+    """The name of the channel at a place, if the volume has names."""
+    names = volume.metadata.get("channel_names")
+    if "C" not in volume.axes or not isinstance(names, list | tuple):
+        return ""
+    place = where[volume.axes.index("C")]
+    return str(names[place]) if isinstance(place, int) and place < len(names) else ""
 
 
 def chosen_stacks(axes: str, shape: Sequence[int]) -> list[int]:
@@ -157,47 +180,54 @@ def chosen_stacks(axes: str, shape: Sequence[int]) -> list[int]:
     return sorted(int(number) for number in others[spread].ravel())
 
 
-def shown_stacks(before: Volume, after: Recovery, truth: np.ndarray | None = None) -> Shown:
-    """What the slices of a page are cut from, on the finest grid that keeps the page small.
+def grain_for(count: int, shape: tuple[int, ...], grid: PlaneGrid, factor: int) -> Grain:
+    """The finest grid on which so many stacks of that shape (Z, Y, X) have no more voxels than a page holds.
+
+    >>> from fractions import Fraction
+    >>> grain_for(1, (99, 1024, 1024), PlaneGrid(50, Fraction(2)), 1)
+    Grain(planes=1, pixels=4)
+    """
+    grain = Grain(1, 1)
+    while count * math.prod(grain.shape(shape)) > MOST_VOXELS:
+        grain = coarser(grain, shape, grid.step, factor)
+    return grain
+
+
+def ways_to_show(every: Sequence[View], total: int, spacing: tuple[float, float, float] | None) -> Iterator[Shown]:
+    """What the slices of a page are cut from: on the finest grid in the best quality first, then in fewer bytes.
 
     Parameters
     ----------
-    before, after : Volume, Recovery
-    truth : array of the output's shape, optional
+    every : sequence of View
+        Of one shape.
+    total : int
+        How many stacks there are, shown or not.
+    spacing : (dz, dy, dx) or None
+        Micrometres, of the voxels of the views.
 
     Notes
     -----
     Every voxel is read once for each grid that is tried, plane by plane; in nearly all cases one is.
     """
-    every = list(views(before, after, truth))
-    shape, factor = every[0].result.shape, every[0].factor
-    grain = Grain(1, 1)
-    while len(every) * np.prod(grain.shape(shape)) > MOST_VOXELS:
-        grain = coarser(grain, shape, after.grid.step, factor)
-    layers = [layers_of(view, grain) for view in every]
-    while (pictures := encoded_within(layers, MOST_BYTES)) is None:
-        grain = coarser(grain, shape, after.grid.step, factor)
-        layers = [layers_of(view, grain) for view in every]
-    found = [
-        described(view, some, encoded, grain, after.volume.spacing)
-        for view, some, encoded in zip(every, layers, pictures, strict=True)
-    ]
-    total = sum(1 for _ in stacks(before))
+    shape, factor, grid = every[0].result.shape, every[0].factor, every[0].grid
     left_out = [f"the sliders go through {len(every)} of {total} stacks"] if len(every) < total else []
-    return Shown(found, said_of(grain, shape, after), left_out)
+    grain = grain_for(len(every), shape, grid, factor)
+    while True:
+        layers = [layers_of(view, grain) for view in every]
+        stacks_ = [described(view, some, grain, spacing) for view, some in zip(every, layers, strict=True)]
+        said = said_of(grain, every[0])
+        for quality in QUALITIES:
+            found = [with_pictures(stack, some, quality) for stack, some in zip(stacks_, layers, strict=True)]
+            yield Shown(found, said, left_out)
+        if max(grain.shape(shape)) <= LEAST_SIDE:
+            return
+        grain = coarser(grain, shape, grid.step, factor)
 
 
-def encoded_within(layers: Sequence[Sequence[Layer]], most: int) -> list[list[bytes]] | None:
-    """The pictures of each layer of each stack at the best quality at which they have no more bytes; None: at none.
-
-    >>> encoded_within([[Layer("input", "input", np.zeros((2, 8, 8), np.uint8))]], 100) is None
-    True
-    """
-    for quality in QUALITIES:
-        pictures = [[layer.encoded(quality) for layer in some] for some in layers]
-        if sum(len(picture) for some in pictures for picture in some) <= most:
-            return pictures
-    return None
+def with_pictures(stack: dict[str, Any], layers: Sequence[Layer], quality: int) -> dict[str, Any]:
+    """A stack as `viewer.js` reads it, with the mosaics of its layers."""
+    said = zip(stack["layers"], layers, strict=True)
+    return {**stack, "layers": [{**one, "image": embedded(layer.encoded(quality))} for one, layer in said]}
 
 
 def layers_of(view: View, grain: Grain) -> list[Layer]:
@@ -211,16 +241,18 @@ def layers_of(view: View, grain: Grain) -> list[Layer]:
     empty = ~seen.any(axis=(1, 2), keepdims=True)
     own = np.where(seen, to_levels(values, low, high), np.where(empty, 0, levels)).astype(np.uint8)
     found = [Layer("kind", "", kind, look="kind"), Layer("input", "input", own, low, high)]
-    if empty.any():
+    if empty.any() and not empty.all():
         linear = given.interpolated(len(result), grain.planes)
         found.append(Layer("linear", "linear interpolation along z", to_levels(linear, low, high), low, high))
     if np.isfinite(result).any():
         found.append(Layer("result", "result", levels, low, high))
-        error = thinned(view.uncertainty, grain)
-        most = float(np.nanmax(error, initial=0)) or 1.0
-        found.append(Layer("uncertainty", "uncertainty", to_levels(error, 0, most), 0, most, "heat"))
+        if view.uncertainty is not None:
+            error = thinned(view.uncertainty, grain)
+            most = float(np.nanmax(error, initial=0)) or 1.0
+            found.append(Layer("uncertainty", "uncertainty", to_levels(error, 0, most), 0, most, "heat"))
         share = invented(view, grain)
-        found.append(Layer("invented", "invented share", to_levels(share, 0, 1), 0, 1, "heat"))
+        if share is not None:
+            found.append(Layer("invented", "invented share", to_levels(share, 0, 1), 0, 1, "heat"))
     if view.truth is not None:
         found.append(Layer("truth", "truth", to_levels(thinned(view.truth, grain), low, high), low, high))
     return found
@@ -281,8 +313,12 @@ def thinned(stack: np.ndarray, grain: Grain) -> np.ndarray:
     return np.stack([block_means(plane, grain.pixels) for plane in stack[:: grain.planes]])
 
 
-def invented(view: View, grain: Grain) -> np.ndarray:
-    """`Recovery.invented` on the grid of the page, made of a few planes at a time."""
+def invented(view: View, grain: Grain) -> np.ndarray | None:
+    """`Recovery.invented` on the grid of the page, made of a few planes at a time; None where it is not known."""
+    if view.share is not None:
+        return thinned(view.share, grain)
+    if view.uncertainty is None or view.block > 1:  # of means of blocks it would be another one
+        return None
     planes, contrast = len(view.result), float(view.result.std(dtype=np.float64))
     found = []
     for first in range(0, planes, SLAB):
@@ -295,10 +331,9 @@ def invented(view: View, grain: Grain) -> np.ndarray:
 
 
 def described(
-    view: View, layers: Sequence[Layer], pictures: Sequence[bytes], grain: Grain,
-    spacing: tuple[float, float, float] | None,
-) -> dict[str, Any]:  # fmt: skip
-    """One stack as `viewer.js` reads it."""
+    view: View, layers: Sequence[Layer], grain: Grain, spacing: tuple[float, float, float] | None
+) -> dict[str, Any]:
+    """One stack as `viewer.js` reads it, without its pictures."""
     rows, columns, beside = tile_sides(layers[0].levels.shape)
     mask = np.zeros(view.result.shape, bool)
     mask[view.grid.places] = view.measured[view.grid.shared].repeat(view.factor, 1).repeat(view.factor, 2)
@@ -307,13 +342,15 @@ def described(
     keys = {layer.key: layer for layer in layers}
     bare = not (layers[0].levels[start[0]] != UNMEASURED).any()
     shown = keys.get("result", keys["input"])
+    label = ": ".join(filter(None, (view.given.label, view.channel)))
     grains = (grain.planes, grain.pixels, grain.pixels)
+    of_file = (grain.planes, grain.pixels * view.block, grain.pixels * view.block)
     return {
-        "label": view.given.label + ("" if "result" in keys else " (not recovered)"),
-        "thumbnail": thumbnail(shown, start[0], grey := grey_scale(view.given.data, view.clean)),
+        "label": label if "result" in keys else f"{label} (not recovered)",
+        "thumbnail": thumbnail(shown, keys["kind"], start[0], grey := grey_scale(view.given.data, view.clean)),
         "size": in_zyx(layers[0].levels.shape),
-        "whole": in_zyx(view.result.shape),
-        "grain": in_zyx(grains),
+        "whole": in_zyx(view.whole or view.result.shape),
+        "grain": in_zyx(of_file),
         "spacing": [step * own for step, own in zip(grains, spacing or (1.0, 1.0, 1.0), strict=True)],
         "known": spacing is not None,
         "tile": [rows, columns],
@@ -324,12 +361,11 @@ def described(
         "right": shown.key,
         "heat": heat(),
         "colours": COLOURS,
+        "replaced": view.replaced is not None,
         "layers": [
-            {"key": one.key, "name": one.name, "low": one.low, "high": one.high, "look": one.look,
-             "image": embedded(picture)}
-            for one, picture in zip(layers, pictures, strict=True)
+            {"key": one.key, "name": one.name, "low": one.low, "high": one.high, "look": one.look} for one in layers
         ],
-    }  # fmt: skip
+    }
 
 
 def in_zyx(values: Sequence[int]) -> dict[str, int]:
@@ -341,13 +377,16 @@ def in_zyx(values: Sequence[int]) -> dict[str, int]:
     return {axis: int(value) for axis, value in zip("zyx", values, strict=True)}
 
 
-def thumbnail(layer: Layer, plane: int, grey: tuple[float, float]) -> str:
-    """A plane as a small picture."""
+def thumbnail(layer: Layer, kind: Layer, plane: int, grey: tuple[float, float]) -> str:
+    """A plane as a small picture; in that of an input, pixels that were not measured have their colour."""
     import imagecodecs
 
     levels = layer.levels[plane]
     every = -(-max(levels.shape) // THUMBNAIL)
     values = layer.low + levels[::every, ::every] * ((layer.high - layer.low) / 255)
+    if layer.key == "input":
+        values = np.where(kind.levels[plane, ::every, ::every] == UNMEASURED, np.nan, values)
+        return embedded(bytes(imagecodecs.png_encode(grey_image(values, grey), level=9)))
     return embedded(bytes(imagecodecs.png_encode(to_levels(values, *grey), level=9)))
 
 
@@ -365,17 +404,17 @@ def heat() -> list[str]:
     return [to_hex(colour) for colour in colormaps["magma"](np.linspace(0, 1, HEAT_STEPS))]
 
 
-def said_of(grain: Grain, shape: tuple[int, ...], after: Recovery) -> str:
+def said_of(grain: Grain, view: View) -> str:
     """What the page says of the grid of its slices and of its levels."""
-    said = []
-    if grain.pixels > 1:
+    said, side, planes = [], grain.pixels * view.block, len(view.result)
+    if side > 1:
         said.append(
-            f"each pixel shown is the mean of {grain.pixels} × {grain.pixels} pixels, in which noise and fine detail "
+            f"each pixel shown is the mean of {side} × {side} pixels, in which noise and fine detail "
             "are weaker than in the file; it is marked where one of them is an outlier, and measured where one is"
         )
     if grain.planes > 1:
-        said.append(f"one of {grain.planes} planes is shown ({grain.shape(shape)[0]} of {shape[0]})")
-    if not after.grid.whole:
+        said.append(f"one of {grain.planes} planes is shown ({grain.shape(view.result.shape)[0]} of {planes})")
+    if not view.grid.whole:
         said.append("an input plane that lies between two planes of the result stands at the nearest one")
     said.append("intensities are shown in 256 levels between the ends of the contrast sliders")
     text = "; ".join(said)
