@@ -153,6 +153,7 @@ class ProgressBar:
         self.estimate = RunEstimate({}, clock=clock)
         self.stacks: Sequence[str] = self.labels
         self.label, self.names, self.count = "", list[str](), ""
+        self.now = ""  # the stage, or between two of them that before
         self.steps: float | None = None
         self.screen = Screen(self.shown, enabled=enabled)
 
@@ -174,17 +175,20 @@ class ProgressBar:
         self.stacks = self.labels or plan.labels
         self.estimate = RunEstimate(plan.shares, len(self.stacks), plan.seconds, self.clock)
         self.names.clear()
+        self.now = ""
 
     def began(self, name: str, label: str) -> None:
         """A stage begins."""
         self.estimate.began(name)
         self.names.append(NAMES[name])
+        self.now = NAMES[name]
         self.label, self.count, self.steps = label or self.label, "", None
 
     def ended(self, name: str, stacks: int) -> None:
         """A stage ends."""
         self.estimate.ended(name, stacks)
         self.names.pop()
+        self.now = self.names[-1] if self.names else self.now
         self.count, self.steps = "", None
         if stacks > 1:
             self.label = ""
@@ -194,7 +198,7 @@ class ProgressBar:
         if isinstance(state, Stage):
             self._step(record, state)
             return
-        self.count = f"{record.stage}, iteration {record.iteration}"
+        self.count = f"iteration {record.iteration}"
         if record.stage in EXPECTED:
             done = max(EXPECTED["admm"], record.iteration) if record.stage == "polish" else record.iteration
             self.steps = min(0.95, done / max(sum(EXPECTED.values()), done + 1))
@@ -240,7 +244,7 @@ class ProgressBar:
         place = ""
         if len(self.stacks) > 1 and self.label in self.stacks:
             place = f"{self.label} ({self.stacks.index(self.label) + 1} of {len(self.stacks)})"
-        now = self.names[-1] if self.names else ("" if self.number < 0 else "reading and checking")
+        now = self.now or ("" if self.number < 0 else "reading and checking")
         return ": ".join(part for part in (run, place, now) if part) or ("fitting" if self.count else "beginning")
 
 

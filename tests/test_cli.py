@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from command_line import call, write_stack
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.cli import in_memory, memory
 
 
@@ -37,15 +37,6 @@ BAD = _bad_inputs()
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """Run the command line in this process; returns its exit status."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("case", BAD.CASES)
@@ -66,11 +57,7 @@ def test_bad_input_is_one_line_and_loses_nothing(
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
-    cells = tc.datasets.simulate_cells((8, 24, 26), cells=4, keep_pixels=0.8, outliers=0.01, seed=2)
-    counts = np.where(cells.mask, np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 255), 0).astype(np.uint8)
-    tc.write(tmp_path / "in.tif", tc.Volume(counts, spacing=(0.5, 0.2, 0.1)))
-    tc.write(tmp_path / "mask.tif", tc.Volume(cells.mask.astype(np.uint8)))
-    return tmp_path
+    return write_stack(tmp_path, (8, 24, 26), cells=4, outliers=0.01)
 
 
 def test_recover_writes_all_outputs(

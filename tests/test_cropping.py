@@ -6,27 +6,17 @@ import json
 import logging
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call, write_stack
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.cli import preview
 from tensorcell.cropping import box_of, cropped, preview_box
 from tensorcell.lazy_volume import LazyVolume
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """Run the command line in this process; returns its exit status."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
 
 
 def lazy(shape: tuple[int, ...], axes: str, **further: Any) -> LazyVolume:
@@ -123,11 +113,7 @@ def test_a_preview_has_about_the_voxels_that_are_wanted(shape: tuple[int, ...], 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    cells = tc.datasets.simulate_cells((8, 40, 42), cells=6, keep_pixels=0.8, seed=2)
-    counts = np.where(cells.mask, np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 255), 0).astype(np.uint8)
-    tc.write(tmp_path / "in.tif", tc.Volume(counts, spacing=(0.5, 0.2, 0.1)))
-    tc.write(tmp_path / "mask.tif", tc.Volume(cells.mask.astype(np.uint8)))
-    return tmp_path
+    return write_stack(tmp_path, (8, 40, 42), cells=6)
 
 
 def test_recover_takes_a_part_with_its_mask_and_origin(

@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.diagnosis import VERDICTS, Diagnosis, diagnose, in_axes
 from tensorcell.solvers.rank_limits import degrees_of_freedom
 
@@ -484,14 +483,6 @@ def test_bad_input_is_one_clear_line(case: str) -> None:
 # -------------------------------------------------------------------------------------------------- command line
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", "diagnose", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def folder(tmp_path: Path, planted: Callable[..., Any]) -> Path:
     problem = planted(SHAPE, RANK, seen=0.5, noise=0.02)
@@ -506,7 +497,7 @@ def test_command_prints_one_json_object(
     arguments = ("in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--spacing", "0.5,0.2,0.2", "--json")
     optics = ("--na", "0.8", "--wavelength", "0.52", "--refractive-index", "1.33")
     before = (folder / "in.npy").read_bytes()
-    assert call(monkeypatch, folder, *arguments, *optics, "--html", "page.html") == 0
+    assert call(monkeypatch, folder, "diagnose", *arguments, *optics, "--html", "page.html") == 0
     out, err = capsys.readouterr()
     content = json.loads(out)
     assert err == ""
@@ -521,12 +512,12 @@ def test_command_prints_one_json_object(
 def test_command_prints_the_screen(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "3") == 0
+    assert call(monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "3") == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "% of the voxels were measured, " in out.splitlines()[0]
     assert len(out.splitlines()) <= 24
-    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "3", "--details") == 0
+    assert call(monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "3", "--details") == 0
     assert "\nDetails\n" in capsys.readouterr().out
 
 
@@ -553,7 +544,7 @@ def test_exit_status(
     status: int,
 ) -> None:
     files = sorted(folder.iterdir())
-    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "2", *arguments) == status
+    assert call(monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "2", *arguments) == status
     out, err = capsys.readouterr()
     assert (err.count("\n"), out == "") == ((1, True) if status == 2 else (0, False))
     assert sorted(folder.iterdir()) == files
@@ -567,7 +558,9 @@ def test_fail_under_compares_in_the_order_of_the_words(
     found = report.verdict
     monkeypatch.setattr("tensorcell.diagnosis.diagnose", lambda *_, **__: report)  # once is enough
     for word in VERDICTS[1:]:
-        status = call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--fail-under", word)
+        status = call(
+            monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--fail-under", word
+        )
         assert status == (3 if VERDICTS.index(found) < VERDICTS.index(word) else 0)
 
 
@@ -578,7 +571,9 @@ def test_fail_under_passes_planes_that_are_close_enough(
     report = diagnose(smooth(), rank=3, axial_factor=2)
     monkeypatch.setattr("tensorcell.diagnosis.diagnose", lambda *_, **__: report)  # once is enough
     for word, expected in (("unlikely", 0), ("likely", 0), ("guaranteed", 3)):
-        assert call(monkeypatch, tmp_path, "in.npy", "--axial-factor", "2", "--fail-under", word) == expected
+        assert (
+            call(monkeypatch, tmp_path, "diagnose", "in.npy", "--axial-factor", "2", "--fail-under", word) == expected
+        )
 
 
 # -------------------------------------------------------------------------------------------------- real volumes

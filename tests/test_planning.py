@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 
 import tensorcell as tc
-from tensorcell import cli, planning
+from tensorcell import planning
 from tensorcell.datasets import degrade, simulate_cells
 from tensorcell.metrics import nrmse, psnr
 from tensorcell.planning import PlannedChoice, SamplingPlan, Target, plan
@@ -461,14 +461,6 @@ def test_bad_input_is_one_clear_line(case: str) -> None:
 # -------------------------------------------------------------------------------------------- the command line
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", "plan", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, cells: Any) -> Path:
     np.save(tmp_path / "pilot.npy", cells.measured[:13])
@@ -479,7 +471,7 @@ def test_command_line_plans_and_writes_the_page(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("pilot.npy", "--axial-factors", "2,4", "--target-nrmse", "5", "--html", "page.html", "--json")
-    assert call(monkeypatch, folder, *arguments) == 0
+    assert call(monkeypatch, folder, "plan", *arguments) == 0
     out, err = capsys.readouterr()
     facts = json.loads(out)
     assert err == ""
@@ -491,7 +483,7 @@ def test_command_line_plans_and_writes_the_page(
 def test_command_line_says_when_no_choice_is_good_enough(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, folder, "pilot.npy", "--axial-factors", "2", "--target-psnr", "90") == 0
+    assert call(monkeypatch, folder, "plan", "pilot.npy", "--axial-factors", "2", "--target-psnr", "90") == 0
     out, err = capsys.readouterr()
     assert out.startswith("No choice meets a PSNR of at least 90 dB; the best reachable is every second plane")
     assert err == ""
@@ -519,7 +511,7 @@ def test_command_line_answers_bad_input_with_one_line(
     arguments: tuple[str, ...],
     expected: str,
 ) -> None:
-    assert call(monkeypatch, folder, *arguments) == 2
+    assert call(monkeypatch, folder, "plan", *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -534,7 +526,7 @@ def test_an_interrupt_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(planning.trials, "recover", interrupted)
-    assert call(monkeypatch, folder, "pilot.npy", "--axial-factors", "2", "--html", "page.html") == 130
+    assert call(monkeypatch, folder, "plan", "pilot.npy", "--axial-factors", "2", "--html", "page.html") == 130
     assert capsys.readouterr() == ("", "tensorcell: interrupted; nothing was written\n")
     assert [p.name for p in folder.iterdir()] == ["pilot.npy"]
 

@@ -105,6 +105,22 @@ def test_titles_name_run_stack_and_stage() -> None:
     bar.began("model", "C=1")
     bar.began("noise", "")
     assert bar.shown().title == "pixels: C=1 (2 of 2): noise"
+    bar.ended("noise", 1)
+    bar.ended("model", 1)
+    assert bar.shown().title == "pixels: C=1 (2 of 2): model of the stack"  # until the next stage begins
+
+
+def test_time_left_is_told_as_soon_as_a_tenth_is_done_of_a_stage_without_steps() -> None:
+    clock = Clock()
+    run = RunEstimate({"noise": 0.05, "denoising": 0.95}, clock=clock)
+    run.began("noise")
+    clock.now = 5
+    assert run.left() is None
+    run.ended("noise")
+    run.began("denoising")
+    assert run.left() is None
+    clock.now = 15
+    assert run.left() == pytest.approx(85)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 7.9, 8.0, 57.9, 58.0, 61.0, 7199.0, 1e6])
