@@ -135,6 +135,12 @@ def cropped(volume: LazyVolume, box: Sequence[slice]) -> LazyVolume:
     return replace(volume, data=PartOfArray(volume.data, box), mask=mask, metadata=metadata)
 
 
+def cropped_mask(mask: LazyVolume, volume: Described, box: Sequence[slice]) -> LazyVolume:
+    """What belongs to a box of a volume, of a mask whose axes are some of the volume's."""
+    where = dict(zip(volume.axes, box, strict=True))
+    return cropped(mask, [where[letter] for letter in mask.axes])
+
+
 def sentence(volume: Described, box: Sequence[slice]) -> str:
     """What of a volume is read.
 

@@ -15,7 +15,8 @@ from command_line import call, write_stack
 
 import tensorcell as tc
 from tensorcell.cli import preview
-from tensorcell.cropping import box_of, cropped, preview_box
+from tensorcell.cropping import box_of, cropped, cropped_mask, preview_box
+from tensorcell.large.measured import opened_mask
 from tensorcell.lazy_volume import LazyVolume
 
 
@@ -137,12 +138,24 @@ def test_recover_takes_a_part_with_its_mask_and_origin(
 def test_recover_in_parts_takes_a_part(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    given, mask = tc.read(files / "in.tif").data[2:, 10:, :30], tc.read(files / "mask.tif").data[2:, 10:, :30] > 0
     words = ("recover", "in.tif", "out.npy", "--crop", "2:,10:,:30", "--memory", "600MB", "--method", "tucker")
     monkeypatch.setattr("tensorcell.cli.recover_command.goes_in_parts", lambda *_: True)
-    assert call(monkeypatch, files, *words, "--rank", "3", "--json") == 0
+    assert call(monkeypatch, files, *words, "--rank", "3", "--json", "--mask", "mask.tif", "--outliers", "e.npy") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["shape"] == [6, 30, 30]
-    assert np.load(files / "out.npy").shape == (6, 30, 30)
+    assert facts["measured"] == mask.sum()
+    kept = mask & (np.load(files / "e.npy") == 0)
+    np.testing.assert_array_equal(np.load(files / "out.npy")[kept], given[kept])
+
+
+def test_a_mask_is_cropped_along_the_axes_that_it_has_and_must_fit_the_whole() -> None:
+    volume = lazy((2, 4, 8, 9), "CZYX")
+    mask = LazyVolume(np.arange(72).reshape(8, 9), "YX")
+    part = cropped_mask(opened_mask(mask, volume), volume, box_of("1:3,2:5,4:", volume))
+    np.testing.assert_array_equal(part.part((slice(None),) * 2).data, np.asarray(mask.data)[2:5, 4:])
+    with pytest.raises(tc.InputError, match=re.escape("mask has shape (8, 9) (YX), data has (3, 5)")):
+        opened_mask(mask, cropped(volume, box_of("1:3,2:5,4:", volume)))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 from scipy import integrate, ndimage, special

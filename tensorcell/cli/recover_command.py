@@ -15,9 +15,10 @@ from tensorcell.cli.many_files import are_many, one_stack, recover_many
 from tensorcell.cli.parsing import PAGE_SUFFIXES, noise_of, numbers_of, rank_of, spacing_of, spacing_z_of
 from tensorcell.cli.preview import voxels_in_time
 from tensorcell.cli.reading import Wanted
-from tensorcell.cropping import cropped
+from tensorcell.cropping import cropped, cropped_mask
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, open_volume
+from tensorcell.large.measured import opened_mask
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of
@@ -189,11 +190,10 @@ def recover(
     part = lazy if box is None else cropped(lazy, box)
     shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json}
     if scheduler is not None or goes_in_parts(part, options, memory, resume, target):
-        if box is not None and mask is not None:
-            raise InputError("expected --crop without --mask for a part that is itself recovered in parts, got both")
+        of_part = mask if mask is None or box is None else cropped_mask(opened_mask(mask, lazy), lazy, box)
         recover_in_parts(
             given_as if box is None else part, source, outputs, part, scheduler, memory=memory, resume=resume,
-            mask=mask, dtype=dtype, spacing=voxel, reading=reading, layout=layout, options=options, **shown,
+            mask=of_part, dtype=dtype, spacing=voxel, reading=reading, layout=layout, options=options, **shown,
         )  # fmt: skip
     else:
         recover_in_memory(
