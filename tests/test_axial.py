@@ -121,7 +121,7 @@ def test_axial_verdict_sentence_starts_with_the_word_and_names_the_step() -> Non
         word, sentence = axial_verdict(step, band)
         assert sentence.startswith(word)
         assert f"{step:g} um" in sentence
-    assert "3 steps" in axial_verdict(3.0, axial_band(ellipsoid(64, 0.2), None))[1]
+    assert "3 voxels" in axial_verdict(3.0, axial_band(ellipsoid(64, 0.2), None))[1]
 
 
 def test_axial_band_lateral_limit_is_a_bound_where_planes_are_too_far_apart() -> None:

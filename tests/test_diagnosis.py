@@ -351,7 +351,7 @@ def test_answer_says_what_planes_carry_and_what_they_lose() -> None:
         "shows none."
     )
     assert diagnose(gaps, rank=3).answer.startswith(
-        "Every second plane is enough for structures above 4 of the given planes along z; "
+        "Every second plane is enough for structures above 4 voxels of the given stack along z; "
     )
     assert diagnose(white, rank=3, axial_factor=3, spacing=(0.6, 0.2, 0.2), noise=0.01).answer == (
         "Every third plane is not enough for this stack: structures above 1.2 um along z come back, but it has finer "

@@ -22,6 +22,7 @@ from tensorcell.planning.decision import Depth, decide
 from tensorcell.planning.noise import exposure_variance
 from tensorcell.planning.pilot import pilot_block
 from tensorcell.planning.prediction import interval
+from tensorcell.planning.result import row
 from tensorcell.recovery import recover
 from tensorcell.solvers import NoiseModel, estimate_noise
 from tensorcell.words import planes_in_words
@@ -348,7 +349,12 @@ def test_words_for_planes() -> None:
     words = [planes_in_words(s) for s in (1, 2, 3, 4, 11, 12, 21, 111)]
     assert words == ["every plane", "every second plane", "every third plane", "every fourth plane",
                      "every 11th plane", "every 12th plane", "every 21st plane", "every 111th plane"]  # fmt: skip
-    assert choice(2, 0.5, 0.25, 1, 1).label == "every second plane, 50% of the pixels, 25% of the exposure"
+    sparse = choice(2, 0.5, 0.25, 1, 1)
+    assert sparse.label == "every second plane, 50% of the pixels, 25% of the exposure"
+    assert row(sparse)[1].strip() == "2 vox."
+    known = replace(sparse, step=0.6)
+    assert known.label == "every second plane (0.6 um apart), 50% of the pixels, 25% of the exposure"
+    assert row(known)[1].strip() == "0.6 um"
 
 
 def test_savings_are_fraction_of_planes_pixels_and_exposure(cells: Any) -> None:

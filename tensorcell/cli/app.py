@@ -20,6 +20,7 @@ from tensorcell.cli.examples import epilog_of
 from tensorcell.cli.exits import USER, Interrupted
 from tensorcell.cli.plan_command import plan
 from tensorcell.cli.recover_command import recover
+from tensorcell.cli.screen import for_terminal
 from tensorcell.cli.train_command import train
 from tensorcell.errors import InputError
 
@@ -81,7 +82,7 @@ for _command in (recover, diagnose, plan, evaluate, train, demo):
 
 def fail(message: str, status: int) -> NoReturn:
     """End with one line on stderr."""
-    print("tensorcell: " + " ".join(message.split()), file=sys.stderr)
+    print(for_terminal("tensorcell: " + " ".join(message.split()), sys.stderr), file=sys.stderr)
     raise SystemExit(status)
 
 

@@ -93,7 +93,7 @@ def diagnose(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     if as_json:
-        show(json.dumps(report.to_dict()))
+        show(json.dumps(report.to_dict()), data=True)
     elif not quiet:
         show(report.text(details=True) if details else report)
     if report.not_diagnosed:

@@ -101,7 +101,7 @@ def recover_in_parts(
             raise InputError(f"{target} was written, but its report was not: {error}") from None
     facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}
     if as_json:
-        show(json.dumps(facts))
+        show(json.dumps(facts), data=True)
     elif not quiet:
         show(summary(facts, f"{result.parts} part{'' if result.parts == 1 else 's'}"))
     if result.not_recovered and result.status is Status.NOT_RECOVERED:

@@ -223,7 +223,7 @@ def train(
             raise InputError(f"expected --kind microdiffuse3d or a baseline with --{name}, got --kind {kind}")
         facts, text = fitted_prior(sources, common | {"kind": kind, "noise": sigma})
     if as_json:
-        show(json.dumps({**facts, "peak_memory_mib": peak_memory()}, allow_nan=False))
+        show(json.dumps({**facts, "peak_memory_mib": peak_memory()}, allow_nan=False), data=True)
     elif not quiet:
         show(text)
 

@@ -313,7 +313,7 @@ def numbers(report: Diagnosis) -> list[tuple[str, str]]:
     rows += [
         ("noise", f"{report.noise_sigma:.4g} (standard deviation, in the unit of the data)"),
         ("outliers", f"{report.outliers:,} voxels{by_kind(report.defects)}"),
-        ("planes along z", f"measured {length_text(report.axial_step, band.unit)} apart; {needed_text(band)}"),
+        ("planes along z", f"measured {apart_text(report)} apart; {needed_text(band)}"),
         ("verdict", f"{report.overall_verdict} (low-rank model {report.verdict}, planes {report.axial_verdict})"),
     ]  # fmt: skip
     if report.blocks is not None:
@@ -321,6 +321,12 @@ def numbers(report: Diagnosis) -> list[tuple[str, str]]:
     if report.stacks:
         rows.insert(0, ("stack shown", f"{report.label}, the worst of {len(report.stacks)}"))
     return rows
+
+
+def apart_text(report: Diagnosis) -> str:
+    """How far the measured planes are apart."""
+    text = length_text(report.axial_step, report.axial_band.unit)
+    return f"{text} of the given stack" if report.axial_factor > 1 and report.spacing is None else text
 
 
 def needed_text(band: AxialBand) -> str:
@@ -377,7 +383,9 @@ def band_text(band: AxialBand) -> str:
     if band.limit is None or band.nyquist_step is None:
         return "unknown"
     optics = "" if band.optics_limit is None else f" (widefield optics {band.optics_limit:.3g} per um)"
-    return f"{band.limit:.3g} cycles per {band.unit}, Nyquist step {band.nyquist_step:.3g} {band.unit}{optics}"
+    unit = "um" if band.unit == "um" else "voxel"
+    needed = length_text(band.nyquist_step, band.unit)
+    return f"{band.limit:.3g} cycles per {unit}, so that planes may be {needed} apart (Nyquist step){optics}"
 
 
 def block_text(blocks: BlockRanks) -> str:
