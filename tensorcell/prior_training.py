@@ -174,6 +174,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
             request.state.mkdir(exist_ok=True)
             write_json(request.kept(), request.state / "request.json")
             began = time.perf_counter()
+            bar.begin()
 
             def progress(step: int, steps: int, loss: float, heldout: float) -> None:
                 passed = time.perf_counter() - began

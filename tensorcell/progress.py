@@ -65,7 +65,9 @@ def drawn(shown: Shown, width: int) -> Group:
         grid.add_column(no_wrap=True, overflow="ellipsis")
     of_run = words(shown, short=width < 60)
     text = max(len(of_run), len(shown.steps))
-    bar = max(4, min(WIDEST, width - 1 - len("stage") - 2 - text))
+    bar = max(8, min(WIDEST, width - 1 - len("stage") - 2 - text))
+    grid.columns[0].min_width = len("stage")
+    grid.columns[2].max_width = max(1, width - 1 - len("stage") - 2 - bar)
     if shown.stage is not None:
         grid.add_row("stage", Bar(total=1.0, completed=shown.stage, width=bar), shown.steps)
     grid.add_row("all", Bar(total=1.0, completed=shown.share or 0.0, width=bar), of_run)
@@ -154,6 +156,7 @@ class ProgressBar:
         self.stacks: Sequence[str] = self.labels
         self.label, self.names, self.count = "", list[str](), ""
         self.now = ""  # the stage, or between two of them that before
+        self.part = ""  # of the stage, where a method names what it counts the steps of
         self.steps: float | None = None
         self.screen = Screen(self.shown, enabled=enabled)
 
@@ -169,6 +172,10 @@ class ProgressBar:
         self.screen.__exit__()
         self.listening.__exit__(kind, error, trace)
 
+    def begin(self) -> None:
+        """What the budget is for begins now."""
+        self.start = self.clock()
+
     def planned(self, plan: Plan) -> None:
         """A recovery begins."""
         self.number += 1
@@ -182,14 +189,14 @@ class ProgressBar:
         self.estimate.began(name)
         self.names.append(NAMES[name])
         self.now = NAMES[name]
-        self.label, self.count, self.steps = label or self.label, "", None
+        self.label, self.part, self.count, self.steps = label or self.label, "", "", None
 
     def ended(self, name: str, stacks: int) -> None:
         """A stage ends."""
         self.estimate.ended(name, stacks)
         self.names.pop()
         self.now = self.names[-1] if self.names else self.now
-        self.count, self.steps = "", None
+        self.part, self.count, self.steps = "", "", None
         if stacks > 1:
             self.label = ""
 
@@ -211,7 +218,8 @@ class ProgressBar:
         if stage.step == 0:
             return
         loss = f", loss {record.residual:.3f}" if record.stage == "prior" else ""
-        self.count = f"{STAGES.get(record.stage, record.stage)}, step {stage.step} of {stage.steps}{loss}"
+        self.part = STAGES.get(record.stage, record.stage)
+        self.count = f"step {stage.step} of {stage.steps}{loss}"
         self.steps = stage.step / stage.steps
         first, last = WITHIN.get(record.stage, (0.0, 1.0))
         self.estimate.step(first + (last - first) * self.steps)
@@ -223,6 +231,8 @@ class ProgressBar:
 
     def _share_and_left(self) -> tuple[float | None, float | None]:
         seconds = self.clock() - self.start
+        if self.budget is not None and self.number < 0 and not self.count:
+            return None, None
         if self.budget is not None:
             return min(0.99, seconds / self.budget), max(0.0, self.budget - seconds)
         if self.number < 0:  # nothing but steps is known
@@ -245,7 +255,8 @@ class ProgressBar:
         if len(self.stacks) > 1 and self.label in self.stacks:
             place = f"{self.label} ({self.stacks.index(self.label) + 1} of {len(self.stacks)})"
         now = self.now or ("" if self.number < 0 else "reading and checking")
-        return ": ".join(part for part in (run, place, now) if part) or ("fitting" if self.count else "beginning")
+        part = "" if self.part == now else self.part
+        return ": ".join(each for each in (run, place, now, part) if each) or "reading and checking"
 
 
 class CountBar:
