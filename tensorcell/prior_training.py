@@ -403,7 +403,7 @@ def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, 
 
     shapes = " x ".join(map(str, inputs[0].data.shape)) if len(inputs) == 1 else f"{len(inputs)} stacks"
     if seconds is None:
-        takes = f"about {duration(cost.seconds)} for {request.steps} steps"
+        takes = f"about {duration(max(1.0, cost.seconds))} for {request.steps} steps"
     else:
         takes = f"{duration(seconds)} for about {max(1, round(seconds / cost.seconds))} steps"
     if request.preview:

@@ -77,10 +77,12 @@ def drawn(shown: Shown, width: int) -> Group:
 def words(shown: Shown, *, short: bool = False) -> str:
     """The share that is done, the time that is left and the time that has passed."""
     percent = "" if shown.share is None else f"{100 * shown.share:.0f} %"
-    left = time_left(shown.left)
+    left, passed = time_left(shown.left), duration(max(1.0, shown.seconds))
     if short:
-        return ", ".join(part for part in (percent, left.replace("about ", "")) if part) or duration(shown.seconds)
-    return ", ".join(part for part in (percent, left, f"{duration(shown.seconds)} so far") if part)
+        return ", ".join(part for part in (percent, left.replace("about ", "")) if part) or duration(
+            max(1.0, shown.seconds)
+        )
+    return ", ".join(part for part in (percent, left, f"{passed} so far") if part)
 
 
 class Screen:

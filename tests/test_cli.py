@@ -55,6 +55,31 @@ def test_bad_input_is_one_line_and_loses_nothing(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("recover", "", "out.tif"), "expected a path, got an empty text"),
+        (("recover", "in.tif", ""), "expected a path, got an empty text"),
+        (("recover", "in.tif", "out.tif", "-o", "other.tif"), "out.tif: no such file; OUT is other.tif, by --out"),
+        (("recover", "in.npy", "out.tif", "--spacing-z", "1"), "--spacing-z 1.0 needs the voxel size"),
+        (("recover", "in.npy", "out.tif", "--dataset", "x"), "--dataset is for HDF5"),
+        (("diagnose", ""), "expected a path, got an empty text"),
+    ],
+)
+def test_words_of_the_command_line_are_those_of_its_messages(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_stack(tmp_path, (8, 24, 26), cells=4)
+    np.save(tmp_path / "in.npy", tc.read(tmp_path / "in.tif").data)
+    before = contents(tmp_path)
+    assert call(monkeypatch, tmp_path, *words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert contents(tmp_path) == before
+
+
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
     return write_stack(tmp_path, (8, 24, 26), cells=4, outliers=0.01)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
+from tensorcell import batch
 from tensorcell.cli import options as o
 from tensorcell.cli.flags import given_options, with_flags
 from tensorcell.cli.in_memory import recover_in_memory
@@ -144,6 +146,8 @@ def recover(
     *sources, target = paths if out is None else (*paths, out)
     if not sources:
         raise InputError(f"expected IN and OUT, got {target} alone")
+    if out is not None and len(paths) > 1 and not batch.is_pattern(paths[-1]) and not os.path.exists(paths[-1]):
+        raise InputError(f"{paths[-1]}: no such file; OUT is {out}, by --out")
     if are_many(sources, target):
         recover_many(context, sources, target, jobs=jobs, suffix=suffix, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
