@@ -119,7 +119,7 @@ def test_names_in_a_file_follow_a_colon(
     assert json.loads(capsys.readouterr().out)["shape"] == list(counts.shape)
     assert tc.read("all.h5:/fast/raw").shape == counts.shape
     assert call(monkeypatch, stack, "recover", "two.npz", "out.tif", *arguments) == 2
-    assert "has several arrays, name one with dataset=" in capsys.readouterr().err
+    assert "has several arrays, name one with --dataset or" in capsys.readouterr().err
     assert call(monkeypatch, stack, "recover", "in.tif", "two.npz:new", *arguments) == 2
     assert "two.npz:new: .npz is written with one volume" in capsys.readouterr().err
 

@@ -393,6 +393,35 @@ def test_verdict_on_planes_left_out_can_be_reached() -> None:
     assert whole.overall_verdict == whole.verdict
 
 
+@pytest.mark.parametrize(
+    ("planes", "rows", "columns", "lateral"),
+    [
+        (False, [7, 15], [], "resolved"),
+        (True, [], [11], "resolved"),
+        (False, [0, 1], [], "unknown"),  # nothing lies beyond them
+        (True, [*range(4, 16)], [], "unknown"),  # as wide as the waves
+    ],
+)
+def test_verdict_on_rows_and_columns_left_out_can_be_reached(
+    planes: bool, rows: list[int], columns: list[int], lateral: str
+) -> None:
+    mask = np.ones((33, 24, 24), bool)
+    mask[:, rows], mask[:, :, columns] = False, False
+    if planes:
+        mask[1::2] = False
+    report = diagnose(smooth(), mask, rank=3)
+    assert (report.verdict, report.lateral_verdict) == ("impossible", lateral)
+    assert report.overall_verdict == {"resolved": "likely", "unknown": "unlikely"}[lateral]
+    assert f", rows {lateral})" in str(report)
+
+
+def test_rows_left_out_of_white_noise_are_not_called_close_enough() -> None:
+    mask = np.ones((33, 24, 24), bool)
+    mask[:, 1:-1:2] = False
+    white = np.random.default_rng(1).standard_normal(mask.shape)
+    assert diagnose(white, mask, rank=3, noise=0.01).overall_verdict in ("impossible", "unlikely")
+
+
 def test_in_axes_names_the_axes() -> None:
     assert in_axes("half of mode 2, mode-0 unfolding") == "half along x, z unfolding"
 

@@ -49,7 +49,7 @@ def diagnose(
         str | None,
         o.choice(
             FAIL_UNDER,
-            text="Exit status 3 where the verdict is worse than this (guaranteed: not where planes are missing).",
+            text="Exit status 3 where the verdict is worse (guaranteed: not where planes or rows are missing).",
             panel=o.OUTPUT,
         ),
     ] = None,

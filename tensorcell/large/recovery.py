@@ -361,7 +361,7 @@ class Run:
             plan = plan_for(memory=memory_of_parts(memory, place.free))
         except InputError:
             plan = plan_for(memory=memory)  # or the same error, where it is not the GPU that is too small
-            note = f"{size_text(place.free or 0)} of memory, which are free on the GPU, suffice for no part"
+            note = f"the {size_text(place.free or 0)} that are free on the GPU are too little for any part"
             place, request = Place("cpu", None, (f"computed on the CPU, since {note}",)), request.computed_on("cpu")
         return Run(volume, stacks, request, plan, place, outputs, {**asked, **others})
 
@@ -504,8 +504,9 @@ class Run:
             if len(chosen) > 1:
                 sample = f"a sample of {len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
             gpu = f" (the GPU had {self.free_on_gpu} free)" if self.free_on_gpu else ""
-            parts = f"{self.plan.cut.number} parts{gpu}"
-            note = f"recovered in {parts}; noise, weights and errors in gaps come from {sample}"
+            count = self.plan.cut.number
+            parts = f"{count} part{'' if count == 1 else 's'}{gpu}"
+            note = f"recovered in {parts}; the noise, how it is removed, and the errors in gaps were found on {sample}"
             facts = {"rank": list(told.rank), "noise": told.noise, "note": note, "digest": told.digest}
             journal.add_sample(stack.label, facts)
         return told
