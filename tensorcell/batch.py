@@ -170,7 +170,7 @@ def item_of(source: str, target: Path, before: Mapping[str, Any] | None, digest:
     if before is not None and before["digest"] == digest and not before["problem"] and target.exists():
         return Item(source, str(target), "done")
     if before is None and target.exists():
-        reason = f"{target.name} exists already and is not of this record; remove it or name another folder"
+        reason = f"{target.name} exists already, not made by this command; remove it or name another folder"
         return Item(source, str(target), "refused", reason)
     return Item(source, str(target), "to do")
 

@@ -135,6 +135,25 @@ def cropped(volume: LazyVolume, box: Sequence[slice]) -> LazyVolume:
     return replace(volume, data=PartOfArray(volume.data, box), mask=mask, metadata=metadata)
 
 
+def cropped_mask(mask: LazyVolume, volume: Described, box: Sequence[slice]) -> LazyVolume:
+    """What belongs to a box of a volume, of a mask whose axes are some of the volume's."""
+    where = dict(zip(volume.axes, box, strict=True))
+    return cropped(mask, [where[letter] for letter in mask.axes])
+
+
+def preview_sentence(volume: Described, box: Sequence[slice]) -> str:
+    """What a preview takes of a volume, and how to take the same again.
+
+    >>> volume = LazyVolume(np.zeros((3, 20, 64, 64)), "TZYX")
+    >>> preview_sentence(volume, box_of("1:2,5:10,:,:", volume)).partition(", as ")[2]
+    'by --crop 1:2,5:10,0:64,0:64'
+    """
+    ranges = {letter: f"{each.start}:{each.stop}" for letter, each in zip(volume.axes, box, strict=True)}
+    outer = [ranges[letter] for letter in volume.axes if letter not in "ZYX"]
+    same = ",".join([*outer, *(ranges[letter] for letter in "ZYX" if letter in ranges)])
+    return f"preview: {sentence(volume, box)}, as by --crop {same}"
+
+
 def sentence(volume: Described, box: Sequence[slice]) -> str:
     """What of a volume is read.
 

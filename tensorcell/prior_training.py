@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tensorcell.cropping import box_of, cropped, preview_box, preview_sentence
 from tensorcell.diffusion_guidance.installed import missing
 from tensorcell.errors import InputError
-from tensorcell.files import messages, read, same_file, split_path
+from tensorcell.files import messages, open_volume, read, same_file, split_path
 from tensorcell.files.messages import naming
 from tensorcell.files.whole_files import whole_file
 from tensorcell.methods.protocol import Stage
 from tensorcell.progress import ProgressBar
 from tensorcell.solvers import IterationRecord, estimate_noise
 from tensorcell.solvers.iteration import duration
-from tensorcell.volume import stacks
+from tensorcell.volume import Volume, stacks
 
 if TYPE_CHECKING:
     from tensorcell.diffusion_guidance.training import FitEstimate
@@ -39,6 +40,9 @@ KINDS = {"lateral": "LateralPrior", "volume": "VolumePrior"}
 
 MINUTES = 5.0
 """Minutes for a fit if neither the time nor the number of steps is given."""
+
+PREVIEW_MINUTES, PREVIEW_VOXELS = 0.75, 1 << 18
+"""Minutes for the fit of a preview, and about how many voxels of each file it learns from."""
 
 STATE_FILES = ("training_state.json", "training_state.safetensors", "request.json", "losses.csv")
 STATE_FOLDERS = ("vae", "estimate", "pretrain", "finetune", "decoder", "distil")
@@ -64,6 +68,8 @@ class TrainRequest:
     noise: float | None = None
     resume: bool = False
     axes: str | None = None
+    crop: str | None = None
+    preview: bool = False
     seed: int = 0
     quiet: bool = False
 
@@ -75,7 +81,9 @@ class TrainRequest:
     def kept(self) -> dict[str, Any]:
         """The options that must be the same when an interrupted fit is resumed."""
         content = asdict(self)
-        return {name: content[name] for name in ("kind", "axial_factor", "seed")} | {"sources": list(self.sources)}
+        return {name: content[name] for name in ("kind", "axial_factor", "seed", "crop", "preview")} | {
+            "sources": list(self.sources)
+        }
 
 
 def state_of(out: Path) -> Path:
@@ -98,7 +106,15 @@ class AnyRequest(Protocol):
     @property
     def steps(self) -> int | None: ...
     @property
+    def axes(self) -> str | None: ...
+    @property
+    def crop(self) -> str | None: ...
+    @property
+    def preview(self) -> bool: ...
+    @property
     def seed(self) -> int: ...
+    @property
+    def quiet(self) -> bool: ...
     @property
     def resume(self) -> bool: ...
     @property
@@ -148,7 +164,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
         options["stretch"] = common_stretch(inputs, request.axial_factor)
     seconds = None
     if request.steps is None:
-        seconds = 60 * (MINUTES if request.minutes is None else request.minutes)
+        seconds = 60 * minutes_of(request, MINUTES)
     try:
         with settled(), ProgressBar(enabled=False if request.quiet else None, budget=seconds) as bar:
             cost = training.estimate_fit(
@@ -159,6 +175,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
             request.state.mkdir(exist_ok=True)
             write_json(request.kept(), request.state / "request.json")
             began = time.perf_counter()
+            bar.begin()
 
             def progress(step: int, steps: int, loss: float, heldout: float) -> None:
                 passed = time.perf_counter() - began
@@ -241,6 +258,13 @@ def check_request(request: TrainRequest) -> None:
     check_folders(request, is_prior)
 
 
+def minutes_of(request: AnyRequest, usual: float) -> float:
+    """Minutes for a fit that has no number of steps."""
+    if request.minutes is not None:
+        return request.minutes
+    return PREVIEW_MINUTES if request.preview else usual
+
+
 def check_budget(request: AnyRequest) -> None:
     """Raise `InputError` where factor, seed, time or steps are out of range."""
     for name, value in (("--axial-factor", request.axial_factor), ("--steps", request.steps)):
@@ -252,6 +276,8 @@ def check_budget(request: AnyRequest) -> None:
         raise InputError("expected --minutes or --steps, got both")
     if request.minutes is not None and not 0 < request.minutes < math.inf:
         raise InputError(f"expected --minutes above 0, got {request.minutes:g}")
+    if request.crop is not None and request.preview:
+        raise InputError("expected --crop or --preview, got both")
 
 
 def check_folders(request: AnyRequest, is_ours: Callable[[Path], bool]) -> None:
@@ -315,7 +341,7 @@ def read_input(source: str, request: TrainRequest) -> list[Input]:
     """The stacks of a file, one for each time frame, with the noise of each."""
     from tensorcell.diffusion_guidance.slices import lateral_slices, whole_volume
 
-    volume = read(source, axes=request.axes)
+    volume = read_part(source, request)
     channels = volume.shape[volume.axes.index("C")] if "C" in volume.axes else 1
     if channels > 1:
         raise InputError(f"{source}: expected one channel, got {channels}; a prior is fitted to one")
@@ -331,6 +357,19 @@ def read_input(source: str, request: TrainRequest) -> list[Input]:
             raise InputError(f"{name}: {error}") from None
         inputs.append(Input(name, data, noise_of(stack.data, check, request.noise, name)))
     return inputs
+
+
+def read_part(source: str, request: AnyRequest) -> Volume:
+    """What a fit learns from of a file: all of it, a part, or for a preview some of its middle, which is said."""
+    if request.crop is None and not request.preview:
+        return read(source, axes=request.axes)
+    lazy = open_volume(source, axes=request.axes)
+    with naming(source):
+        box = preview_box(lazy, PREVIEW_VOXELS) if request.crop is None else box_of(request.crop, lazy)
+    if request.preview and not request.quiet:
+        print(f"{source}: {preview_sentence(lazy, box)}", file=sys.stderr)
+    part = cropped(lazy, box)
+    return part.part((slice(None),) * len(part.axes))
 
 
 def noise_of(stored: npt.NDArray[Any], used: npt.NDArray[np.float32], given: float | None, name: str) -> float:
@@ -361,9 +400,11 @@ def announcement(request: TrainRequest, inputs: list[Input], cost: FitEstimate, 
 
     shapes = " x ".join(map(str, inputs[0].data.shape)) if len(inputs) == 1 else f"{len(inputs)} stacks"
     if seconds is None:
-        takes = f"about {duration(cost.seconds)} for {request.steps} steps"
+        takes = f"about {duration(max(1.0, cost.seconds))} for {request.steps} steps"
     else:
         takes = f"{duration(seconds)} for about {max(1, round(seconds / cost.seconds))} steps"
+    if request.preview:
+        takes += f", a whole fit {duration(60 * MINUTES)} for about {max(1, round(60 * MINUTES / cost.seconds))}"
     needed, free = cost.bytes + BASE_BYTES, free_memory()
     short = "" if free is None or needed < free else f" ({free >> 20} MiB are free)"
     return f"{request.out}: fitting a {request.kind} prior to {shapes}: {takes}, {needed >> 20} MiB of memory{short}"

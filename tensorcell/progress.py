@@ -65,7 +65,9 @@ def drawn(shown: Shown, width: int) -> Group:
         grid.add_column(no_wrap=True, overflow="ellipsis")
     of_run = words(shown, short=width < 60)
     text = max(len(of_run), len(shown.steps))
-    bar = max(4, min(WIDEST, width - 1 - len("stage") - 2 - text))
+    bar = max(8, min(WIDEST, width - 1 - len("stage") - 2 - text))
+    grid.columns[0].min_width = len("stage")
+    grid.columns[2].max_width = max(1, width - 1 - len("stage") - 2 - bar)
     if shown.stage is not None:
         grid.add_row("stage", Bar(total=1.0, completed=shown.stage, width=bar), shown.steps)
     grid.add_row("all", Bar(total=1.0, completed=shown.share or 0.0, width=bar), of_run)
@@ -75,10 +77,12 @@ def drawn(shown: Shown, width: int) -> Group:
 def words(shown: Shown, *, short: bool = False) -> str:
     """The share that is done, the time that is left and the time that has passed."""
     percent = "" if shown.share is None else f"{100 * shown.share:.0f} %"
-    left = time_left(shown.left)
+    left, passed = time_left(shown.left), duration(max(1.0, shown.seconds))
     if short:
-        return ", ".join(part for part in (percent, left.replace("about ", "")) if part) or duration(shown.seconds)
-    return ", ".join(part for part in (percent, left, f"{duration(shown.seconds)} so far") if part)
+        return ", ".join(part for part in (percent, left.replace("about ", "")) if part) or duration(
+            max(1.0, shown.seconds)
+        )
+    return ", ".join(part for part in (percent, left, f"{passed} so far") if part)
 
 
 class Screen:
@@ -153,6 +157,8 @@ class ProgressBar:
         self.estimate = RunEstimate({}, clock=clock)
         self.stacks: Sequence[str] = self.labels
         self.label, self.names, self.count = "", list[str](), ""
+        self.now = ""  # the stage, or between two of them that before
+        self.part = ""  # of the stage, where a method names what it counts the steps of
         self.steps: float | None = None
         self.screen = Screen(self.shown, enabled=enabled)
 
@@ -168,24 +174,31 @@ class ProgressBar:
         self.screen.__exit__()
         self.listening.__exit__(kind, error, trace)
 
+    def begin(self) -> None:
+        """What the budget is for begins now."""
+        self.start = self.clock()
+
     def planned(self, plan: Plan) -> None:
         """A recovery begins."""
         self.number += 1
         self.stacks = self.labels or plan.labels
         self.estimate = RunEstimate(plan.shares, len(self.stacks), plan.seconds, self.clock)
         self.names.clear()
+        self.now = ""
 
     def began(self, name: str, label: str) -> None:
         """A stage begins."""
         self.estimate.began(name)
         self.names.append(NAMES[name])
-        self.label, self.count, self.steps = label or self.label, "", None
+        self.now = NAMES[name]
+        self.label, self.part, self.count, self.steps = label or self.label, "", "", None
 
     def ended(self, name: str, stacks: int) -> None:
         """A stage ends."""
         self.estimate.ended(name, stacks)
         self.names.pop()
-        self.count, self.steps = "", None
+        self.now = self.names[-1] if self.names else self.now
+        self.part, self.count, self.steps = "", "", None
         if stacks > 1:
             self.label = ""
 
@@ -194,7 +207,7 @@ class ProgressBar:
         if isinstance(state, Stage):
             self._step(record, state)
             return
-        self.count = f"{record.stage}, iteration {record.iteration}"
+        self.count = f"iteration {record.iteration}"
         if record.stage in EXPECTED:
             done = max(EXPECTED["admm"], record.iteration) if record.stage == "polish" else record.iteration
             self.steps = min(0.95, done / max(sum(EXPECTED.values()), done + 1))
@@ -207,7 +220,8 @@ class ProgressBar:
         if stage.step == 0:
             return
         loss = f", loss {record.residual:.3f}" if record.stage == "prior" else ""
-        self.count = f"{STAGES.get(record.stage, record.stage)}, step {stage.step} of {stage.steps}{loss}"
+        self.part = STAGES.get(record.stage, record.stage)
+        self.count = f"step {stage.step} of {stage.steps}{loss}"
         self.steps = stage.step / stage.steps
         first, last = WITHIN.get(record.stage, (0.0, 1.0))
         self.estimate.step(first + (last - first) * self.steps)
@@ -219,6 +233,8 @@ class ProgressBar:
 
     def _share_and_left(self) -> tuple[float | None, float | None]:
         seconds = self.clock() - self.start
+        if self.budget is not None and self.number < 0 and not self.count:
+            return None, None
         if self.budget is not None:
             return min(0.99, seconds / self.budget), max(0.0, self.budget - seconds)
         if self.number < 0:  # nothing but steps is known
@@ -240,8 +256,9 @@ class ProgressBar:
         place = ""
         if len(self.stacks) > 1 and self.label in self.stacks:
             place = f"{self.label} ({self.stacks.index(self.label) + 1} of {len(self.stacks)})"
-        now = self.names[-1] if self.names else ("" if self.number < 0 else "reading and checking")
-        return ": ".join(part for part in (run, place, now) if part) or ("fitting" if self.count else "beginning")
+        now = self.now or ("" if self.number < 0 else "reading and checking")
+        part = "" if self.part == now else self.part
+        return ": ".join(each for each in (run, place, now, part) if each) or "reading and checking"
 
 
 class CountBar:

@@ -87,10 +87,7 @@ class RunEstimate:
 
     def share(self) -> float:
         """The share of the run that is done; it never decreases."""
-        now = self.clock()
-        finished, open_share = self._finished(), self._open_share()
-        done = finished + open_share * self._done_of_open(finished, open_share, now)
-        self.most = max(self.most, min(done, 0.99))
+        self.most = max(self.most, min(self._done(self.clock()), 0.99))
         return self.most
 
     def left(self) -> float | None:
@@ -98,7 +95,7 @@ class RunEstimate:
         now = self.clock()
         finished, open_share = self._finished(), self._open_share()
         rate = self._rate(finished, open_share, now)
-        if rate is None or finished + open_share * (self.steps or 0) < UNTIL:
+        if rate is None or not (finished or self.steps) or self._done(now) < UNTIL:
             return None
         spent, later = now - self.since, max(0.0, 1 - finished - open_share) * rate
         if not open_share:
@@ -134,6 +131,11 @@ class RunEstimate:
         if self.steps:
             done, spent = done + open_share * self.steps, now - self.start
         return spent / done if done > 0 and spent > 0 else self.usual
+
+    def _done(self, now: float) -> float:
+        """The share that is done."""
+        finished, open_share = self._finished(), self._open_share()
+        return finished + open_share * self._done_of_open(finished, open_share, now)
 
     def _done_of_open(self, finished: float, open_share: float, now: float) -> float:
         """The share of the open stage that is done: what it says, or what its usual time tells."""

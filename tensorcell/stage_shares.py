@@ -7,6 +7,7 @@ measured. Between and beyond these sizes the time grows in proportion to the vox
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -65,6 +66,9 @@ SECONDS: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]] = {
 }  # fmt: skip
 """Seconds of the stages by method and kind of stack, for both sizes."""
 
+LOADING = {"noise": 0.25, "defects": 0.75}
+"""Seconds more that these stages take in the first recovery of a process, in which compiled functions are loaded."""
+
 LIKE = {"local": "auto"}
 """Methods whose stages take what those of another one do."""
 
@@ -100,13 +104,15 @@ def seconds_of(method: str, kind: str, voxels: float) -> dict[str, float]:
     return found
 
 
-def shares_of(method: str, kind: str, voxels: float) -> dict[str, float]:
-    """The share of each stage; they add up to 1.
+def shares_of(method: str, kind: str, voxels: float, loading: float = 0.0) -> dict[str, float]:
+    """The share of each stage; they add up to 1. ``loading`` is the share of the stacks that is the first of a process.
 
     >>> max(shares_of("auto", "complete", 1e7).items(), key=lambda item: item[1])[0]
     'denoising'
     """
     seconds = seconds_of(method, kind, voxels)
+    for name, more in LOADING.items():
+        seconds[name] += loading * more
     whole = sum(seconds.values())
     return {name: each / whole for name, each in seconds.items()}
 
@@ -117,4 +123,5 @@ def plan_of(volume: Volume, grid: PlaneGrid, lateral_factor: int, method: Method
     rows, columns = (volume.shape[volume.axes.index(letter)] * lateral_factor for letter in "YX")
     voxels = math.prod((grid.planes, rows, columns))
     seconds = len(labels) * sum(seconds_of(method.name, kind, voxels).values())
-    return Plan(shares_of(method.name, kind, voxels), labels, seconds)
+    loading = 0.0 if "numba" in sys.modules else 1 / len(labels)
+    return Plan(shares_of(method.name, kind, voxels, loading), labels, seconds)

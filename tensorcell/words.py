@@ -26,12 +26,12 @@ def planes_in_words(factor: int) -> str:
 
 
 def depth_in_words(length: float, unit: str) -> str:
-    """A length along z; where the voxel size is unknown, it is counted in planes of what was given.
+    """A length along z; where the voxel size is unknown, it is counted in voxels of what was given.
 
     >>> depth_in_words(1.25, "um"), depth_in_words(4.0, "plane")
-    ('1.25 um', '4 of the given planes')
+    ('1.25 um', '4 voxels of the given stack')
     """
-    return f"{length:.3g} um" if unit == "um" else f"{length:.3g} of the given planes"
+    return f"{length:.3g} um" if unit == "um" else f"{length:.3g} voxels of the given stack"
 
 
 def percent(share: float) -> str:

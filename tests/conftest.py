@@ -51,15 +51,12 @@ def train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run ``tensorcell train`` in a folder of its own: exit status, stdout, stderr."""
-    from tensorcell import cli
+    from command_line import call as call_in
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["tensorcell", "train", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
+        status = call_in(monkeypatch, tmp_path, "train", *arguments)
         out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
+        return status, out, err
 
     return call
 

@@ -14,6 +14,7 @@ import tifffile
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from tensorcell.axial import LEVEL, AxialBand, axial_band, axial_verdict, optics_limits
+from tensorcell.datasets import simulate_cells
 from tensorcell.errors import InputError
 
 UNIT = (1.0, 1.0, 1.0)
@@ -121,7 +122,7 @@ def test_axial_verdict_sentence_starts_with_the_word_and_names_the_step() -> Non
         word, sentence = axial_verdict(step, band)
         assert sentence.startswith(word)
         assert f"{step:g} um" in sentence
-    assert "3 steps" in axial_verdict(3.0, axial_band(ellipsoid(64, 0.2), None))[1]
+    assert "3 voxels" in axial_verdict(3.0, axial_band(ellipsoid(64, 0.2), None))[1]
 
 
 def test_axial_band_lateral_limit_is_a_bound_where_planes_are_too_far_apart() -> None:
@@ -519,6 +520,18 @@ def test_axial_band_accepts_infinities_that_were_not_measured() -> None:
     mask[2, 3, 4] = False
     spoiled = np.where(mask, volume, np.inf)
     assert axial_band(spoiled, UNIT, mask=mask) == axial_band(volume, UNIT, mask=mask)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("keep", [0.5, 0.3, 0.1])
+def test_filled_pixels_are_no_sign_of_planes_too_far_apart(seed: int, keep: float) -> None:
+    """The errors of filling reach to the end of the spectrum whatever lies between the planes."""
+    cells = simulate_cells((24, 48, 48), spacing=(0.3, 0.2, 0.2), peak_photons=400.0, seed=seed).measured
+    assert axial_verdict(0.3, axial_band(cells, (0.3, 0.2, 0.2)))[0] == "resolved"
+    mask = np.random.default_rng(seed).random(cells.shape) < keep
+    for spacing, step in (((0.3, 0.2, 0.2), 0.3), (None, 1.0)):
+        word, why = axial_verdict(step, axial_band(cells, spacing, mask=mask))
+        assert word != "aliased", why
 
 
 @pytest.mark.parametrize("step", [0, -1.0, math.nan, math.inf])

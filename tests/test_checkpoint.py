@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call_here
 
 import tensorcell as tc
-from tensorcell import checkpoint, cli, series
+from tensorcell import checkpoint, series
 from tensorcell.checkpoint import Checkpoint, digest_of
 from tensorcell.errors import InputError
 from tensorcell.series import Window
@@ -201,7 +202,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
     monkeypatch.setattr(np, "savez", full)
     monkeypatch.chdir(tmp_path)
     np.save("in.npy", frames(3))
-    assert call(monkeypatch, "recover", "in.npy", "out.npy", "--axes", "CZYX", "--method", "fast", "--json") == 0
+    assert call_here(monkeypatch, "recover", "in.npy", "out.npy", "--axes", "CZYX", "--method", "fast", "--json") == 0
     said = json.loads(capsys.readouterr().out)["notes"]
     assert "finished stacks could not be kept for another run to go on with: No space left on device" in said
     assert hidden(tmp_path) == []
@@ -215,13 +216,6 @@ def test_the_digest_sees_values_masks_and_byte_orders() -> None:
     assert digests[0] == digests[4] == digest_of(tc.Volume(np.asfortranarray(data)))
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_what_was_begun_in_memory_is_gone_on_with_in_memory_unless_the_user_says_how_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,11 +226,11 @@ def test_what_was_begun_in_memory_is_gone_on_with_in_memory_unless_the_user_says
     stopped_after(monkeypatch, 2, lambda: tc.recover(volume, method="fast", checkpoint="out.npy"))
     monkeypatch.setattr("tensorcell.cli.in_parts.peak_of_recovery", lambda *_: 1e15)  # nothing fits
     command = ("recover", "in.npz", "out.npy", "--method", "fast")
-    assert call(monkeypatch, *command) == 2
+    assert call_here(monkeypatch, *command) == 2
     assert "an earlier run finished 2 stacks" in capsys.readouterr().err
-    assert call(monkeypatch, *command, "--resume", "--memory", "4GB") == 2
+    assert call_here(monkeypatch, *command, "--resume", "--memory", "4GB") == 2
     assert "is another job: it differs in" in capsys.readouterr().err
-    found, windows = windows_of(monkeypatch, lambda: call(monkeypatch, *command, "--resume"))
+    found, windows = windows_of(monkeypatch, lambda: call_here(monkeypatch, *command, "--resume"))
     assert (found, windows) == (0, 1)
     np.testing.assert_array_equal(np.load("out.npy"), tc.recover(volume, method="fast").volume.data)
     assert hidden(tmp_path) == []
@@ -266,7 +260,7 @@ def test_the_command_goes_on_where_it_was_killed(
     monkeypatch.chdir(tmp_path)
     tc.write("in.npz", tc.Volume(frames(4), "TZYX"))
     words = ["--frames", "1", "--rank", "3", "--outliers"]
-    assert call(monkeypatch, "recover", "in.npz", "whole.npy", *words, "we.npy", "--json") == 0
+    assert call_here(monkeypatch, "recover", "in.npz", "whole.npy", *words, "we.npy", "--json") == 0
     whole = json.loads(capsys.readouterr().out)
     command = ["recover", "in.npz", "out.npy", *words, "e.npy", "--json"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "SIGNAL": str(int(number))}
@@ -279,9 +273,9 @@ def test_the_command_goes_on_where_it_was_killed(
     else:
         assert run.returncode == -number
     assert not Path("out.npy").exists()
-    assert call(monkeypatch, *command) == 2
+    assert call_here(monkeypatch, *command) == 2
     assert "an earlier run finished 3 stacks of it and was stopped; resume=True (--resume)" in capsys.readouterr().err
-    assert call(monkeypatch, *command, "--resume") == 0
+    assert call_here(monkeypatch, *command, "--resume") == 0
     found = json.loads(capsys.readouterr().out)
     for one, other in (("out.npy", "whole.npy"), ("e.npy", "we.npy")):
         np.testing.assert_array_equal(np.load(one), np.load(other))

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from command_line import call, write_stack
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.cli import in_memory, memory
 
 
@@ -39,15 +39,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """Run the command line in this process; returns its exit status."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("case", BAD.CASES)
 def test_bad_input_is_one_line_and_loses_nothing(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -64,13 +55,34 @@ def test_bad_input_is_one_line_and_loses_nothing(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("recover", "", "out.tif"), "expected a path, got an empty text"),
+        (("recover", "in.tif", ""), "expected a path, got an empty text"),
+        (("recover", "in.tif", "out.tif", "-o", "other.tif"), "out.tif: no such file; OUT is other.tif, by --out"),
+        (("recover", "in.npy", "out.tif", "--spacing-z", "1"), "--spacing-z 1.0 needs the voxel size"),
+        (("recover", "in.npy", "out.tif", "--dataset", "x"), "--dataset is for HDF5"),
+        (("diagnose", ""), "expected a path, got an empty text"),
+    ],
+)
+def test_words_of_the_command_line_are_those_of_its_messages(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write_stack(tmp_path, (8, 24, 26), cells=4)
+    np.save(tmp_path / "in.npy", tc.read(tmp_path / "in.tif").data)
+    before = contents(tmp_path)
+    assert call(monkeypatch, tmp_path, *words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert contents(tmp_path) == before
+
+
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
-    cells = tc.datasets.simulate_cells((8, 24, 26), cells=4, keep_pixels=0.8, outliers=0.01, seed=2)
-    counts = np.where(cells.mask, np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 255), 0).astype(np.uint8)
-    tc.write(tmp_path / "in.tif", tc.Volume(counts, spacing=(0.5, 0.2, 0.1)))
-    tc.write(tmp_path / "mask.tif", tc.Volume(cells.mask.astype(np.uint8)))
-    return tmp_path
+    return write_stack(tmp_path, (8, 24, 26), cells=4, outliers=0.01)
 
 
 def test_recover_writes_all_outputs(
@@ -107,7 +119,7 @@ def test_names_in_a_file_follow_a_colon(
     assert json.loads(capsys.readouterr().out)["shape"] == list(counts.shape)
     assert tc.read("all.h5:/fast/raw").shape == counts.shape
     assert call(monkeypatch, stack, "recover", "two.npz", "out.tif", *arguments) == 2
-    assert "has several arrays, name one with dataset=" in capsys.readouterr().err
+    assert "has several arrays, name one with --dataset or" in capsys.readouterr().err
     assert call(monkeypatch, stack, "recover", "in.tif", "two.npz:new", *arguments) == 2
     assert "two.npz:new: .npz is written with one volume" in capsys.readouterr().err
 

@@ -6,27 +6,18 @@ import json
 import logging
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call, write_stack
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.cli import preview
-from tensorcell.cropping import box_of, cropped, preview_box
+from tensorcell.cropping import box_of, cropped, cropped_mask, preview_box
+from tensorcell.large.measured import opened_mask
 from tensorcell.lazy_volume import LazyVolume
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """Run the command line in this process; returns its exit status."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
 
 
 def lazy(shape: tuple[int, ...], axes: str, **further: Any) -> LazyVolume:
@@ -123,11 +114,7 @@ def test_a_preview_has_about_the_voxels_that_are_wanted(shape: tuple[int, ...], 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    cells = tc.datasets.simulate_cells((8, 40, 42), cells=6, keep_pixels=0.8, seed=2)
-    counts = np.where(cells.mask, np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 255), 0).astype(np.uint8)
-    tc.write(tmp_path / "in.tif", tc.Volume(counts, spacing=(0.5, 0.2, 0.1)))
-    tc.write(tmp_path / "mask.tif", tc.Volume(cells.mask.astype(np.uint8)))
-    return tmp_path
+    return write_stack(tmp_path, (8, 40, 42), cells=6)
 
 
 def test_recover_takes_a_part_with_its_mask_and_origin(
@@ -151,12 +138,24 @@ def test_recover_takes_a_part_with_its_mask_and_origin(
 def test_recover_in_parts_takes_a_part(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    given, mask = tc.read(files / "in.tif").data[2:, 10:, :30], tc.read(files / "mask.tif").data[2:, 10:, :30] > 0
     words = ("recover", "in.tif", "out.npy", "--crop", "2:,10:,:30", "--memory", "600MB", "--method", "tucker")
     monkeypatch.setattr("tensorcell.cli.recover_command.goes_in_parts", lambda *_: True)
-    assert call(monkeypatch, files, *words, "--rank", "3", "--json") == 0
+    assert call(monkeypatch, files, *words, "--rank", "3", "--json", "--mask", "mask.tif", "--outliers", "e.npy") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["shape"] == [6, 30, 30]
-    assert np.load(files / "out.npy").shape == (6, 30, 30)
+    assert facts["measured"] == mask.sum()
+    kept = mask & (np.load(files / "e.npy") == 0)
+    np.testing.assert_array_equal(np.load(files / "out.npy")[kept], given[kept])
+
+
+def test_a_mask_is_cropped_along_the_axes_that_it_has_and_must_fit_the_whole() -> None:
+    volume = lazy((2, 4, 8, 9), "CZYX")
+    mask = LazyVolume(np.arange(72).reshape(8, 9), "YX")
+    part = cropped_mask(opened_mask(mask, volume), volume, box_of("1:3,2:5,4:", volume))
+    np.testing.assert_array_equal(part.part((slice(None),) * 2).data, np.asarray(mask.data)[2:5, 4:])
+    with pytest.raises(tc.InputError, match=re.escape("mask has shape (8, 9) (YX), data has (3, 5)")):
+        opened_mask(mask, cropped(volume, box_of("1:3,2:5,4:", volume)))
 
 
 @pytest.mark.parametrize(

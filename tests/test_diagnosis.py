@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.diagnosis import VERDICTS, Diagnosis, diagnose, in_axes
 from tensorcell.solvers.rank_limits import degrees_of_freedom
 
@@ -352,7 +351,7 @@ def test_answer_says_what_planes_carry_and_what_they_lose() -> None:
         "shows none."
     )
     assert diagnose(gaps, rank=3).answer.startswith(
-        "Every second plane is enough for structures above 4 of the given planes along z; "
+        "Every second plane is enough for structures above 4 voxels of the given stack along z; "
     )
     assert diagnose(white, rank=3, axial_factor=3, spacing=(0.6, 0.2, 0.2), noise=0.01).answer == (
         "Every third plane is not enough for this stack: structures above 1.2 um along z come back, but it has finer "
@@ -392,6 +391,35 @@ def test_verdict_on_planes_left_out_can_be_reached() -> None:
     assert (wide.axial_verdict, wide.overall_verdict) == ("aliased", "impossible")
     whole = diagnose(stack, rank=3)
     assert whole.overall_verdict == whole.verdict
+
+
+@pytest.mark.parametrize(
+    ("planes", "rows", "columns", "lateral"),
+    [
+        (False, [7, 15], [], "resolved"),
+        (True, [], [11], "resolved"),
+        (False, [0, 1], [], "unknown"),  # nothing lies beyond them
+        (True, [*range(4, 16)], [], "unknown"),  # as wide as the waves
+    ],
+)
+def test_verdict_on_rows_and_columns_left_out_can_be_reached(
+    planes: bool, rows: list[int], columns: list[int], lateral: str
+) -> None:
+    mask = np.ones((33, 24, 24), bool)
+    mask[:, rows], mask[:, :, columns] = False, False
+    if planes:
+        mask[1::2] = False
+    report = diagnose(smooth(), mask, rank=3)
+    assert (report.verdict, report.lateral_verdict) == ("impossible", lateral)
+    assert report.overall_verdict == {"resolved": "likely", "unknown": "unlikely"}[lateral]
+    assert f", rows {lateral})" in str(report)
+
+
+def test_rows_left_out_of_white_noise_are_not_called_close_enough() -> None:
+    mask = np.ones((33, 24, 24), bool)
+    mask[:, 1:-1:2] = False
+    white = np.random.default_rng(1).standard_normal(mask.shape)
+    assert diagnose(white, mask, rank=3, noise=0.01).overall_verdict in ("impossible", "unlikely")
 
 
 def test_in_axes_names_the_axes() -> None:
@@ -484,14 +512,6 @@ def test_bad_input_is_one_clear_line(case: str) -> None:
 # -------------------------------------------------------------------------------------------------- command line
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", "diagnose", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def folder(tmp_path: Path, planted: Callable[..., Any]) -> Path:
     problem = planted(SHAPE, RANK, seen=0.5, noise=0.02)
@@ -506,7 +526,7 @@ def test_command_prints_one_json_object(
     arguments = ("in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--spacing", "0.5,0.2,0.2", "--json")
     optics = ("--na", "0.8", "--wavelength", "0.52", "--refractive-index", "1.33")
     before = (folder / "in.npy").read_bytes()
-    assert call(monkeypatch, folder, *arguments, *optics, "--html", "page.html") == 0
+    assert call(monkeypatch, folder, "diagnose", *arguments, *optics, "--html", "page.html") == 0
     out, err = capsys.readouterr()
     content = json.loads(out)
     assert err == ""
@@ -521,12 +541,12 @@ def test_command_prints_one_json_object(
 def test_command_prints_the_screen(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "3") == 0
+    assert call(monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "3") == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "% of the voxels were measured, " in out.splitlines()[0]
     assert len(out.splitlines()) <= 24
-    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "3", "--details") == 0
+    assert call(monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "3", "--details") == 0
     assert "\nDetails\n" in capsys.readouterr().out
 
 
@@ -553,7 +573,7 @@ def test_exit_status(
     status: int,
 ) -> None:
     files = sorted(folder.iterdir())
-    assert call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "2", *arguments) == status
+    assert call(monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "2", *arguments) == status
     out, err = capsys.readouterr()
     assert (err.count("\n"), out == "") == ((1, True) if status == 2 else (0, False))
     assert sorted(folder.iterdir()) == files
@@ -567,7 +587,9 @@ def test_fail_under_compares_in_the_order_of_the_words(
     found = report.verdict
     monkeypatch.setattr("tensorcell.diagnosis.diagnose", lambda *_, **__: report)  # once is enough
     for word in VERDICTS[1:]:
-        status = call(monkeypatch, folder, "in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--fail-under", word)
+        status = call(
+            monkeypatch, folder, "diagnose", "in.npy", "--mask", "mask.npy", "--rank", "2,3,3", "--fail-under", word
+        )
         assert status == (3 if VERDICTS.index(found) < VERDICTS.index(word) else 0)
 
 
@@ -578,7 +600,9 @@ def test_fail_under_passes_planes_that_are_close_enough(
     report = diagnose(smooth(), rank=3, axial_factor=2)
     monkeypatch.setattr("tensorcell.diagnosis.diagnose", lambda *_, **__: report)  # once is enough
     for word, expected in (("unlikely", 0), ("likely", 0), ("guaranteed", 3)):
-        assert call(monkeypatch, tmp_path, "in.npy", "--axial-factor", "2", "--fail-under", word) == expected
+        assert (
+            call(monkeypatch, tmp_path, "diagnose", "in.npy", "--axial-factor", "2", "--fail-under", word) == expected
+        )
 
 
 # -------------------------------------------------------------------------------------------------- real volumes

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 from scipy.ndimage import gaussian_filter
 
 import tensorcell as tc
-from tensorcell import cli, evaluation, pages
+from tensorcell import evaluation, pages
 from tensorcell.errors import InputError
 from tensorcell.evaluation import (
     CASES,
@@ -833,14 +834,6 @@ def test_pictures_are_written_for_each_volume_and_case(tmp_path: Path, in_proces
 
 
 # ----------------------------------------------------------------------------------------------- command line
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
 
 
 def test_command_evaluates_and_goes_on(

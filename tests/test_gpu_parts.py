@@ -64,7 +64,7 @@ def test_parts_for_which_the_memory_is_short_even_so_are_recovered_on_the_cpu(to
 
 def test_a_gpu_that_has_no_room_for_any_part_leaves_all_to_the_cpu(told: Any) -> None:
     assert told["no room"][:2] == [
-        "1 parts", "computed on the CPU, since 0.1 GB of memory, which are free on the GPU, suffice for no part",
+        "1 parts", "computed on the CPU, since the 0.1 GB that are free on the GPU are too little for any part",
     ]  # fmt: skip
 
 

@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from command_line import call_here
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.cli import in_memory
 from tensorcell.cli.in_parts import goes_in_parts
 from tensorcell.errors import InputError
@@ -77,14 +77,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(recovery, "recovered_part", twice)
     monkeypatch.setattr(recovery, "told_by", told)
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run the command line in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)  # type: ignore[arg-type]
 
 
 def hidden(folder: Path) -> list[str]:
@@ -361,7 +353,7 @@ def test_what_a_run_in_parts_left_is_discarded_by_one_in_memory(
         recover_file(given, target, memory=IN_PARTS, uncertainty=error, progress=interrupt)
     assert len(hidden(tmp_path)) == 4
     words = ("recover", given, target, "--method", "fast", "--memory", "4GB", "--no-resume")
-    assert call(monkeypatch, *words) == 0
+    assert call_here(monkeypatch, *words) == 0
     assert hidden(tmp_path) == []
 
 
@@ -382,7 +374,7 @@ def test_a_killed_run_is_gone_on_with_bit_for_bit(given: Path, tmp_path: Path, m
     with journal.open("a") as file:
         file.write('{"stack": "", "part": 99, "fa')  # a line that the kill cut off
     assert not target.exists()
-    assert call(monkeypatch, *command[3:], "--resume") == 0
+    assert call_here(monkeypatch, *command[3:], "--resume") == 0
     np.testing.assert_array_equal(read(target).data, np.load(tmp_path / "undisturbed.npy"))
     assert hidden(tmp_path) == []
 
@@ -393,10 +385,10 @@ def test_the_command_recovers_in_parts_what_does_not_fit(
 ) -> None:
     target = tmp_path / "out.tif"
     words = ["recover", given, target, "--memory", IN_PARTS]
-    assert call(monkeypatch, *words, "--json") == 0
+    assert call_here(monkeypatch, *words, "--json") == 0
     assert json.loads(capsys.readouterr().out)["parts"] == 4
     np.testing.assert_array_equal(read(target).data, 2.0 * stack())
-    assert call(monkeypatch, *words, "--report", tmp_path / "a.html") == 0
+    assert call_here(monkeypatch, *words, "--report", tmp_path / "a.html") == 0
     assert '<th scope="row">parts</th><td>4</td>' in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
@@ -415,12 +407,12 @@ def test_the_command_says_how_to_go_on(
         return own(*arguments)
 
     monkeypatch.setattr(recovery, "recovered_part", interrupted)
-    assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 130
+    assert call_here(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 130
     assert "2 finished parts of" in capsys.readouterr().err
     monkeypatch.setattr(recovery, "recovered_part", own)
-    assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 2
+    assert call_here(monkeypatch, "recover", given, target, "--memory", IN_PARTS) == 2
     assert "--resume" in capsys.readouterr().err
-    assert call(monkeypatch, "recover", given, target, "--memory", IN_PARTS, "--resume") == 0
+    assert call_here(monkeypatch, "recover", given, target, "--memory", IN_PARTS, "--resume") == 0
     head, status, *notes = capsys.readouterr().out.splitlines()
     assert re.fullmatch(rf"{target}: 12 x 72 x 72 ZYX, float32; 4 parts; [\d.]+ s", head)
     assert status == f"  the fit {Status.COMPLETED}"
@@ -708,7 +700,7 @@ def test_two_unfinished_runs_share_no_output(
         recover_file(given, error, memory=IN_PARTS)
     with pytest.raises(InputError, match=f"one.npy: {belongs}"):
         recover_file(given, two, memory=IN_PARTS, invented=one)
-    assert call(monkeypatch, "recover", given, two, "--uncertainty", error) == 2
+    assert call_here(monkeypatch, "recover", given, two, "--uncertainty", error) == 2
     assert "belongs to the run on" in capsys.readouterr().err
     assert hidden(tmp_path) == before
     recover_file(given, one, memory=IN_PARTS, uncertainty=error, resume=True)
@@ -761,7 +753,7 @@ def test_a_run_that_is_stopped_when_all_is_in_place_says_so(
     monkeypatch.setattr(in_memory, "write_all", late(in_memory.write_all))
     for memory in (IN_PARTS, "4GB"):
         words = ("recover", given, target, "--memory", memory, "--method", "fast", "--quiet")
-        assert call(monkeypatch, *words) == 130
+        assert call_here(monkeypatch, *words) == 130
         assert capsys.readouterr().err == f"tensorcell: interrupted; {target} is written\n"
         assert hidden(tmp_path) == []
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.errors import InputError
 from tensorcell.pages.recovery import facts, measured_planes, recovery_pictures
 from tensorcell.plane_grid import PlaneGrid, simplest_near, wanted_grid
@@ -233,14 +232,6 @@ def test_distances_that_differ_by_rounding_alone_are_one() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ files and pages
-
-
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 
 import tensorcell as tc
-from tensorcell import cli, planning
+from tensorcell import planning
 from tensorcell.datasets import degrade, simulate_cells
 from tensorcell.metrics import nrmse, psnr
 from tensorcell.planning import PlannedChoice, SamplingPlan, Target, plan
@@ -22,6 +22,7 @@ from tensorcell.planning.decision import Depth, decide
 from tensorcell.planning.noise import exposure_variance
 from tensorcell.planning.pilot import pilot_block
 from tensorcell.planning.prediction import interval
+from tensorcell.planning.result import row
 from tensorcell.recovery import recover
 from tensorcell.solvers import NoiseModel, estimate_noise
 from tensorcell.words import planes_in_words
@@ -348,7 +349,12 @@ def test_words_for_planes() -> None:
     words = [planes_in_words(s) for s in (1, 2, 3, 4, 11, 12, 21, 111)]
     assert words == ["every plane", "every second plane", "every third plane", "every fourth plane",
                      "every 11th plane", "every 12th plane", "every 21st plane", "every 111th plane"]  # fmt: skip
-    assert choice(2, 0.5, 0.25, 1, 1).label == "every second plane, 50% of the pixels, 25% of the exposure"
+    sparse = choice(2, 0.5, 0.25, 1, 1)
+    assert sparse.label == "every second plane, 50% of the pixels, 25% of the exposure"
+    assert row(sparse)[1].strip() == "2 vox."
+    known = replace(sparse, step=0.6)
+    assert known.label == "every second plane (0.6 um apart), 50% of the pixels, 25% of the exposure"
+    assert row(known)[1].strip() == "0.6 um"
 
 
 def test_savings_are_fraction_of_planes_pixels_and_exposure(cells: Any) -> None:
@@ -461,14 +467,6 @@ def test_bad_input_is_one_clear_line(case: str) -> None:
 # -------------------------------------------------------------------------------------------- the command line
 
 
-def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["tensorcell", "plan", *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    return int(exit_.value.code or 0)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, cells: Any) -> Path:
     np.save(tmp_path / "pilot.npy", cells.measured[:13])
@@ -479,7 +477,7 @@ def test_command_line_plans_and_writes_the_page(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("pilot.npy", "--axial-factors", "2,4", "--target-nrmse", "5", "--html", "page.html", "--json")
-    assert call(monkeypatch, folder, *arguments) == 0
+    assert call(monkeypatch, folder, "plan", *arguments) == 0
     out, err = capsys.readouterr()
     facts = json.loads(out)
     assert err == ""
@@ -491,7 +489,7 @@ def test_command_line_plans_and_writes_the_page(
 def test_command_line_says_when_no_choice_is_good_enough(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, folder, "pilot.npy", "--axial-factors", "2", "--target-psnr", "90") == 0
+    assert call(monkeypatch, folder, "plan", "pilot.npy", "--axial-factors", "2", "--target-psnr", "90") == 0
     out, err = capsys.readouterr()
     assert out.startswith("No choice meets a PSNR of at least 90 dB; the best reachable is every second plane")
     assert err == ""
@@ -519,7 +517,7 @@ def test_command_line_answers_bad_input_with_one_line(
     arguments: tuple[str, ...],
     expected: str,
 ) -> None:
-    assert call(monkeypatch, folder, *arguments) == 2
+    assert call(monkeypatch, folder, "plan", *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -534,7 +532,7 @@ def test_an_interrupt_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(planning.trials, "recover", interrupted)
-    assert call(monkeypatch, folder, "pilot.npy", "--axial-factors", "2", "--html", "page.html") == 130
+    assert call(monkeypatch, folder, "plan", "pilot.npy", "--axial-factors", "2", "--html", "page.html") == 130
     assert capsys.readouterr() == ("", "tensorcell: interrupted; nothing was written\n")
     assert [p.name for p in folder.iterdir()] == ["pilot.npy"]
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 from scipy import integrate, ndimage, special
@@ -16,7 +17,7 @@ from scipy import integrate, ndimage, special
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
 import tensorcell  # noqa: E402
-from tensorcell import cli, network_training  # noqa: E402
+from tensorcell import network_training  # noqa: E402
 from tensorcell.datasets import simulate_cells  # noqa: E402
 from tensorcell.diffusion_guidance.baselines.fitting import load_baseline  # noqa: E402
 from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, PointSpread, Sampling, load_model, restore_scan  # noqa: E402
@@ -362,11 +363,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     np.save(tmp_path / "low.npy", cells[::2])
 
     def call(*arguments: str) -> tuple[int, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["tensorcell", "train", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return int(exit_.value.code or 0), capsys.readouterr().err
+        status = command_line.call(monkeypatch, tmp_path, "train", *arguments)
+        return status, capsys.readouterr().err
 
     return call
 

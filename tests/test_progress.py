@@ -94,9 +94,31 @@ def test_steps_of_a_stage_tell_more_than_its_usual_share() -> None:
     )
     bar.update(record, Stage(5, 20))  # samples are the last fifth
     shown = bar.shown()
-    assert shown.steps == "sampling, step 5 of 20"
+    assert (shown.title, shown.steps) == ("planes between: sampling", "step 5 of 20")
     assert shown.share == pytest.approx(0.85)
     assert shown.left == pytest.approx(60 * 0.15 / 0.85)
+
+
+def test_a_budget_begins_with_what_it_is_for() -> None:
+    clock = Clock()
+    bar = ProgressBar(enabled=False, budget=20.0, clock=clock)
+    clock.now = 30  # reading
+    assert bar.shown()[:5] == ("reading and checking", "", None, None, None)
+    bar.begin()
+    clock.now = 35
+    record = IterationRecord(
+        iteration=5, stage="prior", change=0.1, residual=0.2, outliers=0, threshold=1.0, seconds=2.0
+    )
+    bar.update(record, Stage(5, 20))
+    shown = bar.shown()
+    assert (shown.title, shown.steps) == ("fitting a prior", "step 5 of 20, loss 0.200")
+    assert (shown.share, shown.left) == (pytest.approx(0.25), pytest.approx(15))
+
+
+def test_the_first_recovery_of_a_process_loads_what_is_compiled() -> None:
+    first, later = shares_of("auto", "planes", 1e5, 1.0), shares_of("auto", "planes", 1e5)
+    assert sum(first.values()) == pytest.approx(1)
+    assert first["defects"] > 2 * later["defects"]
 
 
 def test_titles_name_run_stack_and_stage() -> None:
@@ -105,6 +127,22 @@ def test_titles_name_run_stack_and_stage() -> None:
     bar.began("model", "C=1")
     bar.began("noise", "")
     assert bar.shown().title == "pixels: C=1 (2 of 2): noise"
+    bar.ended("noise", 1)
+    bar.ended("model", 1)
+    assert bar.shown().title == "pixels: C=1 (2 of 2): model of the stack"  # until the next stage begins
+
+
+def test_time_left_is_told_as_soon_as_a_tenth_is_done_of_a_stage_without_steps() -> None:
+    clock = Clock()
+    run = RunEstimate({"noise": 0.05, "denoising": 0.95}, clock=clock)
+    run.began("noise")
+    clock.now = 5
+    assert run.left() is None
+    run.ended("noise")
+    run.began("denoising")
+    assert run.left() is None
+    clock.now = 15
+    assert run.left() == pytest.approx(85)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 7.9, 8.0, 57.9, 58.0, 61.0, 7199.0, 1e6])
@@ -113,17 +151,22 @@ def test_time_left_is_never_zero(seconds: float) -> None:
     assert time_left(seconds).endswith("left")
 
 
+@pytest.mark.parametrize("long", [0, 5])
 @pytest.mark.parametrize("width", [40, 60, 120])
-def test_bars_fit_into_any_width(width: int) -> None:
-    shown = Shown("T=1 (2 of 8): groups of patches", "sampling, step 5 of 20", 0.25, 0.42, 100.0, 75.0)
+def test_bars_fit_into_any_width(width: int, long: int) -> None:
+    shown = Shown(
+        "T=1 (2 of 8): groups of patches", "step 5 of 20, loss 1.234" + long * ", and more", 0.25, 0.42, 100.0, 75.0
+    )
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=True, color_system=None).print(drawn(shown, width))
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert max(map(len, lines)) <= width
+    assert lines[1].startswith("stage ")
+    assert "step 5 of 20" in lines[1]
     assert "42 %, " in lines[2]
     assert "2 min left" in lines[2]
-    assert lines[2].count("\u2501") >= 4  # there is a bar
+    assert lines[2].count("\u2501") >= 3  # there is a bar
 
 
 def test_a_pipe_gets_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from tensorcell.methods.protocol import Estimate, Filled, Gaps, Method, Problem
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovery import samples_of_all
 from tensorcell.solvers import Status
-from tensorcell.stack_recovery import doubt_zeros, fill_gaps, places_in_given, put_back
+from tensorcell.stack_recovery import HOW, decisions_first, doubt_zeros, fill_gaps, places_in_given, put_back
 
 
 def method_of(value: float, samples: int = 0) -> Method:
@@ -247,3 +249,14 @@ def test_noisy_measured_planes_among_smooth_ones_are_told_and_can_be_denoised() 
     assert 0.8 < rough[1][::4].mean() / between.mean() < 1.5
     clean = tc.recover(truth[::4], axial_factor=4)
     assert not any("keep_measured" in note for note in clean.notes)
+
+
+@pytest.mark.parametrize("beginning", HOW)
+def test_notes_on_how_it_was_done_are_those_that_are_written(beginning: str) -> None:
+    """A note that begins otherwise now would come before what asks for a decision."""
+    package = Path(tc.__file__).parent
+    places = [*package.glob("*.py"), *package.glob("methods/*.py"), *package.glob("solvers/*.py")]
+    written = re.compile(rf"""["']{re.escape(beginning)}[^"']""")
+    assert any(written.search(place.read_text(encoding="utf-8")) for place in places)
+    last = f"{beginning}so and so"
+    assert decisions_first([last, "7 of 15 planes were not measured"])[1] == last

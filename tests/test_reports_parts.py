@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call_here
 
 import tensorcell as tc
-from tensorcell import cli
 from tensorcell.large import FileRecovery
 from tensorcell.lazy_volume import LazyVolume, lazy_stacks
 from tensorcell.pages import coarse, parts, pictures, viewer
@@ -171,13 +170,6 @@ def test_the_slices_that_move_are_those_of_a_report_in_memory(
     assert data.most <= 300
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["tensorcell", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_channels_are_found_in_whatever_order_a_format_has_the_axes(
     tmp_path: Path, shown: list[pictures.Picture]
 ) -> None:
@@ -205,14 +197,14 @@ def test_a_report_that_cannot_be_written_costs_only_itself(
     monkeypatch.setattr("tensorcell.cli.in_parts.peak_of_recovery", lambda *_: 1e15)
     tc.write("in.npz", tc.datasets.simulate_cells((4, 20, 20), cells=2, seed=0).truth)
     command = ("recover", "in.npz", "out.npy", "--method", "fast", "--report")
-    assert call(monkeypatch, *command, "r.png") == 0
+    assert call_here(monkeypatch, *command, "r.png") == 0
     assert Path("r.png").read_bytes().startswith(b"\x89PNG")
-    assert call(monkeypatch, *command, "r.pdf") == 2
+    assert call_here(monkeypatch, *command, "r.pdf") == 2
     capsys.readouterr()
 
     def full(*_: Any, **__: Any) -> None:
         raise tc.InputError("r.html: cannot be written: No space left on device")
 
     monkeypatch.setattr(parts, "write_whole", full)
-    assert call(monkeypatch, *command, "r.html") == 2
+    assert call_here(monkeypatch, *command, "r.html") == 2
     assert "out.npy was written, but its report was not: r.html: cannot be" in capsys.readouterr().err

@@ -299,6 +299,8 @@ def test_a_broken_state_is_one_line(train: Any, tmp_path: Path) -> None:
 
 
 def test_without_torch(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorcell.cli import app  # noqa: F401  (before torch is hidden: what is loaded then stays)
+
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("tensorcell.diffusion_guidance")]:
         monkeypatch.delitem(sys.modules, name)
@@ -306,6 +308,40 @@ def test_without_torch(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = train("one.npy", "--out", "prior")
     assert (status, out) == (2, "")
     assert err == 'tensorcell: expected torch 2.4 or newer (pip install "tensorcell[diffusion]"), found none\n'
+
+
+def test_a_part_is_learnt_from_as_if_it_were_a_file(tmp_path: Path, train: Any) -> None:
+    np.save(tmp_path / "part.npy", np.load(tmp_path / "two.npy")[2:8, 3:27, :24])
+    for source, more, out in (("two.npy", ("--crop", "2:8,3:27,:24"), "cropped"), ("part.npy", (), "whole")):
+        assert train(source, "--out", out, "--steps", "2", "--noise", "1", "-q", *more)[0] == 0
+    assert same(weights(tmp_path / "cropped"), weights(tmp_path / "whole"))
+
+
+def test_a_preview_says_what_it_takes_and_what_a_whole_fit_takes(
+    tmp_path: Path, train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_command, "PREVIEW_VOXELS", 9 * 28 * 28)
+    monkeypatch.setattr("tensorcell.cropping.FEWEST_PIXELS", 28)
+    monkeypatch.setattr(train_command, "PREVIEW_MINUTES", 0.001)
+    status, _, err = train("two.npy", "--out", "prior", "--preview")
+    assert status == 0
+    assert "two.npy: preview: only 0:9, 1:29, 1:29 (ZYX) of 9 x 30 x 30 was read, as by --crop 0:9,1:29,1:29\n" in err
+    assert "to 9 x 28 x 28: " in err
+    assert ", a whole fit 5 min for about " in err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--crop", "9:,:,:"), "two.npy: --crop 9:,:,: takes nothing along Z, of 9"),
+        (("--crop", ":,:,:", "--preview"), "expected --crop or --preview, got both"),
+        (("--kind", "care", "--low", "one.npy", "--crop", ":,:,:"), "expected neither --crop nor --preview with --low"),
+    ],
+)
+def test_a_wrong_part_is_refused(train: Any, more: tuple[str, ...], said: str) -> None:
+    status, out, err = train("two.npy", "--out", "prior", *more)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
 
 
 def test_the_command_line_loads_without_torch() -> None:

@@ -24,6 +24,9 @@ Bools = npt.NDArray[np.bool_]
 MIN_PLANES, MIN_PIXELS = 8, 16
 """The smallest stack whose spectrum is computed: planes, and pixels along y and x."""
 
+MOST_FILLED = 0.05
+"""Largest share of filled pixels with which power at the end of the axial spectrum counts as that of the stack."""
+
 
 def axial_band(
     stack: Any,
@@ -113,13 +116,21 @@ def axial_band(
         optics_limit=optics_axial,
         obtained="; ".join(said + remarks),
         source=source,
-        at_least=axial.at_least if axial is not None and axial.limit is None else None,
+        at_least=axial.at_least if axial is not None and axial.limit is None and not much_filled(measured) else None,
         lateral_limit=None if lateral is None else lateral.limit,
         optics_lateral_limit=optics_lateral,
         step=step,
         axial=axial,
         lateral=lateral,
     )
+
+
+def much_filled(measured: Bools | None) -> bool:
+    """Whether so many pixels of the measured planes are filled that their errors reach to the end of the spectrum."""
+    if measured is None:
+        return False
+    counts = measured.sum(axis=(1, 2))
+    return bool(counts.sum() < (1 - MOST_FILLED) * np.count_nonzero(counts) * measured[0].size)
 
 
 def checked_stack(stack: Any, mask: Bools | None) -> tuple[npt.NDArray[Any], Bools | None]:
@@ -158,7 +169,8 @@ def both_spectra(
         remarks.append(f"the spectra are those of a part of {' x '.join(map(str, part.shape))} voxels")
     if measured is not None:
         share = 1 - measured.mean()
-        remarks.append(f"{share:.0%} of the pixels were not measured and got the mean of measured pixels near them")
+        remark = f"{share:.0%} of the pixels were not measured and got the mean of measured pixels near them"
+        remarks.append(f"{remark}, whose errors the end of the spectrum may show" if share > MOST_FILLED else remark)
         part = filled(part, measured)
         noise = None  # filling changes the noise, so its power is estimated from the filled part
     step = stride * spacing[0]

@@ -82,9 +82,9 @@ class AxialBand:
 
 
 def length_text(length: float | None, unit: str) -> str:
-    """A length with its unit; if the spacing is unknown, lengths are counted in planes of the array.
+    """A length along z with its unit; where the voxel size is unknown it is counted in voxels of the array.
 
     >>> length_text(0.25, "um"), length_text(1.0, "plane"), length_text(3.0, "plane")
-    ('0.25 um', '1 step', '3 steps')
+    ('0.25 um', '1 voxel', '3 voxels')
     """
-    return f"{length:.3g} {unit}" if unit == "um" else f"{length:.3g} step{'' if length == 1 else 's'}"
+    return f"{length:.3g} {unit}" if unit == "um" else f"{length:.3g} voxel{'' if length == 1 else 's'}"

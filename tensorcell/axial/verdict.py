@@ -19,8 +19,8 @@ def axial_verdict(step: float, band: AxialBand) -> tuple[str, str]:
 
     ``resolved``: the step is at most 10 % above the Nyquist step. ``aliased``: the step is more than 25 % above the
     Nyquist step of a limit that comes from the axial spectrum or from the optics; or the axial spectrum gives no limit
-    and has power well above the noise beyond the frequency ``1 / (2 step)``. ``unknown``: neither is shown, or the
-    optics contradict the spectrum.
+    and has power well above the noise beyond the frequency ``1 / (2 step)``, which filled pixels do not explain.
+    ``unknown``: neither is shown, or another limit contradicts the spectrum.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def axial_verdict(step: float, band: AxialBand) -> tuple[str, str]:
     excess = step / band.nyquist_step
     asks = "optics ask" if band.source == "optics" else f"{band.source} asks"
     needed = f"the {asks} for planes at most {length_text(band.nyquist_step, band.unit)} apart"
-    if shown_above and excess <= 1 + TOLERANCE and band.source == "optics":
+    if shown_above and excess <= 1 + TOLERANCE:  # the other limit says that no structure is that fine
         return "unknown", f"unknown whether {planes} are close enough: {needed}, but {band.obtained}"
     if shown_above:
         return "aliased", f"aliased: {planes} are too far apart, {band.obtained}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,15 @@ from tensorcell.cli.examples import epilog_of
 from tensorcell.cli.exits import USER, Interrupted
 from tensorcell.cli.plan_command import plan
 from tensorcell.cli.recover_command import recover
+from tensorcell.cli.screen import for_terminal
 from tensorcell.cli.train_command import train
 from tensorcell.errors import InputError
 
 BY_TYPER = 130
 """What some versions of typer turn Ctrl-C into."""
+
+NAMED = ("axes", "dataset", "series", "spacing", "spacing_z", "missing_value", "missing_planes")
+"""Arguments of Python that messages name with ``=``."""
 
 HELP = {"help_option_names": ["-h", "--help"]}
 """Both names of the option that shows the help."""
@@ -79,9 +84,26 @@ for _command in (recover, diagnose, plan, evaluate, train, demo):
     APP.command(_name, help=help_of(_command), epilog=epilog_of(_name), context_settings=HELP)(_command)
 
 
+def in_flags(message: str) -> str:
+    """A message with the options as they are called here, where it names arguments of Python.
+
+    >>> in_flags("spacing_z=0.1 needs the voxel size: give spacing=(dz, dy, dx)")
+    '--spacing-z 0.1 needs the voxel size: give --spacing dz,dy,dx'
+    >>> in_flags("dataset= is for HDF5; pass axes=, for example axes='TZYX'")
+    "--dataset is for HDF5; pass --axes, for example --axes 'TZYX'"
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, several, value = found.groups()
+        given = several.replace(", ", ",") if several is not None else value
+        return f"--{name.replace('_', '-')}" + (f" {given}" if given else "")
+
+    return re.sub(rf"(?<![\w/.-])({'|'.join(NAMED)})=(?:\(([^()]*)\)|([^\s,;:]*))", flag, message)
+
+
 def fail(message: str, status: int) -> NoReturn:
     """End with one line on stderr."""
-    print("tensorcell: " + " ".join(message.split()), file=sys.stderr)
+    print(for_terminal("tensorcell: " + " ".join(message.split()), sys.stderr), file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -94,7 +116,7 @@ def main() -> None:
     try:
         status = APP(standalone_mode=False, prog_name="tensorcell")
     except InputError as error:
-        fail(str(error), USER)
+        fail(in_flags(str(error)), USER)
     except Interrupted as error:
         fail(str(error), signals.status())
     except (typer.Abort, KeyboardInterrupt):

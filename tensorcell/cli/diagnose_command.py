@@ -49,7 +49,7 @@ def diagnose(
         str | None,
         o.choice(
             FAIL_UNDER,
-            text="Exit status 3 where the verdict is worse than this (guaranteed: not where planes are missing).",
+            text="Exit status 3 where the verdict is worse (guaranteed: not where planes or rows are missing).",
             panel=o.OUTPUT,
         ),
     ] = None,
@@ -93,7 +93,7 @@ def diagnose(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     if as_json:
-        show(json.dumps(report.to_dict()))
+        show(json.dumps(report.to_dict()), data=True)
     elif not quiet:
         show(report.text(details=True) if details else report)
     if report.not_diagnosed:

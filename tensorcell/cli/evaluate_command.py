@@ -103,7 +103,7 @@ def evaluate(
     except KeyboardInterrupt:
         raise Interrupted(how_to_go_on(out)) from None
     if as_json:
-        show(json.dumps(result.to_dict(), allow_nan=False))
+        show(json.dumps(result.to_dict(), allow_nan=False), data=True)
     elif not quiet:
         show(result.paper_tables() if paper_table else result.summary())
         show(result.sentence)

@@ -110,7 +110,7 @@ def recover_in_memory(
         "peak_memory_mib": peak_memory(),
     }
     if as_json:
-        show(json.dumps(facts))
+        show(json.dumps(facts), data=True)
     elif not quiet:
         show(summary(facts, f"rank {facts['rank']}"))
     if result.not_recovered:

@@ -52,7 +52,7 @@ def goes_in_parts(
 
 def recover_in_parts(
     given: str | Sequence[str] | LazyVolume, source: str, outputs: Mapping[str, str | None], volume: LazyVolume,
-    scheduler: str | None, *, mask: str | None, reading: Mapping[str, Any], layout: Mapping[str, Any],
+    scheduler: str | None, *, mask: str | LazyVolume | None, reading: Mapping[str, Any], layout: Mapping[str, Any],
     options: Mapping[str, Any], quiet: bool, as_json: bool, **further: Any,
 ) -> None:  # fmt: skip
     """Recover part by part, and say what was done.
@@ -69,7 +69,7 @@ def recover_in_parts(
         The input, of which the report shows a part.
     scheduler : str, optional
         Address of the scheduler of a cluster.
-    mask : str, optional
+    mask : str or LazyVolume, optional
     reading, layout, options, further : dict
         What `recover_file` takes beside.
     quiet, as_json : bool
@@ -101,7 +101,7 @@ def recover_in_parts(
             raise InputError(f"{target} was written, but its report was not: {error}") from None
     facts = {"input": source, "output": target, **result.facts(), "peak_memory_mib": peak_memory()}
     if as_json:
-        show(json.dumps(facts))
+        show(json.dumps(facts), data=True)
     elif not quiet:
         show(summary(facts, f"{result.parts} part{'' if result.parts == 1 else 's'}"))
     if result.not_recovered and result.status is Status.NOT_RECOVERED:

@@ -89,7 +89,7 @@ def recover_many(
         raise InputError(f"{folder}: expected a folder for the outputs of several inputs, got a file")
     items = batch.planned(batch.inputs_of(sources), folder, suffix, options)
     if dry_run:
-        show(json.dumps([vars(item) for item in items]) if as_json else plan_in_words(items))
+        show(json.dumps([vars(item) for item in items]) if as_json else plan_in_words(items), data=as_json)
         refuse_refused(items)
         return
     ours = not folder.exists()
@@ -113,7 +113,7 @@ def recover_many(
         if ours and not any(folder.iterdir()):
             folder.rmdir()
     if as_json:
-        show(json.dumps(summary_of(items, ended)))
+        show(json.dumps(summary_of(items, ended)), data=True)
     elif not quiet:
         show(summary_in_words(items, ended, folder))
     problems = [one for one in ended if one.problem]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from tensorcell.cli.screen import for_terminal
 from tensorcell.memory import bytes_of_recovery, machine_memory, peak_of_recovery, size_text
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.volume import Volume, stacks
@@ -18,10 +19,8 @@ def say_cost(source: str, before: Volume, grid: PlaneGrid) -> None:
     short = there is not None and needed > there
     if short or sys.stderr.isatty():
         more = f"; this machine has {there:.0f} MiB" if short else ""
-        print(
-            f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed{disk if several else ''}{more}",
-            file=sys.stderr,
-        )
+        said = f"{source}: {before!r}; about {needed:.0f} MiB of memory will be needed{disk if several else ''}{more}"
+        print(for_terminal(said, sys.stderr), file=sys.stderr)
 
 
 def peak_memory() -> float | None:

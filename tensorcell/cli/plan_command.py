@@ -27,6 +27,7 @@ def plan(
     axes: o.Axes = None,
     dataset: o.Dataset = None,
     series: o.Series = None,
+    spacing: o.Spacing = None,
     missing_value: o.MissingValue = None,
     target_nrmse: Annotated[float | None, o.option("Wanted error: at most this NRMSE.", TARGET)] = None,
     target_psnr: Annotated[float | None, o.option("Wanted error: at least this PSNR in decibels.", TARGET)] = None,
@@ -61,7 +62,7 @@ def plan(
             check_outputs({"IN": source}, {"--html": html}, PAGE_SUFFIXES)
         with claimed([] if html is None else [html]):
             volume, _ = read_wanted(
-                source, None, None, Wanted(crop, preview, voxels_in_time("plan")), quiet=quiet,
+                source, None, spacing, Wanted(crop, preview, voxels_in_time("plan")), quiet=quiet,
                 dataset=dataset, series=series, axes=axes,
             )  # fmt: skip
             result = plan_sampling(
@@ -82,6 +83,6 @@ def plan(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     if as_json:
-        show(json.dumps(result.to_dict(), allow_nan=False))
+        show(json.dumps(result.to_dict(), allow_nan=False), data=True)
     elif not quiet:
         show(result.text(details=True) if details else result)

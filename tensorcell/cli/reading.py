@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tensorcell.cli.parsing import spacing_of
-from tensorcell.cropping import box_of, cropped, preview_box, sentence
+from tensorcell.cropping import box_of, cropped, preview_box, preview_sentence
 from tensorcell.errors import InputError
 from tensorcell.files import open_volume, read, read_mask
 from tensorcell.lazy_volume import LazyVolume
@@ -46,10 +46,7 @@ class Wanted(NamedTuple):
             return None
         box = preview_box(volume, self.voxels(volume)) if self.crop is None else box_of(self.crop, volume)
         if self.preview and not quiet:
-            ranges = {letter: f"{each.start}:{each.stop}" for letter, each in zip(volume.axes, box, strict=True)}
-            outer = [ranges[letter] for letter in volume.axes if letter not in "ZYX"]
-            same = ",".join([*outer, *(ranges[letter] for letter in "ZYX" if letter in ranges)])
-            print(f"preview: {sentence(volume, box)}, as by --crop {same}", file=sys.stderr)
+            print(preview_sentence(volume, box), file=sys.stderr)
         return box
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
+from tensorcell import batch
 from tensorcell.cli import options as o
 from tensorcell.cli.flags import given_options, with_flags
 from tensorcell.cli.in_memory import recover_in_memory
@@ -15,9 +17,10 @@ from tensorcell.cli.many_files import are_many, one_stack, recover_many
 from tensorcell.cli.parsing import PAGE_SUFFIXES, noise_of, numbers_of, rank_of, spacing_of, spacing_z_of
 from tensorcell.cli.preview import voxels_in_time
 from tensorcell.cli.reading import Wanted
-from tensorcell.cropping import cropped
+from tensorcell.cropping import cropped, cropped_mask
 from tensorcell.errors import InputError
 from tensorcell.files import check_outputs, open_volume
+from tensorcell.large.measured import opened_mask
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.methods.table import METHODS
 from tensorcell.missing_value import missing_value_of
@@ -143,6 +146,8 @@ def recover(
     *sources, target = paths if out is None else (*paths, out)
     if not sources:
         raise InputError(f"expected IN and OUT, got {target} alone")
+    if out is not None and len(paths) > 1 and not batch.is_pattern(paths[-1]) and not os.path.exists(paths[-1]):
+        raise InputError(f"{paths[-1]}: no such file; OUT is {out}, by --out")
     if are_many(sources, target):
         recover_many(context, sources, target, jobs=jobs, suffix=suffix, dry_run=dry_run, as_json=as_json, quiet=quiet)
         return
@@ -189,11 +194,10 @@ def recover(
     part = lazy if box is None else cropped(lazy, box)
     shown: dict[str, Any] = {"quiet": quiet, "as_json": as_json}
     if scheduler is not None or goes_in_parts(part, options, memory, resume, target):
-        if box is not None and mask is not None:
-            raise InputError("expected --crop without --mask for a part that is itself recovered in parts, got both")
+        of_part = mask if mask is None or box is None else cropped_mask(opened_mask(mask, lazy), lazy, box)
         recover_in_parts(
             given_as if box is None else part, source, outputs, part, scheduler, memory=memory, resume=resume,
-            mask=mask, dtype=dtype, spacing=voxel, reading=reading, layout=layout, options=options, **shown,
+            mask=of_part, dtype=dtype, spacing=voxel, reading=reading, layout=layout, options=options, **shown,
         )  # fmt: skip
     else:
         recover_in_memory(

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from tensorcell.errors import InputError
 from tensorcell.files.messages import reason
 
 
-def show(text: object) -> None:
+def filled(text: str, width: int) -> str:
+    """The text with lines that are too long for a terminal broken at spaces, what follows further in than they began.
+
+    >>> print(filled("a head\\n  a note of several words", 20))
+    a head
+      a note of several
+        words
+    """
+    lines = []
+    for line in text.split("\n"):
+        inside = " " * (len(line) - len(line.lstrip()))
+        wrapped = textwrap.wrap(
+            line.lstrip(), max(width, 20), initial_indent=inside, subsequent_indent=inside and inside + "  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        lines += [line] if len(line) <= width else wrapped
+    return "\n".join(lines)
+
+
+def for_terminal(text: str, stream: TextIO | None) -> str:
+    """The text with its lines broken at spaces if the stream is a terminal; files and pipes get it as it is."""
+    if stream is None or not stream.isatty():
+        return text
+    return filled(text, shutil.get_terminal_size().columns)
+
+
+def show(text: object, *, data: bool = False) -> None:
     """Print a text.
+
+    Parameters
+    ----------
+    text : object
+    data : bool
+        Whether it is for other programs, so that no line is broken.
 
     Raises
     ------
@@ -23,7 +57,7 @@ def show(text: object) -> None:
     if sys.stdout is None:
         raise InputError("standard output is closed, and the result is not shown")
     try:
-        print(text, flush=True)
+        print(text if data else for_terminal(str(text), sys.stdout), flush=True)
     except OSError as error:
         with contextlib.suppress(OSError):  # Python would try to write what is left of it once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

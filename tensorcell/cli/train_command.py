@@ -38,6 +38,12 @@ NETWORK_HELP = (
 )
 
 
+PREVIEW_HELP = (
+    "Try it: learn from the middle of each IN for less than a minute (or for --minutes, --steps), and say which part "
+    "that is and what a whole fit takes. What it writes has learnt little."
+)
+
+
 def by_default(name: str, text: str) -> str:
     """A help text with the default of a field of `ModelRequest`."""
     return f"{text} Default: {ModelRequest.__dataclass_fields__[name].default}."
@@ -53,6 +59,11 @@ def train(
             "Folder to which the prior or the networks are written.", o.OUTPUT, "--out", "-o", metavar="FOLDER"
         ),
     ],
+    crop: Annotated[
+        str | None, o.option(o.CROP_HELP.replace("Take a part", "Learn from a part of each IN"), o.INPUT,
+                             metavar="Z0:Z1,Y0:Y1,X0:X1"),
+    ] = None,
+    preview: Annotated[bool, o.option(PREVIEW_HELP, o.INPUT, "--preview")] = False,
     axes: Annotated[
         str | None, o.option("Axes, such as TZYX, where the files do not state them.", o.INPUT, metavar="LETTERS")
     ] = None,
@@ -200,7 +211,7 @@ def train(
     given = {name: value for name, value in for_networks.items() if value is not None}
     common = {
         "out": out, "axial_factor": axial_factor, "minutes": minutes, "steps": steps, "resume": resume, "axes": axes,
-        "seed": seed, "quiet": quiet,
+        "crop": crop, "preview": preview, "seed": seed, "quiet": quiet,
     }  # fmt: skip
     if kind not in PRIORS:
         if sigma is not None:
@@ -212,7 +223,7 @@ def train(
             raise InputError(f"expected --kind microdiffuse3d or a baseline with --{name}, got --kind {kind}")
         facts, text = fitted_prior(sources, common | {"kind": kind, "noise": sigma})
     if as_json:
-        show(json.dumps({**facts, "peak_memory_mib": peak_memory()}, allow_nan=False))
+        show(json.dumps({**facts, "peak_memory_mib": peak_memory()}, allow_nan=False), data=True)
     elif not quiet:
         show(text)
 

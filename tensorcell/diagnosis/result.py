@@ -87,8 +87,10 @@ class Diagnosis:
     verdict, axial_verdict : str
         ``impossible``, ``unlikely``, ``likely`` or ``guaranteed``; ``aliased``, ``unknown`` or ``resolved``.
     planes_verdict : str
-        As ``verdict``, for the measured planes alone: where whole planes are missing, ``verdict`` is ``impossible``
-        however much of the others was measured.
+        As ``verdict``, for the planes, rows and columns of which anything was measured: where whole ones are missing,
+        ``verdict`` is ``impossible`` however much of the others was measured.
+    lateral_verdict : str
+        As ``axial_verdict``, for missing rows and columns; ``resolved`` if none is missing, never ``aliased``.
     answer : str
         What the measurement is enough for, and what will be lost, in words that need no theory.
     summary : str
@@ -135,6 +137,7 @@ class Diagnosis:
     verdict: str
     axial_verdict: str
     planes_verdict: str
+    lateral_verdict: str
     answer: str
     summary: str
     reasons: tuple[str, ...]
@@ -148,14 +151,19 @@ class Diagnosis:
     def overall_verdict(self) -> str:
         """The verdict on the recovery as a whole, one of those of ``verdict``; ``--fail-under`` compares with it.
 
-        Where no whole plane is missing it is ``verdict``. Missing planes are predicted by smoothness along z and not
-        by the low-rank model: then it is the worse of ``planes_verdict`` and what ``axial_verdict`` is worth. Planes
-        that are close enough count as ``likely`` (no theorem guarantees them), an unknown distance as ``unlikely``, and
-        planes too far apart as ``impossible``.
+        Where no whole plane, row or column is missing it is ``verdict``. Missing ones are predicted by smoothness
+        along their axis and not by the low-rank model: then it is the worst of ``planes_verdict`` and what
+        ``axial_verdict`` (missing planes) and ``lateral_verdict`` (rows and columns) are worth. Distances that are
+        small enough count as ``likely`` (no theorem guarantees them), unknown ones as ``unlikely``, and planes too far
+        apart as ``impossible``.
         """
-        if not self.sampling.empty_slices[0]:
-            return self.verdict
-        return min(self.planes_verdict, ALONG_Z[self.axial_verdict], key=VERDICTS.index)
+        planes, *lateral = map(bool, self.sampling.empty_slices)
+        words = [self.planes_verdict]
+        if planes:
+            words.append(ALONG_Z[self.axial_verdict])
+        if any(lateral):
+            words.append(ALONG_Z[self.lateral_verdict])
+        return min(words, key=VERDICTS.index)
 
     @property
     def observed_planes(self) -> int:
@@ -175,6 +183,7 @@ class Diagnosis:
             "verdict": self.verdict,
             "axial_verdict": self.axial_verdict,
             "planes_verdict": self.planes_verdict,
+            "lateral_verdict": self.lateral_verdict,
             "overall_verdict": self.overall_verdict,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
@@ -310,17 +319,26 @@ def numbers(report: Diagnosis) -> list[tuple[str, str]]:
     if any(report.sampling.empty_slices):
         lacking = zip(report.sampling.empty_slices, shape, ("planes", "rows", "columns"), strict=True)
         rows.append(("never measured", ", ".join(f"{len(s):,} of {n:,} {name}" for s, n, name in lacking)))
+    distances = f"planes {report.axial_verdict}"
+    if any(report.sampling.empty_slices[1:]):
+        distances += f", rows {report.lateral_verdict}"
     rows += [
         ("noise", f"{report.noise_sigma:.4g} (standard deviation, in the unit of the data)"),
         ("outliers", f"{report.outliers:,} voxels{by_kind(report.defects)}"),
-        ("planes along z", f"measured {length_text(report.axial_step, band.unit)} apart; {needed_text(band)}"),
-        ("verdict", f"{report.overall_verdict} (low-rank model {report.verdict}, planes {report.axial_verdict})"),
+        ("planes along z", f"measured {apart_text(report)} apart; {needed_text(band)}"),
+        ("verdict", f"{report.overall_verdict} (low-rank model {report.verdict}, {distances})"),
     ]  # fmt: skip
     if report.blocks is not None:
         rows.append(("rank of blocks", block_text(report.blocks)))
     if report.stacks:
         rows.insert(0, ("stack shown", f"{report.label}, the worst of {len(report.stacks)}"))
     return rows
+
+
+def apart_text(report: Diagnosis) -> str:
+    """How far the measured planes are apart."""
+    text = length_text(report.axial_step, report.axial_band.unit)
+    return f"{text} of the given stack" if report.axial_factor > 1 and report.spacing is None else text
 
 
 def needed_text(band: AxialBand) -> str:
@@ -377,7 +395,9 @@ def band_text(band: AxialBand) -> str:
     if band.limit is None or band.nyquist_step is None:
         return "unknown"
     optics = "" if band.optics_limit is None else f" (widefield optics {band.optics_limit:.3g} per um)"
-    return f"{band.limit:.3g} cycles per {band.unit}, Nyquist step {band.nyquist_step:.3g} {band.unit}{optics}"
+    unit = "um" if band.unit == "um" else "voxel"
+    needed = length_text(band.nyquist_step, band.unit)
+    return f"{band.limit:.3g} cycles per {unit}, so that planes may be {needed} apart (Nyquist step){optics}"
 
 
 def block_text(blocks: BlockRanks) -> str:

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell import arguments
-from tensorcell.axial import axial_band, axial_verdict, optics_limits
+from tensorcell.axial import AxialBand, axial_band, axial_verdict, optics_limits
+from tensorcell.axial.verdict import TOLERANCE
 from tensorcell.constant_blocks import constant_blocks, share_notes
 from tensorcell.defect_notes import checked_psf, psf_in_voxels
 from tensorcell.diagnosis.answer import answer
@@ -197,7 +198,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     pattern = "lines" if sampling.pattern == "lines" else "uniform"
     threshold = empirical_threshold(shape, model.rank, pattern=pattern)
     word, sentence = low_rank_verdict(sampling, shape, bound, threshold.samples, model)
-    planes_word = word if not sampling.empty_slices[0] else verdict_on_measured_planes(given.mask, model)
+    planes_word = word if not any(sampling.empty_slices) else verdict_on_measured_slices(given.mask, model)
     fine = None if volume.spacing is None else (volume.spacing[0] / factor, *volume.spacing[1:])
     band = axial_band(given.values, volume.spacing, mask=given.mask, noise=noise, **request.optics).in_unit(given.unit)
     known = np.flatnonzero(counts[0])
@@ -239,6 +240,7 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
         verdict=word,
         axial_verdict=axial_word,
         planes_verdict=planes_word,
+        lateral_verdict=lateral_verdict(counts, band, fine),
         answer="",
         summary=first_sentence(word, axial_word, sampling, shape),
         reasons=(sentence, as_sentence(axial_sentence)),
@@ -249,9 +251,27 @@ def diagnose_stack(stack: Stack, volume: Volume, request: Request) -> Diagnosis:
     return replace(report, answer=answer(report), details=paragraphs(report), obtained=obtained)
 
 
-def verdict_on_measured_planes(mask: npt.NDArray[np.bool_], model: LowRankModel) -> str:
-    """The verdict on the low-rank model for the planes of which anything was measured, as a stack of their own."""
+def lateral_verdict(counts: Sequence[npt.NDArray[np.integer]], band: AxialBand, spacing: Sequence[float] | None) -> str:
+    """Whether the measured rows and columns are close enough to determine those between: ``resolved`` or ``unknown``.
+
+    The spectrum of a stack with missing rows is that of filled ones, which shows no structure that is finer than they
+    are: so they are never called aliased.
+    """
+    for along, step in zip(counts[1:], (1.0, 1.0) if spacing is None else spacing[1:], strict=True):
+        known = np.flatnonzero(along)
+        if len(known) == len(along):
+            continue
+        beyond = known[0] > 0 or known[-1] < len(along) - 1
+        widest = float(np.diff(known).max(initial=1)) * step
+        if beyond or band.lateral_limit is None or 2 * widest * band.lateral_limit > 1 + TOLERANCE:
+            return "unknown"
+    return "resolved"
+
+
+def verdict_on_measured_slices(mask: npt.NDArray[np.bool_], model: LowRankModel) -> str:
+    """The verdict on the low-rank model for the planes, rows and columns of which anything was measured."""
     mask = mask[mask.any(axis=(1, 2))]
+    mask = mask[:, mask.any(axis=(0, 2))][:, :, mask.any(axis=(0, 1))]
     rank = tuple(map(min, model.rank, mask.shape))
     found, sampling = model.coherence, describe_sampling(mask)
     bound = recovery_bound(mask.shape, rank, mu=found.mu, alpha=found.alpha, lam=found.lam, sparsity=model.outliers)

@@ -21,6 +21,8 @@ def split_path(path: FilePath) -> tuple[Path, str | None]:
     ('group/raw', 'raw')
     """
     text = os.fspath(path)
+    if not text:
+        raise InputError("expected a path, got an empty text")
     suffixes = "|".join(map(re.escape, tree_suffixes()))
     match = re.fullmatch(f"(.+(?:{suffixes})):(.*)", text, flags=re.IGNORECASE | re.DOTALL)
     if match is None:

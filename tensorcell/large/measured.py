@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,18 +92,26 @@ def tried_of(stack: MeasuredStack) -> tuple[Array, Array | None]:
     return stack.read((slice(z, z + 1), slice(y, y + TRIED), slice(x, x + TRIED)))
 
 
-def measured_stacks(volume: LazyVolume, mask: FilePath | None, missing_value: Any) -> list[MeasuredStack]:
-    """All stacks of a volume; the mask file must fit it, as for `tensorcell.read_mask`."""
-    found = None
-    if mask is not None:
-        found = open_volume(mask)
-        sizes = dict(zip(volume.axes, volume.shape, strict=True))
-        with naming(mask):
-            if not set(found.axes) <= set(volume.axes):
-                raise InputError(f"mask has axes {found.axes}, data has axes {volume.axes}")
-            wanted = tuple(sizes[letter] for letter in found.axes)
-            if found.shape != wanted:
-                raise InputError(f"mask has shape {found.shape} ({found.axes}), data has {wanted}")
-            if found.mask is not None:
-                found = replace(found, data=found.mask, mask=None)
+def measured_stacks(volume: LazyVolume, mask: FilePath | LazyVolume | None, missing_value: Any) -> list[MeasuredStack]:
+    """All stacks of a volume; the mask must fit it, as for `tensorcell.read_mask`."""
+    found = None if mask is None else opened_mask(mask, volume)
     return [MeasuredStack(stack, found, missing_value) for stack in lazy_stacks(volume)]
+
+
+def opened_mask(mask: FilePath | LazyVolume, volume: LazyVolume) -> LazyVolume:
+    """A mask that fits a volume: its axes are some of the volume's, and not zero means measured.
+
+    Raises
+    ------
+    InputError
+        If it does not fit.
+    """
+    found = mask if isinstance(mask, LazyVolume) else open_volume(mask)
+    sizes = dict(zip(volume.axes, volume.shape, strict=True))
+    with contextlib.nullcontext() if isinstance(mask, LazyVolume) else naming(mask):
+        if not set(found.axes) <= set(volume.axes):
+            raise InputError(f"mask has axes {found.axes}, data has axes {volume.axes}")
+        wanted = tuple(sizes[letter] for letter in found.axes)
+        if found.shape != wanted:
+            raise InputError(f"mask has shape {found.shape} ({found.axes}), data has {wanted}")
+    return found if found.mask is None else replace(found, data=found.mask, mask=None)

@@ -175,7 +175,7 @@ def recover_file(
     source: FilePath | Sequence[FilePath] | LazyVolume,
     target: FilePath,
     *,
-    mask: FilePath | None = None,
+    mask: FilePath | LazyVolume | None = None,
     memory: float | str | None = None,
     resume: bool | None = None,
     uncertainty: FilePath | None = None,
@@ -202,7 +202,7 @@ def recover_file(
         What `tensorcell.open_volume` opens, or a volume of which parts can be read (of zarr or dask arrays).
     target : path
         OME-Zarr (``.zarr``), TIFF, HDF5 or NPY. It appears when it is finished.
-    mask : path, optional
+    mask : path or LazyVolume, optional
         Nonzero = measured; axes that only the volume has are repeated.
     memory : float or str, optional
         Bytes that the process may use (on a cluster: each worker), or a text such as ``"4GB"``; by default most of what
@@ -262,7 +262,8 @@ def recover_file(
     named = {name: os.fspath(path) for name, path in outputs.items() if path is not None}
     files = files_named(source)
     inputs = {"IN" if number == 0 else f"IN {number + 1}": path for number, path in enumerate(files)}
-    check_outputs({**inputs, "mask": None if mask is None else os.fspath(mask)}, named)
+    masks = [] if mask is None else files_named(mask)
+    check_outputs({**inputs, "mask": next(iter(masks), None)}, named)
     for path in named.values():
         if (inside := split_path(path)[1]) is not None:
             raise InputError(
@@ -286,7 +287,7 @@ def recover_file(
         run = Run.prepared(volume, asked, others, mask, named, dtype, rim, allowed, place, Variant(pyramid, ngff))
         given = {"files": facts_of_files(files, volume), "dataset": dataset, "series": series}
         given["missing planes"] = missing_planes
-        given["mask"] = None if mask is None else facts_of_files([os.fspath(mask)], run.stacks[0].mask)
+        given["mask"] = None if mask is None else facts_of_files(masks, run.stacks[0].mask)
         if resume is False:
             discard(Path(target))
         # values that are in no file, such as those of a dask array, are told by some of them
@@ -339,7 +340,8 @@ class Run:
 
     @staticmethod
     def prepared(
-        volume: LazyVolume, asked: Mapping[str, Any], others: Mapping[str, Any], mask: FilePath | None,
+        volume: LazyVolume, asked: Mapping[str, Any], others: Mapping[str, Any],
+        mask: FilePath | LazyVolume | None,
         named: Mapping[str, str], dtype: Any, rim: int | None, memory: float, place: Place, variant: Variant,
     ) -> Run:  # fmt: skip
         """Check everything that can be checked without the values."""
@@ -359,7 +361,7 @@ class Run:
             plan = plan_for(memory=memory_of_parts(memory, place.free))
         except InputError:
             plan = plan_for(memory=memory)  # or the same error, where it is not the GPU that is too small
-            note = f"{size_text(place.free or 0)} of memory, which are free on the GPU, suffice for no part"
+            note = f"the {size_text(place.free or 0)} that are free on the GPU are too little for any part"
             place, request = Place("cpu", None, (f"computed on the CPU, since {note}",)), request.computed_on("cpu")
         return Run(volume, stacks, request, plan, place, outputs, {**asked, **others})
 
@@ -502,8 +504,9 @@ class Run:
             if len(chosen) > 1:
                 sample = f"a sample of {len(chosen)} blocks of {side} voxels, {100 * share:.2g} % of the stack"
             gpu = f" (the GPU had {self.free_on_gpu} free)" if self.free_on_gpu else ""
-            parts = f"{self.plan.cut.number} parts{gpu}"
-            note = f"recovered in {parts}; noise, weights and errors in gaps come from {sample}"
+            count = self.plan.cut.number
+            parts = f"{count} part{'' if count == 1 else 's'}{gpu}"
+            note = f"recovered in {parts}; the noise, how it is removed, and the errors in gaps were found on {sample}"
             facts = {"rank": list(told.rank), "noise": told.noise, "note": note, "digest": told.digest}
             journal.add_sample(stack.label, facts)
         return told

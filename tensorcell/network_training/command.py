@@ -52,6 +52,7 @@ def train(request: ModelRequest) -> dict[str, Any]:
             request.state.mkdir(exist_ok=True)
             if own.number == 0:
                 write_json(request.kept(), request.state / "request.json")
+            bar.begin()
             run = Run(request, volumes, acquisition, began, bar)
             result, save = run.result()
             if own.number:  # the first process writes

@@ -58,6 +58,8 @@ class ModelRequest:
     steps: int | None = None
     resume: bool = False
     axes: str | None = None
+    crop: str | None = None
+    preview: bool = False
     seed: int = 0
     quiet: bool = False
 
@@ -89,6 +91,8 @@ class ModelRequest:
             "register",
             "first_estimate",
             "batch",
+            "crop",
+            "preview",
             "seed",
         )
         lists = {"sources": list(self.sources), "low": list(self.low)}
@@ -113,6 +117,8 @@ def check_request(request: ModelRequest) -> None:
         raise InputError(f"expected {wanted} --weights for stage {request.stage}, got {request.weights or 'none'}")
     if request.low and len(request.low) != len(request.sources):
         raise InputError(f"expected one --low for each IN, got {len(request.low)} for {len(request.sources)}")
+    if request.low and (request.crop is not None or request.preview):
+        raise InputError("expected neither --crop nor --preview with --low, whose scans have pixels of their own")
     if request.register is not None:
         check_transform(request.register)
     if request.register is not None and not request.low:

@@ -110,7 +110,7 @@ def seconds_of(request: ModelRequest) -> float | None:
     """The time that is given to all stages; None where their steps are counted."""
     if request.steps is not None:
         return None
-    return 60 * (MINUTES if request.minutes is None else request.minutes)
+    return 60 * prior_training.minutes_of(request, MINUTES)
 
 
 class Run:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tensorcell.errors import InputError
-from tensorcell.files import read, split_path
+from tensorcell.files import split_path
 from tensorcell.finer_pixels import enlarged
 from tensorcell.network_training.request import ModelRequest
+from tensorcell.prior_training import read_part
 from tensorcell.volume import stacks
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def read_volumes(request: ModelRequest) -> Volumes:
     for number, source in enumerate(request.sources):
         published = published_cubes(source)
         if published is not None:
+            if request.crop is not None or request.preview:
+                raise InputError(f"{source}: expected a stack for --crop and --preview, got cubes")
             found, scans = published
         else:
-            found, step = complete_stacks(source, request.axes)
+            found, step = complete_stacks(source, request)
             spacing = spacing or step
-            scans = complete_stacks(request.low[number], request.axes)[0] if request.low else []
+            scans = complete_stacks(request.low[number], request)[0] if request.low else []
         if scans and len(scans) != len(found):
             raise InputError(f"{source}: expected a scan for each of {len(found)} volumes, got {len(scans)}")
         named = [f"{source} {n}" if len(found) > 1 else source for n in range(len(found))]
@@ -119,9 +122,9 @@ def checked_cubes(stored: Any, name: str) -> list[Floats]:
     return [np.asarray(stored[number], np.float32) for number in range(len(stored))]
 
 
-def complete_stacks(source: str, axes: str | None) -> tuple[list[Floats], tuple[float, float, float] | None]:
+def complete_stacks(source: str, request: ModelRequest) -> tuple[list[Floats], tuple[float, float, float] | None]:
     """The stacks of a file, in which every voxel must have been measured."""
-    volume = read(source, axes=axes)
+    volume = read_part(source, request)
     found = []
     for stack in stacks(volume):
         data = np.asarray(stack.data, np.float32)

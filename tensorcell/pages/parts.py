@@ -41,9 +41,9 @@ NEAR = 4
 
 
 def write_report(
-    path: FilePath, before: LazyVolume, after: FileRecovery, grid: PlaneGrid, *, mask: FilePath | None = None,
-    missing_value: Any = None, uncertainty: FilePath | None = None, invented: FilePath | None = None,
-    outliers: FilePath | None = None, most: int = MOST_BYTES,
+    path: FilePath, before: LazyVolume, after: FileRecovery, grid: PlaneGrid, *,
+    mask: FilePath | LazyVolume | None = None, missing_value: Any = None, uncertainty: FilePath | None = None,
+    invented: FilePath | None = None, outliers: FilePath | None = None, most: int = MOST_BYTES,
 ) -> None:  # fmt: skip
     """Write a picture (``.png``) or a self-contained page (``.html``) of a recovery in parts.
 

@@ -20,6 +20,7 @@ COLOURS = ("#2f6690", "#d1495b", "#e09f3e", "#1b6e3c", "#6b4c9a", "#5c6670")
 GREY, DARK = "#9aa3ab", "#1d2126"
 HEADINGS = (
     "planes",
+    "apart",
     "pixels",
     "exposure",
     "PSNR, dB",

@@ -13,8 +13,9 @@ from tensorcell.solvers import NoiseModel
 from tensorcell.words import as_sentence, planes_in_words
 
 COLUMNS = (
-    "Columns: the share of planes, pixels and exposure that is taken; the PSNR and its 90 % interval; the PSNR of "
-    "linear interpolation along z; the NRMSE and its 90 % interval; the shares of imaging time and light dose saved."
+    "Columns: the share of planes and how far they are apart; the shares of pixels and exposure; the PSNR and its 90 % "
+    "interval; the PSNR of linear interpolation along z; the NRMSE and its 90 % interval; the shares of imaging time "
+    "and light dose saved."
 )
 """What the table shows."""
 
@@ -49,6 +50,8 @@ class PlannedChoice:
         PSNR of linear interpolation along z.
     note : str
         What to know of this prediction, empty if nothing.
+    step : float or None
+        Distance of the planes in micrometres; None where the voxel size of the pilot is unknown.
     """
 
     axial_factor: int
@@ -62,11 +65,13 @@ class PlannedChoice:
     dose_saved: float
     linear_psnr: float
     note: str
+    step: float | None = None
 
     @property
     def label(self) -> str:
         """The choice in words."""
-        words = [planes_in_words(self.axial_factor)]
+        apart = "" if self.step is None else f" ({self.step:.3g} um apart)"
+        words = [planes_in_words(self.axial_factor) + apart]
         if self.pixel_fraction < 1:
             words.append(f"{100 * self.pixel_fraction:.3g}% of the pixels")
         if self.exposure_factor < 1:
@@ -158,8 +163,8 @@ class SamplingPlan:
         details : bool
             Add the assumptions behind the predictions, a paragraph each.
         """
-        lines = [self.sentence, "", f"{'planes':>6} {'pixels':>6} {'expos.':>6} {'PSNR dB':>8} {'90 %':>13} "
-                 f"{'linear':>6} {'NRMSE':>7} {'90 %':>16} {'time':>6} {'dose':>6}"]  # fmt: skip
+        lines = [self.sentence, "", f"{'planes':>6} {'apart':>7} {'pixels':>6} {'expos.':>6} {'PSNR dB':>8} "
+                 f"{'90 %':>13} {'linear':>6} {'NRMSE':>7} {'90 %':>16} {'time':>6} {'dose':>6}"]  # fmt: skip
         lines += [" ".join((*row(choice), self.mark(choice))).rstrip() for choice in self.choices]
         lines += ["", self.rule, *(f"+ {as_sentence(remark)}" for remark in self.remarks), *self.notes]
         if details:
@@ -187,12 +192,14 @@ class SamplingPlan:
 
 def row(choice: PlannedChoice) -> tuple[str, ...]:
     """The cells of a choice in a table of text: planes, pixels, exposure, errors, and shares of time and dose saved."""
+    apart = f"{choice.axial_factor} vox." if choice.step is None else f"{choice.step:.3g} um"
     low, high = choice.psnr_interval
     best = f"{choice.psnr:.1f}" if math.isfinite(choice.psnr) else f"> {low:.1f}"
     upper = f"{high:.1f}" if math.isfinite(high) else "..."
     interval = f"{low:.1f} to {upper}" if math.isfinite(low) else "no error seen"
     return (
         f"{'1/' + str(choice.axial_factor):>6}",
+        f"{apart:>7}",
         f"{choice.pixel_fraction:>6.3g}",
         f"{choice.exposure_factor:>6.3g}",
         f"{best:>8}",

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -140,11 +141,12 @@ def plan(
             said = (*said, f"the pilot has too few planes ({planes}) to try every s-th one for s above {largest}")
     ways = _ways(axial_factors, pixel_fractions, exposure_factors)
     check_size(given.values.shape, [way.axial_factor for way in ways])
-    with _counted(len(ways) * repeats + 1, progress) as count:
+    with _counted(len(ways) * repeats, progress) as count:
         trial_pilot, notes = _prepared(given, max(way.axial_factor for way in ways), sigma, seed)
-        count()
         scored = [left_out_by_all(trial_pilot, ways, turn, seed) for turn in range(repeats)]
         choices = tuple(predict(trial_pilot, way, scored, seed, count) for way in ways)
+    if volume.spacing is not None:
+        choices = tuple(replace(one, step=one.axial_factor * volume.spacing[0]) for one in choices)
     band = axial_band(given.values, volume.spacing, mask=given.mask, noise=sigma)
     step = 1.0 if volume.spacing is None else volume.spacing[0]
     depths = {factor: depth_of(factor, step, band) for factor in sorted({way.axial_factor for way in ways})}
