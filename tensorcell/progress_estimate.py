@@ -60,6 +60,7 @@ class RunEstimate:
         self.inside: set[str] = set()  # finished parts of the stage that is open
         self.since = self.start  # the innermost open stage
         self.steps: float | None = None  # share of the open stage that it says is done
+        self.unexpected = 0.0  # seconds of stages that have no share
         self.most = 0.0
 
     def began(self, name: str) -> None:
@@ -79,7 +80,9 @@ class RunEstimate:
         elif self.open[-1] in INSIDE:
             self.inside.add(name)
         if counted:
-            self.since, self.steps = self.clock(), None
+            before, self.since, self.steps = self.since, self.clock(), None
+            if name not in self.shares:
+                self.unexpected += self.since - before
 
     def step(self, share: float) -> None:
         """The open stage says which share of it is done."""
@@ -126,10 +129,10 @@ class RunEstimate:
         return self.shares[found[-1]] / self.stacks
 
     def _rate(self, finished: float, open_share: float, now: float) -> float | None:
-        """Seconds that the whole run takes by what is done of it."""
-        done, spent = finished, self.since - self.start
-        if self.steps:
-            done, spent = done + open_share * self.steps, now - self.start
+        """Seconds that all stages with a share take, by what is done of them."""
+        done, spent = finished, self.since - self.start - self.unexpected
+        if self.steps and open_share:
+            done, spent = done + open_share * self.steps, now - self.start - self.unexpected
         return spent / done if done > 0 and spent > 0 else self.usual
 
     def _done(self, now: float) -> float:

@@ -83,6 +83,21 @@ def test_a_repeated_stage_does_not_count_twice_and_an_endless_one_is_never_over(
     assert shares[-1] < 1
 
 
+def test_a_stage_without_a_share_does_not_slow_down_the_others() -> None:
+    clock = Clock()
+    run = RunEstimate({"noise": 0.5, "planes": 0.5}, clock=clock)
+    for name, seconds in (("noise", 10), ("patches", 300)):
+        run.began(name)
+        clock.now += seconds
+        run.step(0.5)
+        if name == "patches":
+            assert run.left() == pytest.approx(10)  # of the planes; nothing tells how long patches take
+        run.ended(name)
+    run.began("planes")
+    clock.now += 4
+    assert run.left() == pytest.approx(6)
+
+
 def test_steps_of_a_stage_tell_more_than_its_usual_share() -> None:
     clock = Clock()
     bar = ProgressBar(enabled=False, clock=clock)
