@@ -39,7 +39,7 @@ html_title = f"tensorcell {release}"
 html_show_sourcelink = False
 html_sidebars: dict[str, list[str]] = {page: [] for page in ("formats", "mathematics", "readme", "trust")}
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "header_links_before_dropdown": 7}
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
@@ -59,6 +59,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "min_reported_time": 1,
     "abort_on_example_error": True,
+    "capture_repr": (),  # what an example prints is shown, not what Matplotlib returns
     "show_memory": False,
 }
 mpl.rcParams["figure.dpi"] = 100

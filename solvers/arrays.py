@@ -186,7 +186,7 @@ def interpolation_at(
     array([10., 15., 40.])
     """
     xp, last = namespace_of(places), count - 1
-    way = clip((places - low) * (last / (high - low) if last else 0.0), 0, last)
+    way = clip((places - low) * (last / (high - low) if last else 0.0), 0.0, float(last))
     left = xp.astype(xp.where(xp.isnan(way), xp.zeros_like(way), way), xp.int32)  # NaN has no place, and stays NaN
     way, left = way - xp.astype(left, places.dtype), xp.reshape(left, (-1,))
 

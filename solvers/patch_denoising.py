@@ -325,7 +325,7 @@ def changes(
     allowed = min(sigma, left)  # the estimate has some of the noise, and the residual lacks it
     off = ndimage("maximum_filter", xp.abs(off) / max(allowed, LEAST_SIGMA), 3, axes=SPACE)
     low, high = CHANGED
-    return xp.astype(clip((off - low) / (high - low), 0, 1), xp.float32, copy=False), left
+    return xp.astype(clip((off - low) / (high - low), 0.0, 1.0), xp.float32, copy=False), left
 
 
 def by_itself(

@@ -69,7 +69,7 @@ def test_versions_agree() -> None:
     assert f"\nversion = {__version__}\n" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f'version = "{__version__}"' in (ROOT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
+    assert f'version: "{__version__}"' in (ROOT / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
 
 
 def test_the_recipe_asks_for_what_the_package_asks_for() -> None:
@@ -78,7 +78,7 @@ def test_the_recipe_asks_for_what_the_package_asks_for() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     wanted = {line.replace(">=", " >=") for line in config["options"]["install_requires"].split()}
-    recipe = (ROOT / "recipe" / "meta.yaml").read_text(encoding="utf-8")
+    recipe = (ROOT / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
     run = recipe.split("  run:\n")[1].split("\n\n")[0].replace("    - ", "").splitlines()
     names = {"matplotlib-base": "matplotlib"}
     got = {names.get(line.split()[0], line.split()[0]) + line[len(line.split()[0]) :] for line in run}

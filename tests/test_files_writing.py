@@ -109,7 +109,9 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "['out.tif']\n", "")
+    assert (done.returncode, done.stdout) == (0, "['out.tif']\n")
+    if np.lib.NumpyVersion(np.__version__) >= "2.2.0":  # older ones leave the archive of savez open when it fails
+        assert done.stderr == ""
 
 
 def test_write_refuses_before_it_begins(tmp_path: Path) -> None:

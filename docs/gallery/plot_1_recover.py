@@ -28,7 +28,8 @@ for note in result.notes:
 # %%
 # The notes say what was decided, and why. They are part of the result: read them before the picture.
 #
-# Below, blue was not measured, and all images have one grey scale. The gaps are filled, and the wrong pixels are gone.
+# Below, blue was not measured, and all images have one grey scale. The gaps are filled, and most wrong pixels are
+# gone. Those that remain have intensities that the specimen has, too; what was measured keeps its noise.
 
 top = float(np.percentile(cells.truth, 99.8))
 grey = plt.get_cmap("gray").with_extremes(bad="#2f6690")
@@ -77,7 +78,8 @@ for axis, (title, values) in zip(axes, {"uncertainty": result.uncertainty, "erro
 figure.colorbar(image, ax=axes, label="intensity")
 
 # %%
-# The errors are larger where the uncertainty says so, and the pattern of the single errors cannot be known.
+# The errors are larger where the uncertainty says so; where exactly a large one lies cannot be known. The intervals of
+# a single stack may hold more than 90 %, or less: :doc:`/trust` says when.
 #
 # To keep the result, ``tc.write("recovered.tif", result.volume)``; from a terminal, all of this is
 # ``tensorcell recover stack.tif recovered.tif --uncertainty u.tif``.

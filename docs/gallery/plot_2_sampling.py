@@ -76,7 +76,7 @@ for share, error, verdict in zip(shares, errors, verdicts, strict=True):
 size = planted.truth.size
 axis.axvline(report.bound.degrees_of_freedom / size, color="#d1495b", label="degrees of freedom")
 axis.axvline(report.empirical_threshold / size, color="#d1495b", linestyle="--", label="empirical threshold")
-axis.set(xlabel="share of the voxels that was measured", ylabel="relative error", xlim=(0.015, 0.4))
+axis.set(xlabel="share of the voxels that was measured", ylabel="relative error", xlim=(0.015, 0.4), ylim=(None, 200))
 axis.set_xticks(shares, [f"{share:.0%}" for share in shares])
 axis.minorticks_off()
 axis.legend(loc="lower left")

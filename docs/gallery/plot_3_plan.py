@@ -21,27 +21,25 @@ plan = tc.plan(stack, axial_factors=(2, 4), exposure_factors=(1.0, 0.5), target_
 print(plan)
 
 # %%
-# Each point below is one way to image, with its 90 % interval. To the right, more light is saved; upwards, the error
-# is smaller. What lies above the line meets the target with its whole interval.
+# Each point below is one way to image, with its 90 % interval: the further to the right, the more light is saved, and
+# the higher, the smaller is the error. A choice meets the target where its whole interval lies above the line.
 
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
 for choice in plan.choices:
-    low, high = choice.psnr_interval
-    chosen = choice == plan.best
-    name = f"1 of {choice.axial_factor} planes, {choice.exposure_factor:g} of the light"
+    name = f"1 of {choice.axial_factor} planes,\n{choice.exposure_factor:.0%} exposure"
     place = (100 * choice.dose_saved, choice.psnr)
-    axis.plot([place[0]] * 2, [low, high], color="#9aa5b1", zorder=1)
-    axis.plot(*place, "o", color="#d1495b" if chosen else "#2f6690", zorder=2)
-    axis.annotate(name, place, textcoords="offset points", xytext=(7, -3), fontsize=8)
+    axis.plot([place[0]] * 2, choice.psnr_interval, color="#9aa5b1", zorder=1)
+    axis.plot(*place, "o", color="#d1495b" if choice == plan.best else "#2f6690", zorder=2)
+    axis.annotate(name, place, textcoords="offset points", xytext=(6, 0), va="center", fontsize=8)
 axis.axhline(24, color="black", linewidth=0.8)
-axis.set(xlabel="light saved (%)", ylabel="predicted PSNR (dB)", xlim=(40, 115), xticks=range(40, 101, 20))
+axis.text(41, 24, "target", va="bottom", fontsize=8)
+axis.set(xlabel="light saved (%)", ylabel="predicted PSNR (dB)", xlim=(40, 105), xticks=range(40, 101, 20))
 
 # %%
 # What the plan promises can be tried here, since more of the same specimen can be simulated: another cluster of cells,
 # imaged as the plan says.
 
 best = plan.best
-print(plan.sentence)
 if best is not None:
     photons = 100.0 * best.exposure_factor
     other = tc.datasets.simulate_cells(
@@ -52,6 +50,7 @@ if best is not None:
     print(f"in other cells: {tc.metrics.psnr(result.volume.data, other.truth, mask=between):.1f} dB between the planes")
 
 # %%
-# A pilot speaks for stacks that look like it. Take one from the thinnest, brightest and busiest of your specimens.
+# The plan speaks for stacks that look like its pilot; other cells do better or worse than the interval. Take a pilot of
+# your busiest and dimmest specimens: what suffices for these suffices for the others.
 #
 # From a terminal: ``tensorcell plan pilot.tif --axial-factors 2,4 --target-psnr 24 --html plan.html``.

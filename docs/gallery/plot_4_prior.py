@@ -34,8 +34,9 @@ for name, result in {"without": without, "with the prior": with_prior}.items():
     print(f"{name}: {tc.metrics.psnr(result.volume.data, cells.truth, mask=between):.2f} dB between the planes")
 
 # %%
-# A prior that was fitted for seconds may lose, too: with planes three or four apart it did on stacks like these. Before
-# you trust one, compare both on a stack of which you measured all planes (``tensorcell evaluate``).
+# A prior that was fitted for seconds is worth little. The notes say which share of its correction was taken. That was
+# judged on nine measured planes here, which is coarse, and the result may lie below the one without a prior. Before you
+# trust a prior, compare both on a stack of which you measured all planes (``tensorcell evaluate``).
 #
 # ``invented`` says for each voxel which share of the local variance the measurement leaves open: 0 where it was
 # measured, near 1 where the prior alone determines it. What is bright there is a guess, however sharp it looks.

@@ -44,7 +44,7 @@ tiny = MicroDiffuse3D.new(MicroDiffuse3DConfig.named("tiny"))
 network = fit_network(examples, tiny, autoencoder, estimate=estimate, steps=1).network
 
 # %%
-# A specimen that no network has seen is scanned, and restored by a few samples.
+# A specimen that no network has seen is scanned, and restored by a few samples. All xz slices have one grey scale.
 
 truth = simulate_cells((16, 32, 32), cells=3, seed=9).truth
 unit = torch.as_tensor(truth / truth.max(), dtype=torch.float32)
@@ -58,7 +58,7 @@ figure, axes = plt.subplots(2, 2, figsize=(9, 5), layout="constrained")
 for axis, (title, volume) in zip(axes.flat, panels.items(), strict=True):
     values = np.asarray(volume).squeeze()
     middle = values[:, values.shape[1] // 2]
-    axis.imshow(middle, cmap="gray", aspect="auto")
+    axis.imshow(middle, cmap="gray", aspect="auto", vmin=0, vmax=0.8)
     axis.set(title=title, xticks=[], yticks=[])
 
 # %%

@@ -216,7 +216,7 @@ def light_of(value: Any, whole: Any, measured: Any, noise: NoiseModel, settled: 
         return xp.zeros(1, dtype=value.dtype)
     settled = Settled() if settled is None else settled
     lowest = settled.once("lowest intensity", lambda: float(xp.min(xp.where(measured, whole, xp.inf))))
-    return lost_light(whole - value, clip(value - lowest, 0, None), measured, settled)
+    return lost_light(whole - value, clip(value - lowest, 0.0, None), measured, settled)
 
 
 def lost_light(residual: Any, photons: Any, measured: Any, settled: Settled) -> Any:
