@@ -12,7 +12,8 @@ import numpy as np
 
 from tensorcell.errors import InputError
 from tensorcell.lazy_volume import ArrayLike, LazyVolume, resolved
-from tensorcell.volume import COUNTED, Described
+from tensorcell.volume_checks import Described
+from tensorcell.volume_parts import COUNTED
 
 FEWEST_PLANES, FEWEST_PIXELS = 12, 32
 """What a preview shows at least, of what there is: planes, and pixels along y and x."""

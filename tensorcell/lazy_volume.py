@@ -11,17 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.volume import (
-    Index,
-    Volume,
-    check_axes,
-    check_kind,
-    check_mask_kind,
-    check_spacing,
-    described,
-    stack_places,
-    zyx_view,
-)
+from tensorcell.volume import Index, Volume, stack_places, zyx_view
+from tensorcell.volume_checks import check_axes, check_kind, check_mask_kind, check_spacing, described
 
 Box = tuple[slice, slice, slice]
 """A box of a stack along Z, Y and X."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tensorcell.arguments import checked_axial_factor, positive, whole_number
 from tensorcell.errors import InputError
-from tensorcell.volume import Described
+from tensorcell.volume_checks import Described
 
 Array = npt.NDArray[Any]
 

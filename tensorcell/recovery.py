@@ -51,7 +51,8 @@ from tensorcell.stage_shares import plan_of
 from tensorcell.stages import announce
 from tensorcell.time_limit import method_within
 from tensorcell.unrecovered import check_some_left, refusals, unrecovered
-from tensorcell.volume import Described, Stack, Volume, notes_on_file, pixel_size_of, stacks, zyx_view
+from tensorcell.volume import Stack, Volume, stacks, zyx_view
+from tensorcell.volume_checks import Described, notes_on_file, pixel_size_of
 
 if TYPE_CHECKING:
     from tensorcell.checkpoint import Checkpoint

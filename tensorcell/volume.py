@@ -8,34 +8,31 @@ plane, and each of a series of them, is a stack of one plane there.
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tensorcell.errors import InputError
-from tensorcell.given import given, on_host, plain_parts
+from tensorcell.given import given
+from tensorcell.plain_arrays import array_and_mask, without_masked_arrays
+from tensorcell.volume_checks import (
+    check_axes,
+    check_data,
+    check_mask,
+    check_spacing,
+    described,
+    guess_axes,
+    pixel_size_of,
+)
+from tensorcell.volume_parts import part_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Index = tuple[int | slice, ...]
-
-COUNTED = {
-    "channel_names": "C",
-    "planes": "TCZ",
-    "labels": "TCZ",
-    "channel_colors": "C",
-    "emission_wavelengths": "C",
-    "excitation_wavelengths": "C",
-    "display_ranges": "C",
-    "luts": "C",
-}
-"""Items of the metadata that are lists, or lists by name, with an entry for each index along these axes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -290,68 +287,6 @@ class Volume:
         return with_slices(repr(self), shown_stack(self, 0))
 
 
-def part_of(volume: Volume, key: Any) -> Any:
-    """``volume[key]``; see `Volume.__getitem__`."""
-    entries = key if isinstance(key, tuple) else (key,)
-    entries = tuple(np.asarray(entry) if isinstance(entry, Volume) else entry for entry in entries)
-    data = volume.data[entries]
-    index = whole_index(entries, volume.data.ndim)
-    if index is None:
-        return data
-    kept = {letter: each for letter, each in zip(volume.axes, index, strict=True) if isinstance(each, slice)}
-    if not set("YX") <= set(kept) or data.size == 0:
-        return data
-    steps = {letter: abs(each.step or 1) for letter, each in kept.items()}
-    spacing = volume.spacing
-    if spacing is not None:
-        dz, dy, dx = (size * steps.get(letter, 1) for letter, size in zip("ZYX", spacing, strict=True))
-        spacing = (dz, dy, dx)
-    mask = None if volume.mask is None else volume.mask[entries]
-    metadata = metadata_of_part(volume, dict(zip(volume.axes, index, strict=True)), steps)
-    return Volume(data, "".join(kept), spacing, mask, metadata)
-
-
-def whole_index(entries: tuple[Any, ...], count: int) -> tuple[int | slice, ...] | None:
-    """An entry for each of so many axes, if all are integers, slices or one Ellipsis; else None.
-
-    >>> whole_index((..., 3), 3)
-    (slice(None, None, None), slice(None, None, None), 3)
-    """
-    if any(entry is None or not (entry is ... or isinstance(entry, slice | Integral)) for entry in entries):
-        return None
-    if any(isinstance(entry, bool) for entry in entries):
-        return None
-    place = next((i for i, entry in enumerate(entries) if entry is ...), len(entries))
-    before, after = entries[:place], entries[place + 1 :]
-    return (*before, *[slice(None)] * (count - len(before) - len(after)), *after)
-
-
-def metadata_of_part(volume: Volume, index: Mapping[str, int | slice], steps: Mapping[str, int]) -> Mapping[str, Any]:
-    """The metadata, with the channels, the time between frames and the pixel size of a part."""
-    metadata = dict(volume.metadata)
-    for key, letters in COUNTED.items():
-        if key in metadata:
-            metadata[key] = counted_part(metadata[key], volume, letters, index)
-    if steps.get("T", 1) > 1 and isinstance(metadata.get("time_interval"), int | float):
-        metadata["time_interval"] *= steps["T"]
-    pixels = pixel_size_of(volume)
-    if "pixel_size" in metadata and pixels is not None:
-        metadata["pixel_size"] = (pixels[0] * steps["Y"], pixels[1] * steps["X"])
-    return metadata
-
-
-def counted_part(value: Any, volume: Volume, letters: str, index: Mapping[str, int | slice]) -> Any:
-    """The entries of a part: of a list, or of each list of a mapping, that counts along these axes."""
-    if isinstance(value, Mapping):
-        return {name: counted_part(one, volume, letters, index) for name, one in value.items()}
-    present = [letter for letter in letters if letter in volume.axes]
-    sizes = [volume.shape[volume.axes.index(letter)] for letter in present]
-    if not isinstance(value, list | tuple) or len(value) != math.prod(sizes):
-        return value
-    places = np.arange(len(value)).reshape(sizes)[tuple(index[letter] for letter in present)]
-    return [value[place] for place in np.atleast_1d(places).ravel()]
-
-
 def shown_stack(volume: Volume, number: int) -> ShownStack:
     """What is drawn of a volume: the stack of that number.
 
@@ -381,25 +316,6 @@ class ShownStack(NamedTuple):
     spacing: tuple[float, float, float] | None
     """(dz, dy, dx) in micrometres."""
     label: str
-
-
-class Described(Protocol):
-    """What is known of a volume beside its values: a `Volume`, or one of which parts are read."""
-
-    @property
-    def axes(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def planes(self) -> int: ...
-
-    @property
-    def spacing(self) -> tuple[float, float, float] | None: ...
-
-    @property
-    def metadata(self) -> Mapping[str, Any]: ...
 
 
 class Stack(NamedTuple):
@@ -463,44 +379,6 @@ def zyx_view(array: np.ndarray, axes: str, where: Index) -> np.ndarray:
     return view if "Z" in inner else view[np.newaxis]
 
 
-def as_array(value: Any, name: str) -> np.ndarray:
-    """The value as a NumPy array; an array is not copied, unless it lies on a GPU (of CuPy, torch and others)."""
-    value = plain_parts(on_host(value))
-    if isinstance(value, str | os.PathLike):
-        raise InputError(f"{name} is the path {str(value)!r}, expected an array; use tensorcell.read")
-    if isinstance(value, list | tuple) and value and isinstance(value[0], str | os.PathLike):
-        raise InputError(
-            f"{name} is a list of paths, the first {str(value[0])!r}, expected arrays; use tensorcell.read"
-        )
-    try:
-        array = np.asarray(value)
-    except MemoryError:
-        sizes = " x ".join(map(str, value.shape))
-        raise InputError(f"{name} of {sizes} values does not fit into memory; use tensorcell.recover_file") from None
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name} of type {type(value).__name__} is not an array: {reason}") from error
-    if array.dtype == object and array.ndim == 0:
-        raise InputError(f"{name} is of type {type(value).__name__}, expected an array")
-    return array
-
-
-def array_and_mask(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The value as a plain array, and where its entries are valid; None where it is not, nor holds, a masked array.
-
-    >>> planes = [np.ma.masked_equal([[1, 2]], 2), np.array([[3, 4]])]
-    >>> array_and_mask(planes, "data")[1].tolist()
-    [[[True, False]], [[True, True]]]
-    """
-    if not holds_masked_array(value):
-        return as_array(value, name), None
-    if isinstance(value, np.ma.MaskedArray):
-        return np.ma.getdata(value), ~np.ma.getmaskarray(value)
-    parts = [array_and_mask(part, name) for part in value]
-    whole = [np.ones(np.shape(array), bool) if valid is None else valid for array, valid in parts]
-    return as_array([array for array, _ in parts], name), as_array(whole, f"mask of {name}")
-
-
 def as_volume(value: Any) -> Any:
     """The volume that stands behind a `LazyVolume`, a result of `recover`, or a list of planes; else the value."""
     if all(hasattr(value, name) for name in ("volume", "uncertainty", "measured")):
@@ -550,158 +428,3 @@ def mask_like(volume: Volume, mask: Any) -> tuple[np.ndarray, np.ndarray | None]
         order = [names.index(letter) for letter in volume.axes]
         array, valid = array.transpose(order), None if valid is None else valid.transpose(order)
     return array, valid
-
-
-def holds_masked_array(value: Any) -> bool:
-    """Whether this is a masked array, or a list or tuple with one in it."""
-    if isinstance(value, list | tuple):
-        return any(holds_masked_array(part) for part in value)
-    return isinstance(value, np.ma.MaskedArray)
-
-
-def without_masked_arrays(data: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Plain data and mask, True = measured: neither entry may be masked, and the mask must be True."""
-    plain, valid = array_and_mask(data, "data")
-    if mask is None:
-        return plain, valid
-    given, known = array_and_mask(mask, "mask")
-    check_mask(given, plain.shape)
-    for part in (valid, known):
-        if part is not None:
-            given = given & part
-    return plain, given
-
-
-class Shaped(Protocol):
-    """Anything with a shape and a data type: an array, or what stands for one in a file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-
-def guess_axes(data: Shaped) -> str:
-    """``YX``, ``ZYX`` for two and three axes; raise `InputError` for more and for what looks like an RGB photo."""
-    count = len(data.shape)
-    if count == 3 and looks_like_rgb(data):
-        raise InputError(
-            f"data of shape {data.shape} and dtype uint8 looks like an RGB photo, expected a stack of planes "
-            "(pass axes='ZYX' if it is one)"
-        )
-    if count > 3:
-        hint = ", the last looks like RGB samples" if looks_like_rgb(data) else ""
-        raise InputError(f"data has {count} axes {data.shape} without names{hint}; pass axes=, for example axes='TZYX'")
-    return "YX" if count == 2 else "ZYX"
-
-
-def looks_like_rgb(data: Shaped) -> bool:
-    """Whether the last axis looks like the three or four samples of a colour photo."""
-    return data.dtype == np.uint8 and data.shape[-1] in (3, 4)
-
-
-def check_data(data: np.ndarray) -> None:
-    """Raise `InputError` unless ``data`` is a non-empty array of at least two axes and a real dtype."""
-    if not isinstance(data, np.ndarray):
-        raise InputError(f"data must be a NumPy array, got {type(data).__name__}; Volume.from_array takes others")
-    check_kind(data.shape, data.dtype)
-
-
-def check_kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise `InputError` unless a shape has at least two axes and is not empty, and a dtype is real."""
-    if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise InputError(f"data has dtype {dtype}, expected integers or floats of at most 64 bits")
-    if len(shape) < 2:
-        axes = "1 axis" if len(shape) == 1 else f"{len(shape)} axes"
-        raise InputError(f"data has {axes} {shape}, expected a plane (Y, X) or a stack of planes (Z, Y, X)")
-    if math.prod(shape) == 0:
-        raise InputError(f"data is empty: shape {shape}")
-
-
-def described(
-    shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], spacing: tuple[float, float, float] | None, *, masked: bool
-) -> str:
-    """Shape, axes, data type and voxel size of a volume in one line, and whether it has a mask."""
-    sizes = " x ".join(map(str, shape))
-    size = "spacing unknown"
-    if spacing is not None:
-        size = " x ".join(f"{step:.6g}" for step in (spacing if "Z" in axes else spacing[1:])) + " um"
-    return f"{sizes} {axes}, {dtype}, {size}{', with mask' if masked else ''}"
-
-
-def notes_on_file(volume: Described) -> tuple[str, ...]:
-    """What the reader of a file noted, and the pixel size where the step along z is unknown.
-
-    >>> notes_on_file(Volume(np.zeros((5, 8, 8)), metadata={"notes": ["a"], "pixel_size": (0.2, 0.1)}))
-    ('a', 'the pixels are 0.2 x 0.1 um (y, x); the step along z is unknown')
-    """
-    noted = volume.metadata.get("notes", ())
-    notes = [str(note) for note in noted] if isinstance(noted, list | tuple) else [str(noted)]
-    pixels = pixel_size_of(volume)
-    if volume.spacing is None and pixels is not None:
-        notes.append(f"the pixels are {pixels[0]:g} x {pixels[1]:g} um (y, x); the step along z is unknown")
-    return tuple(notes)
-
-
-def pixel_size_of(volume: Described) -> tuple[float, float] | None:
-    """(dy, dx) in micrometres where they are known, with or without a step along z; else None."""
-    if volume.spacing is not None:
-        return volume.spacing[1:]
-    try:
-        known = check_spacing(volume.metadata.get("pixel_size"), "YX")
-    except InputError:
-        return None
-    return None if known is None else known[1:]
-
-
-def check_axes(axes: str, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless ``axes`` names each axis once, Y and X among them, and no colour samples (S)."""
-    if not isinstance(axes, str):
-        raise InputError(f"axes must be a string such as 'ZYX', got {type(axes).__name__}")
-    if not all("A" <= letter <= "Z" for letter in axes) or len(set(axes)) != len(axes):
-        raise InputError(f"axes must be different upper-case letters such as 'TZYX', got {axes!r}")
-    if len(axes) != len(shape):
-        raise InputError(f"axes {axes!r} name {len(axes)} axes, data has {len(shape)}: {shape}")
-    if "S" in axes:
-        raise InputError(f"axes {axes!r} hold colour samples (S), expected intensities; split the colours")
-    if not set("YX") <= set(axes):
-        raise InputError(f"axes {axes!r} hold no planes, expected Y and X among them, and Z in stacks")
-
-
-def check_spacing(spacing: Sequence[float] | None, axes: str = "ZYX") -> tuple[float, float, float] | None:
-    """``spacing`` as three floats; raise `InputError` unless it is None or three positive finite numbers.
-
-    For axes without Z two numbers are enough, and dz is dy.
-
-    >>> check_spacing((0.2, 0.1), "YX")
-    (0.2, 0.2, 0.1)
-    """
-    if spacing is None:
-        return None
-    try:
-        steps = [float(step) for step in spacing]
-        if "Z" not in axes and len(steps) in (2, 3):
-            steps = [steps[-2], *steps[-2:]]
-        dz, dy, dx = steps
-    except (TypeError, ValueError) as error:
-        fewer = "" if "Z" in axes else "two numbers (dy, dx) or "
-        raise InputError(f"spacing must be {fewer}three numbers (dz, dy, dx), got {spacing!r}") from error
-    if not all(math.isfinite(step) and step > 0 for step in (dz, dy, dx)):
-        raise InputError(f"spacing must be positive and finite, got (dz, dy, dx) = {(dz, dy, dx)}")
-    return dz, dy, dx
-
-
-def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless ``mask`` is a bool array of the given shape."""
-    if not isinstance(mask, np.ndarray):
-        raise InputError(f"mask must be a bool array (True = measured), got {type(mask).__name__}")
-    check_mask_kind(mask.shape, mask.dtype, shape)
-
-
-def check_mask_kind(mask_shape: tuple[int, ...], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Raise `InputError` unless a mask of this shape and dtype fits data of the given shape."""
-    if dtype.kind != "b":
-        raise InputError(f"mask must be a bool array (True = measured), got {dtype}")
-    if mask_shape != shape:
-        raise InputError(f"mask has shape {mask_shape}, data has shape {shape}")

@@ -17,7 +17,8 @@ from tensorcell.axial.result import AxialBand, AxialSpectrum, Source, length_tex
 from tensorcell.axial.spectra import axial_and_lateral, windowed_periodogram
 from tensorcell.axial.verdict import TOLERANCE
 from tensorcell.errors import InputError
-from tensorcell.volume import array_and_mask, check_mask, check_spacing
+from tensorcell.plain_arrays import array_and_mask
+from tensorcell.volume_checks import check_mask, check_spacing
 
 Bools = npt.NDArray[np.bool_]
 

@@ -36,7 +36,8 @@ from tensorcell.missing_value import without_value
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.solvers import RecoveryBound, Sampling, describe_sampling, empirical_threshold, recovery_bound, verdict
 from tensorcell.stack import given_stack
-from tensorcell.volume import Stack, Volume, notes_on_file, stacks
+from tensorcell.volume import Stack, Volume, stacks
+from tensorcell.volume_checks import notes_on_file
 from tensorcell.words import as_sentence
 
 Array = npt.NDArray[Any]

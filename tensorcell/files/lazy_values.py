@@ -20,7 +20,8 @@ from tensorcell.files.layout import arrange, native
 from tensorcell.files.messages import naming, reason
 from tensorcell.files.units import Spacing
 from tensorcell.lazy_volume import LazyVolume, resolved
-from tensorcell.volume import Index, Volume, check_kind, guess_axes
+from tensorcell.volume import Index, Volume
+from tensorcell.volume_checks import check_kind, guess_axes
 
 Box = tuple[slice, ...]
 """A slice with start, stop and step (of at least 1) for each axis; it takes something of each."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tensorcell.files.units import Spacing
-from tensorcell.volume import COUNTED, Volume
+from tensorcell.volume import Volume
+from tensorcell.volume_parts import COUNTED
 
 NOTES_KEY = "tensorcell"
 

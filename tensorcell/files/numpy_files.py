@@ -17,7 +17,8 @@ from tensorcell.files.formats import Stored, Wanted
 from tensorcell.files.lazy_values import Mapped, Opened
 from tensorcell.files.notes import json_object, plain_metadata
 from tensorcell.files.tiles import MappedTiles, Plot, TileWriter, Tiling
-from tensorcell.volume import Volume, guess_axes
+from tensorcell.volume import Volume
+from tensorcell.volume_checks import guess_axes
 
 FORM = "NumPy"
 

@@ -20,7 +20,8 @@ from tensorcell.files.plane_files import files_of_folder, read_in_order
 from tensorcell.files.table import format_of, is_readable, names_with_datasets, names_with_series
 from tensorcell.files.units import notes_on_steps
 from tensorcell.lazy_volume import LazyVolume
-from tensorcell.volume import Described, Volume
+from tensorcell.volume import Volume
+from tensorcell.volume_checks import Described
 
 
 def read(

@@ -18,7 +18,8 @@ from tensorcell.files.tiff_ome import PLANE_LENGTHS, PLANE_TIMES
 from tensorcell.files.tiff_read import quiet_tifffile
 from tensorcell.files.tiles import MappedTiles, Plot, TileWriter, Tiling
 from tensorcell.files.units import finite
-from tensorcell.volume import Volume, pixel_size_of
+from tensorcell.volume import Volume
+from tensorcell.volume_checks import pixel_size_of
 
 IMAGEJ_DTYPES = ("uint8", "uint16", "int16", "float32")
 CALIBRATED_DTYPES = ("uint8", "uint16")

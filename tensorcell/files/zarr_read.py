@@ -22,7 +22,8 @@ from tensorcell.files.lazy_values import Box, Opened, Values, arranged, nonzero
 from tensorcell.files.messages import library
 from tensorcell.files.ngff import WORDS, Level, letters_of, levels_of, ngff_of, place_of, version_of
 from tensorcell.files.notes import NOTES_KEY, apply_notes
-from tensorcell.volume import Volume, guess_axes
+from tensorcell.volume import Volume
+from tensorcell.volume_checks import guess_axes
 
 Array: TypeAlias = Any
 Group: TypeAlias = Any

@@ -48,7 +48,8 @@ from tensorcell.recovery import SEVERITY, checked_request, notes_on_planes
 from tensorcell.solvers import Status
 from tensorcell.stack import float_type
 from tensorcell.stack_recovery import Request
-from tensorcell.volume import Index, notes_on_file, pixel_size_of
+from tensorcell.volume import Index
+from tensorcell.volume_checks import notes_on_file, pixel_size_of
 
 Array = npt.NDArray[Any]
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensorcell.errors import InputError
-from tensorcell.volume import Volume, holds_masked_array
+from tensorcell.plain_arrays import holds_masked_array
+from tensorcell.volume import Volume
 
 from .slabs import plane_slabs
 

@@ -15,7 +15,7 @@ from tensorcell.errors import InputError, SeveralVolumes
 from tensorcell.files import is_readable, open_volume, suffix_of, write
 from tensorcell.lazy_volume import LazyVolume
 from tensorcell.napari_plugin.layers import LayerData, array_of, axes_of, joined, layers_of, scale_without_unit
-from tensorcell.volume import notes_on_file
+from tensorcell.volume_checks import notes_on_file
 
 LARGE = 10**9
 """Bytes from which on planes are read when they are shown, where the format allows it."""

@@ -40,7 +40,7 @@ from tensorcell.napari_plugin.layers import (
 )
 from tensorcell.napari_plugin.results import place_of_part, show
 from tensorcell.progress_estimate import time_left
-from tensorcell.volume import check_axes, check_spacing
+from tensorcell.volume_checks import check_axes, check_spacing
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer

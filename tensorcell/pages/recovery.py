@@ -47,7 +47,8 @@ from tensorcell.pages.viewer import COLOURS, Shown, View, measured_planes, views
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery
 from tensorcell.solvers import IterationRecord
-from tensorcell.volume import Described, Stack, Volume, stack_places, stacks, zyx_view
+from tensorcell.volume import Stack, Volume, stack_places, stacks, zyx_view
+from tensorcell.volume_checks import Described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

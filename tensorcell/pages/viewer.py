@@ -18,7 +18,8 @@ from tensorcell.pages.pictures import GAP, OUTLIER, choose_slices, grey_image, g
 from tensorcell.pages.tiles import QUALITIES, Grain, Layer, block_means, block_sums, coarser, tile_sides, to_levels
 from tensorcell.plane_grid import PlaneGrid
 from tensorcell.recovered import Recovery, share_left_open
-from tensorcell.volume import Described, Index, Stack, Volume, stacks, zyx_view
+from tensorcell.volume import Index, Stack, Volume, stacks, zyx_view
+from tensorcell.volume_checks import Described
 
 MOST_VOXELS = 7_000_000
 """Voxels of all stacks of a page, in each layer; a finer volume is shown on a coarser grid."""

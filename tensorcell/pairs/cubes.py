@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tensorcell.arguments import is_number, whole_number
 from tensorcell.errors import InputError
-from tensorcell.volume import Volume, as_array
+from tensorcell.plain_arrays import as_array
+from tensorcell.volume import Volume
 
 AXES = "z, y, x"
 

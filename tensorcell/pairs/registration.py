@@ -23,7 +23,8 @@ from tensorcell.pairs.features import matched
 from tensorcell.pairs.placement import Factors, Floats, Placement
 from tensorcell.pairs.refinement import Level, refined
 from tensorcell.pairs.search import bins_of, searched
-from tensorcell.volume import Volume, check_spacing, stacks
+from tensorcell.volume import Volume, stacks
+from tensorcell.volume_checks import check_spacing
 
 Transform = Literal["shift", "similarity"]
 

@@ -43,7 +43,8 @@ from tensorcell.planning.result import SamplingPlan, Target
 from tensorcell.planning.trials import Sampling, left_out_by_all, outliers_of
 from tensorcell.progress import CountBar
 from tensorcell.stack import GivenStack
-from tensorcell.volume import Volume, notes_on_file
+from tensorcell.volume import Volume
+from tensorcell.volume_checks import notes_on_file
 from tensorcell.words import as_sentence
 
 ASSUMPTIONS = (
