@@ -319,9 +319,9 @@ def test_no_mask_is_a_full_mask(planted: Any, method: Method) -> None:
 
 @every_method
 def test_one_number_as_rank_stands_for_all_modes(planted: Any, method: Method) -> None:
-    problem = planted((6, 7, 8), (1, 1, 1), seen=0.9, nonnegative=True)
-    expected = method(problem.data, problem.mask, (1, 1, 1)).value
-    for rank in (1, [1, 1, 1], np.array([1, 1, 1]), np.int64(1)):
+    problem = planted((9, 10, 11), (2, 2, 2), seen=0.9, nonnegative=True)
+    expected = method(problem.data, problem.mask, (2, 2, 2)).value
+    for rank in (2, [2, 2, 2], np.array([2, 2, 2]), np.int64(2)):
         np.testing.assert_array_equal(method(problem.data, problem.mask, rank).value, expected)
 
 
