@@ -152,6 +152,13 @@ def take_centred(y: Any, w: Any, centre: Any, limit: Any, first: int, left: int,
                 out[i, j, k] = value if w[first + i, left + j, k] else zero
 
 
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view that cannot be written to: one type for Numba, which would compile a kernel once more for the other."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def sweep_numba(
     rule: int,
     nonnegative: bool,
@@ -177,8 +184,8 @@ def sweep_numba(
         dual = np.empty((*y.shape[:2], 0), dtype=dtype)  # never touched, but writable, as the kernel's type wants
     c = np.empty((planes, ua.shape[1], ub.shape[1]), dtype=dtype)
     one_model = z is a
-    z, fa, fbt, a, ua, uat, ub = map(np.ascontiguousarray, (z, fa, fb.T, a, ua, ua.T, ub))
-    shared = (y, w, dual, z, fa, fbt, a, ua, uat, ub, one_model)
+    models = (np.require(each, requirements="CW") for each in (z, fa, fb.T, a, ua, ua.T, ub))
+    shared = (read_only(y), read_only(w), dual, *models, one_model)
 
     def work(first: int, last: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         ma, mb, sums = np.zeros(ua.shape), np.zeros(ub.shape), np.zeros(4)

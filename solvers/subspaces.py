@@ -210,7 +210,7 @@ def centred(data: Array, mask: Array, centre: float, limit: float | None, axis: 
     xp = namespace_of(data, mask)
     chosen = (slice(None),) * axis + (part, ...)
     if is_numpy(xp):
-        from .kernels_numba import take_centred
+        from .kernels_numba import read_only, take_centred
 
         # np.where would take several times as long where the mask is random.
         flat = (*data.shape[:2], -1)
@@ -218,7 +218,7 @@ def centred(data: Array, mask: Array, centre: float, limit: float | None, axis: 
         first, left = (part.start, 0) if axis == 0 else (0, part.start)
         bound = data.dtype.type(math.inf if limit is None else limit)
         take_centred(
-            data.reshape(flat), mask.reshape(flat), data.dtype.type(centre), bound, first, left,
+            read_only(data.reshape(flat)), read_only(mask.reshape(flat)), data.dtype.type(centre), bound, first, left,
             out.reshape(*out.shape[:2], -1),
         )  # fmt: skip
         return out

@@ -176,7 +176,7 @@ def test_without_value_is_exact_and_joins_the_mask() -> None:
 
 @pytest.mark.parametrize("command", [
     "recover in.npy out.npy --rank 2,3,3 --method tucker", "diagnose in.npy --rank 2,3,3",
-    "plan in.npy --axial-factors 1",
+    "plan in.npy --axial-factors 1 --noise 11",
 ])  # fmt: skip
 def test_every_command_takes_a_missing_value(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -319,43 +319,39 @@ def bytes_sent(client: Any) -> int:
     return cluster_volumes.bytes_sent() + sum(client.run(cluster_volumes.bytes_sent).values())
 
 
-@pytest.fixture
-def blocked(tmp_path: Path) -> BlockedStack:
+def blocked(folder: Path, shape: tuple[int, int, int]) -> BlockedStack:
     """A stack of low rank with noise and gaps in a file, in blocks that lie on no grid."""
     rng = np.random.default_rng(0)
-    shape = (100, 110, 120)
     data = np.einsum("ir,jr,kr->ijk", *(rng.random((n, 3)) for n in shape)) + 0.01 * rng.standard_normal(shape)
     data[rng.random(shape) < 0.3] = np.nan
-    np.save(tmp_path / "data.npy", data)
-    return BlockedStack(shape, cluster_volumes.BlocksOf(tmp_path / "data.npy"), partition(shape, 12))
+    np.save(folder / "data.npy", data)
+    return BlockedStack(shape, cluster_volumes.BlocksOf(folder / "data.npy"), partition(shape, 12))
 
 
-def test_a_sweep_on_a_cluster_moves_models_and_no_voxels(blocked: BlockedStack, client: Any) -> None:
-    rng = np.random.default_rng(0)
-    core, factors = rng.random((8, 8, 8)), [rng.random((n, 8)) for n in blocked.shape]
-    wanted = blocked.sweep(core, factors, 0.1)
+def test_a_sweep_on_a_cluster_moves_models_and_no_voxels(client: Any, tmp_path: Path) -> None:
+    rng, stack = np.random.default_rng(0), blocked(tmp_path, (100, 110, 120))
+    core, factors = rng.random((8, 8, 8)), [rng.random((n, 8)) for n in stack.shape]
+    wanted = stack.sweep(core, factors, 0.1)
     client.run(cluster_volumes.count_bytes)
     cluster_volumes.count_bytes()  # of this client and of the scheduler, which is in this process
     before = bytes_sent(client)
-    found = replace(blocked, map_blocks=module.dask_map(client)).sweep(core, factors, 0.1)
+    found = replace(stack, map_blocks=module.dask_map(client)).sweep(core, factors, 0.1)
     moved = bytes_sent(client) - before
     model = core.nbytes + sum(factor.nbytes for factor in factors)
     # The model to the scheduler and the workers, some sums to the other worker, the result to the client: 10 models.
     assert 4 * model < moved < 16 * model
-    assert moved < 0.05 * 8 * math.prod(blocked.shape)
+    assert moved < 0.05 * 8 * math.prod(stack.shape)
     for one, two in zip((found.core, *found.factors), (wanted.core, *wanted.factors), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-11)  # the order of the sums differs
     assert found.read().outliers == wanted.read().outliers
     assert no_calls_left(client)
 
 
-def test_a_fit_on_a_cluster_is_that_of_one_process_and_the_same_with_one_worker(
-    blocked: BlockedStack, client: Any
-) -> None:
-    options = AdmmOptions(fidelity="huber", max_iterations=5)
-    wanted = streamed_tucker(blocked, 3, options=options)
+def test_a_fit_on_a_cluster_is_that_of_one_process_and_the_same_with_one_worker(client: Any, tmp_path: Path) -> None:
+    options, stack = AdmmOptions(fidelity="huber", max_iterations=5), blocked(tmp_path, (20, 22, 24))
+    wanted = streamed_tucker(stack, 3, options=options)
     one, two = (
-        streamed_tucker(replace(blocked, map_blocks=each), 3, options=options)
+        streamed_tucker(replace(stack, map_blocks=each), 3, options=options)
         for each in (module.dask_map(client), module.dask_map(OneWorker(client)))
     )
     np.testing.assert_allclose(one.value, wanted.value, rtol=1e-8)

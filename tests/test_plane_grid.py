@@ -245,8 +245,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("out", ["out.tif", "out.ome.tif", "out.h5"])
-@pytest.mark.parametrize(("wanted", "planes", "dz"), [("0.65", 14, 0.65), ("isotropic", 32, 0.29)])
+@pytest.mark.parametrize(("out", "wanted", "planes", "dz"), [
+    ("out.tif", "0.65", 14, 0.65), ("out.ome.tif", "isotropic", 32, 0.29), ("out.h5", "0.65", 14, 0.65),
+])  # fmt: skip
 def test_the_command_writes_the_wanted_planes_and_their_distance(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str, wanted: str,
     planes: int, dz: float,

@@ -90,7 +90,7 @@ def main() -> None:
     half = np.where(rng.random(full.shape) < 0.5, full, np.nan)
     spoiled = full.copy()
     spoiled[:, 4, 7], spoiled[1, 9, 3], spoiled[4, 3, 14] = 2 * full.max(), -full.max(), -full.max()
-    small = {"group": 8, "reach": 2, "step": 4, "patch": 3}
+    small = {"group": 8, "reach": 1, "step": 4, "patch": 3}
     cases = {
         "complete": (spoiled, small),
         "gaps": (half, {**small, "method": "local"}),
