@@ -184,8 +184,8 @@ def sweep_numba(
         dual = np.empty((*y.shape[:2], 0), dtype=dtype)  # never touched, but writable, as the kernel's type wants
     c = np.empty((planes, ua.shape[1], ub.shape[1]), dtype=dtype)
     one_model = z is a
-    models = (np.require(each, requirements="CW") for each in (z, fa, fb.T, a, ua, ua.T, ub))
-    shared = (read_only(y), read_only(w), dual, *models, one_model)
+    z, fa, fbt, a, ua, uat, ub = (np.require(each, requirements=["C", "W"]) for each in (z, fa, fb.T, a, ua, ua.T, ub))
+    shared = (read_only(y), read_only(w), dual, z, fa, fbt, a, ua, uat, ub, one_model)
 
     def work(first: int, last: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         ma, mb, sums = np.zeros(ua.shape), np.zeros(ub.shape), np.zeros(4)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from small_networks import shrink_networks
 
 torch = pytest.importorskip("torch", reason="needs the extra 'diffusion'")
 
@@ -26,9 +26,7 @@ import tensorcell  # noqa: E402
 from tensorcell import network_training, recover  # noqa: E402
 from tensorcell.datasets import simulate_cells  # noqa: E402
 from tensorcell.diffusion_guidance.baselines.fitting import load_baseline, restore_by_baseline  # noqa: E402
-from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, Sampling, load_model  # noqa: E402
-from tensorcell.diffusion_guidance.microdiffuse3d.config import SIZES  # noqa: E402
-from tensorcell.network_training import stages  # noqa: E402
+from tensorcell.diffusion_guidance.microdiffuse3d import Degradation, load_model  # noqa: E402
 from tensorcell.network_training.losses import LossTable  # noqa: E402
 from tensorcell.progress import ProgressBar  # noqa: E402
 
@@ -38,17 +36,7 @@ SCAN = ("--axial-factor", "2", "--lateral-factor", "2", "--photons", "200", "--r
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small pieces, few samples, and two stacks to fit to."""
-    monkeypatch.setattr(stages, "PIECE", (4, 16, 16))
-    monkeypatch.setattr(stages, "VAE_WIDTHS", {"tiny": 8})
-    monkeypatch.setattr(stages, "DECODERS", {"tiny": {"channels": 8, "groups": 1, "blocks": 1}})
-    monkeypatch.setattr(stages, "ESTIMATES", {"small": {"channels": 8, "blocks": 1}})
-    monkeypatch.setattr(stages, "SAMPLING", Sampling(samples=2, steps=2))
-    monkeypatch.setattr(stages, "EXAMPLES", 2)
-    tiny = replace(
-        SIZES["tiny"], token_width=12, condition_width=4, injected_width=8, blocks=1, heads=2, head_width=4,
-        positions=(4, 2, 2), encoder_width=4, encoder_groups=2, encoder_heads=2,
-    )  # fmt: skip
-    monkeypatch.setitem(SIZES, "tiny", tiny)
+    shrink_networks(monkeypatch)
     for seed in range(2):
         cells = simulate_cells((8, 40, 32), cells=8, seed=seed).truth
         tifffile.imwrite(

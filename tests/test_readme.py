@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_networks import shrink_networks
 
 import tensorcell as tc
+from tensorcell import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,9 +49,14 @@ def shorter(command: str) -> str:
 
 
 @pytest.mark.parametrize("command", [command for command in commands() if not makes_weights(command)])
-def test_commands_run(command: str, tmp_path: Path) -> None:
+def test_commands_run(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if re.search("train|diffus", command):
         pytest.importorskip("torch", reason="needs the extra 'diffusion'")
+        shrink_networks(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
     cells = tc.datasets.simulate_cells((10, 32, 32), cells=4, seed=1)
     counts = np.clip(np.rint(np.nan_to_num(cells.measured)), 0, 65535).astype(np.uint16)
     tc.write(tmp_path / "stack.tif", tc.Volume(counts, spacing=cells.spacing))
@@ -61,10 +66,10 @@ def test_commands_run(command: str, tmp_path: Path) -> None:
     tc.write(tmp_path / "measured.tif", tc.Volume(mask.astype(np.uint8)))
     before = [other for other in commands() if "--weights" in command and makes_weights(other)]
     for each in (*before, command):
-        words = [sys.executable, "-m", "tensorcell", *shlex.split(shorter(each))[1:]]
-        environment = {**os.environ, "COLUMNS": "120"}
-        run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
-        assert run.returncode == 0, run.stderr
+        monkeypatch.setattr(sys, "argv", shlex.split(shorter(each)))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code, capsys.readouterr().err
     for name in (word for word in shlex.split(command)[3:] if re.search(r"\.[a-z]", word)):
         assert (tmp_path / name.replace("{name}", "one")).stat().st_size > 0
 
