@@ -264,7 +264,7 @@ def test_the_command_writes_the_wanted_planes_and_their_distance(
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (("bare.npy", "--spacing-z", "0.3"), "needs the voxel size, which is not known here: give spacing=(dz, dy, dx)"),
+    (("bare.npy", "--spacing-z", "0.3"), "needs the voxel size, which is not known here: give --spacing dz,dy,dx"),
     (("in.ome.tif", "--spacing-z", "0.3", "--axial-factor", "3"), "expected axial factor 1 with spacing_z"),
     (("in.ome.tif", "--spacing-z", "2"), "expected spacing_z of at most 1 um"),
     (("in.ome.tif", "--spacing-z", "thin"), "expected isotropic or a number of micrometres for --spacing-z, got"),
