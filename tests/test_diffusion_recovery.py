@@ -222,8 +222,9 @@ def test_planes_at_any_distance_are_left_to_kriging(truth: np.ndarray) -> None:
 
 
 def test_gaps_alone_are_left_to_local(truth: np.ndarray) -> None:
-    stack = np.where(np.random.default_rng(4).random(truth.shape) < 0.3, np.nan, truth)
-    result, plain = (tc.recover(stack, **options) for options in (QUICK, {"method": "auto"}))
+    part = truth[:8, :24, :24]
+    stack = np.where(np.random.default_rng(4).random(part.shape) < 0.3, np.nan, part)
+    result, plain = (tc.recover(stack, rank=(2, 3, 3), **options) for options in (QUICK, {"method": "auto"}))
     assert "a prior adds nothing" in "\n".join(result.notes)
     np.testing.assert_array_equal(result.volume.data, plain.volume.data)
 

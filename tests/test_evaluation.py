@@ -899,13 +899,13 @@ def test_small_grid_on_a_real_volume(volumes_folder: Path, tmp_path: Path) -> No
     result = evaluate(
         volumes_folder / "brain_nuclei_mesospim_lightsheet.tif",
         out=tmp_path,
-        crop=(20, 36, 36),
+        crop=(16, 28, 28),
         methods=["tucker", "none", "linear", "nearest", "median"],
         cases=["noise-0.05", "planes-2", "pixels-20"],
     )
     assert not result.failed
     values = {(r.case, r.method): r.psnr for r in result.rows}
-    assert values["noise-0.05", "none"] == pytest.approx(26.02, abs=0.1)  # -20 log10 .05; 26000 voxels know it to .04
+    assert values["noise-0.05", "none"] == pytest.approx(26.02, abs=0.1)  # -20 log10 .05; 12500 voxels know it to .06
     assert values["planes-2", "linear"] > values["planes-2", "nearest"]
     assert values["pixels-20", "tucker"] > values["pixels-20", "median"]
 
