@@ -134,7 +134,8 @@ def run_demo(folder: Path, *, quiet: bool = False) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
-    console = Console(highlight=False, soft_wrap=True, markup=False, quiet=quiet)
+    console = Console(highlight=False, markup=False, quiet=quiet)
+    console.soft_wrap = not console.is_terminal  # a terminal's lines are broken at spaces, those of a file are not
     found: dict[str, Any] = {}
     with ProgressBar(enabled=False if quiet else None, runs=("pixels", "planes")):
         cases = [make() for make in (pixels_case, planes_case)]
