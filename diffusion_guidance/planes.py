@@ -184,20 +184,21 @@ def lateral_slope(
     varies along y and x not at all. A prior of volumes, and planes of fewer than five kept rows and columns, are not
     judged: the share is 1, the slope NaN.
     """
+    if isinstance(prior, VolumePrior):
+        return Share(1.0)
     factor, stretch = prior.axial_factor, matched_stretch(values, prior.axial_factor)
     products, squares = np.zeros((2, len(values)))
-    if not isinstance(prior, VolumePrior):
-        for planes in (values, values.swapaxes(1, 2)):
-            height = (round(planes.shape[1] * stretch) - 1) // factor * factor + 1
-            if grid_rows(range(FEWEST_PLANES), factor) > height:
-                continue
-            slices = resized(planes, height, stretch)  # (m, height, width)
-            base, _ = _kriged(slices[:, ::factor].swapaxes(0, 1), factor, noise)
-            kriging = base.swapaxes(0, 1)
-            change = (_regressed_slices(prior, slices, slices_at_once) - kriging).astype(np.float64)
-            change[:, ::factor] = 0
-            products += np.sum(change * (slices - kriging), axis=(1, 2))
-            squares += np.sum(change * change, axis=(1, 2))
+    for planes in (values, values.swapaxes(1, 2)):
+        height = (round(planes.shape[1] * stretch) - 1) // factor * factor + 1
+        if height < (FEWEST_PLANES - 1) * factor + 1:
+            continue
+        slices = resized(planes, height, stretch)  # (m, height, width)
+        base, _ = _kriged(slices[:, ::factor].swapaxes(0, 1), factor, noise)
+        kriging = base.swapaxes(0, 1)
+        change = (_regressed_slices(prior, slices, slices_at_once) - kriging).astype(np.float64)
+        change[:, ::factor] = 0
+        products += np.sum(change * (slices - kriging), axis=(1, 2))
+        squares += np.sum(change * change, axis=(1, 2))
     if not squares.sum() > 0:
         return Share(1.0)
     slope, error, weight = judged_slope(products, squares)

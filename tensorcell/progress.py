@@ -79,9 +79,7 @@ def words(shown: Shown, *, short: bool = False) -> str:
     percent = "" if shown.share is None else f"{100 * shown.share:.0f} %"
     left, passed = time_left(shown.left), duration(max(1.0, shown.seconds))
     if short:
-        return ", ".join(part for part in (percent, left.replace("about ", "")) if part) or duration(
-            max(1.0, shown.seconds)
-        )
+        return ", ".join(part for part in (percent, left.replace("about ", "")) if part) or passed
     return ", ".join(part for part in (percent, left, f"{passed} so far") if part)
 
 
