@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from tensorcell.cli.options import option
 from tensorcell.errors import InputError
-from tensorcell.methods.protocol import Method
+from tensorcell.methods.protocol import Method, fields_of, takers
 
 Command = Callable[..., None]
 
@@ -32,17 +32,6 @@ def with_flags(methods: Mapping[str, Method]) -> Callable[[Command], Command]:
         return command
 
     return decorate
-
-
-def takers(methods: Mapping[str, Method]) -> dict[type, tuple[str, ...]]:
-    """For each option class the names of the methods that take it."""
-    kinds = dict.fromkeys(kind for method in methods.values() for kind in method.options)
-    return {kind: tuple(m.name for m in methods.values() if kind in m.options) for kind in kinds}
-
-
-def fields_of(kind: type) -> list[dataclasses.Field[Any]]:
-    """The fields that make sense on the command line."""
-    return [field for field in dataclasses.fields(kind) if field.metadata.get("flag", True)]
 
 
 class Home(typing.NamedTuple):

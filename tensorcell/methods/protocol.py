@@ -8,7 +8,7 @@ the voxels of the measured planes (``estimate``) and, where whole planes are mis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
@@ -255,3 +255,14 @@ class Method:
         problem = missing(*self.needs, extra=self.extra)
         if problem is not None:
             raise InputError(f'method "{self.name}": {problem}')
+
+
+def takers(methods: Mapping[str, Method]) -> dict[type, tuple[str, ...]]:
+    """For each option class the names of the methods that take it."""
+    kinds = dict.fromkeys(kind for method in methods.values() for kind in method.options)
+    return {kind: tuple(m.name for m in methods.values() if kind in m.options) for kind in kinds}
+
+
+def fields_of(kind: type) -> list[Field[Any]]:
+    """The fields of an option class that a user is asked for: by flags of the command line, and in panels."""
+    return [field for field in fields(kind) if field.metadata.get("flag", True)]

@@ -25,10 +25,10 @@ from qtpy.QtWidgets import (
 
 from tensorcell.arguments import options_of
 from tensorcell.errors import InputError
+from tensorcell.methods.protocol import fields_of
 from tensorcell.methods.table import METHODS
 from tensorcell.napari_plugin.options import (
     default_of,
-    fields_of,
     is_path,
     kinds_of_options,
     options_given,

@@ -9,27 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from tensorcell.errors import InputError
+from tensorcell.methods.protocol import takers
 from tensorcell.methods.table import METHODS
 
 
 def kinds_of_options() -> tuple[type, ...]:
     """The option classes of all methods; those that fewer methods take come first."""
-    takers: dict[type, int] = {}
-    for method in METHODS.values():
-        for kind in method.options:
-            takers[kind] = takers.get(kind, 0) + 1
-    return tuple(sorted(takers, key=lambda kind: takers[kind]))
-
-
-def fields_of(kind: type) -> list[dataclasses.Field[Any]]:
-    """The fields of an option class that a user is asked for."""
-    return [field for field in dataclasses.fields(kind) if field.metadata.get("flag", True)]
+    by_methods = takers(METHODS)
+    return tuple(sorted(by_methods, key=lambda kind: len(by_methods[kind])))
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
     """The default of a field as a text; empty for None.
 
     >>> from tensorcell.diffusion_guidance.options import DiffusionOptions
+    >>> from tensorcell.methods.protocol import fields_of
     >>> [default_of(field) for field in fields_of(DiffusionOptions)][:4]
     ['', '8', '20', 'data']
     """
